@@ -1,0 +1,142 @@
+"""Experiments, scales and settings: the files of ``config/`` that people edit."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from m2mkd.config.base import Config
+from m2mkd.config.compat import Profile
+from m2mkd.config.models import Model, Prior
+from m2mkd.config.recipe import Distillation, Recipe
+
+
+class TeacherExperiment(Config):
+    """A teacher by Deep Incubation: pre-train the meta model, incubate each module, assemble, fine-tune, split."""
+
+    kind: Literal["teacher"]
+    title: str
+    model: str
+    """Teacher architecture in ``config/models.yaml``; one stage is one module."""
+    meta: str
+    """Meta model in ``config/models.yaml``; as many stages as the teacher."""
+    data: str
+    """Training set, as name@size."""
+    pretrain: str
+    """Recipe of the meta model."""
+    incubate: str
+    """Recipe of each module."""
+    assemble: str
+    """Recipe of the assembled teacher."""
+
+
+class Distill(Config):
+    """How the student's modules are distilled, each for itself."""
+
+    data: str
+    """Training set, as name@size; it may differ from the student's."""
+    recipe: str
+    loss: Distillation = Distillation()
+
+
+class Variant(Config):
+    """One way to train the student."""
+
+    recipe: str
+    """Recipe of the student's end-to-end training."""
+    init: Literal["scratch", "modules"] = "scratch"
+    """From scratch, or from modules distilled by m2mKD."""
+    distillation: Distillation | None = None
+    """Plain knowledge distillation by the whole teacher during the end-to-end training."""
+
+
+class StudentExperiment(Config):
+    """A modular student trained in several ways."""
+
+    kind: Literal["student"]
+    title: str
+    teacher: str
+    """The teacher experiment whose meta model and modules are used."""
+    model: str
+    """Student architecture in ``config/models.yaml``."""
+    prior: Prior | None = None
+    """Graph prior of a NAC's mediators."""
+    data: str
+    """Training set of the student, as name@size; its validation set gives the IID accuracy."""
+    distill: Distill
+    variants: dict[str, Variant]
+    ood: tuple[str, ...] = ()
+    """Out-of-distribution sets, as name@size."""
+
+
+class TransferExperiment(Config):
+    """Students of other experiments, measured out of distribution, or by few-shot linear probes."""
+
+    kind: Literal["transfer"]
+    title: str
+    students: tuple[str, ...]
+    """Students as experiment/variant."""
+    probe: "Probe | None" = None
+    """Few-shot linear probe; none: the students' own IID and OOD measurements."""
+
+
+class Probe(Config):
+    """Few-shot linear probe: a new head on a frozen student (vmoe.md 5, nac.md 13)."""
+
+    data: str
+    """Few-shot set, as name@size."""
+    way: PositiveInt
+    """Classes in an episode."""
+    shots: PositiveInt
+    """Training images of each class; validation has three times as many."""
+    recipe: str
+
+    @model_validator(mode="after")
+    def _even(self):
+        if self.way * self.shots % 2:
+            raise ValueError(f"way {self.way} x shots {self.shots} is odd; the episode is one batch, and mixup needs an even one")
+        return self
+
+
+Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment, Field(discriminator="kind")]
+
+
+class Scale(Config):
+    """How large everything is: the only file that differs between a laptop and a cluster."""
+
+    title: str
+    experiments: tuple[str, ...]
+    """The study: experiments, or single variants as experiment/variant."""
+    profiles: tuple[Profile, ...]
+    """Compat profiles that every experiment is run in."""
+    replicates: PositiveInt
+    """Seeds of each student; the teacher is shared."""
+    replicates_per_job: PositiveInt = 1
+    """Seeds that one job trains one after the other; more than one where starting a job costs more than training."""
+    threads: PositiveInt
+    """CPU threads of each job. It is part of every key, because sums depend on it in the last bit."""
+    data: dict[str, str] = {}
+    """Data sets that stand in for those of the experiments, both as name@size."""
+    models: dict[str, dict] = {}
+    """Changes to architectures, by name."""
+    recipes: dict[str, dict] = {}
+    """Changes to recipes, by name."""
+    experiment_changes: dict[str, dict] = {}
+    """Changes to experiments, by name."""
+
+
+class Settings(Config):
+    """``config/config.yaml``: what the workflow runs."""
+
+    scale: str = "small"
+    """File in ``config/scales``."""
+    experiments: tuple[str, ...] = ()
+    """Experiments to run in place of the scale's study; none: the study."""
+    overrides: dict = {}
+    """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the shape of a scale file."""
+
+
+class Catalogue(Config):
+    """The shared building blocks that experiments refer to by name."""
+
+    models: dict[str, Model]
+    recipes: dict[str, Recipe]

@@ -1,0 +1,200 @@
+"""The resolved configuration of every run: exactly what decides its result, and so its key.
+
+Devices, workers, paths and tracking are not in here. A change in the meaning of a phase raises its ``FORMAT``.
+"""
+
+import hashlib
+import json
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from m2mkd.config.base import Config
+from m2mkd.config.compat import Value
+from m2mkd.config.models import Prior, Student, ViT
+from m2mkd.config.recipe import Distillation, Recipe
+
+WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metrics.json", "run.json"
+TRAINED = (WEIGHTS, CURVES, METRICS, RECORD)
+
+
+class Data(Config):
+    """A prepared data set as one run sees it."""
+
+    name: str
+    image_size: PositiveInt
+    classes: PositiveInt
+    key: str
+    """Digest of the source's digest, the preparation and the image size."""
+
+    @property
+    def folder(self) -> str:
+        """Where the prepared set lies, relative to the root."""
+        return f"data/packed/{self.name}@{self.image_size}/{self.key}"
+
+
+class Phase(Config):
+    """What every run has."""
+
+    FORMAT: ClassVar[int] = 1
+    OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
+    threads: PositiveInt
+    replicates: tuple[NonNegativeInt, ...] = (0,)
+    """Seeds that the run trains, one output folder (slot) each."""
+    compat: dict[str, Value] = {}
+    """Switches that matter here."""
+
+    @property
+    def data_sets(self) -> tuple[Data, ...]:
+        """Prepared sets that the run reads."""
+        return tuple(value for value in (getattr(self, "data", None),) if value is not None)
+
+
+class PretrainMeta(Phase):
+    """PT: the meta model, end to end, on labels."""
+
+    phase: Literal["pretrain_meta"] = "pretrain_meta"
+    model: ViT
+    data: Data
+    recipe: Recipe
+
+
+class IncubateModule(Phase):
+    """MT: one teacher module in the place of its meta stage, the rest of the meta model frozen."""
+
+    phase: Literal["incubate_module"] = "incubate_module"
+    meta: ViT
+    model: ViT
+    index: NonNegativeInt
+    data: Data
+    recipe: Recipe
+
+
+class AssembleTeacher(Phase):
+    """FT: the incubated modules in one network, fine-tuned on labels."""
+
+    phase: Literal["assemble_teacher"] = "assemble_teacher"
+    model: ViT
+    data: Data
+    recipe: Recipe
+
+
+class SplitTeacher(Phase):
+    """One stage of the fine-tuned teacher as a file of its own."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
+    phase: Literal["split_teacher"] = "split_teacher"
+    model: ViT
+    index: NonNegativeInt
+
+
+class DistillModule(Phase):
+    """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
+
+    phase: Literal["distill_module"] = "distill_module"
+    student: Student
+    index: NonNegativeInt
+    meta: ViT
+    teacher: ViT
+    data: Data
+    recipe: Recipe
+    loss: Distillation
+
+
+class TrainStudent(Phase):
+    """The assembled student, end to end: from scratch, from distilled modules, or taught by the whole teacher."""
+
+    phase: Literal["train_student"] = "train_student"
+    student: Student
+    prior: Prior | None
+    data: Data
+    recipe: Recipe
+    init: Literal["scratch", "modules"]
+    module_data: Data | None
+    """Data that the modules were distilled on, where ``init`` is modules; decides which tensors fit."""
+    stitch_width: PositiveInt
+    """Width of the meta model, where stitch layers are kept."""
+    distillation: Distillation | None
+    teacher: ViT | None
+    """The whole teacher, where it is distilled from."""
+
+
+class TrainProbe(Phase):
+    """Few-shot: a new head on a frozen student."""
+
+    phase: Literal["train_probe"] = "train_probe"
+    student: Student
+    prior: Prior | None
+    student_data: Data
+    """Data that the student was trained on."""
+    stitch_width: PositiveInt
+    data: Data
+    way: PositiveInt
+    shots: PositiveInt
+    recipe: Recipe
+
+
+class Evaluate(Phase):
+    """Accuracy of a student on its validation set and on out-of-distribution sets."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
+    phase: Literal["evaluate"] = "evaluate"
+    student: Student
+    prior: Prior | None
+    stitch_width: PositiveInt
+    data: Data
+    ood: tuple[Data, ...]
+
+    @property
+    def data_sets(self) -> tuple[Data, ...]:
+        return (self.data, *self.ood)
+
+
+class EvaluateTeacher(Phase):
+    """Accuracy of the assembled teacher on its validation set."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
+    phase: Literal["evaluate_teacher"] = "evaluate_teacher"
+    model: ViT
+    data: Data
+
+
+PHASES: dict[str, type[Phase]] = {
+    cls.model_fields["phase"].default: cls
+    for cls in (
+        PretrainMeta,
+        IncubateModule,
+        AssembleTeacher,
+        SplitTeacher,
+        EvaluateTeacher,
+        DistillModule,
+        TrainStudent,
+        TrainProbe,
+        Evaluate,
+    )
+}
+"""Every phase by name, in the order of the flow."""
+
+AnyPhase = Annotated[
+    PretrainMeta | IncubateModule | AssembleTeacher | SplitTeacher | EvaluateTeacher | DistillModule | TrainStudent | TrainProbe | Evaluate,
+    Field(discriminator="phase"),
+]
+
+
+def digest(value: object) -> str:
+    """First 16 hexadecimal digits of the sha256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_key(config: Phase, upstream: dict[str, tuple[str, ...]]) -> str:
+    """Key of a run: its configuration, its phase's format version, and the runs that it builds on.
+
+    Parameters
+    ----------
+    config
+        Resolved configuration; holds the keys of its data sets.
+    upstream
+        Run ids (``phase/key``) by role.
+    """
+    return digest({"format": config.FORMAT, "config": config.model_dump(mode="json"), "upstream": upstream})

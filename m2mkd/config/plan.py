@@ -1,0 +1,309 @@
+"""From experiments and a scale to the graph of runs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from m2mkd.config import load
+from m2mkd.config.compat import Profile, switches_for
+from m2mkd.config.datasets import PREPARE_FORMAT, DataRef, Dataset
+from m2mkd.config.experiment import Catalogue, Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, Variant
+from m2mkd.config.models import NAC, Model, ViT, VMoE
+from m2mkd.config.phases import (
+    AssembleTeacher,
+    Data,
+    DistillModule,
+    Evaluate,
+    EvaluateTeacher,
+    IncubateModule,
+    Phase,
+    PretrainMeta,
+    SplitTeacher,
+    TrainProbe,
+    TrainStudent,
+    digest,
+)
+from m2mkd.config.recipe import Recipe
+from m2mkd.config.study import Row, Run, Study
+from m2mkd.errors import InputError
+
+
+def build_study(settings: Settings) -> Study:
+    """All runs that the settings ask for.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or parts that do not fit together.
+    """
+    scale = load.scale(settings.scale, settings.overrides)
+    if scale.replicates % scale.replicates_per_job:
+        raise InputError(
+            f"scale {settings.scale}: replicates {scale.replicates} is not a multiple of replicates_per_job {scale.replicates_per_job}; change either"
+        )
+    study = Study(settings.scale, scale)
+    builder = _Builder(study, scale, load.catalogue(scale))
+    for selector in settings.experiments or scale.experiments:
+        name, _, variant = selector.partition("/")
+        for profile in scale.profiles:
+            builder.add(name, variant or None, profile)
+    return study
+
+
+def resolve_data(text: str, field: str) -> tuple[Data, Dataset]:
+    """A data set written ``name@size``, with its key, and its entry in the registry.
+
+    Raises
+    ------
+    InputError
+        If it is not of that form, or not in the registry; ``field`` says where it stands.
+    """
+    ref, registry = DataRef.parse(text, field), load.datasets()
+    if ref.name not in registry:
+        raise InputError(f"{field}: data set '{ref.name}' is not in config/datasets.yaml; it has {', '.join(sorted(registry))}")
+    dataset = registry[ref.name]
+    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, dataset.sha256 or dataset.md5 or list(dataset.urls)])
+    return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset
+
+
+class _Builder:
+    def __init__(self, study: Study, scale: Scale, catalogue: Catalogue):
+        self.study, self.scale, self.catalogue = study, scale, catalogue
+        self.user = ""
+
+    # --- naming -------------------------------------------------------------------------------------------------------
+
+    def model(self, name: str, *families: type) -> Any:
+        model = self.catalogue.models.get(name)
+        if model is None:
+            raise InputError(
+                f"experiment {self.user}: model '{name}' is not in config/models.yaml; it has {', '.join(sorted(self.catalogue.models))}"
+            )
+        if type(model) not in families:
+            wanted = " or ".join(cls.__name__ for cls in families)
+            raise InputError(f"experiment {self.user}: model '{name}' is a {type(model).__name__}, but a {wanted} is needed here")
+        return model
+
+    def recipe(self, name: str) -> Recipe:
+        if name not in self.catalogue.recipes:
+            raise InputError(
+                f"experiment {self.user}: recipe '{name}' is not in config/recipes.yaml; it has {', '.join(sorted(self.catalogue.recipes))}"
+            )
+        return self.catalogue.recipes[name]
+
+    def data(self, text: str) -> Data:
+        return resolve_data(self.scale.data.get(text, text), f"experiment {self.user}: data")[0]
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        phase: type[Phase],
+        profile: Profile,
+        model: Model,
+        upstream: dict[str, tuple[str, ...]],
+        /,
+        *,
+        distilled=False,
+        published_data="",
+        **fields,
+    ) -> str:
+        name = phase.model_fields["phase"].default
+        compat = switches_for(load.switches(), profile, name, model.family, published_data.partition("@")[0], distilled)
+        config = phase(threads=self.scale.threads, compat=compat, **fields)
+        run = Run(config, upstream)
+        kept = self.study.runs.setdefault(run.id, run)
+        kept.users.add(self.user)
+        return run.id
+
+    def batches(self) -> Iterable[tuple[int, ...]]:
+        """Replicates, as many at a time as one job trains."""
+        size = self.scale.replicates_per_job
+        return (tuple(range(first, first + size)) for first in range(0, self.scale.replicates, size))
+
+    def add(self, name: str, variant: str | None, profile: Profile) -> None:
+        self.user = name
+        experiment = load.experiment(name, self.scale)
+        if variant is not None and not (isinstance(experiment, StudentExperiment) and variant in experiment.variants):
+            known = ", ".join(experiment.variants) if isinstance(experiment, StudentExperiment) else "none"
+            raise InputError(f"experiment {name}: no variant '{variant}'; it has {known}")
+        if isinstance(experiment, TeacherExperiment):
+            self.add_teacher(name, experiment, profile)
+        elif isinstance(experiment, StudentExperiment):
+            for chosen in [variant] if variant else experiment.variants:
+                trained = self.students(experiment, chosen, profile)
+                measured = tuple(self.evaluations(experiment, run, profile) for run in trained)
+                self.row(name, chosen, profile, trained, measured)
+        else:
+            self.add_transfer(name, experiment, profile)
+
+    def row(self, experiment: str, variant: str, profile: Profile, trained: Iterable[str], measured: Iterable[str]) -> None:
+        row = Row(experiment, variant, profile, tuple(trained), tuple(measured))
+        if row not in self.study.rows:
+            self.study.rows.append(row)
+
+    # --- the teacher --------------------------------------------------------------------------------------------------
+
+    def teacher(self, name: str, profile: Profile) -> tuple[TeacherExperiment, str, tuple[str, ...], str]:
+        """A teacher experiment, with the ids of its meta model, its modules before assembly, and the assembled teacher."""
+        experiment = load.experiment(name, self.scale)
+        if not isinstance(experiment, TeacherExperiment):
+            raise InputError(f"experiment {self.user}: teacher '{name}' is a {experiment.kind} experiment; name one of kind teacher")
+        model, meta = self.model(experiment.model, ViT), self.model(experiment.meta, ViT)
+        if model.modules != meta.modules or model.width != meta.width:
+            raise InputError(
+                f"experiment {name}: teacher ({model.modules} stages of width {model.width}) and meta model "
+                f"({meta.modules} of width {meta.width}) must have the same number of stages and the same width"
+            )
+        data = self.data(experiment.data)
+        pretrained = self.run(PretrainMeta, profile, meta, {}, model=meta, data=data, recipe=self.recipe(experiment.pretrain))
+        incubated = tuple(
+            self.run(
+                IncubateModule,
+                profile,
+                model,
+                {"meta": (pretrained,)},
+                meta=meta,
+                model=model,
+                index=index,
+                data=data,
+                recipe=self.recipe(experiment.incubate),
+            )
+            for index in range(model.modules)
+        )
+        assembled = self.run(
+            AssembleTeacher, profile, model, {"modules": incubated}, model=model, data=data, recipe=self.recipe(experiment.assemble)
+        )
+        return experiment, pretrained, incubated, assembled
+
+    def add_teacher(self, name: str, experiment: TeacherExperiment, profile: Profile) -> None:
+        _, _, _, assembled = self.teacher(name, profile)
+        model = self.model(experiment.model, ViT)
+        for index in range(model.modules):
+            self.run(SplitTeacher, profile, model, {"teacher": (assembled,)}, model=model, index=index)
+        measured = self.run(EvaluateTeacher, profile, model, {"teacher": (assembled,)}, model=model, data=self.data(experiment.data))
+        self.row(name, "teacher", profile, [assembled], [measured])
+
+    # --- students -----------------------------------------------------------------------------------------------------
+
+    def modules(self, experiment: StudentExperiment, replicates: tuple[int, ...], profile: Profile) -> tuple[str, ...]:
+        """Ids of the distilled modules, first to last."""
+        teacher, pretrained, _, assembled = self.teacher(experiment.teacher, profile)
+        student = self.model(experiment.model, VMoE, NAC)
+        teacher_model, meta = self.model(teacher.model, ViT), self.model(teacher.meta, ViT)
+        if student.modules != teacher_model.modules:
+            raise InputError(
+                f"experiment {self.user}: student '{experiment.model}' has {student.modules} modules, "
+                f"but teacher '{teacher.model}' has {teacher_model.modules}; they must be equal"
+            )
+        ids = []
+        for index in range(student.modules):
+            split = self.run(SplitTeacher, profile, teacher_model, {"teacher": (assembled,)}, model=teacher_model, index=index)
+            loss = experiment.distill.loss
+            upstream = {"meta": (pretrained,)} | ({} if loss.kind == "none" else {"teacher_module": (split,)})
+            ids.append(
+                self.run(
+                    DistillModule,
+                    profile,
+                    student,
+                    upstream,
+                    distilled=loss.kind == "soft",
+                    student=student,
+                    index=index,
+                    meta=meta,
+                    teacher=teacher_model,
+                    data=self.data(experiment.distill.data),
+                    recipe=self.recipe(experiment.distill.recipe),
+                    loss=loss,
+                    replicates=replicates,
+                )
+            )
+        return tuple(ids)
+
+    def students(self, experiment: StudentExperiment, variant: str, profile: Profile) -> tuple[str, ...]:
+        """Ids of the runs that train one variant, one a batch of replicates."""
+        how: Variant = experiment.variants[variant]
+        student = self.model(experiment.model, VMoE, NAC)
+        if isinstance(student, NAC) != (experiment.prior is not None):
+            raise InputError(f"experiment {self.user}: prior is {experiment.prior}, but a NAC needs one and a V-MoE has none")
+        teacher = load.experiment(experiment.teacher, self.scale)
+        assert isinstance(teacher, TeacherExperiment)
+        runs = []
+        for replicates in self.batches():
+            upstream = {}
+            if how.init == "modules":
+                upstream["modules"] = self.modules(experiment, replicates, profile)
+            if how.distillation is not None:
+                upstream["teacher"] = (self.teacher(experiment.teacher, profile)[3],)
+            runs.append(
+                self.run(
+                    TrainStudent,
+                    profile,
+                    student,
+                    upstream,
+                    distilled=how.distillation is not None and how.distillation.kind == "soft",
+                    student=student,
+                    prior=experiment.prior,
+                    data=self.data(experiment.data),
+                    recipe=self.recipe(how.recipe),
+                    init=how.init,
+                    module_data=self.data(experiment.distill.data) if how.init == "modules" else None,
+                    stitch_width=self.model(teacher.meta, ViT).width,
+                    distillation=how.distillation,
+                    teacher=self.model(teacher.model, ViT) if how.distillation else None,
+                    replicates=replicates,
+                )
+            )
+        return tuple(runs)
+
+    def evaluations(self, experiment: StudentExperiment, trained: str, profile: Profile) -> str:
+        config = self.study.runs[trained].config
+        assert isinstance(config, TrainStudent)
+        return self.run(
+            Evaluate,
+            profile,
+            config.student,
+            {"student": (trained,)},
+            student=config.student,
+            prior=config.prior,
+            stitch_width=config.stitch_width,
+            data=config.data,
+            ood=tuple(self.data(name) for name in experiment.ood),
+            replicates=config.replicates,
+        )
+
+    # --- transfer -----------------------------------------------------------------------------------------------------
+
+    def add_transfer(self, name: str, transfer: TransferExperiment, profile: Profile) -> None:
+        for selector in transfer.students:
+            source, _, variant = selector.partition("/")
+            experiment = load.experiment(source, self.scale)
+            if not isinstance(experiment, StudentExperiment) or variant not in experiment.variants:
+                raise InputError(
+                    f"experiment {name}: students: '{selector}' is not the variant of a student experiment; write experiment/variant"
+                )
+            trained = self.students(experiment, variant, profile)
+            if transfer.probe is None:
+                measured = tuple(self.evaluations(experiment, run, profile) for run in trained)
+            else:
+                measured = tuple(self.probe(transfer, run, profile) for run in trained)
+            self.row(name, selector, profile, trained, measured)
+
+    def probe(self, transfer: TransferExperiment, trained: str, profile: Profile) -> str:
+        config, probe = self.study.runs[trained].config, transfer.probe
+        assert isinstance(config, TrainStudent) and probe is not None
+        return self.run(
+            TrainProbe,
+            profile,
+            config.student,
+            {"student": (trained,)},
+            student=config.student,
+            prior=config.prior,
+            student_data=config.data,
+            stitch_width=config.stitch_width,
+            data=self.data(probe.data),
+            published_data=probe.data,
+            way=probe.way,
+            shots=probe.shots,
+            recipe=self.recipe(probe.recipe),
+            replicates=config.replicates,
+        )

@@ -1,0 +1,101 @@
+"""Recipes: how a network is trained, whatever it is."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from m2mkd.config.base import Config
+
+
+class Augmentation(Config):
+    """Image augmentation in training, by timm's ``create_transform`` and ``Mixup`` (vmoe.md 4.1, 4.2)."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a random resized crop covers."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Aspect ratio of a random resized crop."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment string; none switches it off."""
+    erase: float = Field(0.25, ge=0, le=1)
+    """Probability of random erasing (per-pixel noise, one box)."""
+    repeats: PositiveInt = 1
+    """Repeated augmentation: views of each sampled image; an epoch keeps its length, so it holds fewer distinct images."""
+    mixup: NonNegativeFloat = 0.8
+    """Alpha of mixup; 0 switches it off."""
+    cutmix: NonNegativeFloat = 1.0
+    """Alpha of CutMix; 0 switches it off."""
+    cutmix_share: float = Field(0.5, ge=0, le=1)
+    """Probability of CutMix where both are on."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Label smoothing, folded into the soft targets."""
+
+
+class Recipe(Config):
+    """Optimiser, schedule, precision and augmentation of one phase. Batch sizes are global."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    """Global batch size of one update; even, because mixup pairs a batch with its reverse."""
+    lr: PositiveFloat
+    """Learning rate for a batch of ``lr_batch``; scaled linearly to the batch size."""
+    lr_batch: PositiveInt | None = 512
+    """Batch that ``lr`` is stated for; none: not scaled."""
+    min_lr: NonNegativeFloat = 1e-5
+    """Final learning rate of the cosine."""
+    scale_min_lr: bool = False
+    """Whether ``min_lr`` is scaled to the batch size like ``lr``."""
+    warmup_epochs: NonNegativeInt = 0
+    warmup_lr: NonNegativeFloat = 1e-6
+    """Learning rate at the start of the warm-up, never scaled."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_step: Literal["epoch", "update"] = "epoch"
+    """Whether the learning rate moves once an epoch (as published) or at every update."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD (Nesterov); AdamW uses betas 0.9 and 0.999."""
+    weight_decay: NonNegativeFloat = 0.05
+    clip_norm: PositiveFloat | None = None
+    """Largest global L2 norm of the gradient; none: not clipped."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth of ViT and V-MoE: rate of the last block, linear from 0 (a NAC has its own)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images used, the same images for every variant and replicate, stratified by class."""
+    eval_every: PositiveInt = 1
+    """Epochs between measurements on the validation set; the last epoch is always measured."""
+    augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size {self.batch_size} is odd; mixup pairs a batch with its reverse, so use an even one")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.lr * self._scaling
+
+    @property
+    def final_lr(self) -> float:
+        """Learning rate at the end of the cosine."""
+        return self.min_lr * (self._scaling if self.scale_min_lr else 1.0)
+
+    @property
+    def _scaling(self) -> float:
+        return self.batch_size / self.lr_batch if self.lr_batch else 1.0
+
+
+class Distillation(Config):
+    """The distillation term of a loss (vmoe.md 5)."""
+
+    kind: Literal["soft", "hard", "none"] = "soft"
+    """Soft: KL to the teacher's distribution; hard: cross-entropy with its argmax; none: labels only."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the distillation term; the labels have the rest."""
+    tau: PositiveFloat = 1.0
+    """Temperature of both distributions."""

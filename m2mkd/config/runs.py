@@ -1,0 +1,104 @@
+"""The graph of runs as the workflow and people see it."""
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from m2mkd.config.experiment import Settings
+from m2mkd.config.load import as_assignments
+from m2mkd.config.phases import PHASES, DistillModule, Evaluate, TrainProbe, TrainStudent
+from m2mkd.config.study import Run, Study
+
+REPLICATED = (DistillModule, TrainStudent, TrainProbe, Evaluate)
+"""Phases that every replicate redoes; the others are shared."""
+
+
+def command_arguments(settings: Settings) -> str:
+    """Arguments that give another command the same settings."""
+    words = ["--scale", settings.scale]
+    for name in settings.experiments:
+        words += ["--experiment", name]
+    for assignment in as_assignments(settings.overrides):
+        words += ["--set", assignment]
+    return shlex.join(words)
+
+
+def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
+    """What the workflow must know of a study.
+
+    Returns
+    -------
+    dict
+        ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``phases`` (for each phase the
+        names of a run's outputs relative to its folder), ``runs`` (for each id its input files and experiments), ``data`` (folder of each
+        prepared set by name@size).
+    """
+    data = {item.folder: f"{item.name}@{item.image_size}" for run in study.runs.values() for item in run.config.data_sets}
+    return {
+        "root": study.root,
+        "arguments": command_arguments(settings),
+        "threads": study.scale.threads,
+        "study": study.key,
+        "phases": {name: _outputs(study, cls) for name, cls in PHASES.items()},
+        "runs": {run.id: {"inputs": _inputs(study, run), "experiments": sorted(run.users)} for run in study.runs.values()},
+        "data": data,
+    }
+
+
+def _outputs(study: Study, phase: type) -> list[str]:
+    slots = study.scale.replicates_per_job if phase in REPLICATED else 1
+    return [f"{slot}/{name}" for slot in range(slots) for name in phase.OUTPUTS]
+
+
+def _inputs(study: Study, run: Run) -> list[str]:
+    manifests = [f"{data.folder}/manifest.json" for data in run.config.data_sets]
+    upstream = (study.runs[id_] for ids in run.upstream.values() for id_ in ids)
+    return manifests + [
+        output for parent in upstream for slot in range(len(parent.config.replicates)) for output in study.outputs(parent, slot)
+    ]
+
+
+def is_done(study: Study, run: Run) -> bool:
+    """Whether all outputs of a run are there."""
+    return all(Path(output).is_file() for slot in range(len(run.config.replicates)) for output in study.outputs(run, slot))
+
+
+def show_runs(study: Study) -> None:
+    """Print the runs of a study, phase by phase."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "what", "done", "experiments")
+    for run in sorted(study.runs.values(), key=lambda run: list(PHASES).index(run.phase)):
+        table.add_row(run.id, describe(run), "yes" if is_done(study, run) else "no", ", ".join(sorted(run.users)), end_section=False)
+    Console().print(table)
+
+
+def describe(run: Run) -> str:
+    """What tells a run from the others of its phase, in a few words."""
+    config: Any = run.config
+    parts = [getattr(config, "student", None) or getattr(config, "model", None)]
+    words = [parts[0].family] if parts[0] is not None else []
+    if hasattr(config, "index"):
+        words.append(f"module {config.index}")
+    for name in ("prior", "init"):
+        if getattr(config, name, None):
+            words.append(str(getattr(config, name)))
+    if getattr(config, "distillation", None):
+        words.append("pure KD")
+    return " ".join(words)
+
+
+def collect_garbage(study: Study, *, delete: bool) -> None:
+    """List, or remove, the run folders of the study's scale that it does not need."""
+    import typer
+
+    wanted = {study.folder(id_) for id_ in study.runs}
+    surplus = [folder for folder in sorted(Path(study.root, "runs").glob("*/*")) if folder.as_posix() not in wanted]
+    for folder in surplus:
+        if delete:
+            shutil.rmtree(folder)
+        typer.echo(f"{'removed' if delete else 'not needed'}: {folder}")
+    if not surplus:
+        typer.echo("every run folder is needed")

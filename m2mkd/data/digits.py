@@ -1,0 +1,68 @@
+"""The handwritten digits that ship with scikit-learn, at any size."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from m2mkd.config.datasets import Dataset
+from m2mkd.data.pack import Content, SplitSource, stratified_share
+from m2mkd.errors import InputError
+
+CLASSES = tuple("0123456789")
+SOURCE_SIDE = 8
+TRAIN_SHARE = 0.8
+
+
+def prepare_digits(name: str, dataset: Dataset, image_size: int) -> Content:
+    """The digits as RGB images, with a fixed split stratified by class (80 % to train).
+
+    Raises
+    ------
+    InputError
+        If the source is absent or is not the registered file.
+    """
+    images, labels, source = read_digits(name, dataset)
+    train, val = split_digits(labels)
+    splits = {
+        split: SplitSource((enlarged(images[i], image_size) for i in chosen), labels[chosen], {"source": chosen})
+        for split, chosen in (("train", train), ("val", val))
+    }
+    return Content(CLASSES, splits, source)
+
+
+def read_digits(name: str, dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
+    """The source images (1797, 8, 8), grey from 0 to 255, their labels (1797,), and where they come from."""
+    path = _source_file(name)
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); install scikit-learn again") from error
+    if dataset.sha256 not in (None, sha256):
+        expected = f"config/datasets.yaml expects {dataset.sha256} for {name}"
+        raise InputError(f"{path}: sha256 is {sha256}, but {expected}; install scikit-learn again")
+    table = np.loadtxt(path, delimiter=",")
+    grey = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
+    provenance = {"file": f"scikit-learn: datasets/data/{path.name}", "sha256": sha256}
+    return grey.reshape(-1, SOURCE_SIDE, SOURCE_SIDE), table[:, -1].astype(np.int64), provenance
+
+
+def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the training and of the validation images, the same at every image size."""
+    train = stratified_share(labels, TRAIN_SHARE, ("data", "digits", "split"))
+    return train, np.setdiff1d(np.arange(len(labels)), train)
+
+
+def enlarged(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """One grey image (8, 8) as RGB (side, side, 3), bicubic."""
+    return np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
+
+
+def _source_file(name: str) -> Path:
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise InputError(f"{name}: scikit-learn, which ships the digits, is not installed; install the extra 'pipeline'")
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"

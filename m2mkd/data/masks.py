@@ -1,0 +1,62 @@
+"""Class masks: measuring a model on a data set that shares only some of its classes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from m2mkd.errors import InputError
+
+
+class ClassMask(NamedTuple):
+    """The classes that a model and a data set share, in the model's order."""
+
+    columns: NDArray[np.int64]
+    """Columns of the model's logits to keep, (M,)."""
+    labels: NDArray[np.int64]
+    """For each label of the data set, (C,), the position in ``columns``, or -1 where the model does not know the class."""
+
+    def known(self, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """What can be measured of a data set.
+
+        Parameters
+        ----------
+        labels
+            Labels of its images, (N,).
+
+        Returns
+        -------
+        tuple
+            Indices of the images whose class the model knows; their labels among the kept columns; number of images left out.
+        """
+        masked = self.labels[np.asarray(labels, dtype=np.int64)]
+        kept = np.flatnonzero(masked >= 0)
+        return kept, masked[kept], len(masked) - len(kept)
+
+
+def class_mask(model_classes: Sequence[str], set_classes: Sequence[str]) -> ClassMask:
+    """The mask for measuring a model of ``model_classes`` on a set of ``set_classes`` (vmoe.md 5, ImageNet-R; nac.md 13).
+
+    Raises
+    ------
+    InputError
+        If fewer than two classes are common, or a name stands twice in one of the lists.
+    """
+    for names in (model_classes, set_classes):
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"class '{twice}' stands twice in a list of {len(names)} classes; name the classes distinctly, by WordNet id")
+    common = set(model_classes) & set(set_classes)
+    if len(common) < 2:
+        raise InputError(
+            f"model and data set share {len(common)} of {len(model_classes)} and {len(set_classes)} classes"
+            f" (such as {_some(model_classes)} and {_some(set_classes)}); choose an out-of-distribution set that shares at least two"
+        )
+    columns = [column for column, name in enumerate(model_classes) if name in common]
+    position = {model_classes[column]: place for place, column in enumerate(columns)}
+    return ClassMask(np.array(columns, np.int64), np.array([position.get(name, -1) for name in set_classes], np.int64))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) or "none"

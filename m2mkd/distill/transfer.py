@@ -1,0 +1,88 @@
+"""From modules trained apart to the whole network, strictly: every tensor is accounted for (specification vmoe.md 5, assembly)."""
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from m2mkd.errors import InputError
+from m2mkd.models.vit import StagedTransformer
+from m2mkd.models.vmoe import VMoE
+
+StateDict = Mapping[str, Tensor]
+NetworkT = TypeVar("NetworkT", bound=StagedTransformer)
+
+
+def assemble(modules: Mapping[int, StateDict], network: NetworkT) -> NetworkT:
+    """Load modules that were trained apart into the stages of a network, in place.
+
+    Stitch tensors are dropped where the network is a V-MoE with ``stitch: dropped``, and then must be there; nothing
+    else may be missing or left over.
+
+    Parameters
+    ----------
+    modules
+        State of each module by its number, stage-local names (specification vmoe.md 3.2).
+    network
+        V-MoE, or staged ViT.
+
+    Returns
+    -------
+    StagedTransformer
+        ``network``.
+
+    Raises
+    ------
+    InputError
+        If a module or a tensor is missing, left over, or of another shape.
+    """
+    count = len(network.stages)
+    if set(modules) != set(range(count)):
+        raise InputError(f"got modules {sorted(modules)} for a network of modules 0 to {count - 1}; give each exactly once")
+    drops_stitch = isinstance(network, VMoE) and network.config.stitch == "dropped"
+    for index, stage in enumerate(network.stages):
+        dropped = stitch_tensors(index, count) if drops_stitch else ()
+        load_stage(stage, modules[index], f"module {index}", dropped=dropped)
+    return network
+
+
+def load_stage(stage: nn.Module, state: StateDict, name: str, *, dropped: Collection[str] = ()) -> None:
+    """Load the state of one stage in place, strictly.
+
+    Parameters
+    ----------
+    stage
+        Where the tensors go.
+    state
+        Tensors by stage-local name.
+    name
+        What errors call the state.
+    dropped
+        Tensors that the state has and the stage has not.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing, left over, or of another shape; the stage is then as it was.
+    """
+    expected = stage.state_dict()
+    if missing := sorted((expected.keys() | set(dropped)) - state.keys()):
+        raise InputError(f"{name} lacks {_listed(missing)}; train it with the configuration that loads it")
+    if surplus := sorted(state.keys() - expected.keys() - set(dropped)):
+        raise InputError(f"{name} has {_listed(surplus)} which has no place; train it with the configuration that loads it")
+    for key, tensor in expected.items():
+        if state[key].shape != tensor.shape:
+            raise InputError(
+                f"{name}: {key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}; use the same widths, image size and classes"
+            )
+    stage.load_state_dict({key: state[key] for key in expected})
+
+
+def stitch_tensors(index: int, count: int) -> frozenset[str]:
+    """Names of the stitch tensors of module ``index`` of ``count``: none before the first module, none after the last."""
+    layers = [layer for layer, there in (("pre_stitch", index > 0), ("post_stitch", index < count - 1)) if there]
+    return frozenset(f"{layer}.{tensor}" for layer in layers for tensor in ("ln.weight", "ln.bias", "fc.weight", "fc.bias"))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,136 @@
+"""Building any student, whole or one module of it, from its configuration and the compat switches that concern it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2mkd.config.compat import Value
+from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import Prior
+from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.nac.noise import Noise
+from m2mkd.models.nac.students import build_nac_module
+from m2mkd.models.vmoe import VMoE, build_vmoe_module
+
+
+def build_student(
+    config: VMoEConfig | NACConfig,
+    *,
+    image_size: int,
+    num_classes: int,
+    prior: Prior | None,
+    stitch_width: int,
+    drop_path: float = 0.0,
+    graph_seed: int = 0,
+    compat: Mapping[str, Value],
+) -> VMoE | NAC:
+    """The whole student, with initial weights from torch's global generator.
+
+    Parameters
+    ----------
+    config
+        Architecture.
+    image_size, num_classes
+        Of the data set.
+    prior, graph_seed
+        Graph prior of a NAC's mediators, and the seed of the graph and of the fit of the signatures to it.
+    stitch_width
+        Width of the meta model, for a V-MoE that keeps its stitch layers.
+    drop_path
+        Stochastic depth of a V-MoE; a NAC's is part of its architecture.
+    compat
+        Values of ``expert_init``, ``graph_fit_cut`` and ``block_model_groups``; absent means corrected.
+    """
+    if isinstance(config, VMoEConfig):
+        return VMoE(
+            config,
+            image_size=image_size,
+            num_classes=num_classes,
+            drop_path=drop_path,
+            stitch_width=stitch_width,
+            expert_init=compat.get("expert_init", "trunc02"),  # type: ignore[arg-type]
+        )
+    if compat.get("block_model_groups", "graph") == "graph":
+        config = config.model_copy(update={"graph": config.graph.model_copy(update={"regulariser_groups": None})})
+    cut = compat.get("graph_fit_cut", "truncation")
+    return NAC(
+        config,
+        image_size=image_size,
+        num_classes=num_classes,
+        prior=prior,
+        graph_seed=graph_seed,
+        graph_fit_cut=None if cut == "truncation" else float(cut),
+    )
+
+
+def build_module(
+    config: VMoEConfig | NACConfig,
+    index: int,
+    *,
+    image_size: int,
+    num_classes: int,
+    stitch_width: int,
+    drop_path: float,
+    state_seed: int,
+    compat: Mapping[str, Value],
+) -> nn.Module:
+    """One module of a student between its stitch layers, with initial weights from torch's global generator.
+
+    Parameters
+    ----------
+    config, image_size, num_classes, drop_path
+        As for :func:`build_student`.
+    index
+        Number of the module, from 0.
+    stitch_width
+        Width of the meta model.
+    state_seed
+        Seed of the constant code and state of a NAC's module.
+    compat
+        Values of ``expert_init`` and ``readin_ffn_layer_scale``; absent means corrected.
+    """
+    if isinstance(config, VMoEConfig):
+        return build_vmoe_module(
+            config,
+            index,
+            image_size=image_size,
+            num_classes=num_classes,
+            stitch_width=stitch_width,
+            drop_path=drop_path,
+            expert_init=compat.get("expert_init", "trunc02"),  # type: ignore[arg-type]
+        )
+    scale = compat.get("readin_ffn_layer_scale", "config")
+    return build_nac_module(
+        config,
+        index,
+        image_size=image_size,
+        num_classes=num_classes,
+        stitch_width=stitch_width,
+        readin_ffn_layer_scale=None if scale == "config" else float(scale),
+        state_seed=state_seed,
+    )
+
+
+def noise_arguments(config: VMoEConfig | NACConfig, generator: torch.Generator) -> dict[str, Any]:
+    """What a student's forward pass needs beside its input in training: a NAC draws its noise from ``generator``."""
+    return {"noise": Noise.from_generator(generator)} if isinstance(config, NACConfig) else {}
+
+
+def regularisation(student: nn.Module, compat: Mapping[str, Value]) -> Tensor | float:
+    """Regulariser that a student adds to its loss; 0 for a V-MoE."""
+    if isinstance(student, NAC):
+        return student.regularisation(compat.get("block_model_permutation", "graph"))  # type: ignore[arg-type]
+    return 0.0
+
+
+def replace_head(student: VMoE | NAC, classes: int) -> nn.Linear:
+    """Give a student a new classifier, with torch's initial weights, and return it."""
+    if isinstance(student, NAC):
+        student.output_tokenizer.to_logits = nn.Linear(student.output_tokenizer.to_logits.in_features, classes)
+        return student.output_tokenizer.to_logits
+    last: Any = student.stages[-1]
+    last.head = nn.Linear(last.head.in_features, classes)
+    return last.head

@@ -1,0 +1,162 @@
+"""Neural Attentive Circuit: latents on a learned graph between image tokens and logits (specification nac.md 1)."""
+
+from typing import Literal
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+
+from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import Prior
+from m2mkd.models.nac.graphs import fit_signatures, prior_graph
+from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
+from m2mkd.models.nac.latents import LatentGroup, LatentSeeder
+from m2mkd.models.nac.layers import LatentLayer, ReadIn
+from m2mkd.models.nac.noise import Noise, perturb_codes, required
+from m2mkd.models.nac.pooling import OutputLatentPooling
+from m2mkd.models.nac.regularisers import Permutation, block_model, block_model_loss, signature_repulsion
+from m2mkd.models.nac.tokenizer import ImageTokenizer
+
+
+class NAC(nn.Module):
+    """Neural Attentive Circuit.
+
+    Parameters
+    ----------
+    config
+        Sizes and priors.
+    image_size
+        Side of the images in pixels, a multiple of the tokenizer's total stride.
+    num_classes
+        Number of classes.
+    prior
+        Prior graph that the mediators' signatures realise at the start; none: standard normal signatures.
+    graph_seed
+        Seed of the prior graph and of the fit of the signatures.
+    graph_fit_cut
+        Distance within which the fit brings the neighbours of the graph; none: that at which the kernel cuts. The
+        released code fits at 0.8 and cuts at 0.9, which makes the graph many times denser than its prior.
+    readin_ffn_layer_scale
+        Initial value of LayerScale in the read-in's feed-forward layer; none: that of the circuit.
+    eval_noise
+        Evaluation without a ``Noise``: ``zero`` means no noise, hence the same logits at each call; ``upstream`` refuses
+        it, for the released model draws states and Gumbel noise in evaluation too.
+
+    Raises
+    ------
+    InputError
+        If the image size or the size of the graph does not fit.
+    """
+
+    def __init__(
+        self,
+        config: NACConfig,
+        *,
+        image_size: int,
+        num_classes: int,
+        prior: Prior | None,
+        graph_seed: int = 0,
+        graph_fit_cut: float | None = None,
+        readin_ffn_layer_scale: float | None = None,
+        eval_noise: Literal["zero", "upstream"] = "zero",
+    ):
+        super().__init__()
+        self.config = config
+        self.prior = prior
+        self.eval_noise = eval_noise
+        latents, codes, signatures = config.latents, config.code_dim, config.signature_dim
+
+        fitted = None
+        if prior is not None:
+            graph = prior_graph(prior, config.graph, latents.mediator, graph_seed)
+            adjacency = torch.as_tensor(nx.to_numpy_array(graph), dtype=torch.float32, device="cpu")
+            cut = config.truncation if graph_fit_cut is None else graph_fit_cut
+            fitted = fit_signatures(adjacency, signatures, graph_seed, cut, config.graph.fit_steps)
+
+        self.input_tokenizer = ImageTokenizer(config.tokenizer, config.state_dim, image_size)
+        self.input_latents = LatentGroup(latents.input, codes, signatures)
+        self.mediator_latents = LatentGroup(latents.mediator, codes, signatures, fitted)
+        self.output_latents = LatentGroup(latents.output, codes, signatures)
+        self.latent_seeder = LatentSeeder(codes, config.state_dim, config.code_noise)
+        self.read_in = ReadIn(config, self.input_tokenizer.width, readin_ffn_layer_scale)
+        self.propagators = nn.ModuleList(
+            LatentLayer(config, DotProductKernel(config.truncation, config.temperature)) for _ in range(config.iterations)
+        )
+        self.read_out = LatentLayer(config, DotProductKernel(), read_out=True)
+        self.output_tokenizer = OutputLatentPooling(config.state_dim, num_classes)
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        """Classify images.
+
+        Parameters
+        ----------
+        images
+            (B, 3, S, S).
+        noise
+            Source of all random numbers: required in training. In evaluation it draws states and Gumbel noise.
+
+        Returns
+        -------
+        Tensor
+            Logits (B, classes).
+
+        Raises
+        ------
+        ValueError
+            If random numbers are needed and ``noise`` is none.
+        """
+        if self.training or self.eval_noise == "upstream":
+            noise = required(noise)
+        batch = len(images)
+        tokens = self.input_tokenizer(images)
+        groups = self.input_latents, self.mediator_latents, self.output_latents
+        inputs, mediators, outputs = (self.latent_seeder(group.codes, batch, noise) for group in groups)
+
+        inputs = self.read_in(inputs, tokens, self._noisy(self.input_latents.codes, noise))
+
+        codes = torch.cat([self.input_latents.codes, self.mediator_latents.codes])
+        signatures = torch.cat([self.input_latents.signatures, self.mediator_latents.signatures])
+        # Only the bandwidth differs from layer to layer.
+        distance = cosine_distance(self.mediator_latents.signatures, signatures)
+        for propagator in self.propagators:
+            receiver_codes = self._noisy(self.mediator_latents.codes, noise)
+            sender_codes = self._noisy(codes, noise)
+            mediators = propagator(mediators, torch.cat([inputs, mediators], dim=1), receiver_codes, sender_codes, distance, noise)
+
+        receiver_codes = self._noisy(self.output_latents.codes, noise)
+        sender_codes = self._noisy(codes, noise)
+        distance = cosine_distance(self.output_latents.signatures, signatures)
+        outputs = self.read_out(outputs, torch.cat([inputs, mediators], dim=1), receiver_codes, sender_codes, distance, noise)
+        return self.output_tokenizer(outputs, noise)
+
+    def regularisation(self, permutation: Permutation = "graph") -> Tensor:
+        """Weighted regulariser of the signatures: a block model for the planted partition, repulsion for all others.
+
+        Parameters
+        ----------
+        permutation
+            How the block model permutes the mediators, see :func:`~m2mkd.models.nac.regularisers.block_model_loss`.
+
+        Returns
+        -------
+        Tensor
+            Scalar, to be added to the loss.
+
+        Raises
+        ------
+        InputError
+            If the regulariser's groups do not divide the mediators.
+        """
+        config, graph = self.config, self.config.graph
+        if self.prior != "planted_partition":
+            groups = self.input_latents, self.mediator_latents, self.output_latents
+            return config.graph_weight * signature_repulsion(torch.cat([group.signatures for group in groups]), config.hinge)
+        signatures = self.mediator_latents.signatures
+        target = block_model(len(signatures), graph.regulariser_groups or graph.groups, graph.p_in, graph.p_out).to(signatures.device)
+        distance = cosine_distance(signatures, signatures)
+        kernels = [module for module in self.propagators.modules() if isinstance(module, DotProductKernel)]
+        losses = [block_model_loss(kernel.log(distance).exp(), target, permutation) for kernel in kernels]
+        return config.block_model_weight * torch.stack(losses).sum()
+
+    def _noisy(self, codes: Tensor, noise: Noise | None) -> Tensor:
+        return perturb_codes(codes, self.config.code_noise, required(noise)) if self.training else codes

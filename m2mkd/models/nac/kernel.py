@@ -1,0 +1,78 @@
+"""Kernel on signatures: which latents see each other, and how much (specification nac.md 7)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2mkd.models.nac.noise import Noise, required
+
+
+def cosine_distance(rows: Tensor, columns: Tensor) -> Tensor:
+    """Cosine distance, 0 to 2, of signatures (U, G) and (V, G), as (U, V)."""
+    # In half precision the distance would be too coarse for the cut.
+    with torch.autocast(rows.device.type, enabled=False):
+        return 1 - F.normalize(rows, dim=-1) @ F.normalize(columns, dim=-1).T
+
+
+def log_concrete(log_probability: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Logarithm of a sample of the Concrete (relaxed Bernoulli) distribution (specification nac.md 7.1).
+
+    Parameters
+    ----------
+    log_probability
+        Logarithm of the probability, kept the machine epsilon away from 0 and 1: an edge that is cut may appear with a
+        tiny weight, and neither it nor a certain one has a gradient.
+    uniform
+        Uniform random numbers, of a shape that ``log_probability`` broadcasts to.
+    temperature
+        The lower, the closer the samples are to 0 and 1.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of ``uniform``, below 0.
+    """
+    epsilon = torch.finfo(log_probability.dtype).eps
+    probability = log_probability.exp().clamp(epsilon, 1 - epsilon)
+    return F.logsigmoid((torch.logit(probability) + torch.logit(uniform.clamp(epsilon, 1 - epsilon))) / temperature)
+
+
+class DotProductKernel(nn.Module):
+    """Exponential kernel of the cosine distance, cut beyond a distance and sampled in training.
+
+    It is given and returned as a logarithm, an additive bias on attention scores. Its normalisation over senders is left
+    out: a constant of each row, which the softmax that follows removes. An edge is cut by its distance alone, so that a
+    bandwidth that has become negative does not turn the cut around.
+
+    Parameters
+    ----------
+    truncation
+        Distance above which an edge is cut; an edge at it is kept. None: no edge is cut.
+    temperature
+        Temperature of the Concrete distribution that samples edges in training. None: edges are not sampled.
+    """
+
+    def __init__(self, truncation: float | None = None, temperature: float | None = None):
+        super().__init__()
+        self.bandwidth = nn.Parameter(torch.tensor(1.0))
+        self.truncation = truncation
+        self.temperature = temperature
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the kernel can be minus infinity now, so that a receiver may be left without an edge."""
+        return self.truncation is not None and not (self.training and self.temperature is not None)
+
+    def log(self, distance: Tensor) -> Tensor:
+        """Logarithm of the kernel at distances (U, V), minus infinity and without gradient where an edge is cut."""
+        log_kernel = -distance / self.bandwidth
+        if self.truncation is None:
+            return log_kernel
+        return log_kernel.masked_fill(distance.detach() > self.truncation, -torch.inf)
+
+    def forward(self, distance: Tensor, batch: int, noise: Noise | None) -> Tensor:
+        """Additive bias on scores: (B, U, V) sampled in training, else (1, U, V)."""
+        if self.training and self.temperature is not None:
+            uniform = required(noise).draw("edge", (batch, *distance.shape), distance)
+            return log_concrete(self.log(distance), uniform, self.temperature)
+        return self.log(distance)[None]

@@ -1,0 +1,103 @@
+"""Every random number of a forward pass, from one explicit object (specification nac.md 11)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["code", "state", "edge", "drop_path", "gumbel"]
+
+
+class Noise(ABC):
+    """Source of the random tensors of a forward pass, drawn in the order in which the layers ask for them.
+
+    The kinds are ``code`` (uniform, amplitude of the code noise), ``state`` (standard normal, seeded states), ``edge``
+    (uniform, Concrete samples of edges), ``drop_path`` (uniform, one per sample) and ``gumbel`` (output pooling).
+    """
+
+    @abstractmethod
+    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+        """The next random tensor.
+
+        Parameters
+        ----------
+        kind
+            What it is for, which fixes its distribution.
+        shape
+            Its shape.
+        like
+            Tensor whose device and dtype it takes.
+
+        Returns
+        -------
+        Tensor
+            Of ``shape``, without gradient.
+        """
+
+    @staticmethod
+    def from_generator(generator: torch.Generator) -> "Noise":
+        """Noise drawn from ``generator``, in float32 on its device."""
+        return _Drawn(generator)
+
+    @staticmethod
+    def replay(record: Iterable[tuple[Kind, Tensor]]) -> "Noise":
+        """Noise that hands out recorded tensors in their order, and refuses a call of another kind or shape."""
+        return _Replayed(record)
+
+
+class _Drawn(Noise):
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+        empty = torch.empty(tuple(shape), device=self.generator.device)
+        match kind:
+            case "state":
+                drawn = empty.normal_(generator=self.generator)
+            case "gumbel":
+                drawn = empty.exponential_(generator=self.generator).log_().neg_()
+            case _:
+                drawn = empty.uniform_(generator=self.generator)
+        return drawn.to(like)
+
+
+class _Replayed(Noise):
+    def __init__(self, record: Iterable[tuple[Kind, Tensor]]):
+        self.record = iter(record)
+
+    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+        recorded, tensor = next(self.record, (None, None))
+        if tensor is None or recorded != kind or tensor.shape != tuple(shape):
+            found = "nothing" if tensor is None else f"{recorded} {tuple(tensor.shape)}"
+            raise ValueError(f"the forward pass draws {kind} {tuple(shape)}, but the record holds {found}")
+        return tensor.to(like)
+
+
+def required(noise: Noise | None) -> Noise:
+    """``noise``, which a layer cannot do without.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if noise is None:
+        raise ValueError("a forward pass in training mode draws random numbers: pass noise=Noise.from_generator(generator)")
+    return noise
+
+
+def perturb_codes(codes: Tensor, amplitude: float, noise: Noise) -> Tensor:
+    """Codes plus uniform noise on ``[-amplitude |code|, amplitude |code|]`` (specification nac.md 2.4).
+
+    The noise has no batch axis: the whole batch shares one draw.
+    """
+    uniform = noise.draw("code", codes.shape, codes)
+    return codes + codes.detach().abs() * (amplitude * (2 * uniform - 1))
+
+
+def drop_path(branch: Tensor, rate: float, noise: Noise) -> Tensor:
+    """Residual branch (B, ...), dropped for a sample with probability ``rate``, else over ``1 - rate`` (specification nac.md 2.3)."""
+    uniform = noise.draw("drop_path", (branch.shape[0],) + (1,) * (branch.dim() - 1), branch)
+    return branch * ((1 - rate + uniform).floor() / (1 - rate))

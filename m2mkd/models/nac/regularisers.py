@@ -1,0 +1,99 @@
+"""Regularisers of the signatures (specification nac.md 10)."""
+
+from typing import Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from m2mkd.errors import InputError
+from m2mkd.models.nac.kernel import cosine_distance
+
+Permutation = Literal["graph", "rows"]
+
+
+def signature_repulsion(signatures: Tensor, hinge: float) -> Tensor:
+    """Minus the sum of the distances of all pairs that are closer than ``hinge``, which pushes them apart.
+
+    Parameters
+    ----------
+    signatures
+        (N, G), all groups of latents.
+    hinge
+        Cosine distance within which two signatures repel each other.
+
+    Returns
+    -------
+    Tensor
+        Scalar, zero where no pair is close.
+    """
+    distance = cosine_distance(signatures, signatures).tril(-1)
+    close = (distance.detach() < hinge).tril(-1)
+    return -(distance * close).sum()
+
+
+def block_model(nodes: int, groups: int, p_in: float, p_out: float) -> Tensor:
+    """Edge probabilities (N, N) of a stochastic block model with groups of consecutive nodes.
+
+    They are ``p_in`` inside a group, a node with itself included, and ``p_out`` between groups.
+
+    Raises
+    ------
+    InputError
+        If the groups do not divide the nodes.
+    """
+    if nodes % groups:
+        raise InputError(f"block model: {groups} groups do not divide {nodes} mediators; change graph.regulariser_groups")
+    group = torch.arange(nodes) // (nodes // groups)
+    return torch.where(group[:, None] == group, p_in, p_out)
+
+
+def block_model_loss(links: Tensor, target: Tensor, permutation: Permutation) -> Tensor:
+    """Mean squared difference of link probabilities and a block model, up to the order of the nodes.
+
+    Parameters
+    ----------
+    links
+        Link probabilities (N, N), symmetric.
+    target
+        Those of the block model (N, N).
+    permutation
+        ``graph``: rows and columns are permuted alike, as a graph's nodes are. ``rows``: only the rows, as released,
+        which is no relabelling of the nodes.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    with torch.no_grad():
+        order = _match_graph(links, target) if permutation == "graph" else _match_rows(links, target)
+    permuted = links[order]
+    if permutation == "graph":
+        permuted = permuted[:, order]
+    return (permuted - target).square().mean()
+
+
+def _match_rows(links: Tensor, target: Tensor) -> Tensor:
+    """Row of ``links`` for each row of ``target``, by the Hungarian method on squared differences.
+
+    The square is expanded, so that the memory is N x N instead of N x N x N.
+    """
+    cost = target.square().sum(1, keepdim=True) + links.square().sum(1) - 2 * target @ links.T
+    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(links.device)
+
+
+def _match_graph(links: Tensor, target: Tensor) -> Tensor:
+    """Order of the nodes at which repeated matching of rows, with the columns in the order found so far, stops to improve.
+
+    Graph matching is a quadratic assignment; each round solves the linear one that is left when the columns are fixed. The
+    result is never worse than the given order, and need not be the best one.
+    """
+    best = torch.arange(len(links), device=links.device)
+    least = (links - target).square().sum()
+    while True:
+        order = _match_rows(links[:, best], target)
+        difference = (links[order][:, order] - target).square().sum()
+        if not difference < least:
+            return best
+        best, least = order, difference

@@ -1,0 +1,154 @@
+"""V-MoE: a staged ViT with experts in place of MLPs, and its modules as students (specification vmoe.md 1.3, 1.4)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import Mlp
+from torch import nn
+
+from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.errors import InputError
+from m2mkd.models.moe import ExpertInit, MoE
+from m2mkd.models.vit import Stage, StagedTransformer, build_block, check_module_index, drop_path_rates, stage_positions
+
+
+class VMoE(StagedTransformer):
+    """Vision mixture of experts, in stages.
+
+    Parameters
+    ----------
+    config
+        Architecture; ``depths`` gives the stages, ``moe_blocks`` the blocks with experts, ``stitch`` whether the stitch
+        layers of the distilled modules stay between the stages.
+    image_size
+        Side of the square images in pixels.
+    num_classes
+        Number of classes C.
+    drop_path
+        Drop path rate of the last block; the rates grow linearly from 0.
+    stitch_width
+        Token width between the stages, that of the teacher; needed if the stitch layers are kept, else ignored.
+    expert_init
+        Initial weights of the experts (specification vmoe.md 1.5).
+
+    Raises
+    ------
+    InputError
+        If the stitch layers are kept and ``stitch_width`` is missing, or if ``top_k`` exceeds the number of experts.
+    """
+
+    def __init__(
+        self,
+        config: VMoEConfig,
+        *,
+        image_size: int,
+        num_classes: int,
+        drop_path: float = 0.0,
+        stitch_width: int | None = None,
+        expert_init: ExpertInit = "trunc02",
+    ) -> None:
+        if config.stitch == "kept" and stitch_width is None:
+            raise InputError("stitch: kept needs the teacher's width; give the student a teacher or set stitch: dropped")
+        rates = drop_path_rates(drop_path, sum(config.depths))
+        super().__init__(
+            _build_stage(
+                config,
+                index,
+                [rates[position] for position in stage_positions(config, index)],
+                image_size=image_size,
+                num_classes=num_classes,
+                stitch_width=stitch_width if config.stitch == "kept" else None,
+                expert_init=expert_init,
+            )
+            for index in range(config.modules)
+        )
+        self.config = config
+
+
+def build_vmoe_module(
+    config: VMoEConfig,
+    index: int,
+    *,
+    image_size: int,
+    num_classes: int,
+    stitch_width: int,
+    drop_path: float = 0.0,
+    expert_init: ExpertInit = "trunc02",
+) -> Stage:
+    """Build one module of a V-MoE as a student that fits between the meta model's stages (specification vmoe.md 1.4).
+
+    Parameters
+    ----------
+    config
+        Architecture of the whole V-MoE.
+    index
+        Number of the module, from 0 to ``config.modules`` - 1.
+    image_size, num_classes
+        As in `VMoE`.
+    stitch_width
+        Token width of the meta model and the teacher.
+    drop_path
+        Drop path rate of the module's own last block; the rates grow linearly from 0 over the module alone.
+    expert_init
+        As in `VMoE`.
+
+    Returns
+    -------
+    Stage
+        Images or tokens (B, N, ``stitch_width``) to tokens (B, N, ``stitch_width``) or logits (B, C).
+
+    Raises
+    ------
+    InputError
+        If there is no such module, or if ``top_k`` exceeds the number of experts.
+    """
+    check_module_index(config, index)
+    return _build_stage(
+        config,
+        index,
+        drop_path_rates(drop_path, config.depths[index]),
+        image_size=image_size,
+        num_classes=num_classes,
+        stitch_width=stitch_width,
+        expert_init=expert_init,
+    )
+
+
+def moe_positions(config: VMoEConfig) -> tuple[int, ...]:
+    """Positions in the whole network of the blocks that hold experts, counted from 0."""
+    depth = sum(config.depths)
+    odd = tuple(range(1, depth, 2))
+    return {"all": tuple(range(depth)), "every_2": odd, "last_2": odd[-2:]}[config.moe_blocks]
+
+
+def _build_stage(
+    config: VMoEConfig,
+    index: int,
+    drop_paths: Sequence[float],
+    *,
+    image_size: int,
+    num_classes: int,
+    stitch_width: int | None,
+    expert_init: ExpertInit,
+) -> Stage:
+    if config.top_k > config.experts:
+        raise InputError(f"top_k {config.top_k} exceeds experts {config.experts}; lower top_k")
+    moe_layer = partial(_moe_layer, experts=config.experts, top_k=config.top_k, expert_init=expert_init)
+    mlp_layers: list[Callable[..., nn.Module]] = [
+        moe_layer if position in moe_positions(config) else Mlp for position in stage_positions(config, index)
+    ]
+    return Stage(
+        config,
+        [build_block(config, rate, mlp_layer) for rate, mlp_layer in zip(drop_paths, mlp_layers, strict=True)],
+        first=index == 0,
+        last=index == config.modules - 1,
+        image_size=image_size,
+        num_classes=num_classes,
+        stitch_width=stitch_width,
+    )
+
+
+def _moe_layer(in_features: int, hidden_features: int, *, experts: int, top_k: int, expert_init: ExpertInit, **_: Any) -> MoE:
+    """Adapt `MoE` to the keywords that timm's block passes; activation, norm and dropout are the expert's own affair."""
+    return MoE(in_features, hidden_features, experts=experts, top_k=top_k, expert_init=expert_init)

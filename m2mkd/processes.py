@@ -1,0 +1,143 @@
+"""Processes that outlive the command that started them: telling, and ending, one's own orphans."""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+PATIENCE = 10.0
+"""Seconds that an orphan gets to end before it is killed."""
+
+
+def _identity(process: psutil.Process) -> dict[str, float]:
+    # A process id alone is reused; with the time of its start it is not.
+    return {"pid": process.pid, "created": process.create_time()}
+
+
+def _alive(identity: dict[str, float] | None) -> psutil.Process | None:
+    if identity is None:
+        return None
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = process.create_time() == identity["created"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if same else None
+
+
+def _starter(name: str) -> psutil.Process | None:
+    """Nearest ancestor whose command line names ``name``."""
+    for ancestor in psutil.Process().parents():
+        try:
+            if any(Path(word).name == name for word in ancestor.cmdline()[:3]):
+                return ancestor
+        except psutil.Error:
+            continue
+    return None
+
+
+def end_tree(process: psutil.Process) -> None:
+    """End a process and all its descendants, kindly first."""
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return
+    for member in family:
+        try:
+            member.terminate()
+        except psutil.Error:
+            continue
+    _, stubborn = psutil.wait_procs(family, timeout=PATIENCE)
+    for member in stubborn:
+        try:
+            member.kill()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(stubborn, timeout=PATIENCE)
+
+
+@contextmanager
+def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterator[Callable[[int], None]]:
+    """Hold a piece of work for this process alone.
+
+    A process that holds it although the command that started it is gone is an orphan and is ended, with all that it
+    started itself; any other holder is waited for.
+
+    Parameters
+    ----------
+    work
+        Names the work; the lock and a record of the holder lie beside it, under the same name.
+    starter
+        Name of the program whose death makes the holder an orphan: ``snakemake`` for a job, ``make`` for a whole reproduction.
+    say
+        Told what is waited for or ended.
+
+    Yields
+    ------
+    Callable
+        Records the id of a child process that is to be ended with this one.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    owner = work.with_name(f".{work.name}.owner.json")
+    lock = FileLock(work.with_name(f".{work.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _end_or_announce(owner, say)
+        lock.acquire()
+    try:
+        _end_child_of_dead(owner, say)
+        parent = _starter(starter)
+        record = {
+            "host": socket.gethostname(),
+            "self": _identity(psutil.Process()),
+            "starter": _identity(parent) if parent else None,
+            "child": None,
+        }
+
+        def note(child: int) -> None:
+            record["child"] = _identity(psutil.Process(child))
+            _write(owner, record)
+
+        _write(owner, record)
+        yield note
+        owner.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _write(path: Path, record: dict) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(record))
+    temporary.replace(path)
+
+
+def _read(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    # Process ids of another machine on a shared file system mean nothing here.
+    return record if record.get("host") == socket.gethostname() else {}
+
+
+def _end_or_announce(owner: Path, say: Callable[[str], object]) -> None:
+    record = _read(owner)
+    holder = _alive(record.get("self"))
+    if holder is not None and record.get("starter") is not None and _alive(record["starter"]) is None:
+        say(f"ending process {holder.pid}, left over from an interrupted command")
+        end_tree(holder)
+    else:
+        say(f"waiting for process {holder.pid if holder else 'on another machine'}, which works on {owner.name.split('.')[1]}")
+
+
+def _end_child_of_dead(owner: Path, say: Callable[[str], object]) -> None:
+    child = _alive(_read(owner).get("child"))
+    if child is not None:
+        say(f"ending process {child.pid}, left over from an interrupted command")
+        end_tree(child)

@@ -1,0 +1,43 @@
+"""Lets the CUDA build of torchvision be imported beside a CPU build of torch.
+
+The registry offers torchvision only as a CUDA build. Its compiled operators cannot load beside a CPU build of torch, and importing it
+then fails because it registers shape functions for operators that nobody declared. Declaring the two operators first is enough for
+everything this project and timm use (transforms, frozen batch norm); ``torchvision.ops.nms`` keeps raising its own clear error.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+OPERATORS = ("nms", "qnms")
+_libraries = []  # a torch library's declarations live only as long as the object
+
+
+def install() -> None:
+    """Arrange for the declaration to happen when torchvision is first imported; costs nothing until then."""
+    if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
+        if fullname != "torchvision":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.origin is not None:
+            _declare_missing_operators(Path(spec.origin).parent / "_C.so")
+        return spec
+
+
+def _declare_missing_operators(extension: Path) -> None:
+    import torch
+
+    try:
+        torch.ops.load_library(extension)
+    except OSError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in OPERATORS:
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)

@@ -1,0 +1,32 @@
+"""``metrics.jsonl``: one line an epoch, appended while training; everything else is derived from it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Curves:
+    """An append-only log of one training, cut back to a checkpoint's cursor when it resumes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after the log had ``size`` bytes."""
+        with self.path.open("ab") as file:
+            file.truncate(size)
+
+    def append(self, line: dict[str, Any]) -> int:
+        """Write one line and return the size of the log in bytes."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """All lines of a log."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,47 @@
+"""Where and in which precision a job computes."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from m2mkd.errors import InputError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        If the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this machine's torch {torch.__version__} sees no GPU; use --device cpu")
+    return torch.device(name)
+
+
+def prepare_torch(threads: int) -> None:
+    """Fix what decides the last bit of a sum: the number of CPU threads, and deterministic algorithms."""
+    torch.set_num_threads(threads)
+    # Some CUDA operations have no deterministic form; there a warning must do.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Autocast to ``precision`` (fp32, bf16, fp16) on ``device``.
+
+    Raises
+    ------
+    InputError
+        For fp16 on a CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("recipe: precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    with torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        yield

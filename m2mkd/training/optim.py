@@ -1,0 +1,74 @@
+"""Optimiser and learning rate of a recipe, by timm."""
+
+from collections.abc import Collection
+
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from m2mkd.config.recipe import Recipe
+
+
+def build_optimizer(module: nn.Module, recipe: Recipe, spared: Collection[str] = (), decay_all: bool = False) -> Optimizer:
+    """Optimiser of all parameters of ``module`` that require a gradient.
+
+    Parameters
+    ----------
+    module
+        What is trained.
+    recipe
+        Kind, peak learning rate and weight decay.
+    spared
+        Names of parameters without weight decay, beside biases and 1-D tensors.
+    decay_all
+        Decay every parameter, biases and norms too.
+    """
+    if decay_all:
+        groups = [{"params": [p for p in module.parameters() if p.requires_grad], "weight_decay": recipe.weight_decay}]
+    else:
+        groups = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=tuple(spared))
+    name = {"adamw": "adamw", "sgd": "nesterov"}[recipe.optimizer]
+    return create_optimizer_v2(
+        [group for group in groups if group["params"]], opt=name, lr=recipe.peak_lr, weight_decay=0.0, momentum=recipe.momentum
+    )
+
+
+class LearningRate:
+    """Learning rate at any moment of a training, a function of the moment alone, so that nothing of it need be saved."""
+
+    def __init__(self, optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int, late: bool = False):
+        """Prepare the schedule.
+
+        Parameters
+        ----------
+        optimizer
+            Whose groups are set.
+        recipe
+            Peak, final and warm-up rates, and the number of epochs. The cosine's clock starts with the warm-up, not after it.
+        steps_per_epoch
+            Updates in an epoch.
+        late
+            Use in epoch e the rate of epoch max(e - 1, 0), as the released code does (vmoe.md finding 23).
+        """
+        self.optimizer, self.recipe, self.steps_per_epoch, self.late = optimizer, recipe, steps_per_epoch, late
+        units = steps_per_epoch if recipe.schedule_step == "update" else 1
+        self.schedule = None
+        if recipe.schedule == "cosine":
+            self.schedule = CosineLRScheduler(
+                optimizer,
+                t_initial=recipe.epochs * units,
+                lr_min=recipe.final_lr,
+                warmup_t=recipe.warmup_epochs * units,
+                warmup_lr_init=recipe.warmup_lr,
+                t_in_epochs=recipe.schedule_step == "epoch",
+            )
+
+    def set(self, epoch: int, step: int) -> float:
+        """Set and return the rate of update ``step`` (from 0) of ``epoch`` (from 0)."""
+        if self.schedule is not None:
+            if self.recipe.schedule_step == "update":
+                self.schedule.step_update(epoch * self.steps_per_epoch + step)
+            else:
+                self.schedule.step(max(epoch - 1, 0) if self.late else epoch)
+        return self.optimizer.param_groups[0]["lr"]

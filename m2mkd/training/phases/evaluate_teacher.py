@@ -1,0 +1,20 @@
+"""Accuracy of the assembled teacher on its validation set."""
+
+from m2mkd.config.phases import EvaluateTeacher
+from m2mkd.data.stream import eval_batches
+from m2mkd.distill.transfer import assemble
+from m2mkd.evaluation.accuracy import measure
+from m2mkd.models.vit import StagedViT
+from m2mkd.training.job import Job, Outcome
+from m2mkd.training.phases.common import EVAL_BATCH, open_data
+from m2mkd.training.weights import load_weights, stages_of
+
+
+def run(job: Job[EvaluateTeacher]) -> Outcome:
+    """Measure every image of the validation set."""
+    config, device = job.config, job.machine().device
+    teacher = StagedViT(config.model, image_size=config.data.image_size, num_classes=config.data.classes)
+    assemble(stages_of(load_weights(job.upstream["teacher"][0])), teacher)
+    teacher.to(device).eval()
+    pack = open_data(config.data)
+    return Outcome(measure(teacher, eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH), device).summary())

@@ -1,0 +1,39 @@
+"""MT: one teacher module in the place of its meta stage, the rest of the meta model frozen (specification vmoe.md 5)."""
+
+from m2mkd.config.phases import IncubateModule
+from m2mkd.config.seeds import forked_rng
+from m2mkd.distill.hybrid import IncubationHybrid
+from m2mkd.distill.losses import soft_cross_entropy
+from m2mkd.distill.transfer import load_stage
+from m2mkd.models.vit import StagedViT, incubation_config
+from m2mkd.training.job import Job, Outcome
+from m2mkd.training.loop import Task
+from m2mkd.training.phases.common import late_schedule, train
+from m2mkd.training.weights import load_weights, stage_state
+
+
+def run(job: Job[IncubateModule]) -> Outcome:
+    """Train the module; gradients flow through the frozen stages after it, none through those before."""
+    config = job.config
+    with forked_rng("init", "teacher module", config.index, job.replicate):
+        network = StagedViT(
+            incubation_config(config.meta, config.model, config.index),
+            image_size=config.data.image_size,
+            num_classes=config.data.classes,
+            drop_path=config.recipe.drop_path,
+        )
+    meta = load_weights(job.upstream["meta"][0])
+    for index, stage in enumerate(network.stages):
+        if index != config.index:
+            load_stage(stage, stage_state(meta, index), f"stage {index} of the meta model")
+    hybrid = IncubationHybrid(network, config.index)
+    module = hybrid.target
+    task = Task(
+        trained=module,
+        network=hybrid,
+        loss=lambda images, targets, _: soft_cross_entropy(hybrid(images), targets),
+        predict=hybrid,
+        spared=() if config.compat.get("position_decay") == "decayed" else module.no_weight_decay(),
+        late_schedule=late_schedule(config),
+    )
+    return Outcome(train(job, task, config.data, config.recipe), module.state_dict())

@@ -1,0 +1,13 @@
+"""One stage of the fine-tuned teacher as a file of its own (specification vmoe.md 3.1). It moves tensors and needs no torch."""
+
+from safetensors.numpy import load_file
+
+from m2mkd.config.phases import SplitTeacher
+from m2mkd.training.job import Job, Outcome
+from m2mkd.training.weights import checked_weights, stage_state
+
+
+def run(job: Job[SplitTeacher]) -> Outcome:
+    """Cut the stage out of the teacher's weights."""
+    teacher = load_file(checked_weights(job.upstream["teacher"][0]))
+    return Outcome({}, stage_state(teacher, job.config.index))

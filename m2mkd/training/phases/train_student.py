@@ -1,0 +1,79 @@
+"""The assembled student, end to end: from scratch, from distilled modules, or taught by the whole teacher (specification vmoe.md 5, nac.md 13)."""
+
+import torch
+from torch import Tensor
+
+from m2mkd.config.phases import TrainStudent
+from m2mkd.config.seeds import derive_seed, forked_rng
+from m2mkd.distill.hybrid import freeze
+from m2mkd.distill.losses import distillation_loss, soft_cross_entropy
+from m2mkd.distill.nac_transfer import transfer_modules
+from m2mkd.distill.transfer import assemble
+from m2mkd.models.build import build_student, noise_arguments, regularisation
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.vit import StagedViT
+from m2mkd.models.vmoe import VMoE
+from m2mkd.training.job import Job, Outcome
+from m2mkd.training.loop import Task
+from m2mkd.training.phases.common import late_schedule, train
+from m2mkd.training.weights import load_weights, stages_of
+
+
+def run(job: Job[TrainStudent]) -> Outcome:
+    """Train the student; what no distilled module brings starts as it would from scratch, in every variant."""
+    config = job.config
+    with forked_rng("init", "student", config.student.family, job.replicate):
+        student = build_student(
+            config.student,
+            image_size=config.data.image_size,
+            num_classes=config.data.classes,
+            prior=config.prior,
+            stitch_width=config.stitch_width,
+            drop_path=config.recipe.drop_path,
+            graph_seed=derive_seed("graph", str(config.prior), job.replicate),
+            compat=config.compat,
+        )
+    if config.init == "modules":
+        _load_modules(job, student)
+    teacher = _teacher(job)
+
+    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
+        logits = student(images, **noise_arguments(config.student, noise))
+        if teacher is None or config.distillation is None:
+            value = soft_cross_entropy(logits, targets)
+        else:
+            with torch.no_grad():
+                taught = teacher(images)
+            value = distillation_loss(logits, targets, taught, config.distillation, config.compat.get("kl_norm", "batch"))
+        return value + regularisation(student, config.compat)
+
+    if teacher is not None:
+        teacher.to(job.machine().device)
+    task = Task(
+        trained=student,
+        network=student,
+        loss=loss,
+        predict=student,
+        spared=student.no_weight_decay() if isinstance(student, VMoE) else (),
+        decay_all=config.compat.get("weight_decay_filter") == "all",
+        late_schedule=late_schedule(config),
+    )
+    return Outcome(train(job, task, config.data, config.recipe), student.state_dict())
+
+
+def _load_modules(job: Job[TrainStudent], student: VMoE | NAC) -> None:
+    modules = [load_weights(folder) for folder in job.upstream["modules"]]
+    if isinstance(student, NAC):
+        # The positional grid and the classifier fit only where modules and student see the same set at the same size.
+        transfer_modules(student, modules, same_geometry=job.config.module_data == job.config.data)
+    else:
+        assemble(dict(enumerate(modules)), student)
+
+
+def _teacher(job: Job[TrainStudent]) -> StagedViT | None:
+    config = job.config
+    if config.teacher is None:
+        return None
+    teacher = StagedViT(config.teacher, image_size=config.data.image_size, num_classes=config.data.classes)
+    assemble(stages_of(load_weights(job.upstream["teacher"][0])), teacher)
+    return freeze(teacher)

@@ -1,0 +1,85 @@
+"""Weights for people and for the next phase: safetensors, with the run they come from in the header."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2mkd.config.phases import RECORD, WEIGHTS
+from m2mkd.errors import InputError
+from m2mkd.files import sha256, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_weights(folder: Path, state: Mapping[str, Any], run_id: str) -> None:
+    """Write a state dict to ``folder``, naming the run in the file's header.
+
+    Parameters
+    ----------
+    folder
+        Where ``model.safetensors`` goes.
+    state
+        Tensors by name, of torch or of numpy.
+    run_id
+        Phase and key of the run.
+    """
+    metadata = {"run": run_id}
+    if all(isinstance(tensor, np.ndarray) for tensor in state.values()):
+        from safetensors.numpy import save as save_arrays
+
+        content = save_arrays({name: np.ascontiguousarray(tensor) for name, tensor in state.items()}, metadata=metadata)
+    else:
+        from safetensors.torch import save
+
+        content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, metadata=metadata)
+    write_atomically(folder / WEIGHTS, lambda file: file.write(content))
+
+
+def load_weights(folder: Path) -> dict[str, "Tensor"]:
+    """Read the weights that a run published in ``folder``.
+
+    Raises
+    ------
+    InputError
+        If they are absent, or not those that the run recorded.
+    """
+    from safetensors.torch import load_file
+
+    return load_file(checked_weights(folder))
+
+
+def checked_weights(folder: Path) -> Path:
+    """The weights file in ``folder``, after a look at its digest.
+
+    Raises
+    ------
+    InputError
+        If it is absent, or not what the run recorded.
+    """
+    path = folder / WEIGHTS
+    mend = f"remove {folder.parent} and run the workflow again"
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        expected, actual = record["outputs"][WEIGHTS], sha256(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read with its record ({error}); {mend}") from None
+    if record["id"] != f"{folder.parent.parent.name}/{folder.parent.name}":
+        raise InputError(f"{path}: is the output of {record['id']}, not of the folder it lies in; {mend}")
+    if actual != expected:
+        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {mend}")
+    return path
+
+
+def stage_state(state: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Tensors of one stage of a staged network, by their stage-local names."""
+    prefix = f"stages.{index}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def stages_of(state: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tensors of every stage of a staged network, by the stage's number."""
+    return {index: stage_state(state, index) for index in sorted({int(name.split(".")[1]) for name in state})}

@@ -1,0 +1,33 @@
+"""Where the tests find the recordings and the data packs, and how strict an absence is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import m2mkd  # noqa: F401  before timm, for the torchvision hook
+
+ROOT = Path(__file__).parent.parent
+
+
+def _folder(variable: str, default: str) -> Path:
+    """The folder that ``variable`` names, relative to the repository; skips where it is absent, fails where everything is required."""
+    path = (ROOT / os.environ.get(variable, default)).resolve()
+    if not path.is_dir():
+        message = f"{path} is absent; set {variable} to the folder"
+        if os.environ.get("M2MKD_REQUIRE") == "all":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Recordings of the released models."""
+    return _folder("M2MKD_FIXTURES", "../shared/fixtures")
+
+
+@pytest.fixture(scope="session")
+def packs_dir() -> Path:
+    """Packs of real images."""
+    return _folder("M2MKD_DATA_PACKS", "../shared/data")

@@ -1,0 +1,173 @@
+"""Packed sets: what is written is what is read, and no damage passes."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2mkd.data.pack import Content, Split, SplitSource, open_pack, stratified_share, write_pack
+from m2mkd.errors import InputError
+
+SIZE = 6
+GENERATOR = np.random.default_rng(0)
+IMAGES = GENERATOR.integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0, 2])
+KINDS = np.array(["edges", "rotated", "edges"])
+FILES = ("train.images.npy", "train.labels.npy", "val.images.npy", "val.labels.npy", "val.kind.npy", "manifest.json")
+
+
+def content(images=IMAGES):
+    splits = {"train": SplitSource(iter(images[:6]), LABELS[:6]), "val": SplitSource(images[6:], LABELS[6:], {"kind": KINDS})}
+    return Content(("ant", "bee", "cat"), splits, {"file": "made here", "sha256": "0" * 64})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "deep" / "set@6" / "key"
+    write_pack(folder, "set", SIZE, content(), synthetic=True)
+    return folder
+
+
+def test_what_was_written_is_read(folder):
+    pack = open_pack(folder)
+    train, val = pack.split("train"), pack.split("val")
+    assert (pack.name, pack.image_size, pack.classes, pack.synthetic) == ("set", SIZE, ("ant", "bee", "cat"), True)
+    assert pack.manifest["source"]["file"] == "made here"
+    assert pack.manifest["splits"]["train"] == {"images": 6, "per_class": [2, 2, 2], "attributes": []}
+    assert isinstance(train.images, np.memmap)
+    assert train.images.dtype == np.uint8
+    assert train.labels.dtype == np.int64
+    np.testing.assert_array_equal(train.images, IMAGES[:6])
+    np.testing.assert_array_equal(val.labels, LABELS[6:])
+    np.testing.assert_array_equal(val.attributes["kind"], KINDS)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
+    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+
+
+def test_a_split_that_is_absent_is_named(folder):
+    with pytest.raises(InputError, match="no split 'test'; it has train, val"):
+        open_pack(folder).split("test")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name} cannot be read.*remove {folder} and run the workflow again"):
+        open_pack(folder, verify=False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_named(folder, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-3])
+    with pytest.raises(InputError, match=f"{name} .*remove {folder} and run the workflow again"):
+        open_pack(folder, verify=False)
+
+
+@given(name=st.sampled_from(FILES[:-1]), position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@settings(max_examples=60, deadline=None)
+def test_any_wrong_byte_is_found(tmp_path_factory, name, position, flip):
+    folder = tmp_path_factory.mktemp("pack") / "key"
+    write_pack(folder, "set", SIZE, content())
+    data = bytearray((folder / name).read_bytes())
+    data[int(position * len(data))] ^= flip
+    (folder / name).write_bytes(data)
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        open_pack(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("bee", "bed"), ('"image_size": 6', '"image_size": 7'), ("synthetic", "Synthetic"), ('"digest"', '"diges"')]
+)
+def test_a_changed_manifest_is_found(folder, old, new):
+    path = folder / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=r"manifest\.json is"):
+        open_pack(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", "null", "\udcff"])
+def test_what_is_no_manifest_is_refused_in_one_line(folder, text):
+    (folder / "manifest.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match="is not a manifest") as caught:
+        open_pack(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_format_version_is_refused(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
+    with pytest.raises(InputError, match="has format 0"):
+        open_pack(folder)
+
+
+@pytest.mark.parametrize("wrong", ["too few", "too many", "size", "dtype"])
+def test_wrong_images_leave_nothing(tmp_path, wrong):
+    images = {"too few": IMAGES[:5], "too many": IMAGES[:8], "size": IMAGES[:6, 1:], "dtype": IMAGES[:6].astype(int)}[wrong]
+    source = Content(("ant", "bee", "cat"), {"train": SplitSource(iter(images), LABELS[:6])}, {})
+    with pytest.raises(ValueError, match="image"):
+        write_pack(tmp_path / "key", "set", SIZE, source)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_label_without_a_class_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="do not fit 2 classes"):
+        write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee"), {"train": SplitSource(IMAGES, LABELS)}, {}))
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_set(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_pack(folder, "set", SIZE, content(255 - IMAGES))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(open_pack(folder).split("train").images, IMAGES[:6])
+    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+
+
+def test_a_damaged_set_is_replaced(folder):
+    (folder / "val.kind.npy").unlink()
+    (folder / "left-over").touch()
+    write_pack(folder, "set", SIZE, content(255 - IMAGES))
+    np.testing.assert_array_equal(open_pack(folder).split("train").images, 255 - IMAGES[:6])
+    assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
+    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+
+
+def test_packing_is_deterministic(folder, tmp_path):
+    write_pack(tmp_path / "again", "set", SIZE, content(), synthetic=True)
+    for name in FILES:
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_take_copies_the_chosen_images():
+    split = Split(IMAGES, LABELS, {"place": np.arange(9)})
+    taken = split.take([4, 1])
+    np.testing.assert_array_equal(taken.images, IMAGES[[4, 1]])
+    np.testing.assert_array_equal(taken.attributes["place"], [4, 1])
+    assert not np.shares_memory(taken.images, IMAGES)
+
+
+@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=6), share=st.floats(0.01, 1), seed=st.integers(0, 9))
+def test_a_share_is_stratified(counts, share, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    chosen = stratified_share(labels, share, ("data", seed))
+    np.testing.assert_array_equal(chosen, np.unique(chosen))
+    for label, count in enumerate(counts):
+        assert np.sum(labels[chosen] == label) == (max(1, round(share * count)) if count else 0)
+    np.testing.assert_array_equal(chosen, stratified_share(labels, share, ("data", seed)))
+    assert set(chosen) <= set(stratified_share(labels, 1.0, ("data", seed)))
+
+
+def test_a_share_depends_on_its_names_and_is_nested():
+    labels = np.repeat([0, 1], 50)
+    small, large, other = (stratified_share(labels, s, (n,)) for s, n in ((0.2, "a"), (0.5, "a"), (0.2, "b")))
+    assert set(small) < set(large)
+    assert set(small) != set(other)
+    assert set(small - 50) & set(range(50)) != set(small) & set(range(50))  # each class is drawn for itself

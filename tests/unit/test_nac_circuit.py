@@ -1,0 +1,145 @@
+"""The circuit as a whole: what it depends on and what it does not."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import GraphPriors, Latents, Tokenizer
+from m2mkd.errors import InputError
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.nac.noise import Noise
+
+MEDIATORS = 8
+CONFIG = NACConfig(
+    state_dim=16,
+    code_dim=8,
+    signature_dim=8,
+    heads=2,
+    head_dim=6,
+    latents=Latents(input=4, mediator=MEDIATORS, output=3),
+    iterations=2,
+    layer_scale=1.0,
+    tokenizer=Tokenizer(depths=(1, 1), stem_stride=2, grid_dim=4),
+    graph=GraphPriors(groups=2, fit_steps=300),
+)
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def circuit(prior="scale_free", seed=0, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NAC(CONFIG, image_size=16, num_classes=5, prior=prior, **options)
+
+
+def noise(seed=0):
+    return Noise.from_generator(torch.Generator().manual_seed(seed))
+
+
+def test_evaluation_without_noise_repeats_itself():
+    nac = circuit().eval()
+    assert torch.equal(nac(IMAGES), nac(IMAGES))
+
+
+def test_evaluation_with_noise_draws_as_released():
+    nac = circuit().eval()
+    logits = [nac(IMAGES, noise(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+    assert not torch.allclose(logits[0], nac(IMAGES))
+
+
+def test_evaluation_as_released_refuses_to_go_without_noise():
+    nac = circuit(eval_noise="upstream").eval()
+    with pytest.raises(ValueError, match=r"Noise\.from_generator"):
+        nac(IMAGES)
+    assert nac(IMAGES, noise()).shape == (2, 5)
+
+
+def test_training_depends_on_the_generator_alone():
+    nac = circuit()
+    before = torch.random.get_rng_state()
+    logits = [nac(IMAGES, noise(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_without_noise_is_refused():
+    with pytest.raises(ValueError, match=r"Noise\.from_generator"):
+        circuit()(IMAGES)
+
+
+def test_every_parameter_but_the_shift_of_the_confidence_learns():
+    nac = circuit()
+    with torch.no_grad():
+        nac.mediator_latents.signatures.normal_(generator=torch.Generator().manual_seed(0))
+    (nac(IMAGES, noise()).square().sum() + nac.regularisation()).backward()
+    idle = {name for name, parameter in nac.named_parameters() if parameter.grad is None or not parameter.grad.abs().max() > 0}
+    assert idle <= {"output_tokenizer.confidence_scorer.bias"}
+
+
+@given(st.permutations(range(MEDIATORS)))
+@settings(max_examples=10, deadline=None)
+def test_order_of_the_mediators_does_not_matter(order):
+    """Mediators that change places with their codes and signatures, and so their seeded states, take their final states along."""
+    nac, permuted = circuit("planted_partition").eval(), circuit("planted_partition").eval()
+    with torch.no_grad():
+        for name in ("codes", "signatures"):
+            latents = getattr(permuted.mediator_latents, name)
+            latents.copy_(latents[list(order)].clone())
+    finals = []
+    for model in (nac, permuted):
+        model.propagators[-1].register_forward_hook(lambda _, __, output: finals.append(output))
+    logits = nac(IMAGES), permuted(IMAGES)
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(finals[1], finals[0][:, list(order)], atol=1e-5, rtol=0)
+
+
+def test_prior_sets_the_mediators_signatures_alone():
+    free, fitted, other = circuit(None), circuit("scale_free"), circuit("scale_free", graph_seed=1)
+    assert not torch.equal(fitted.mediator_latents.signatures, other.mediator_latents.signatures)
+    assert torch.equal(fitted.mediator_latents.signatures, circuit("scale_free").mediator_latents.signatures)
+    assert {name for name, _ in free.named_parameters()} == {name for name, _ in fitted.named_parameters()}
+    assert not torch.equal(circuit("scale_free", graph_fit_cut=0.5).mediator_latents.signatures, fitted.mediator_latents.signatures)
+    at_the_cut = circuit("scale_free", graph_fit_cut=CONFIG.truncation)
+    assert torch.equal(at_the_cut.mediator_latents.signatures, fitted.mediator_latents.signatures)
+
+
+def test_layer_scale_of_the_read_in():
+    assert torch.all(circuit().read_in.ffn.layer_scale.gamma == CONFIG.layer_scale)
+    nac = circuit(readin_ffn_layer_scale=1e-6)
+    assert torch.all(nac.read_in.ffn.layer_scale.gamma == 1e-6)
+    assert torch.all(nac.propagators[0].ffn.layer_scale.gamma == CONFIG.layer_scale)
+
+
+def test_regularisation_follows_the_prior():
+    repelled, planted = circuit("ring_of_cliques"), circuit("planted_partition")
+    with torch.no_grad():
+        for nac in (repelled, planted):
+            nac.mediator_latents.signatures[1] = nac.mediator_latents.signatures[0] + 0.01
+    loss = repelled.regularisation()
+    assert loss < 0
+    loss.backward()
+    assert repelled.mediator_latents.signatures.grad[:2].abs().max() > 0
+    assert planted.regularisation("rows") > 0
+    planted.regularisation("graph").backward()
+    bandwidths = [propagator.latent_attention.kernel.bandwidth.grad for propagator in planted.propagators]
+    assert all(gradient != 0 for gradient in bandwidths)
+    assert planted.output_latents.signatures.grad is None
+
+
+def test_stages_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="image size 18 is not a multiple of the tokenizer's total stride 4"):
+        NAC(CONFIG, image_size=18, num_classes=5, prior=None)
+    deep = CONFIG.model_copy(update={"tokenizer": Tokenizer(depths=(1, 1, 1, 1))})
+    with pytest.raises(InputError, match="4 stages"):
+        NAC(deep, image_size=32, num_classes=5, prior=None)
+
+
+def test_bfloat16_keeps_the_cut_of_float32():
+    nac = circuit("planted_partition").eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = nac(IMAGES)
+    torch.testing.assert_close(logits.float(), nac(IMAGES), atol=0.1, rtol=0.1)

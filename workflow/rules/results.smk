@@ -1,0 +1,42 @@
+rule compile:
+    input:
+        results(
+            lambda run_id, run: run_id.startswith(
+                ("evaluate", "train_", "distill_", "assemble_")
+            )
+        ),
+    output:
+        f"{ROOT}/tables/study-{PLAN['study']}.json",
+    log:
+        f"{LOGS}/compile.log",
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd compile {params.arguments} > {log} 2>&1"
+
+
+rule report:
+    input:
+        rules.compile.output,
+    output:
+        f"{ROOT}/report.html",
+    log:
+        f"{LOGS}/report.log",
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd report {params.arguments} > {log} 2>&1"
+
+
+rule track:
+    input:
+        results(lambda run_id, run: True),
+        rules.compile.output,
+    output:
+        f"{ROOT}/tracking.json",
+    log:
+        f"{LOGS}/track.log",
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd track sync {params.arguments} > {log} 2>&1"

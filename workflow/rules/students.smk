@@ -1,0 +1,62 @@
+rule distill_module:
+    input:
+        inputs("distill_module"),
+    output:
+        outputs("distill_module"),
+    log:
+        f"{LOGS}/distill_module/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run distill_module/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule train_student:
+    input:
+        inputs("train_student"),
+    output:
+        outputs("train_student"),
+    log:
+        f"{LOGS}/train_student/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run train_student/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule train_probe:
+    input:
+        inputs("train_probe"),
+    output:
+        outputs("train_probe"),
+    log:
+        f"{LOGS}/train_probe/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run train_probe/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        inputs("evaluate"),
+    output:
+        outputs("evaluate"),
+    log:
+        f"{LOGS}/evaluate/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run evaluate/{wildcards.key} {params.arguments} > {log} 2>&1"

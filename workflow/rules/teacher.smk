@@ -1,0 +1,78 @@
+rule pretrain_meta:
+    input:
+        inputs("pretrain_meta"),
+    output:
+        outputs("pretrain_meta"),
+    log:
+        f"{LOGS}/pretrain_meta/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run pretrain_meta/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule incubate_module:
+    input:
+        inputs("incubate_module"),
+    output:
+        outputs("incubate_module"),
+    log:
+        f"{LOGS}/incubate_module/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run incubate_module/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule assemble_teacher:
+    input:
+        inputs("assemble_teacher"),
+    output:
+        outputs("assemble_teacher"),
+    log:
+        f"{LOGS}/assemble_teacher/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run assemble_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule split_teacher:
+    input:
+        inputs("split_teacher"),
+    output:
+        outputs("split_teacher"),
+    log:
+        f"{LOGS}/split_teacher/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run split_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+rule evaluate_teacher:
+    input:
+        inputs("evaluate_teacher"),
+    output:
+        outputs("evaluate_teacher"),
+    log:
+        f"{LOGS}/evaluate_teacher/{{key}}.log",
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run evaluate_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
