@@ -31,3 +31,9 @@ def fixtures_dir() -> Path:
 def packs_dir() -> Path:
     """Packs of real images."""
     return _folder("M2MKD_DATA_PACKS", "../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration files are found from the root of the project."""
+    monkeypatch.chdir(ROOT)

@@ -38,6 +38,8 @@ class Phase(Config):
 
     FORMAT: ClassVar[int] = 1
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
+    COMPUTES: ClassVar[bool] = True
+    """Whether it needs torch and a device; moving tensors from file to file does not."""
     threads: PositiveInt
     replicates: tuple[NonNegativeInt, ...] = (0,)
     """Seeds that the run trains, one output folder (slot) each."""
@@ -83,6 +85,7 @@ class SplitTeacher(Phase):
     """One stage of the fine-tuned teacher as a file of its own."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
+    COMPUTES: ClassVar[bool] = False
     phase: Literal["split_teacher"] = "split_teacher"
     model: ViT
     index: NonNegativeInt

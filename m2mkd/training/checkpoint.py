@@ -1,7 +1,7 @@
 """The state of a training between two steps, on disk."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -15,7 +15,17 @@ NAME = "checkpoint.pt"
 def save(folder: Path, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, progress: dict[str, Any]) -> None:
     """Write everything that the next step depends on. Random states are not in it: they follow from names and step numbers."""
     state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "progress": progress}
-    write_atomically(folder / NAME, lambda file: torch.save(state, file))
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch hides what the system said, such as that the disk is full.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(folder / NAME, write)
 
 
 def load(

@@ -68,6 +68,8 @@ def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callabl
     phase = importlib.import_module(f"m2mkd.training.phases.{run.phase}")
     work = Path(study.root) / "work" / run.id
     with exclusive(work, "snakemake", say):
+        if run.config.COMPUTES:
+            machine()  # before anything else, for it fixes the number of threads
         for slot, replicate in enumerate(run.config.replicates):
             folder = work / str(slot)
             if (folder / RECORD).is_file():

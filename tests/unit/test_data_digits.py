@@ -32,8 +32,15 @@ def packs(tmp_path_factory):
 def test_the_registry_holds_what_the_experiments_need():
     classes = {name: dataset.classes for name, dataset in DATASETS.items()}
     assert classes == {
-        "digits": 10, "digits-r": 6, "tiny-imagenet": 200, "tiny-imagenet-r": 62, "imagenet-1k": 1000, "imagenet-r": 200, "cifar-100": 100,
-        "cub-200": 200, "coco-2017": 80,
+        "digits": 10,
+        "digits-r": 6,
+        "tiny-imagenet": 200,
+        "tiny-imagenet-r": 62,
+        "imagenet-1k": 1000,
+        "imagenet-r": 200,
+        "cifar-100": 100,
+        "cub-200": 200,
+        "coco-2017": 80,
     }
     for name, dataset in DATASETS.items():
         assert dataset.urls or dataset.obtain, name

@@ -1,0 +1,75 @@
+# `make reproduce` and `make test` need only Python 3.11 or later, make and git. Both are no-ops where nothing changed.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+LOCKS := containers/locks
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# The CPU build of torch is taken where pip is told of a place that has it; uv knows only its own variable.
+export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell python3 -m pip config get global.find-links 2>/dev/null))
+ACCELERATOR ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+# Without bytecode every job would compile its libraries again, which costs more than many jobs.
+unexport PYTHONDONTWRITEBYTECODE
+
+SCALE ?=
+
+.PHONY: reproduce test lint format lock mlflow-ui acceptance clean
+
+reproduce: $(VENV)/.ok-run
+	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
+
+test: $(VENV)/.ok-dev
+	pytest -q $(PYTEST)
+
+lint: $(VENV)/.ok-dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	mypy
+	m2mkd config schema --check
+
+format: $(VENV)/.ok-dev
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+mlflow-ui: $(VENV)/.ok-run
+	mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
+
+acceptance: $(VENV)/.ok-dev
+	M2MKD_REQUIRE=all pytest -q -m slow --override-ini addopts=--strict-markers
+
+clean:
+	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs
+
+# --- environment ------------------------------------------------------------------------------------------------------
+
+$(UV): $(LOCKS)/uv.txt
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
+	@touch $@
+
+# The lock for CUDA serves on a CPU too, where the small build of torch cannot be had.
+$(VENV)/.ok-%: $(LOCKS)/%-cpu.txt $(LOCKS)/%-cuda.txt pyproject.toml | $(UV)
+	$(UV) pip install -q --python $(PYTHON) --require-hashes -r $(LOCKS)/$*-$(ACCELERATOR).txt || \
+	  { [ $(ACCELERATOR) = cpu ] && echo "no CPU build of torch for this Python here: installing the CUDA build" && \
+	    $(UV) pip install -q --python $(PYTHON) --require-hashes -r $(LOCKS)/$*-cuda.txt; }
+	$(UV) pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# What tests need contains what runs need.
+$(VENV)/.ok-dev: $(VENV)/.ok-run
+
+COMPILE = $(UV) pip compile -q --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
+
+lock: | $(UV)
+	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline -o $(LOCKS)/run-cpu.txt
+	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev -o $(LOCKS)/dev-cpu.txt
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline --extra gpu -o $(LOCKS)/run-cuda.txt
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev --extra gpu -o $(LOCKS)/dev-cuda.txt

@@ -1,0 +1,69 @@
+"""``m2mkd reproduce``: the whole study under Snakemake, whatever an interrupted one left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from m2mkd.config.experiment import Settings
+from m2mkd.config.plan import build_study
+from m2mkd.config.runs import is_done
+from m2mkd.config.study import Study
+from m2mkd.errors import InputError
+from m2mkd.processes import exclusive
+
+WORK = Path("results/reproduce")
+"""Names the lock that one reproduction at a time holds."""
+
+
+def reproduce(settings: Settings, cores: str) -> int:
+    """Run the study of the settings' scale and say where its results lie.
+
+    What an interrupted reproduction left behind is cleared away first: orphaned processes are ended, and Snakemake's lock is taken back.
+
+    Parameters
+    ----------
+    settings
+        Scale, experiments and overrides.
+    cores
+        For Snakemake: a number, or ``all``.
+
+    Returns
+    -------
+    int
+        Exit status of Snakemake.
+    """
+    study = build_study(settings)
+    with exclusive(WORK, "make", _say) as note_child:
+        if any(Path(".snakemake/locks").glob("*")):
+            _say("taking back the lock of an interrupted run")
+            subprocess.run(["snakemake", "--unlock", "--quiet", "all"], check=True, stderr=subprocess.DEVNULL)
+        done = sum(is_done(study, run) for run in study.runs.values())
+        _say(f"{study.scale.title}: {len(study.runs)} runs, {done} of them done")
+        shown = ["--logger", "rich"] if sys.stdout.isatty() else ["--quiet", "host", "rules", "reason"]
+        command = ["snakemake", "--cores", cores, *shown, "--config", f"scale={settings.scale}"]
+        try:
+            process = subprocess.Popen(command)
+        except FileNotFoundError as error:
+            raise InputError("snakemake is not installed here; install m2mkd[pipeline], or type 'make reproduce'") from error
+        note_child(process.pid)
+        status = process.wait()
+    if status:
+        _say(f"some jobs failed; their logs are in {study.root}/logs, and the same command goes on from here")
+        return status
+    _say(where(study))
+    return 0
+
+
+def where(study: Study) -> str:
+    """Where the results of a study lie, for people."""
+    return "\n".join((
+        "",
+        f"tables   {study.root}/tables/results.md (also .csv, .tex)",
+        f"report   {study.root}/report.html",
+        "MLflow   results/mlflow.db, opened by 'make mlflow-ui'",
+    ))  # fmt: skip
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

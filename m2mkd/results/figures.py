@@ -1,0 +1,140 @@
+"""Which figures the report of a study has."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from m2mkd.config.study import Row, Study
+from m2mkd.results.lineage import Place, student_of
+from m2mkd.results.lookup import Numbers
+from m2mkd.results.plots import Bar, Line, bars_figure, colours, curves_figure, points, variant_label
+
+ACCURACY = "validation top-1 %"
+PANELS = {"training loss": "loss", ACCURACY: "val_top1"}
+"""Column of the learning curves that each panel shows."""
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure and the words that go with it."""
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    """What it shows, for those who do not see it."""
+    figure: Figure
+
+
+def student_bars(study: Study, rows: Iterable[Row], numbers: Numbers, split: str) -> dict[str, list[Bar]]:
+    """Accuracies of every student once, by student; a row of a transfer experiment that repeats one is left out."""
+    groups: dict[str, dict[str, Bar]] = {}
+    for row in rows:
+        student, variant = student_of(study, row.experiment, row.variant)
+        for cell in numbers.cells(row, split, "top1"):
+            bar = Bar(variant_label(variant), variant, cell.seeds)
+            groups.setdefault(f"{student}{_profile(study, row.profile)}, {cell.data}", {}).setdefault(variant, bar)
+    return {name: list(bars.values()) for name, bars in groups.items()}
+
+
+def accuracy_figures(study: Study, rows: list[Row], numbers: Numbers) -> list[Illustration]:
+    """Bars of in-distribution and of out-of-distribution accuracy."""
+    found = []
+    for split, title in (("iid", "In-distribution accuracy"), ("ood", "Out-of-distribution accuracy")):
+        groups = student_bars(study, rows, numbers, split)
+        if groups:
+            caption = "Bars: mean over seeds. Whiskers: one sample standard deviation. Dots: single seeds."
+            described = "; ".join(
+                f"{name}: " + ", ".join(f"{bar.label} {100 * sum(bar.seeds) / len(bar.seeds):.1f}" for bar in bars)
+                for name, bars in groups.items()
+            )
+            figure = bars_figure(groups, f"{'IID' if split == 'iid' else 'OOD'} top-1 %")
+            found.append(Illustration(f"bars-{split}", title, caption, f"{title}, mean top-1 in percent. {described}.", figure))
+    return found
+
+
+def curve_figures(study: Study, curves: pd.DataFrame) -> list[Illustration]:
+    """Learning curves of teachers, distilled modules and students."""
+    return [*_teacher_curves(study, curves), *_module_curves(study, curves), *_student_curves(study, curves)]
+
+
+def _parts(curves: pd.DataFrame, *phases: str) -> list[tuple[Place, pd.DataFrame]]:
+    """The curves of some phases, apart for each row of the tables that they are shown under."""
+    chosen = curves[curves["phase"].isin(phases)]
+    names = chosen[["experiment", "variant", "profile"]]
+    places = [Place(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]
+    return [(place, chosen[(names == list(place)).all(axis=1)]) for place in places]
+
+
+def _student_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
+    trained: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
+    for place, part in _parts(curves, "train_student"):
+        student, variant = student_of(study, place.experiment, place.variant)
+        trained.setdefault((student, place.profile), {})[variant] = part
+    found = []
+    for (student, profile), variants in trained.items():
+        places = colours(variants)
+        panels = {
+            title: [Line(variant_label(name), points(part, column), places[name]) for name, part in variants.items()]
+            for title, column in PANELS.items()
+        }
+        title = f"{student}{_profile(study, profile)}: end-to-end training of the student"
+        found.append(_illustration(f"curves-{student}-{profile}", title, panels))
+    return found
+
+
+def _teacher_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
+    found = []
+    for place, part in _parts(curves, "pretrain_meta", "incubate_module", "assemble_teacher"):
+        meta, assembled = (part[part["phase"] == phase] for phase in ("pretrain_meta", "assemble_teacher"))
+        panels = {}
+        for title, column in PANELS.items():
+            modules = [
+                Line("" if index else "each module, incubated", points(single, column), 1, thin=True) for index, single in _modules(part)
+            ]
+            panels[title] = [
+                Line("meta model", points(meta, column), 0),
+                *modules,
+                Line("assembled teacher", points(assembled, column), 2),
+            ]
+        title = f"{place.experiment}{_profile(study, place.profile)}: Deep Incubation"
+        found.append(_illustration(f"curves-{place.experiment}-{place.profile}", title, panels))
+    return found
+
+
+def _module_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
+    found = []
+    for place, part in _parts(curves, "distill_module"):
+        student, variant = student_of(study, place.experiment, place.variant)
+        panels = {
+            title: [Line(f"module {index}", points(single, column), index, thin=True) for index, single in _modules(part)]
+            for title, column in PANELS.items()
+        }
+        title = f"{student}, {variant_label(variant)}{_profile(study, place.profile)}: distillation of the modules"
+        found.append(_illustration(f"modules-{student}-{variant}-{place.profile}", title, panels))
+    return found
+
+
+def _modules(curves: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The curves of single modules, first to last."""
+    indices = sorted({int(index) for index in curves["module"].dropna()})
+    return [(index, curves[curves["module"] == index]) for index in indices]
+
+
+def _illustration(name: str, title: str, panels: dict[str, list[Line]]) -> Illustration:
+    last = [
+        f"{line.label} {100 * sum(values) / len(values):.1f}"
+        for line in panels[ACCURACY]
+        if line.label and line.points
+        for values in [line.points[max(line.points)]]
+    ]
+    description = f"Learning curves, {title}. {ACCURACY} at the end: {', '.join(last) or 'none'}."
+    caption = "Lines: mean over seeds. Bands, where there are several seeds of one network: one sample standard deviation to either side."
+    return Illustration(name, title, caption, description, curves_figure(panels, percent=(ACCURACY,)))
+
+
+def _profile(study: Study, profile: str) -> str:
+    """The profile, where a study has several."""
+    return f" ({profile})" if len(study.scale.profiles) > 1 else ""

@@ -1,0 +1,94 @@
+"""Which rows of the tables a run serves, and under which of them it is shown."""
+
+from typing import NamedTuple
+
+from m2mkd.config import load
+from m2mkd.config.compat import Profile
+from m2mkd.config.experiment import StudentExperiment, TeacherExperiment
+from m2mkd.config.study import Row, Run, Study
+from m2mkd.errors import InputError
+
+TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher")
+
+
+class Place(NamedTuple):
+    """A row of the tables by name."""
+
+    experiment: str
+    variant: str
+    profile: Profile
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/{self.variant} ({self.profile})"
+
+
+def place_of(row: Row) -> Place:
+    """The name of a row."""
+    return Place(row.experiment, row.variant, row.profile)
+
+
+def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
+    """Rows that need each run, by run id, in the study's order."""
+    served: dict[str, list[Row]] = {run_id: [] for run_id in study.runs}
+    for row in study.rows:
+        for run_id in _needed(study, row.trained + row.measured):
+            served[run_id].append(row)
+    for run in study.runs.values():
+        if not served[run.id]:  # a stage of a teacher that no student of the study is taught by
+            upstream = {run_id for ids in run.upstream.values() for run_id in ids}
+            served[run.id] = [row for row in study.rows if upstream & set(row.trained)]
+    return {run_id: tuple(rows) for run_id, rows in served.items()}
+
+
+def _needed(study: Study, run_ids: tuple[str, ...]) -> set[str]:
+    """Those runs and all that they build on."""
+    found: set[str] = set()
+    waiting = list(run_ids)
+    while waiting:
+        run_id = waiting.pop()
+        if run_id not in found:
+            found.add(run_id)
+            waiting += [parent for ids in study.runs[run_id].upstream.values() for parent in ids]
+    return found
+
+
+def student_of(study: Study, experiment: str, variant: str) -> tuple[str, str]:
+    """The student experiment and variant that a row is about; a row of a transfer experiment names them in its variant."""
+    if isinstance(load.experiment(experiment, study.scale), StudentExperiment):
+        return experiment, variant
+    source, _, chosen = variant.partition("/")
+    return source, chosen
+
+
+def teacher_of(study: Study, row: Row) -> str:
+    """Name of the teacher experiment that a row builds on."""
+    if isinstance(load.experiment(row.experiment, study.scale), TeacherExperiment):
+        return row.experiment
+    student = load.experiment(student_of(study, row.experiment, row.variant)[0], study.scale)
+    assert isinstance(student, StudentExperiment)
+    return student.teacher
+
+
+def homes(study: Study) -> dict[str, Place]:
+    """Where each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
+
+    Raises
+    ------
+    InputError
+        If an experiment's file is gone.
+    """
+    return {run_id: _home(study, study.runs[run_id], rows[0]) for run_id, rows in served_rows(study).items()}
+
+
+def _home(study: Study, run: Run, row: Row) -> Place:
+    if run.phase in TEACHER_PHASES:
+        return Place(teacher_of(study, row), "teacher", row.profile)
+    return place_of(row)
+
+
+def title_of(study: Study, experiment: str) -> str:
+    """What an experiment reproduces, in its own words; its name where the file is gone."""
+    try:
+        return load.experiment(experiment, study.scale).title
+    except InputError:
+        return experiment

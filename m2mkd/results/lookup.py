@@ -1,0 +1,55 @@
+"""Looking up the numbers of one row of the tables."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from m2mkd.config.study import Row, Study
+from m2mkd.results.lineage import place_of
+from m2mkd.results.statistics import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of one row over its seeds."""
+
+    data: str
+    seeds: tuple[float, ...]
+    """One value each."""
+    count: int | None
+    """Images of one seed; none where that was not recorded."""
+
+    @property
+    def over_seeds(self) -> Summary:
+        return summarise(self.seeds)
+
+
+class Numbers:
+    """Looks up measurements of a row."""
+
+    def __init__(self, measurements: pd.DataFrame):
+        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for line in measurements.to_dict("records"):
+            where = tuple(line[name] for name in ("experiment", "variant", "profile", "split", "metric", "rendition"))
+            found.setdefault(where, []).append({str(name): value for name, value in line.items()})
+        self.found = found
+
+    def cells(self, row: Row, split: str, metric: str, rendition: str = "") -> list[Cell]:
+        """The number on each data set of the split."""
+        lines = self.found.get((*place_of(row), split, metric, rendition), [])
+        cells = []
+        for data in dict.fromkeys(line["data"] for line in lines):
+            here = [line for line in lines if line["data"] == data]
+            count = here[0]["count"]
+            cells.append(Cell(data, tuple(line["value"] for line in here), None if pd.isna(count) else int(count)))
+        return cells
+
+    def renditions(self, row: Row) -> list[str]:
+        """Renditions told apart in a row."""
+        return sorted({where[5] for where in self.found if where[:3] == place_of(row) and where[5]})
+
+
+def rows_measured_by(study: Study, phase: str) -> list[Row]:
+    """Rows whose numbers come from that phase."""
+    return [row for row in study.rows if study.runs[row.measured[0]].phase == phase]

@@ -1,0 +1,109 @@
+"""Reading what finished runs published, and refusing what is not of this study."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2mkd.config.phases import CURVES, METRICS, RECORD
+from m2mkd.config.study import Run, Study
+from m2mkd.errors import InputError
+from m2mkd.files import sha256
+
+
+@dataclass(frozen=True)
+class Record:
+    """One replicate of one run, as it lies in its folder."""
+
+    run: Run
+    slot: int
+    metrics: dict[str, Any]
+    """Final measurements; empty for a phase that measures nothing."""
+    curves: list[dict[str, Any]]
+    """One line an epoch; empty for a phase that trains nothing."""
+    provenance: dict[str, Any]
+    """When, where and with what it was computed."""
+    digest: str
+    """sha256 of the record file, which holds the digests of all other outputs."""
+
+    @property
+    def replicate(self) -> int:
+        """Seed."""
+        return self.run.config.replicates[self.slot]
+
+
+def read_records(study: Study, wanted: Callable[[Run], bool] | None = None) -> list[Record]:
+    """Every replicate of the chosen runs of a study, upstream before downstream.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    wanted
+        Chooses among its runs; none: all of them.
+
+    Raises
+    ------
+    InputError
+        If one is missing, damaged, or of another configuration; names the file.
+    """
+    chosen = filter(wanted, study.runs.values()) if wanted else study.runs.values()
+    return [read_record(study, run, slot) for run in chosen for slot in range(len(run.config.replicates))]
+
+
+def read_record(study: Study, run: Run, slot: int) -> Record:
+    """One replicate of one run, checked against the study.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of another configuration; names the file and the first difference.
+    """
+    folder = Path(study.folder(run.id)) / str(slot)
+    mend = f"remove {study.folder(run.id)} and run the workflow again"
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"{path}: absent, so the run is not finished; run 'snakemake --cores all --config scale={study.scale_name}'")
+    try:
+        content = json.loads(path.read_text())
+        written = {name: content[name] for name in ("id", "key", "slot", "replicate", "config", "upstream")}
+        outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {mend}") from None
+    expected = {
+        "id": run.id,
+        "key": run.key,
+        "slot": slot,
+        "replicate": run.config.replicates[slot],
+        "config": run.config.model_dump(mode="json"),
+        "upstream": run.upstream_lists,
+    }
+    for name, there, here in differences(written, expected):
+        raise InputError(f"{path}: {name} is {there} in this file, but {here} in the study; {mend}")
+    metrics: dict[str, Any] = {}
+    curves: list[dict[str, Any]] = []
+    if METRICS in run.config.OUTPUTS:
+        metrics = json.loads(_verified(folder / METRICS, outputs, mend))
+    if CURVES in run.config.OUTPUTS:
+        curves = [json.loads(line) for line in _verified(folder / CURVES, outputs, mend).splitlines()]
+    return Record(run, slot, metrics, curves, provenance, sha256(path))
+
+
+def _verified(path: Path, outputs: dict[str, str], mend: str) -> str:
+    """Content of an output whose digest is the recorded one."""
+    if not path.is_file():
+        raise InputError(f"{path}: absent, though its record lists it; {mend}")
+    actual, expected = sha256(path), str(outputs.get(path.name))
+    if actual != expected:
+        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {mend}")
+    return path.read_text()
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Dotted names, and both values as JSON, of all that differs between two pieces of JSON."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted(one.keys() | other.keys()):
+            yield from differences(one.get(name), other.get(name), f"{prefix}.{name}" if prefix else name)
+    elif one != other:
+        yield prefix, json.dumps(one), json.dumps(other)

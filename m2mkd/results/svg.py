@@ -1,0 +1,51 @@
+"""Figures as parts of a page: inline SVG with text as text, which follows the page's colours and names nothing outside it."""
+
+import html
+import io
+import re
+from typing import BinaryIO
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from m2mkd.results.plots import INK, MUTED, RULE, SERIES, STYLE
+
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}}
+"""Variable of the page's style sheet for each colour of the figures."""
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """A figure as an ``svg`` element.
+
+    Parameters
+    ----------
+    figure
+        What to draw.
+    name
+        Precedes every id, so that figures on one page do not take each other's.
+    description
+        What it shows, for those who do not see it.
+    """
+    buffer = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    label = html.escape(description, quote=True)
+    # The size comes from the view box; a figure is as wide as its place in the page.
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
+
+
+def write_png(figure: Figure, file: BinaryIO) -> None:
+    """Write a figure as a picture on white."""
+    with rc_context(STYLE):
+        figure.savefig(file, format="png", dpi=200, facecolor="white", metadata={"Software": None})

@@ -1,0 +1,183 @@
+"""Jobs: outputs appear whole, interruptions cost nothing, orphans are ended."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from m2mkd.config import load
+from m2mkd.config.plan import build_study
+from m2mkd.errors import InputError
+from m2mkd.processes import exclusive
+from m2mkd.training import job as jobs
+from m2mkd.training.weights import load_weights, save_weights, stage_state, stages_of
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The smoke study with three replicates a job, in a folder of its own."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(tmp_path)
+    return build_study(load.settings({"scale": "smoke", "overrides": {"replicates": 3, "replicates_per_job": 3}}))
+
+
+def pretend(monkeypatch, study, phase, compute):
+    """A run of the phase, computed by ``compute(job)``."""
+    run = next(run for run in study.runs.values() if run.phase == phase)
+    module = __import__(f"m2mkd.training.phases.{phase}", fromlist=["run"])
+    monkeypatch.setattr(module, "run", compute)
+    return run
+
+
+def execute(study, run):
+    jobs.execute(study, run, lambda: None, lambda news: None)
+
+
+def test_outputs_of_all_replicates_appear_together(study, monkeypatch, tmp_path):
+    seen = []
+
+    def compute(job):
+        seen.append((job.replicate, [path.name for path in job.upstream["student"]], list((tmp_path / "results").rglob("runs"))))
+        return jobs.Outcome({"top1": 0.5 + job.replicate})
+
+    run = pretend(monkeypatch, study, "evaluate", compute)
+    execute(study, run)
+    assert seen == [(0, ["0"], []), (1, ["1"], []), (2, ["2"], [])]
+    for slot in range(3):
+        folder = tmp_path / study.folder(run.id) / str(slot)
+        assert json.loads((folder / "metrics.json").read_text()) == {"top1": 0.5 + slot}
+        record = json.loads((folder / "run.json").read_text())
+        assert (record["id"], record["replicate"]) == (run.id, slot)
+        assert record["config"] == run.config.model_dump(mode="json")
+    assert [path for path in (tmp_path / study.root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_a_failure_publishes_nothing_and_keeps_finished_replicates(study, monkeypatch, tmp_path):
+    computed = []
+
+    def compute(job):
+        if job.replicate == 2 and len(computed) == 2:
+            computed.append("failed")
+            raise RuntimeError("out of luck")
+        computed.append(job.replicate)
+        return jobs.Outcome({"top1": 0.0})
+
+    run = pretend(monkeypatch, study, "evaluate", compute)
+    with pytest.raises(RuntimeError):
+        execute(study, run)
+    assert not (tmp_path / study.folder(run.id)).exists()
+    execute(study, run)
+    assert computed == [0, 1, "failed", 2]
+
+
+def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
+    import torch
+
+    run = pretend(monkeypatch, study, "pretrain_meta", lambda job: _trained(job, jobs.Outcome({}, {"w": torch.arange(6.0)})))
+    execute(study, run)
+    folder = tmp_path / study.folder(run.id) / "0"
+    assert torch.equal(load_weights(folder)["w"], torch.arange(6.0))
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"model.safetensors: sha256 is .* remove .* and run the workflow again"):
+        load_weights(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_weights(folder)
+
+
+def _trained(job, outcome):
+    job.work.mkdir(parents=True, exist_ok=True)
+    (job.work / "metrics.jsonl").write_text("")
+    return outcome
+
+
+def test_stages_are_cut_by_name(tmp_path):
+    state = {"stages.0.w": 1, "stages.1.w": 2, "stages.10.w": 3}
+    assert stage_state(state, 1) == {"w": 2}
+    assert stages_of(state) == {0: {"w": 1}, 1: {"w": 2}, 10: {"w": 3}}
+
+
+def test_numpy_and_torch_weights_are_the_same_file(tmp_path):
+    import numpy as np
+    import torch
+
+    save_weights(tmp_path / "torch", {"w": torch.arange(6.0).reshape(2, 3).T}, "phase/key")
+    save_weights(tmp_path / "numpy", {"w": np.arange(6, dtype=np.float32).reshape(2, 3).T}, "phase/key")
+    assert (tmp_path / "torch/model.safetensors").read_bytes() == (tmp_path / "numpy/model.safetensors").read_bytes()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from m2mkd.processes import exclusive
+with exclusive(Path(sys.argv[1]), "parent.py", print) as note_child:
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    note_child(child.pid)
+    Path(sys.argv[2]).write_text(str(child.pid))
+    time.sleep(300)
+"""
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A process that holds some work, started by one whose name is parent.py; gives both, and the id of the holder's child."""
+    (tmp_path / "hold.py").write_text(HOLD)
+    parent = tmp_path / "parent.py"
+    arguments = [sys.executable, str(tmp_path / "hold.py"), str(tmp_path / "work"), str(tmp_path / "child")]
+    parent.write_text(f"import subprocess; subprocess.run({arguments!r})")
+    process = subprocess.Popen([sys.executable, str(parent)])
+    wait_for((tmp_path / "child").exists)
+    (holder,) = psutil.Process(process.pid).children()
+    yield process, holder, int((tmp_path / "child").read_text())
+    for victim in (process.pid, holder.pid, int((tmp_path / "child").read_text())):
+        if psutil.pid_exists(victim):
+            os.kill(victim, 9)
+    process.wait()
+
+
+def test_an_orphan_and_its_child_are_ended(tmp_path, held):
+    process, holder, child = held
+    process.kill()
+    process.wait()
+    assert holder.is_running()
+    said = []
+    with exclusive(tmp_path / "work", "parent.py", said.append):
+        assert not holder.is_running() or holder.status() == psutil.STATUS_ZOMBIE
+        assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert any("left over from an interrupted command" in line for line in said)
+
+
+def test_the_child_of_a_killed_holder_is_ended(tmp_path, held):
+    _, holder, child = held
+    holder.kill()
+    holder.wait()
+    assert psutil.pid_exists(child)
+    with exclusive(tmp_path / "work", "parent.py", lambda news: None):
+        wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_holder_whose_starter_lives_is_waited_for(tmp_path, held):
+    _, holder, _ = held
+    code = "import sys; from pathlib import Path; from m2mkd.processes import exclusive\nwith exclusive(Path(sys.argv[1]), 'parent.py', print): print('mine')"
+    waiting = subprocess.Popen([sys.executable, "-uc", code, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True)
+    assert f"waiting for process {holder.pid}" in waiting.stdout.readline()
+    assert holder.is_running()
+    assert waiting.poll() is None
+    holder.kill()
+    rest = waiting.communicate(timeout=30)[0]
+    assert rest.splitlines()[-1] == "mine"

@@ -1,0 +1,113 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from m2mkd.results.lineage import student_of
+from m2mkd.results.report import write_report
+from tests.fabricated import finish, plan
+
+EXPERIMENTS = [
+    *("teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/pure_kd", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free"),
+    *("nac_tiny_imagenet_ring_of_cliques", "ood_tiny_imagenet_r", "fewshot_cifar100_vmoe"),
+]
+TABLES = {
+    *("teacher", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"),
+    *("cost", "data", "training", "switches", "environment", "commands"),
+}
+
+
+class Page(HTMLParser):
+    """What the page consists of."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        study = plan(root, "smoke", EXPERIMENTS, replicates=3)
+        finish(study)
+        write_report(study)
+        yield study, root, (root / "results/smoke/report.html").read_text()
+
+
+def test_every_table_and_one_drawing_a_figure(report):
+    study, _, text = report
+    page = Page(text)
+    assert {table["id"] for table in page.all("table")} == {f"table-{name}" for name in TABLES}
+    figures = [figure["id"] for figure in page.all("figure")]
+    assert {"figure-bars-iid", "figure-bars-ood", "figure-curves-vmoe_base-corrected"} <= set(figures)
+    students = {student_of(study, row.experiment, row.variant)[0] for row in study.rows if "teacher" not in row.experiment}
+    # two of bars, the teacher, the modules of both families (the priors share theirs), and each student's training
+    assert len(figures) == len(page.all("svg")) == 2 + 1 + 2 + len(students)
+    assert text.count("</svg>") == len(figures)
+    commands = text.partition('id="table-commands"')[2].partition("</table>")[0]
+    assert all(f"snakemake --cores all {row.experiment} --config scale=smoke" in commands for row in study.rows)
+
+
+def test_it_needs_nothing_but_itself(report):
+    page = Page(report[2])
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.found}
+    for tag, attributes in page.found:
+        assert "src" not in attributes
+        if tag != "a":
+            assert not any((attributes.get(name) or "#").startswith("http") for name in ("href", "xlink:href"))
+    assert not re.search(r"@import|url\((?!#)", report[2])
+
+
+def test_ids_are_unique_and_links_arrive(report):
+    page = Page(report[2])
+    assert len(page.ids) == len(set(page.ids))
+    targets = set(re.findall(r'(?:xlink:href|href)="#([^"]+)"', report[2])) | set(re.findall(r"url\(#([^)]+)\)", report[2]))
+    assert targets <= set(page.ids)
+
+
+def test_those_who_do_not_see_are_told(report):
+    page = Page(report[2])
+    labels = [drawing.get("aria-label") or "" for drawing in page.all("svg")]
+    assert all(len(label) > 30 for label in labels) and all(drawing["role"] == "img" for drawing in page.all("svg"))
+    assert "end to end 93.0, pure KD 93.0, m2mKD 93.0" in labels[0]
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
+
+
+def test_it_judges_nothing_at_a_reduced_scale(report):
+    assert "This page judges nothing about the paper." in report[2]
+    assert "synthetic" in report[2].partition('id="table-data"')[2].partition("</table>")[0]
+
+
+def test_text_in_drawings_stays_text(report):
+    drawing = report[2].partition("<svg")[2].partition("</svg>")[0]
+    assert ">pure KD</text>" in drawing and "vmoe_base, digits@32" in drawing
+    assert not re.search("#[0-9a-f]{6}", drawing)  # colours are those of the page, light or dark
+
+
+def test_a_picture_for_the_readme(report):
+    assert (report[1] / "results/smoke/overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_at_the_papers_scale_it_reports_both_profiles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = plan(tmp_path, "paper", ["vmoe_base/m2mkd"], ["recipes.vmoe_finetune.lr=0.25"])
+    finish(study)
+    write_report(study)
+    text = Path("results/paper/report.html").read_text()
+    assert "judges nothing" not in text
+    assert "vmoe_base (released), imagenet-1k@224" in text and "vmoe_base (corrected), imagenet-1k@224" in text
+    assert "<code>recipes.vmoe_finetune.lr=0.25</code>" in text
+    assert "--config scale=paper &#39;overrides={&#34;recipes&#34;: {&#34;vmoe_finetune&#34;: {&#34;lr&#34;: 0.25}}}&#39;" in text

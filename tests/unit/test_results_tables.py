@@ -1,0 +1,148 @@
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from m2mkd.errors import InputError
+from m2mkd.results.published import PublishedNumbers
+from m2mkd.results.tables import compile_tables
+from tests.fabricated import edit_record, finish, first, plan
+
+EXPERIMENTS = [
+    *("teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free/end_to_end"),
+    *("nac_tiny_imagenet_scale_free/m2mkd", "fewshot_cifar100_vmoe"),
+]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = plan(tmp_path, "smoke", EXPERIMENTS, replicates=3)
+    finish(study)
+    return study
+
+
+def read(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(Path("results/smoke/tables", name).read_text())))
+
+
+def contents() -> dict[str, bytes]:
+    folder = Path("results/smoke")
+    return {path.name: path.read_bytes() for path in [*folder.glob("tables/*"), folder / "metrics.json"]}
+
+
+def test_mean_and_deviation_over_seeds(study):
+    compile_tables(study)
+    rows = {(row["experiment"], row["variant"]): row for row in read("results.csv")}
+    row = rows["vmoe_base", "m2mkd"]
+    assert row["n"] == "3"
+    assert float(row["iid_top1_mean"]) == pytest.approx(0.93, abs=1e-15)
+    assert float(row["iid_top1_std"]) == pytest.approx(math.sqrt(0.0013), abs=1e-15)
+    assert float(row["ood_top1_mean"]) == pytest.approx(0.465, abs=1e-15)
+    assert (row["iid_data"], row["ood_data"]) == ("digits@32", "digits-r@32")
+    assert "93.00 ± 3.61" in Path("results/smoke/tables/results.md").read_text()
+    latex = Path("results/smoke/tables/results.tex").read_text()
+    assert r"\toprule" in latex and "93.00 ± 3.61" in latex and r"vmoe\_base" in latex
+
+
+def test_one_seed_has_no_deviation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"])
+    finish(study)
+    compile_tables(study)
+    (row,) = read("results.csv")
+    assert (row["n"], row["iid_top1_std"]) == ("1", "")
+    assert "±" not in Path("results/smoke/tables/results.md").read_text().split("\n\n")[1]
+    assert "iid_top1_std" not in json.loads(Path("results/smoke/metrics.json").read_text())["vmoe_base"]["m2mkd"]["corrected"]
+
+
+def test_other_tables(study):
+    compile_tables(study)
+    (teacher,) = read("teacher.csv")
+    assert teacher["top1"] == "0.9" and teacher["images"] == "359" and "std" not in "".join(teacher)
+    probe, probes = first(study, "train_probe").config, read("fewshot.csv")
+    assert [(row["variant"], row["way"], row["shots"], row["n"]) for row in probes] == [
+        ("vmoe_base/end_to_end", str(probe.way), str(probe.shots), "3"),
+        ("vmoe_base/m2mkd", str(probe.way), str(probe.shots), "3"),
+    ]
+    ood = read("ood.csv")
+    assert {(row["classes"], row["images"], row["images_left_out"]) for row in ood} == {("6", "860", "12")}
+    renditions = {(row["variant"], row["rendition"]): row for row in read("renditions.csv")}
+    assert float(renditions["m2mkd", "edges"]["top1_mean"]) == pytest.approx(0.93 / 4)
+
+
+def test_published_numbers_stand_beside_with_their_status(study):
+    compile_tables(study)
+    rows = {row["variant"]: row for row in read("results.csv") if row["experiment"] == "nac_tiny_imagenet_scale_free"}
+    assert (rows["end_to_end"]["published_iid"], rows["end_to_end"]["published_iid_paper"]) == ("60.76", "nac")
+    assert (rows["m2mkd"]["published_iid"], rows["m2mkd"]["published_iid_status"]) == ("", "NOT FOUND")
+
+
+def test_the_papers_own_number_comes_first(tmp_path):
+    header = "experiment,variant,split,metric,value,unit,source,status\n"
+    (tmp_path / "aaa.csv").write_text(header + "one,way,iid,top1,10,percent,there,VERIFIED\n")
+    (tmp_path / "m2mkd.csv").write_text(header + "one,way,iid,top1,20,percent,here,VERIFIED\n")
+    numbers = PublishedNumbers(tmp_path)
+    assert str(numbers.find("one", "way", "iid")) == "20 (m2mkd, VERIFIED)"
+    assert numbers.find("another", "one/way", "iid") == numbers.find("one", "way", "iid")
+    assert numbers.find("one", "other", "iid") is None
+    (tmp_path / "m2mkd.csv").write_text(header + "one,way,iid,top1,twenty,percent,here,VERIFIED\n")
+    with pytest.raises(InputError, match=r"m2mkd\.csv, line 2: value 'twenty' is not a number"):
+        PublishedNumbers(tmp_path)
+    (tmp_path / "m2mkd.csv").write_text("experiment,value\n")
+    with pytest.raises(InputError, match=r"m2mkd\.csv: the columns are"):
+        PublishedNumbers(tmp_path)
+
+
+def test_equal_runs_give_equal_bytes(study):
+    compile_tables(study)
+    before = contents()
+    finish(study)  # the same numbers at another time
+    compile_tables(study)
+    assert contents() == before
+    assert "seconds" not in pd.read_parquet("results/smoke/tables/runs.parquet").columns
+    assert not any(str(Path.cwd()).encode() in content for content in before.values())
+
+
+def test_the_receipt_names_every_run_and_is_the_only_one(study, tmp_path):
+    compile_tables(study)
+    receipt = json.loads(Path(f"results/smoke/tables/study-{study.key}.json").read_text())
+    assert receipt["runs"] == sorted(study.runs)
+    other = plan(tmp_path, "smoke", ["teacher_deit_large"])
+    finish(other)
+    compile_tables(other)
+    names = {path.name for path in Path("results/smoke/tables").iterdir()}
+    assert {name for name in names if name.startswith("study-")} == {f"study-{other.key}.json"}
+    # What belongs to the other study alone is gone too.
+    assert "results.csv" not in names and "teacher.csv" in names
+
+
+def test_a_run_of_another_configuration_leaves_the_tables_as_they_were(study):
+    compile_tables(study)
+    before = contents()
+    edit_record(study, first(study, "evaluate"), lambda record: record["config"].update(threads=9))
+    with pytest.raises(InputError, match=r"config\.threads is 9"):
+        compile_tables(study)
+    assert contents() == before
+
+
+def test_metrics_for_dvc(study):
+    compile_tables(study)
+    metrics = json.loads(Path("results/smoke/metrics.json").read_text())
+    found = metrics["vmoe_base"]["m2mkd"]["corrected"]
+    assert found["iid_top1"] == pytest.approx(0.93) and found["iid_top1_std"] == pytest.approx(math.sqrt(0.0013))
+    assert metrics["fewshot_cifar100_vmoe"]["vmoe_base/m2mkd"]["corrected"]["fewshot_top1"] == pytest.approx(0.93)
+    assert metrics["teacher_deit_large"]["teacher"]["corrected"]["iid_top1"] == 0.9
+
+
+def test_both_profiles_have_their_own_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"], ["profiles=[released, corrected]"])
+    released = {run_id for row in study.rows if row.profile == "released" for run_id in row.measured}
+    finish(study, lambda run, _: 0.2 if run.id in released else 0.8)
+    compile_tables(study)
+    assert {row["profile"]: row["iid_top1_mean"] for row in read("results.csv")} == {"released": "0.2", "corrected": "0.8"}

@@ -1,0 +1,161 @@
+"""The training loop: it learns, resumes to the bit, and schedules as specified."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from m2mkd.config.models import ViT
+from m2mkd.config.recipe import Augmentation, Recipe
+from m2mkd.config.seeds import forked_rng
+from m2mkd.data.pack import Split
+from m2mkd.data.stream import TrainStream, eval_batches
+from m2mkd.distill.losses import soft_cross_entropy
+from m2mkd.errors import InputError
+from m2mkd.models.vit import StagedViT
+from m2mkd.training import loop
+from m2mkd.training.curves import read_curves
+from m2mkd.training.machine import Machine
+from m2mkd.training.optim import LearningRate, build_optimizer
+
+PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0.0, mixup=0.2, cutmix=0.0)
+RECIPE = Recipe(epochs=4, batch_size=8, lr=3e-3, lr_batch=None, drop_path=0.2, warmup_epochs=1, clip_norm=1.0, augmentation=PLAIN)
+MODEL = ViT(patch_size=8, width=16, heads=2, depths=(1, 1))
+
+
+def stripes(count: int) -> Split:
+    """Two classes of 16 px images that differ in where they are bright."""
+    labels = np.arange(count) % 2
+    images = np.random.default_rng(0).integers(0, 40, (count, 16, 16, 3), dtype=np.uint8)
+    images[labels == 0, :8] += 200
+    images[labels == 1, 8:] += 200
+    return Split(images, labels.astype(np.int64))
+
+
+def train(folder, recipe=RECIPE, predict=None):
+    """Train a small ViT on stripes from fixed seeds; returns it with the measurements."""
+    data = stripes(32)
+    with forked_rng("model"):
+        model = StagedViT(MODEL, image_size=16, num_classes=2, drop_path=recipe.drop_path)
+    task = loop.Task(
+        model, model, lambda images, targets, _: soft_cross_entropy(model(images), targets), predict or model, model.no_weight_decay()
+    )
+    stream = TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0))
+    measured = loop.fit(
+        task, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), folder, Machine(torch.device("cpu")), "stripes"
+    )
+    return model, measured
+
+
+def test_it_learns(tmp_path):
+    _, measured = train(tmp_path, RECIPE.model_copy(update={"epochs": 30, "drop_path": 0.0, "lr": 2e-3}))
+    assert measured["val_top1"] == 1.0
+    lines = read_curves(tmp_path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(1, 31))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_the_same_seeds_give_the_same_bits_whatever_the_global_state(tmp_path):
+    first, _ = train(tmp_path / "a")
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    second, _ = train(tmp_path / "b")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
+    expected, measured = train(tmp_path / "undisturbed")
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    calls = 0
+    append = loop.Curves.append
+
+    def append_until(self, line):
+        nonlocal calls
+        size = append(self, line)
+        calls += 1
+        if calls == stop + 1:  # after the log was written, before the checkpoint that knows of it
+            raise KeyboardInterrupt
+        return size
+
+    monkeypatch.setattr(loop.Curves, "append", append_until)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed")
+    monkeypatch.setattr(loop.Curves, "append", append)
+    resumed, again = train(tmp_path / "resumed")
+    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), resumed.parameters(), strict=True))
+    assert again == measured
+    assert (tmp_path / "resumed/metrics.jsonl").read_bytes() == (tmp_path / "undisturbed/metrics.jsonl").read_bytes()
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    _, measured = train(tmp_path)
+
+    def refuse(_):
+        raise AssertionError("it measured again")
+
+    assert train(tmp_path, predict=refuse)[1] == measured
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_mend(tmp_path):
+    with pytest.raises(InputError, match="the loss is (nan|inf) in epoch .* lower the recipe's lr"):
+        train(tmp_path, RECIPE.model_copy(update={"lr": 1e30, "clip_norm": None, "warmup_epochs": 0, "epochs": 3}))
+
+
+def test_fp16_is_refused_on_a_cpu(tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        train(tmp_path, RECIPE.model_copy(update={"precision": "fp16"}))
+
+
+@pytest.mark.parametrize(
+    ("curve", "recipe"),
+    [
+        ("PT", {"epochs": 300, "batch_size": 2048, "warmup_epochs": 20}),
+        ("MT_m2mKD", {"epochs": 100, "batch_size": 2048, "warmup_epochs": 20}),
+        ("FT", {"epochs": 100, "batch_size": 1024, "warmup_epochs": 0}),
+        ("FS", {"epochs": 100, "batch_size": 40, "warmup_epochs": 20, "lr": 2e-3, "lr_batch": None}),
+    ],
+)
+def test_released_learning_rates(fixtures_dir, curve, recipe):
+    recorded = np.load(fixtures_dir / "vmoe" / "vmoe_fixtures.npz")[f"lr.{curve}"]
+    parameter = nn.Parameter(torch.zeros(1))
+    recipe = Recipe(**({"lr": 5e-4} | recipe))
+    rate = LearningRate(torch.optim.SGD([parameter], lr=recipe.peak_lr), recipe, steps_per_epoch=3, late=True)
+    assert [rate.set(epoch, 2) for epoch in range(recipe.epochs)] == pytest.approx(recorded[: recipe.epochs], rel=1e-12)
+
+
+def test_rates_by_update_move_at_every_step():
+    parameter = nn.Parameter(torch.zeros(1))
+    recipe = Recipe(epochs=3, batch_size=2, lr=1.0, lr_batch=None, warmup_epochs=1, warmup_lr=0.0, min_lr=0.0, schedule_step="update")
+    rate = LearningRate(torch.optim.SGD([parameter], lr=1.0), recipe, steps_per_epoch=4)
+    rates = [rate.set(epoch, step) for epoch in range(3) for step in range(4)]
+    assert rates[:4] == [0.0, 0.25, 0.5, 0.75]
+    # The cosine's clock starts with the warm-up: at update 6 of 12 it stands at its half.
+    assert rates[6] == pytest.approx(0.5)
+    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_weight_decay_spares_biases_norms_and_named_parameters():
+    model = StagedViT(MODEL, image_size=16, num_classes=2)
+    groups = build_optimizer(model, RECIPE, model.no_weight_decay()).param_groups
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert names == {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not name.endswith((".bias", "cls_token", "pos_embed"))
+    }
+    everything = build_optimizer(model, RECIPE, decay_all=True).param_groups
+    assert sum(len(group["params"]) for group in everything if group["weight_decay"] == RECIPE.weight_decay) == len(
+        list(model.parameters())
+    )
+
+
+def test_curves_are_plain_json(tmp_path):
+    train(tmp_path, RECIPE.model_copy(update={"epochs": 2, "warmup_epochs": 0, "eval_every": 2}))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "val_top1" not in lines[0]
+    assert set(lines[1]) == {"epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"}

@@ -1,0 +1,111 @@
+"""Copies of the project in which whole workflows run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+VARIABLES = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "true"}
+
+
+class Project:
+    """A copy of the project with nothing computed in it, and the commands that people type there."""
+
+    def __init__(self, root: Path, scale: str):
+        self.root, self.scale = root, scale
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables as after activating the virtual environment."""
+        inherited = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("PYTEST")
+        }
+        return inherited | VARIABLES | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command there; its failure fails the test with all that it printed."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        if check and done.returncode:
+            pytest.fail(
+                f"{' '.join(command)} exited with {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}\n{self.failures()}"
+            )
+        return done
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the workflow at the project's scale."""
+        return self.run("snakemake", "--cores", "all", *arguments, "--config", f"scale={self.scale}", check=check)
+
+    def jobs(self, *arguments: str) -> list[str]:
+        """Rules of the jobs that Snakemake runs now, sorted; each is named by what Snakemake prints before it starts it."""
+        printed = self.snakemake(*arguments)
+        lines = (printed.stdout + printed.stderr).splitlines()
+        return sorted(line.split()[-1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule ")))
+
+    def set_config(self, **changes: object) -> None:
+        """Edit ``config/config.yaml``."""
+        import yaml
+
+        path = self.root / "config" / "config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    def folder(self, pattern: str) -> Path:
+        """The one folder or file under the results of the scale that fits a pattern."""
+        (found,) = (self.root / "results" / self.scale).glob(pattern)
+        return found
+
+    def failures(self) -> str:
+        """Ends of the logs of jobs that failed."""
+        logs = sorted((self.root / "results" / self.scale / "logs").rglob("*.log"))
+        return "\n".join(f"{log}: {text[-1500:]}" for log in logs if "Error" in (text := log.read_text()) or "m2mkd:" in text)
+
+
+def copy_project(target: Path, paths: Sequence[str] = ()) -> None:
+    """Copy what git tracks or would track, and further paths."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in [*listed, *paths]:
+        source = ROOT / name
+        if source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
+        subprocess.run([*git, *command], cwd=target, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An untouched copy at scale smoke."""
+    copy_project(tmp_path)
+    return Project(tmp_path, "smoke")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which the whole workflow has run at scale smoke. Tests must leave it as they found it."""
+    root = tmp_path_factory.mktemp("smoke")
+    copy_project(root)
+    project = Project(root, "smoke")
+    project.set_config(scale="smoke")
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Project], Project]:
+    """Makes a copy of a project with all that was computed in it."""
+
+    def copy(original: Project) -> Project:
+        shutil.copytree(original.root, tmp_path / "copy", symlinks=True)
+        return Project(tmp_path / "copy", original.scale)
+
+    return copy

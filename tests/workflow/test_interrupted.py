@@ -1,0 +1,66 @@
+"""``make reproduce`` killed in the middle, and typed again."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import ROOT, Project
+from tests.workflow.test_smoke import tables
+
+EXPERIMENTS = ["vmoe_base/end_to_end", "vmoe_base/pure_kd"]
+
+
+def weights(project: Project) -> dict[str, bytes]:
+    """Contents of all published weights, by run."""
+    runs = project.root / "results" / project.scale / "runs"
+    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.rglob("model.safetensors"))}
+
+
+def start(project: Project, log: Path) -> subprocess.Popen:
+    """Type ``make reproduce`` in a terminal of its own."""
+    with log.open("w") as output:
+        return subprocess.Popen(
+            ["make", "reproduce"], cwd=project.root, env=project.environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def wait_until_training(project: Project, process: subprocess.Popen, phase: str) -> None:
+    """Wait until a job of the phase has started to train."""
+    deadline = time.monotonic() + 240
+    while not list((project.root / "results" / project.scale / "work" / phase).glob("[0-9a-f]*/0/metrics.jsonl")):
+        assert process.poll() is None, "make ended before it could be killed"
+        assert time.monotonic() < deadline, f"no job of {phase} started"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victim", ["make alone", "the whole process group"])
+def test_typing_it_again_gives_the_same_results(finished, copy_of, project, tmp_path, victim):
+    expected = copy_of(finished)
+    expected.set_config(experiments=EXPERIMENTS)
+    expected.snakemake()
+
+    project.set_config(scale="smoke", experiments=EXPERIMENTS)
+    (project.root / ".venv").symlink_to(ROOT / ".venv")
+    process = start(project, tmp_path / "first.log")
+    wait_until_training(project, process, "incubate_module")
+    if victim == "make alone":
+        os.kill(process.pid, signal.SIGKILL)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    again = start(project, tmp_path / "again.log")
+    assert again.wait(timeout=400) == 0, (tmp_path / "again.log").read_text()[-3000:]
+    said = (tmp_path / "again.log").read_text()
+    assert ("left over from an interrupted command" in said) == (victim == "make alone")
+    assert "tables   results/smoke/tables/results.md" in said
+    assert tables(project) == tables(expected)
+    mine, theirs = weights(project), weights(expected)
+    assert mine
+    assert mine == {name: theirs[name] for name in mine}
+    assert start(project, tmp_path / "third.log").wait(timeout=60) == 0

@@ -1,0 +1,95 @@
+"""What the workflow plans, and how it refuses."""
+
+import re
+
+import pytest
+
+PAPER_JOBS = {
+    "prepare": 6,
+    "pretrain_meta": 4,
+    "incubate_module": 28,
+    "assemble_teacher": 4,
+    "split_teacher": 28,
+    "evaluate_teacher": 4,
+    "distill_module": 168,
+    "train_student": 132,
+    "train_probe": 48,
+    "evaluate": 132,
+    "compile": 1,
+    "report": 1,
+    "track": 1,
+    "all": 1,
+}
+SMALL_JOBS = {
+    "prepare": 2,
+    "pretrain_meta": 1,
+    "incubate_module": 4,
+    "assemble_teacher": 1,
+    "split_teacher": 4,
+    "evaluate_teacher": 1,
+    "distill_module": 8,
+    "train_student": 11,
+    "evaluate": 11,
+    "compile": 1,
+    "report": 1,
+    "track": 1,
+    "all": 1,
+}
+
+
+def planned(project, *arguments: str) -> dict[str, int]:
+    """Jobs by rule in the table that a dry run prints."""
+    printed = project.run("snakemake", "--cores", "1", "--dry-run", "--quiet", "rules", *arguments)
+    rows = re.findall(r"^(\w+) +(\d+)$", printed.stdout + printed.stderr, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in rows if rule != "total"}
+
+
+@pytest.mark.parametrize(("scale", "jobs"), [("paper", PAPER_JOBS), ("small", SMALL_JOBS)])
+def test_a_dry_run_from_the_root_plans_every_phase(project, scale, jobs):
+    assert planned(project, "--config", f"scale={scale}") == jobs
+
+
+def test_workflow_folder_plans_the_same(project):
+    assert planned(project, "--snakefile", "workflow/Snakefile", "--config", "scale=small") == SMALL_JOBS
+
+
+def test_each_experiment_and_phase_is_a_target(project):
+    targets = project.run("snakemake", "--list").stdout.split()
+    phases = {f"all_{rule}" for rule in PAPER_JOBS if rule not in ("prepare", "compile", "report", "track", "all")}
+    assert {"vmoe_base", "teacher_deit_large", "nac_tiny_imagenet_ring_of_cliques"} | phases <= set(targets)
+    assert planned(project, "teacher_deit_large", "--config", "scale=small") == {
+        "prepare": 1, "pretrain_meta": 1, "incubate_module": 4, "assemble_teacher": 1, "split_teacher": 4, "evaluate_teacher": 1,
+        "teacher_deit_large": 1,
+    }  # fmt: skip
+
+
+def test_other_experiments_can_be_chosen(project):
+    jobs = planned(project, "--config", "scale=small", "experiments=[vmoe_base/end_to_end]")
+    assert jobs["train_student"] == jobs["evaluate"] == 1
+    assert "distill_module" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("scale=smal", "no such scale 'smal'; did you mean 'small'?"),
+        ("experiments=[vmoe_bas]", "no such experiment 'vmoe_bas'; did you mean 'vmoe_base'?"),
+        ("experiments=[vmoe_base/e2e]", "no variant 'e2e'"),
+        ("experiment=[vmoe_base]", "experiment is not a known field; did you mean 'experiments'?"),
+        (
+            "overrides={recipes: {distill_module: {epcohs: 3}}}",
+            "recipes.distill_module.epcohs is not a known field; did you mean 'epochs'?",
+        ),
+        ("overrides={recipes: {distill_module: {batch_size: 31}}}", "batch_size 31 is odd"),
+        ("overrides={recipes: {distil_module: {epochs: 3}}}", "has none of that name"),
+        ("overrides={models: {vmoe_base: {heads: 7}}}", "width 48 is not a multiple of heads 7"),
+        ("overrides={replicates: 4}", "not a multiple of replicates_per_job 3"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(project, argument, message):
+    done = project.run("snakemake", "--cores", "1", "--dry-run", "--config", argument, check=False)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("m2mkd: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr

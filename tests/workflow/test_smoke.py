@@ -1,0 +1,113 @@
+"""The whole workflow at scale smoke: what is there afterwards, what is computed again, and what is not."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+PHASES = (
+    "pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "distill_module", "train_student", "train_probe",
+    "evaluate",
+)  # fmt: skip
+
+
+def tables(project) -> dict[str, bytes]:
+    """Contents of all tables, by name."""
+    return {path.name: path.read_bytes() for path in sorted((project.root / "results" / project.scale / "tables").iterdir())}
+
+
+def test_every_phase_has_run_and_left_nothing_behind(finished):
+    root = finished.root / "results" / "smoke"
+    assert {path.name for path in (root / "runs").iterdir()} == set(PHASES)
+    assert [path for path in (root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_results_are_there(finished):
+    root = finished.root / "results" / "smoke"
+    assert {"results.csv", "results.md", "results.tex", "runs.parquet"} <= set(tables(finished))
+    assert (root / "report.html").stat().st_size > 10_000
+    metrics = json.loads((root / "metrics.json").read_text())
+    assert 0 <= metrics["vmoe_base"]["m2mkd"]["iid_top1"] <= 1
+
+
+def test_out_of_distribution_uses_only_the_common_classes(finished):
+    metrics = json.loads(next((finished.root / "results/smoke/runs/evaluate").glob("*/0/metrics.json")).read_text())
+    assert metrics["ood"]["digits-r"]["classes"] == 6
+
+
+def test_a_second_run_does_nothing(finished):
+    assert finished.jobs() == []
+
+
+def test_removing_one_intermediate_redoes_what_depends_on_it(finished, copy_of):
+    project = copy_of(finished)
+    before = tables(project)
+    split = [
+        record
+        for record in (project.root / "results/smoke/runs/split_teacher").glob("*/0/run.json")
+        if json.loads(record.read_text())["config"]["index"] == 2
+    ]
+    shutil.rmtree(split[0].parent)
+    jobs = project.jobs()
+    # Module 2 of either family, and of those students and probes that are made of modules.
+    assert {name: jobs.count(name) for name in sorted(set(jobs))} == {
+        "all": 1, "compile": 1, "distill_module": 2, "evaluate": 2, "report": 1, "split_teacher": 1, "track": 1, "train_probe": 1, "train_student": 2,
+    }  # fmt: skip
+    assert tables(project) == before
+
+
+def test_dvc_and_snakemake_do_not_repeat_each_other(finished, copy_of):
+    project = copy_of(finished)
+    repro = project.run("dvc", "repro")
+    assert "Nothing to be done" in repro.stdout + repro.stderr
+    assert "rule " not in repro.stdout + repro.stderr
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro").stdout
+    assert project.jobs() == []
+
+
+def test_snakemake_does_not_repeat_what_dvc_did(project):
+    project.set_config(scale="smoke", experiments=["vmoe_base/end_to_end"])
+    project.run("dvc", "repro", "students")
+    assert project.jobs("all_evaluate") == []
+
+
+def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(finished, copy_of, tmp_path):
+    original = copy_of(finished)
+    original.run("dvc", "repro")
+    original.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    original.run("dvc", "push")
+    for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "results"]):
+        original.run("git", *command)
+    subprocess.run(["git", "clone", "-q", original.root, tmp_path / "clone"], check=True)
+    clone = type(original)(tmp_path / "clone", "smoke")
+    clone.run("dvc", "pull")
+    before = tables(clone)
+    assert before == tables(original)
+    assert clone.jobs("all_evaluate") == []
+    clone.set_config(overrides={"recipes": {"vmoe_end_to_end_100": {"lr": 0.0005}}})
+    clone.run("dvc", "repro")
+    after = tables(clone)
+    changed = [line for line in after["results.csv"].splitlines() if line not in before["results.csv"].splitlines()]
+    assert sorted(line.split(b",")[1] for line in changed) == [b"end_to_end", b"pure_kd"]
+
+
+@pytest.mark.parametrize("damage", ["config", "weights"])
+def test_a_foreign_or_damaged_output_is_refused_by_name(finished, copy_of, damage):
+    project = copy_of(finished)
+    meta = project.folder("runs/pretrain_meta/*/0/run.json").parent
+    if damage == "weights":
+        content = bytearray((meta / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (meta / "model.safetensors").write_bytes(content)
+    else:
+        record = json.loads((meta / "run.json").read_text())
+        (meta / "run.json").write_text(json.dumps(record | {"id": "pretrain_meta/0000000000000000"}))
+    shutil.rmtree(next((project.root / "results/smoke/runs/incubate_module").iterdir()))
+    done = project.snakemake("all_incubate_module", check=False)
+    assert done.returncode
+    log = next(log for log in (project.root / "results/smoke/logs/incubate_module").iterdir() if "m2mkd: " in log.read_text()).read_text()
+    assert f"{meta.relative_to(project.root)}/model.safetensors" in log
+    assert "run the workflow again" in log
+    assert "Traceback" not in log
+    assert len(list((project.root / "results/smoke/runs/incubate_module").glob("*/0/run.json"))) == 3
