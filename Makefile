@@ -40,7 +40,7 @@ format: $(VENV)/.ok-dev
 	snakefmt Snakefile workflow
 
 mlflow-ui: $(VENV)/.ok-run
-	mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
+	mlflow server --backend-store-uri sqlite:///results/mlflow.db --artifacts-destination results/mlruns --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
 
 acceptance: $(VENV)/.ok-dev
 	M2MKD_REQUIRE=all pytest -q -m slow --override-ini addopts=--strict-markers

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 OPERATORS = ("nms", "qnms")
-_libraries = []  # a torch library's declarations live only as long as the object
+_libraries: list[object] = []  # a torch library's declarations live only as long as the object
 
 
 def install() -> None:

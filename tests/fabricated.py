@@ -11,7 +11,7 @@ from m2mkd.config.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, Phas
 from m2mkd.config.plan import build_study
 from m2mkd.config.study import Run, Study
 from m2mkd.training.curves import Curves
-from m2mkd.training.job import Outcome, _record
+from m2mkd.training.job import Outcome, record_outputs
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0.90, 0.92, 0.97)
@@ -55,7 +55,7 @@ def publish(study: Study, run: Run, slot: int, top1: float) -> None:
             if epoch > 1:  # the best epoch is not the last
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
-    _record(run, slot, folder, Outcome(measured(run.config, top1)), time.time() - 5)
+    record_outputs(run, slot, folder, Outcome(measured(run.config, top1)), time.time() - 5)
 
 
 def measured(config: Phase, top1: float) -> dict:

@@ -1,6 +1,6 @@
 """From experiments and a scale to the graph of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from m2mkd.config import load
@@ -38,7 +38,8 @@ def build_study(settings: Settings) -> Study:
     scale = load.scale(settings.scale, settings.overrides)
     if scale.replicates % scale.replicates_per_job:
         raise InputError(
-            f"scale {settings.scale}: replicates {scale.replicates} is not a multiple of replicates_per_job {scale.replicates_per_job}; change either"
+            f"scale {settings.scale}: replicates {scale.replicates} is not a multiple of "
+            f"replicates_per_job {scale.replicates_per_job}; change either"
         )
     study = Study(settings.scale, scale)
     builder = _Builder(study, scale, load.catalogue(scale))
@@ -100,7 +101,7 @@ class _Builder:
         phase: type[Phase],
         profile: Profile,
         model: Model,
-        upstream: dict[str, tuple[str, ...]],
+        upstream: Mapping[str, tuple[str, ...]],
         /,
         *,
         distilled=False,
@@ -110,7 +111,7 @@ class _Builder:
         name = phase.model_fields["phase"].default
         compat = switches_for(load.switches(), profile, name, model.family, published_data.partition("@")[0], distilled)
         config = phase(threads=self.scale.threads, compat=compat, **fields)
-        run = Run(config, upstream)
+        run = Run(config, dict(upstream))
         kept = self.study.runs.setdefault(run.id, run)
         kept.users.add(self.user)
         return run.id

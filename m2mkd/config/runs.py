@@ -7,7 +7,7 @@ from typing import Any
 
 from m2mkd.config.experiment import Settings
 from m2mkd.config.load import as_assignments
-from m2mkd.config.phases import PHASES, DistillModule, Evaluate, TrainProbe, TrainStudent
+from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent
 from m2mkd.config.study import Run, Study
 
 REPLICATED = (DistillModule, TrainStudent, TrainProbe, Evaluate)
@@ -30,7 +30,7 @@ def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``phases`` (for each phase the
+        ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``phases`` (for each the
         names of a run's outputs relative to its folder), ``runs`` (for each id its input files and experiments), ``data`` (folder of each
         prepared set by name@size).
     """
@@ -46,7 +46,7 @@ def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _outputs(study: Study, phase: type) -> list[str]:
+def _outputs(study: Study, phase: type[Phase]) -> list[str]:
     slots = study.scale.replicates_per_job if phase in REPLICATED else 1
     return [f"{slot}/{name}" for slot in range(slots) for name in phase.OUTPUTS]
 

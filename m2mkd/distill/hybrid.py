@@ -104,7 +104,7 @@ class IncubationHybrid(nn.Module):
         super().__init__()
         _check_index(network, index)
         self.prefix = nn.ModuleList(network.stages[:index]).requires_grad_(False)
-        self.target = network.stages[index]
+        self.target: nn.Module = network.stages[index]
         self.suffix = nn.ModuleList(network.stages[index + 1 :]).requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def prepare_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     # Some CUDA operations have no deterministic form; there a warning must do.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # no result depends on it, and filling costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callabl
             }
             started = time.time()
             job = Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
-            _record(run, slot, folder, phase.run(job), started)
+            record_outputs(run, slot, folder, phase.run(job), started)
         for slot in range(len(run.config.replicates)):
             for output in study.outputs(run, slot):
                 publish(work / str(slot) / Path(output).name, Path(output))
@@ -88,7 +88,7 @@ def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callabl
         shutil.rmtree(work.rename(work.with_name(f".{work.name}.done")))
 
 
-def _record(run: Run, slot: int, folder: Path, outcome: Outcome, started: float) -> None:
+def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float) -> None:
     """Write the outputs of one replicate; its record comes last and marks it as finished."""
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [name for name in run.config.OUTPUTS if name != RECORD]

@@ -1,6 +1,5 @@
 """The command line: what it refuses, and how."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +37,8 @@ def test_help_names_the_verbs():
 
 
 def test_help_imports_no_heavy_library():
-    script = "import sys; from m2mkd import cli; print(sorted({'torch', 'timm', 'pandas', 'mlflow', 'snakemake', 'numpy', 'yaml'} & set(sys.modules)))"
+    heavy = "{'torch', 'timm', 'pandas', 'mlflow', 'snakemake', 'numpy', 'yaml'}"
+    script = f"import sys; from m2mkd import cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -76,7 +76,7 @@ def test_show_prints_the_resolved_configuration_and_keys():
     ],
 )
 def test_bad_input_is_one_line_and_status_2(root, arguments, parts):
-    if "cuda" in arguments and os.path.exists("/dev/nvidia0"):
+    if "cuda" in arguments and Path("/dev/nvidia0").exists():
         pytest.skip("a GPU is there")
     refused(m2mkd(*arguments, cwd=root), *parts)
 

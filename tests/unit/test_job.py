@@ -35,7 +35,7 @@ def pretend(monkeypatch, study, phase, compute):
 
 
 def execute(study, run):
-    jobs.execute(study, run, lambda: None, lambda news: None)
+    jobs.execute(study, run, lambda: None, print)
 
 
 def test_outputs_of_all_replicates_appear_together(study, monkeypatch, tmp_path):
@@ -167,13 +167,14 @@ def test_the_child_of_a_killed_holder_is_ended(tmp_path, held):
     holder.kill()
     holder.wait()
     assert psutil.pid_exists(child)
-    with exclusive(tmp_path / "work", "parent.py", lambda news: None):
+    with exclusive(tmp_path / "work", "parent.py", print):
         wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_holder_whose_starter_lives_is_waited_for(tmp_path, held):
     _, holder, _ = held
-    code = "import sys; from pathlib import Path; from m2mkd.processes import exclusive\nwith exclusive(Path(sys.argv[1]), 'parent.py', print): print('mine')"
+    code = "import sys; from pathlib import Path; from m2mkd.processes import exclusive\n"
+    code += "with exclusive(Path(sys.argv[1]), 'parent.py', print): print('mine')"
     waiting = subprocess.Popen([sys.executable, "-uc", code, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True)
     assert f"waiting for process {holder.pid}" in waiting.stdout.readline()
     assert holder.is_running()

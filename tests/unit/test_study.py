@@ -1,5 +1,7 @@
 """Keys, seeds and the graph of runs."""
 
+import itertools
+
 import pytest
 
 from m2mkd.config import load
@@ -80,7 +82,7 @@ def test_arguments_reproduce_the_settings():
         }
     )
     words = shlex.split(command_arguments(settings))
-    sets = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--set"]
+    sets = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
     assert load.parse_overrides(sets) == settings.overrides
     assert words[:4] == ["--scale", "smoke", "--experiment", "vmoe_base"]
 

@@ -24,9 +24,14 @@ def start(project: Project, log: Path) -> subprocess.Popen:
     """Type ``make reproduce`` in a terminal of its own."""
     with log.open("w") as output:
         return subprocess.Popen(
-            ["make", "reproduce"], cwd=project.root, env=project.environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output,
+            ["make", "reproduce"],
+            cwd=project.root,
+            env=project.environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        )
 
 
 def wait_until_training(project: Project, process: subprocess.Popen, phase: str) -> None:

@@ -6,10 +6,7 @@ import subprocess
 
 import pytest
 
-PHASES = (
-    "pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "distill_module", "train_student", "train_probe",
-    "evaluate",
-)  # fmt: skip
+from m2mkd.config.phases import PHASES
 
 
 def tables(project) -> dict[str, bytes]:
@@ -52,8 +49,16 @@ def test_removing_one_intermediate_redoes_what_depends_on_it(finished, copy_of):
     jobs = project.jobs()
     # Module 2 of either family, and of those students and probes that are made of modules.
     assert {name: jobs.count(name) for name in sorted(set(jobs))} == {
-        "all": 1, "compile": 1, "distill_module": 2, "evaluate": 2, "report": 1, "split_teacher": 1, "track": 1, "train_probe": 1, "train_student": 2,
-    }  # fmt: skip
+        "all": 1,
+        "compile": 1,
+        "distill_module": 2,
+        "evaluate": 2,
+        "report": 1,
+        "split_teacher": 1,
+        "track": 1,
+        "train_probe": 1,
+        "train_student": 2,
+    }
     assert tables(project) == before
 
 

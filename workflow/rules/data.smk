@@ -3,6 +3,8 @@ rule prepare:
         "data/packed/{data}/{key}/manifest.json",
     log:
         f"{LOGS}/prepare/{{data}}-{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     shell:
         "m2mkd data prepare {wildcards.data} > {log} 2>&1"
 

@@ -9,6 +9,8 @@ rule compile:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
     log:
         f"{LOGS}/compile.log",
+    conda:
+        "../envs/m2mkd.yaml"
     params:
         arguments=PLAN["arguments"],
     shell:
@@ -22,6 +24,8 @@ rule report:
         f"{ROOT}/report.html",
     log:
         f"{LOGS}/report.log",
+    conda:
+        "../envs/m2mkd.yaml"
     params:
         arguments=PLAN["arguments"],
     shell:
@@ -36,6 +40,8 @@ rule track:
         f"{ROOT}/tracking.json",
     log:
         f"{LOGS}/track.log",
+    conda:
+        "../envs/m2mkd.yaml"
     params:
         arguments=PLAN["arguments"],
     shell:

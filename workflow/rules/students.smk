@@ -5,6 +5,8 @@ rule distill_module:
         outputs("distill_module"),
     log:
         f"{LOGS}/distill_module/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -21,6 +23,8 @@ rule train_student:
         outputs("train_student"),
     log:
         f"{LOGS}/train_student/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -37,6 +41,8 @@ rule train_probe:
         outputs("train_probe"),
     log:
         f"{LOGS}/train_probe/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -53,6 +59,8 @@ rule evaluate:
         outputs("evaluate"),
     log:
         f"{LOGS}/evaluate/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,

@@ -5,6 +5,8 @@ rule pretrain_meta:
         outputs("pretrain_meta"),
     log:
         f"{LOGS}/pretrain_meta/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -21,6 +23,8 @@ rule incubate_module:
         outputs("incubate_module"),
     log:
         f"{LOGS}/incubate_module/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -37,6 +41,8 @@ rule assemble_teacher:
         outputs("assemble_teacher"),
     log:
         f"{LOGS}/assemble_teacher/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -53,6 +59,8 @@ rule split_teacher:
         outputs("split_teacher"),
     log:
         f"{LOGS}/split_teacher/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,
@@ -69,6 +77,8 @@ rule evaluate_teacher:
         outputs("evaluate_teacher"),
     log:
         f"{LOGS}/evaluate_teacher/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
     resources:
         gpu=1,

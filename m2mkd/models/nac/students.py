@@ -47,7 +47,7 @@ class ReadInModule(NACModule):
         self.read_in = ReadIn(config, self.tokenizer.width, ffn_layer_scale)
         self.post_stitch = nn.Linear(config.state_dim, stitch_width)
 
-    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:  # noqa: ARG002  all modules are called alike
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Tokens (B, 1, W) of images (B, 3, S, S); it draws nothing."""
         states = self.states.expand(len(images), -1, -1)
         return self.post_stitch(self.read_in(states, self.tokenizer(images), self.codes))

@@ -1,7 +1,7 @@
 """What the training phases share: opening the data and starting the loop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from m2mkd.config.phases import Data, Phase
 from m2mkd.config.recipe import Recipe
@@ -12,7 +12,7 @@ from m2mkd.training.job import Job
 from m2mkd.training.loop import Task, fit
 
 EVAL_BATCH = 256
-"""Images measured at a time; of no effect on the measurements."""
+"""Images measured at a time; fixed, because noise in evaluation, where it is switched on, is drawn batch by batch."""
 
 
 def open_data(data: Data) -> Pack:
@@ -67,3 +67,8 @@ def train_on(
 def late_schedule(config: Phase) -> bool:
     """Whether the learning rate lags one epoch behind, as released."""
     return config.compat.get("schedule_offset") == "late"
+
+
+def kl_norm(config: Phase) -> Literal["batch", "numel"]:
+    """What the KL term is divided by."""
+    return "numel" if config.compat.get("kl_norm") == "numel" else "batch"

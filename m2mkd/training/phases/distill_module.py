@@ -12,7 +12,7 @@ from m2mkd.models.build import build_module, noise_arguments
 from m2mkd.models.vit import Stage, StagedViT, build_stage
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import late_schedule, train
+from m2mkd.training.phases.common import kl_norm, late_schedule, train
 from m2mkd.training.weights import load_weights, stages_of
 
 
@@ -41,7 +41,7 @@ def run(job: Job[DistillModule]) -> Outcome:
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         logits = hybrid(images, **noise_arguments(config.student, noise))
-        return distillation_loss(logits.student, targets, logits.teacher, config.loss, config.compat.get("kl_norm", "batch"))
+        return distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
 
     task = Task(
         trained=student,

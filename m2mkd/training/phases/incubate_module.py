@@ -1,11 +1,13 @@
 """MT: one teacher module in the place of its meta stage, the rest of the meta model frozen (specification vmoe.md 5)."""
 
+from typing import cast
+
 from m2mkd.config.phases import IncubateModule
 from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.hybrid import IncubationHybrid
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_stage
-from m2mkd.models.vit import StagedViT, incubation_config
+from m2mkd.models.vit import Stage, StagedViT, incubation_config
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
@@ -27,7 +29,7 @@ def run(job: Job[IncubateModule]) -> Outcome:
         if index != config.index:
             load_stage(stage, stage_state(meta, index), f"stage {index} of the meta model")
     hybrid = IncubationHybrid(network, config.index)
-    module = hybrid.target
+    module = cast(Stage, hybrid.target)
     task = Task(
         trained=module,
         network=hybrid,

@@ -22,7 +22,7 @@ def run(job: Job[TrainProbe]) -> Outcome:
     config = job.config
     if config.data.image_size != config.student_data.image_size:
         raise InputError(
-            f"{job.title}: few-shot images are {config.data.image_size} px, but the student was trained at {config.student_data.image_size} px; "
+            f"{job.title}: few-shot images are {config.data.image_size} px, but the student saw {config.student_data.image_size} px; "
             "give the probe's data that size"
         )
     student = build_student(

@@ -1,4 +1,4 @@
-"""The assembled student, end to end: from scratch, from distilled modules, or taught by the whole teacher (specification vmoe.md 5, nac.md 13)."""
+"""The assembled student, end to end (specification vmoe.md 5, nac.md 13 and 15)."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import late_schedule, train
+from m2mkd.training.phases.common import kl_norm, late_schedule, train
 from m2mkd.training.weights import load_weights, stages_of
 
 
@@ -44,7 +44,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
         else:
             with torch.no_grad():
                 taught = teacher(images)
-            value = distillation_loss(logits, targets, taught, config.distillation, config.compat.get("kl_norm", "batch"))
+            value = distillation_loss(logits, targets, taught, config.distillation, kl_norm(config))
         return value + regularisation(student, config.compat)
 
     if teacher is not None:
