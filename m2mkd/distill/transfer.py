@@ -42,30 +42,30 @@ def assemble(modules: Mapping[int, StateDict], network: NetworkT) -> NetworkT:
     drops_stitch = isinstance(network, VMoE) and network.config.stitch == "dropped"
     for index, stage in enumerate(network.stages):
         dropped = stitch_tensors(index, count) if drops_stitch else ()
-        load_stage(stage, modules[index], f"module {index}", dropped=dropped)
+        load_strictly(stage, modules[index], f"module {index}", dropped=dropped)
     return network
 
 
-def load_stage(stage: nn.Module, state: StateDict, name: str, *, dropped: Collection[str] = ()) -> None:
-    """Load the state of one stage in place, strictly.
+def load_strictly(module: nn.Module, state: StateDict, name: str, *, dropped: Collection[str] = ()) -> None:
+    """Load the state of a module in place, strictly.
 
     Parameters
     ----------
-    stage
+    module
         Where the tensors go.
     state
-        Tensors by stage-local name.
+        Tensors by the module's own names.
     name
         What errors call the state.
     dropped
-        Tensors that the state has and the stage has not.
+        Tensors that the state has and the module has not.
 
     Raises
     ------
     InputError
-        If a tensor is missing, left over, or of another shape; the stage is then as it was.
+        If a tensor is missing, left over, or of another shape; the module is then as it was.
     """
-    expected = stage.state_dict()
+    expected = module.state_dict()
     if missing := sorted((expected.keys() | set(dropped)) - state.keys()):
         raise InputError(f"{name} lacks {_listed(missing)}; train it with the configuration that loads it")
     if surplus := sorted(state.keys() - expected.keys() - set(dropped)):
@@ -75,7 +75,7 @@ def load_stage(stage: nn.Module, state: StateDict, name: str, *, dropped: Collec
             raise InputError(
                 f"{name}: {key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}; use the same widths, image size and classes"
             )
-    stage.load_state_dict({key: state[key] for key in expected})
+    module.load_state_dict({key: state[key] for key in expected})
 
 
 def stitch_tensors(index: int, count: int) -> frozenset[str]:

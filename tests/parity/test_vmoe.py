@@ -17,7 +17,7 @@ from m2mkd.config.models import ViT, VMoE
 from m2mkd.config.recipe import Distillation
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid
 from m2mkd.distill.losses import distillation_loss, kd_divergence, soft_cross_entropy
-from m2mkd.distill.transfer import assemble, load_stage
+from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.errors import InputError
 from m2mkd.models import vmoe
 from m2mkd.models.moe import MoE
@@ -74,7 +74,7 @@ def vit(config: ViT, state: Mapping[str, Tensor], dtype: torch.dtype) -> StagedV
 
 def student_module(states: Mapping[str, Mapping[str, Tensor]], index: int, dtype: torch.dtype) -> nn.Module:
     module = vmoe.build_vmoe_module(STUDENT, index, stitch_width=32, **TINY)
-    load_stage(module, student_state(states, index), f"student {index}")
+    load_strictly(module, student_state(states, index), f"student {index}")
     return module.to(dtype).eval()
 
 
@@ -84,7 +84,7 @@ def student_state(states: Mapping[str, Mapping[str, Tensor]], index: int) -> dic
 
 def hybrid(states: Mapping[str, Mapping[str, Tensor]], index: int, dtype: torch.dtype) -> DistillationHybrid:
     teacher = build_stage(TEACHER, index, **TINY)
-    load_stage(teacher, split_stages(states["vit_teacher"])[index], f"teacher {index}")
+    load_strictly(teacher, split_stages(states["vit_teacher"])[index], f"teacher {index}")
     meta = vit(META, states["vit_meta"], dtype)
     return DistillationHybrid(meta, index, student_module(states, index, dtype), teacher.to(dtype)).train()
 
@@ -239,9 +239,9 @@ def test_incubation(recorded, states, meta_json, index):
     network = StagedViT(config, **TINY)
     meta = split_stages(states["vit_meta"])
     for stage in {0, 1, 2, 3} - {index}:
-        load_stage(network.stages[stage], meta[stage], f"meta {stage}")
+        load_strictly(network.stages[stage], meta[stage], f"meta {stage}")
     saved = {kind: strip(states["mt_target_params_grads"], f"{index}.{kind}.") for kind in ("param", "grad")}
-    load_stage(network.stages[index], saved["param"], f"target {index}")
+    load_strictly(network.stages[index], saved["param"], f"target {index}")
 
     incubation = IncubationHybrid(network.double(), index).train()
     images, targets = (torch.as_tensor(recorded[f"kd.{key}"]).double() for key in ("images", "soft_targets"))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from m2mkd.config.models import ViT
 from m2mkd.config.models import VMoE as VMoEConfig
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid, freeze
-from m2mkd.distill.transfer import assemble, load_stage, stitch_tensors
+from m2mkd.distill.transfer import assemble, load_strictly, stitch_tensors
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT, build_stage, incubation_config
 from m2mkd.models.vmoe import VMoE, build_vmoe_module
@@ -172,5 +172,5 @@ def test_a_refused_stage_is_left_as_it_was():
     before = {key: tensor.clone() for key, tensor in stage.state_dict().items()}
     state = build_stage(META, 2, **SIZES).state_dict() | {"head.bias": torch.zeros(3)}
     with pytest.raises(InputError, match=r"stage 2: head\.bias"):
-        load_stage(stage, state, "stage 2")
+        load_strictly(stage, state, "stage 2")
     assert all(torch.equal(tensor, before[key]) for key, tensor in stage.state_dict().items())

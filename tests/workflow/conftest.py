@@ -78,8 +78,9 @@ def copy_project(target: Path, paths: Sequence[str] = ()) -> None:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost"]
+    same_commit = os.environ | {"GIT_AUTHOR_DATE": "2024-02-26T00:00Z", "GIT_COMMITTER_DATE": "2024-02-26T00:00Z"}
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
-        subprocess.run([*git, *command], cwd=target, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*git, *command], cwd=target, check=True, stdout=subprocess.DEVNULL, env=same_commit)
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from typing import Literal
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 
 from m2mkd.config.models import NAC as NACConfig
 from m2mkd.config.models import Prior
-from m2mkd.models.nac.graphs import fit_signatures, prior_graph
+from m2mkd.models.nac.graphs import adjacency_matrix, fit_signatures, prior_graph
 from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
 from m2mkd.models.nac.latents import LatentGroup, LatentSeeder
 from m2mkd.models.nac.layers import LatentLayer, ReadIn
@@ -68,8 +67,7 @@ class NAC(nn.Module):
 
         fitted = None
         if prior is not None:
-            graph = prior_graph(prior, config.graph, latents.mediator, graph_seed)
-            adjacency = torch.as_tensor(nx.to_numpy_array(graph), dtype=torch.float32, device="cpu")
+            adjacency = adjacency_matrix(prior_graph(prior, config.graph, latents.mediator, graph_seed))
             cut = config.truncation if graph_fit_cut is None else graph_fit_cut
             fitted = fit_signatures(adjacency, signatures, graph_seed, cut, config.graph.fit_steps)
 

@@ -1,6 +1,7 @@
 """Prior graphs on the mediators, and signatures that realise them (specification nac.md 9)."""
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -8,8 +9,11 @@ from m2mkd.config.models import GraphPriors, Prior
 from m2mkd.errors import InputError
 from m2mkd.models.nac.kernel import cosine_distance
 
+if TYPE_CHECKING:
+    import networkx as nx
 
-def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) -> nx.Graph:
+
+def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) -> "nx.Graph":
     """Sample a graph from a prior.
 
     Parameters
@@ -33,6 +37,8 @@ def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) ->
     InputError
         If the groups do not divide the nodes, or the prior has no graph of this size.
     """
+    import networkx as nx  # it takes most of a second, and a module that is distilled alone needs no graph
+
     groups = parameters.groups
     if prior in ("planted_partition", "ring_of_cliques") and nodes % groups:
         raise InputError(f"graph prior {prior}: {groups} groups do not divide {nodes} mediators; change latents.mediator or graph.groups")
@@ -48,6 +54,13 @@ def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) ->
                 return nx.gnp_random_graph(nodes, parameters.edge_probability, seed=seed)
     except nx.NetworkXError as error:
         raise InputError(f"graph prior {prior} with {nodes} mediators: {error}; change the parameters under graph") from error
+
+
+def adjacency_matrix(graph: "nx.Graph") -> Tensor:
+    """1 where there is an edge, float32, (N, N)."""
+    from networkx import to_numpy_array
+
+    return torch.as_tensor(to_numpy_array(graph), dtype=torch.float32, device="cpu")
 
 
 def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: int) -> Tensor:

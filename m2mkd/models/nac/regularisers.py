@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from m2mkd.errors import InputError
@@ -80,6 +79,8 @@ def _match_rows(links: Tensor, target: Tensor) -> Tensor:
     The square is expanded, so that the memory is N x N instead of N x N x N.
     """
     cost = target.square().sum(1, keepdim=True) + links.square().sum(1) - 2 * target @ links.T
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only one prior needs it
+
     return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(links.device)
 
 

@@ -7,7 +7,7 @@ from m2mkd.config.phases import DistillModule
 from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.distill.hybrid import DistillationHybrid
 from m2mkd.distill.losses import distillation_loss
-from m2mkd.distill.transfer import assemble, load_stage
+from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments
 from m2mkd.models.vit import Stage, StagedViT, build_stage
 from m2mkd.training.job import Job, Outcome
@@ -25,7 +25,7 @@ def run(job: Job[DistillModule]) -> Outcome:
     teacher = None
     if config.loss.kind != "none":
         teacher = build_stage(config.teacher, config.index, image_size=size, num_classes=classes)
-        load_stage(teacher, load_weights(job.upstream["teacher_module"][0]), f"teacher module {config.index}")
+        load_strictly(teacher, load_weights(job.upstream["teacher_module"][0]), f"teacher module {config.index}")
     with forked_rng("init", "student module", config.student.family, config.index, job.replicate):
         student = build_module(
             config.student,

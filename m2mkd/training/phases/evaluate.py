@@ -6,6 +6,7 @@ from torch import Tensor
 from m2mkd.config.phases import Evaluate
 from m2mkd.config.seeds import derive_seed
 from m2mkd.data.stream import eval_batches
+from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.models.build import build_student, noise_arguments
@@ -25,7 +26,7 @@ def run(job: Job[Evaluate]) -> Outcome:
         stitch_width=config.stitch_width,
         compat=config.compat,
     )
-    student.load_state_dict(load_weights(job.upstream["student"][0]))
+    load_strictly(student, load_weights(job.upstream["student"][0]), "student")
     student.to(device).eval()
     generator = torch.Generator(device).manual_seed(derive_seed("evaluation noise", job.replicate))
 

@@ -6,7 +6,7 @@ from m2mkd.config.phases import IncubateModule
 from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.hybrid import IncubationHybrid
 from m2mkd.distill.losses import soft_cross_entropy
-from m2mkd.distill.transfer import load_stage
+from m2mkd.distill.transfer import load_strictly
 from m2mkd.models.vit import Stage, StagedViT, incubation_config
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
@@ -27,7 +27,7 @@ def run(job: Job[IncubateModule]) -> Outcome:
     meta = load_weights(job.upstream["meta"][0])
     for index, stage in enumerate(network.stages):
         if index != config.index:
-            load_stage(stage, stage_state(meta, index), f"stage {index} of the meta model")
+            load_strictly(stage, stage_state(meta, index), f"stage {index} of the meta model")
     hybrid = IncubationHybrid(network, config.index)
     module = cast(Stage, hybrid.target)
     task = Task(

@@ -9,6 +9,7 @@ from m2mkd.config.phases import CURVES, TrainProbe
 from m2mkd.config.seeds import forked_rng
 from m2mkd.data.fewshot import episode
 from m2mkd.distill.losses import soft_cross_entropy
+from m2mkd.distill.transfer import load_strictly
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_student, noise_arguments, replace_head
 from m2mkd.training.job import Job, Outcome
@@ -34,7 +35,7 @@ def run(job: Job[TrainProbe]) -> Outcome:
         drop_path=config.recipe.drop_path,
         compat=config.compat,
     )
-    student.load_state_dict(load_weights(job.upstream["student"][0]))
+    load_strictly(student, load_weights(job.upstream["student"][0]), "student")
     student.requires_grad_(False)
     with forked_rng("init", "probe", job.replicate):
         head = replace_head(student, config.way)
