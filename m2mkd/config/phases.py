@@ -115,8 +115,8 @@ class TrainStudent(Phase):
     init: Literal["scratch", "modules"]
     module_data: Data | None
     """Data that the modules were distilled on, where ``init`` is modules; decides which tensors fit."""
-    stitch_width: PositiveInt
-    """Width of the meta model, where stitch layers are kept."""
+    stitch_width: PositiveInt | None
+    """Width of the meta model, where a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
     teacher: ViT | None
     """The whole teacher, where it is distilled from."""
@@ -130,7 +130,7 @@ class TrainProbe(Phase):
     prior: Prior | None
     student_data: Data
     """Data that the student was trained on."""
-    stitch_width: PositiveInt
+    stitch_width: PositiveInt | None
     data: Data
     way: PositiveInt
     shots: PositiveInt
@@ -144,7 +144,7 @@ class Evaluate(Phase):
     phase: Literal["evaluate"] = "evaluate"
     student: Student
     prior: Prior | None
-    stitch_width: PositiveInt
+    stitch_width: PositiveInt | None
     data: Data
     ood: tuple[Data, ...]
 

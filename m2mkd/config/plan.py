@@ -128,7 +128,7 @@ class _Builder:
             known = ", ".join(experiment.variants) if isinstance(experiment, StudentExperiment) else "none"
             raise InputError(f"experiment {name}: no variant '{variant}'; it has {known}")
         if isinstance(experiment, TeacherExperiment):
-            self.add_teacher(name, experiment, profile)
+            self.add_teacher(name, profile)
         elif isinstance(experiment, StudentExperiment):
             for chosen in [variant] if variant else experiment.variants:
                 trained = self.students(experiment, chosen, profile)
@@ -144,8 +144,8 @@ class _Builder:
 
     # --- the teacher --------------------------------------------------------------------------------------------------
 
-    def teacher(self, name: str, profile: Profile) -> tuple[TeacherExperiment, str, tuple[str, ...], str]:
-        """A teacher experiment, with the ids of its meta model, its modules before assembly, and the assembled teacher."""
+    def teacher(self, name: str) -> tuple[TeacherExperiment, ViT, ViT]:
+        """A teacher experiment with its architecture and that of its meta model."""
         experiment = load.experiment(name, self.scale)
         if not isinstance(experiment, TeacherExperiment):
             raise InputError(f"experiment {self.user}: teacher '{name}' is a {experiment.kind} experiment; name one of kind teacher")
@@ -155,32 +155,35 @@ class _Builder:
                 f"experiment {name}: teacher ({model.modules} stages of width {model.width}) and meta model "
                 f"({meta.modules} of width {meta.width}) must have the same number of stages and the same width"
             )
-        data = self.data(experiment.data)
-        pretrained = self.run(PretrainMeta, profile, meta, {}, model=meta, data=data, recipe=self.recipe(experiment.pretrain))
+        return experiment, model, meta
+
+    def pretrained(self, name: str, profile: Profile) -> str:
+        """Id of the run that pre-trains the meta model."""
+        experiment, _, meta = self.teacher(name)
+        data, recipe = self.data(experiment.data), self.recipe(experiment.pretrain)
+        return self.run(PretrainMeta, profile, meta, {}, model=meta, data=data, recipe=recipe)
+
+    def assembled(self, name: str, profile: Profile) -> str:
+        """Id of the run that assembles the teacher from its incubated modules."""
+        experiment, model, meta = self.teacher(name)
+        data, recipe, upstream = self.data(experiment.data), self.recipe(experiment.incubate), {"meta": (self.pretrained(name, profile),)}
         incubated = tuple(
-            self.run(
-                IncubateModule,
-                profile,
-                model,
-                {"meta": (pretrained,)},
-                meta=meta,
-                model=model,
-                index=index,
-                data=data,
-                recipe=self.recipe(experiment.incubate),
-            )
+            self.run(IncubateModule, profile, model, upstream, meta=meta, model=model, index=index, data=data, recipe=recipe)
             for index in range(model.modules)
         )
-        assembled = self.run(
-            AssembleTeacher, profile, model, {"modules": incubated}, model=model, data=data, recipe=self.recipe(experiment.assemble)
-        )
-        return experiment, pretrained, incubated, assembled
+        recipe = self.recipe(experiment.assemble)
+        return self.run(AssembleTeacher, profile, model, {"modules": incubated}, model=model, data=data, recipe=recipe)
 
-    def add_teacher(self, name: str, experiment: TeacherExperiment, profile: Profile) -> None:
-        _, _, _, assembled = self.teacher(name, profile)
-        model = self.model(experiment.model, ViT)
+    def split(self, name: str, index: int, profile: Profile) -> str:
+        """Id of the run that cuts one module out of the teacher."""
+        _, model, _ = self.teacher(name)
+        return self.run(SplitTeacher, profile, model, {"teacher": (self.assembled(name, profile),)}, model=model, index=index)
+
+    def add_teacher(self, name: str, profile: Profile) -> None:
+        experiment, model, _ = self.teacher(name)
+        assembled = self.assembled(name, profile)
         for index in range(model.modules):
-            self.run(SplitTeacher, profile, model, {"teacher": (assembled,)}, model=model, index=index)
+            self.split(name, index, profile)
         measured = self.run(EvaluateTeacher, profile, model, {"teacher": (assembled,)}, model=model, data=self.data(experiment.data))
         self.row(name, "teacher", profile, [assembled], [measured])
 
@@ -188,19 +191,23 @@ class _Builder:
 
     def modules(self, experiment: StudentExperiment, replicates: tuple[int, ...], profile: Profile) -> tuple[str, ...]:
         """Ids of the distilled modules, first to last."""
-        teacher, pretrained, _, assembled = self.teacher(experiment.teacher, profile)
+        teacher, teacher_model, meta = self.teacher(experiment.teacher)
         student = self.model(experiment.model, VMoE, NAC)
-        teacher_model, meta = self.model(teacher.model, ViT), self.model(teacher.meta, ViT)
         if student.modules != teacher_model.modules:
             raise InputError(
                 f"experiment {self.user}: student '{experiment.model}' has {student.modules} modules, "
                 f"but teacher '{teacher.model}' has {teacher_model.modules}; they must be equal"
             )
+        data, loss = self.data(experiment.distill.data), experiment.distill.loss
+        if isinstance(student, VMoE) and data != self.data(experiment.data):
+            raise InputError(
+                f"experiment {self.user}: a V-MoE takes positions and head from its modules, so distill.data must be the student's data"
+            )
+        upstream = {"meta": (self.pretrained(experiment.teacher, profile),)}
         ids = []
         for index in range(student.modules):
-            split = self.run(SplitTeacher, profile, teacher_model, {"teacher": (assembled,)}, model=teacher_model, index=index)
-            loss = experiment.distill.loss
-            upstream = {"meta": (pretrained,)} | ({} if loss.kind == "none" else {"teacher_module": (split,)})
+            if loss.kind != "none":
+                upstream["teacher_module"] = (self.split(experiment.teacher, index, profile),)
             ids.append(
                 self.run(
                     DistillModule,
@@ -212,7 +219,7 @@ class _Builder:
                     index=index,
                     meta=meta,
                     teacher=teacher_model,
-                    data=self.data(experiment.distill.data),
+                    data=data,
                     recipe=self.recipe(experiment.distill.recipe),
                     loss=loss,
                     replicates=replicates,
@@ -226,15 +233,14 @@ class _Builder:
         student = self.model(experiment.model, VMoE, NAC)
         if isinstance(student, NAC) != (experiment.prior is not None):
             raise InputError(f"experiment {self.user}: prior is {experiment.prior}, but a NAC needs one and a V-MoE has none")
-        teacher = load.experiment(experiment.teacher, self.scale)
-        assert isinstance(teacher, TeacherExperiment)
+        _, teacher, meta = self.teacher(experiment.teacher)
         runs = []
         for replicates in self.batches():
             upstream = {}
             if how.init == "modules":
                 upstream["modules"] = self.modules(experiment, replicates, profile)
             if how.distillation is not None:
-                upstream["teacher"] = (self.teacher(experiment.teacher, profile)[3],)
+                upstream["teacher"] = (self.assembled(experiment.teacher, profile),)
             runs.append(
                 self.run(
                     TrainStudent,
@@ -248,9 +254,9 @@ class _Builder:
                     recipe=self.recipe(how.recipe),
                     init=how.init,
                     module_data=self.data(experiment.distill.data) if how.init == "modules" else None,
-                    stitch_width=self.model(teacher.meta, ViT).width,
+                    stitch_width=meta.width if isinstance(student, VMoE) and student.stitch == "kept" else None,
                     distillation=how.distillation,
-                    teacher=self.model(teacher.model, ViT) if how.distillation else None,
+                    teacher=teacher if how.distillation else None,
                     replicates=replicates,
                 )
             )

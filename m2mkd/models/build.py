@@ -22,7 +22,7 @@ def build_student(
     image_size: int,
     num_classes: int,
     prior: Prior | None,
-    stitch_width: int,
+    stitch_width: int | None,
     drop_path: float = 0.0,
     graph_seed: int = 0,
     compat: Mapping[str, Value],
