@@ -78,12 +78,14 @@ def config_schema(check: Annotated[bool, typer.Option("--check", help="Only say 
 
 @runs_app.command("plan", hidden=True)
 def runs_plan(config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")]) -> None:
-    """Print the graph of runs as JSON, for the workflow."""
+    """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
     from m2mkd.config.plan import build_study
-    from m2mkd.config.runs import as_graph
+    from m2mkd.config.runs import as_graph, settle_times
 
     settings = _settings(None, None, None, config)
-    typer.echo(json.dumps(as_graph(build_study(settings), settings)))
+    study = build_study(settings)
+    settle_times(study)
+    typer.echo(json.dumps(as_graph(study, settings)))
 
 
 @runs_app.command("list")

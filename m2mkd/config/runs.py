@@ -1,5 +1,6 @@
 """The graph of runs as the workflow and people see it."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ from m2mkd.config.load import as_assignments
 from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent
 from m2mkd.config.study import Run, Study
 
+SETTLED = 1_708_905_600.0
+"""Time of modification of every keyed file, in seconds: the day of the paper's first version."""
 REPLICATED = (DistillModule, TrainStudent, TrainProbe, Evaluate)
 """Phases that every replicate redoes; the others are shared."""
 
@@ -57,6 +60,22 @@ def _inputs(study: Study, run: Run) -> list[str]:
     return manifests + [
         output for parent in upstream for slot in range(len(parent.config.replicates)) for output in study.outputs(parent, slot)
     ]
+
+
+def settle_times(study: Study) -> None:
+    """Give all outputs of runs, and all prepared sets, one and the same time of modification.
+
+    They lie under the digest of what decides them, so a file that is there is right. Snakemake, however, takes an output for outdated when
+    an input is newer, as it may well be after a clone, a ``dvc checkout`` or a copy.
+    """
+    manifests = {f"{data.folder}/manifest.json" for run in study.runs.values() for data in run.config.data_sets}
+    outputs = {output for run in study.runs.values() for slot in range(len(run.config.replicates)) for output in study.outputs(run, slot)}
+    for path in manifests | outputs:
+        try:
+            if Path(path).stat().st_mtime != SETTLED:
+                os.utime(path, (SETTLED, SETTLED))
+        except FileNotFoundError:
+            continue
 
 
 def is_done(study: Study, run: Run) -> bool:

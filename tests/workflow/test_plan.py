@@ -39,7 +39,7 @@ SMALL_JOBS = {
 
 def planned(project, *arguments: str) -> dict[str, int]:
     """Jobs by rule in the table that a dry run prints."""
-    printed = project.run("snakemake", "--cores", "1", "--dry-run", "--quiet", "rules", *arguments)
+    printed = project.run("snakemake", *arguments, "--cores", "1", "--dry-run", "--quiet", "rules")
     rows = re.findall(r"^(\w+) +(\d+)$", printed.stdout + printed.stderr, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in rows if rule != "total"}
 
