@@ -43,7 +43,7 @@ mlflow-ui: $(VENV)/.ok-run
 	mlflow server --backend-store-uri sqlite:///results/mlflow.db --artifacts-destination results/mlruns --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
 
 acceptance: $(VENV)/.ok-dev
-	M2MKD_REQUIRE=all pytest -q -m slow --override-ini addopts=--strict-markers
+	pytest -q -m slow
 
 clean:
 	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs

@@ -20,21 +20,23 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
 
-ScaleOption = Annotated[str | None, typer.Option("--scale", help="Scale in config/scales; default: that of config/config.yaml.")]
+ScaleOption = Annotated[
+    str | None, typer.Option("--scale", help="Scale in config/scales, taken as it is; default: what config/config.yaml says.")
+]
 ExperimentOption = Annotated[
     list[str] | None, typer.Option("--experiment", help="Experiment, or experiment/variant; default: the scale's study.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.", envvar="M2MKD_DEVICE")]
 
 
 def _settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:
     from m2mkd.config import load
 
-    changes: dict[str, Any] = json.loads(config) if config else {}
-    if scale:
+    changes = load.parse_json(config, "--config") if config is not None else {}
+    if scale is not None:
         changes["scale"] = scale
     if experiments:
         changes["experiments"] = experiments
@@ -151,7 +153,7 @@ def run(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
 ) -> None:
     """Compute one run, written phase/key; an interrupted one goes on where it stopped."""
     from m2mkd.training.job import execute

@@ -1,8 +1,10 @@
 """Writing files so that they are there whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,9 +49,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Let the file ``source`` appear whole as ``target`` too, on the same file system, without copying it."""
+    """Let the file ``source`` appear whole as ``target`` too, without copying it where the file systems allow."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
+    try:
+        os.link(source, temporary)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(source, temporary)
     temporary.replace(target)

@@ -133,7 +133,8 @@ def _end_or_announce(owner: Path, say: Callable[[str], object]) -> None:
         say(f"ending process {holder.pid}, left over from an interrupted command")
         end_tree(holder)
     else:
-        say(f"waiting for process {holder.pid if holder else 'on another machine'}, which works on {owner.name.split('.')[1]}")
+        who = f"process {holder.pid}" if holder else "another process, perhaps on another machine"
+        say(f"waiting for {who}, which works on {owner.name.split('.')[1]}")
 
 
 def _end_child_of_dead(owner: Path, say: Callable[[str], object]) -> None:

@@ -1,8 +1,12 @@
 """``m2mkd reproduce``: the whole study under Snakemake, whatever an interrupted one left behind."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from m2mkd.config.experiment import Settings
 from m2mkd.config.plan import build_study
@@ -34,13 +38,15 @@ def reproduce(settings: Settings, cores: str) -> int:
     """
     study = build_study(settings)
     with exclusive(WORK, "make", _say) as note_child:
+        _wait_for_other_workflows()
         if any(Path(".snakemake/locks").glob("*")):
             _say("taking back the lock of an interrupted run")
             subprocess.run(["snakemake", "--unlock", "--quiet", "all"], check=True, stderr=subprocess.DEVNULL)
         done = sum(is_done(study, run) for run in study.runs.values())
         _say(f"{study.scale.title}: {len(study.runs)} runs, {done} of them done")
         shown = ["--logger", "rich"] if sys.stdout.isatty() else ["--quiet", "host", "rules", "reason"]
-        command = ["snakemake", "--cores", cores, *shown, "--config", f"scale={settings.scale}"]
+        command = ["snakemake", "--cores", cores, *shown, "--config", *_as_config(settings)]
+        started = time.time()
         try:
             process = subprocess.Popen(command)
         except FileNotFoundError as error:
@@ -48,10 +54,28 @@ def reproduce(settings: Settings, cores: str) -> int:
         note_child(process.pid)
         status = process.wait()
     if status:
-        _say(f"some jobs failed; their logs are in {study.root}/logs, and the same command goes on from here")
-        return status
+        refusals = _refusals(Path(study.root, "logs"), started)
+        _say("\n".join([*refusals, f"some jobs failed; their logs are in {study.root}/logs, and the same command goes on from here"]))
+        return 2 if refusals else status
     _say(where(study))
     return 0
+
+
+def _wait_for_other_workflows() -> None:
+    """Wait for any Snakemake that works in this folder; its lock is not to be taken."""
+    own = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        named = any(Path(word).name == "snakemake" for word in words[:3])
+        if named and process.info["cwd"] == str(Path.cwd()) and process.pid not in own:
+            _say(f"waiting for process {process.pid}, a Snakemake that works here")
+            psutil.wait_procs([process])
+
+
+def _refusals(logs: Path, since: float) -> list[str]:
+    """What jobs refused, in their own words: one line of each log written since then that has one."""
+    written = [log for log in sorted(logs.rglob("*.log")) if log.stat().st_mtime >= since]
+    return sorted({line for log in written for line in log.read_text().splitlines() if line.startswith("m2mkd: ")})
 
 
 def where(study: Study) -> str:
@@ -62,6 +86,11 @@ def where(study: Study) -> str:
         f"report   {study.root}/report.html",
         "MLflow   results/mlflow.db, opened by 'make mlflow-ui'",
     ))  # fmt: skip
+
+
+def _as_config(settings: Settings) -> list[str]:
+    """All settings, so that Snakemake takes none of them from the file."""
+    return [f"{name}={json.dumps(value)}" for name, value in settings.model_dump(mode="json").items()]
 
 
 def _say(text: str) -> None:

@@ -128,9 +128,10 @@ def switches() -> dict[str, Switch]:
 
 
 def settings(changes: Mapping[str, Any] | None = None) -> Settings:
-    """``config/config.yaml`` with ``changes`` laid over it."""
-    path = CONFIG / "config.yaml"
-    return checked(Settings, merged(read_yaml(path), changes or {}), str(path))
+    """``config/config.yaml`` with ``changes`` laid over it; changes that name a scale stand for themselves, without the file."""
+    path, changes = CONFIG / "config.yaml", changes or {}
+    base = {} if "scale" in changes else read_yaml(path)
+    return checked(Settings, merged(base, changes), str(path))
 
 
 def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
@@ -159,6 +160,23 @@ def experiment(name: str, scale: Scale) -> Experiment:
     """One experiment of ``config/experiments`` at a scale."""
     path = named("experiments", name)
     return checked(Experiment, merged(read_yaml(path), scale.experiment_changes.get(name, {})), str(path))
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: holds a {type(content).__name__}, but an object is needed")
+    return content
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:

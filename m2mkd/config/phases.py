@@ -27,6 +27,9 @@ class Data(Config):
     key: str
     """Digest of the source's digest, the preparation and the image size."""
 
+    def __str__(self) -> str:
+        return f"{self.name}@{self.image_size}"
+
     @property
     def folder(self) -> str:
         """Where the prepared set lies, relative to the root."""

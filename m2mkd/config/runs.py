@@ -72,10 +72,10 @@ def settle_times(study: Study) -> None:
     outputs = {output for run in study.runs.values() for slot in range(len(run.config.replicates)) for output in study.outputs(run, slot)}
     for path in manifests | outputs:
         try:
-            if Path(path).stat().st_mtime != SETTLED:
+            if not Path(path).is_symlink() and Path(path).stat().st_mtime != SETTLED:
                 os.utime(path, (SETTLED, SETTLED))
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, PermissionError):
+            continue  # not there yet, or somebody else's
 
 
 def is_done(study: Study, run: Run) -> bool:

@@ -8,6 +8,9 @@ from m2mkd.config.experiment import Scale
 from m2mkd.config.phases import Phase, digest, run_key
 from m2mkd.errors import InputError
 
+RESULTS_FORMAT = 1
+"""Version of tables and report; raising it compiles them anew."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -62,8 +65,8 @@ class Study:
 
     @property
     def key(self) -> str:
-        """Digest of all runs and rows: what the tables are about."""
-        return digest([[row.experiment, row.variant, row.profile, row.trained, row.measured] for row in self.rows])
+        """Digest of all rows with the runs that they stand on: what the tables are about."""
+        return digest([RESULTS_FORMAT, *[[row.experiment, row.variant, row.profile, row.trained, row.measured] for row in self.rows]])
 
     @property
     def root(self) -> str:

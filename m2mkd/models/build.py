@@ -1,6 +1,6 @@
 """Building any student, whole or one module of it, from its configuration and the compat switches that concern it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -117,6 +117,29 @@ def build_module(
 def noise_arguments(config: VMoEConfig | NACConfig, generator: torch.Generator) -> dict[str, Any]:
     """What a student's forward pass needs beside its input in training: a NAC draws its noise from ``generator``."""
     return {"noise": Noise.from_generator(generator)} if isinstance(config, NACConfig) else {}
+
+
+def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mapping[str, Value], seed: int) -> Callable[[Tensor], Tensor]:
+    """How a student is measured: images (B, 3, H, W) to logits, without noise unless ``eval_noise`` says otherwise.
+
+    Parameters
+    ----------
+    student, config
+        The network and its architecture.
+    compat
+        Value of ``eval_noise``; absent means corrected.
+    seed
+        Seed of the noise, which is drawn batch after batch.
+    """
+    if compat.get("eval_noise", "zero") == "zero":
+        return student
+    generators: dict[torch.device, torch.Generator] = {}
+
+    def predict(images: Tensor) -> Tensor:
+        generator = generators.setdefault(images.device, torch.Generator(images.device).manual_seed(seed))
+        return student(images, **noise_arguments(config, generator))
+
+    return predict
 
 
 def regularisation(student: nn.Module, compat: Mapping[str, Value]) -> Tensor | float:

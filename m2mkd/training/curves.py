@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from m2mkd.errors import InputError
+
 
 class Curves:
     """An append-only log of one training, cut back to a checkpoint's cursor when it resumes."""
@@ -14,8 +16,18 @@ class Curves:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def cut(self, size: int) -> None:
-        """Forget what was written after the log had ``size`` bytes."""
+        """Forget what was written after the log had ``size`` bytes.
+
+        Raises
+        ------
+        InputError
+            If the log is shorter, which no interruption does.
+        """
         with self.path.open("ab") as file:
+            if file.tell() < size:
+                raise InputError(
+                    f"{self.path}: is shorter than its checkpoint says; remove {self.path.parent} and run the same command again"
+                )
             file.truncate(size)
 
     def append(self, line: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """One job: a run with all its replicates, from the lock on its work folder to the publication of its outputs."""
 
 import importlib
+import json
 import platform
 import shutil
 import subprocess
@@ -85,7 +86,9 @@ def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callabl
             for output in study.outputs(run, slot):
                 publish(work / str(slot) / Path(output).name, Path(output))
         # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
-        shutil.rmtree(work.rename(work.with_name(f".{work.name}.done")))
+        done = work.with_name(f".{work.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        shutil.rmtree(work.rename(done))
 
 
 def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float) -> None:
@@ -107,6 +110,7 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "config": run.config.model_dump(mode="json"),
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
+            "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
             "provenance": provenance() | {"started": started, "seconds": time.time() - started},
         },
     )

@@ -40,6 +40,7 @@ class Task:
     spared: Collection[str] = ()
     """Parameters without weight decay."""
     decay_all: bool = False
+    decay_scalars: bool = False
     late_schedule: bool = False
 
 
@@ -86,7 +87,7 @@ def fit(
     """
     device = machine.device
     task.network.to(device)
-    optimizer = build_optimizer(task.trained, recipe, task.spared, task.decay_all)
+    optimizer = build_optimizer(task.trained, recipe, task.spared, decay_all=task.decay_all, decay_scalars=task.decay_scalars)
     rate = LearningRate(optimizer, recipe, stream.steps_per_epoch, task.late_schedule)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

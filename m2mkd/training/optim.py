@@ -1,8 +1,9 @@
 """Optimiser and learning rate of a recipe, by timm."""
 
 from collections.abc import Collection
+from typing import Any
 
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -10,7 +11,9 @@ from torch.optim import Optimizer
 from m2mkd.config.recipe import Recipe
 
 
-def build_optimizer(module: nn.Module, recipe: Recipe, spared: Collection[str] = (), decay_all: bool = False) -> Optimizer:
+def build_optimizer(
+    module: nn.Module, recipe: Recipe, spared: Collection[str] = (), *, decay_all: bool = False, decay_scalars: bool = False
+) -> Optimizer:
     """Optimiser of all parameters of ``module`` that require a gradient.
 
     Parameters
@@ -20,18 +23,24 @@ def build_optimizer(module: nn.Module, recipe: Recipe, spared: Collection[str] =
     recipe
         Kind, peak learning rate and weight decay.
     spared
-        Names of parameters without weight decay, beside biases and 1-D tensors.
+        Names of parameters without weight decay, beside biases and tensors of fewer than two axes.
     decay_all
         Decay every parameter, biases and norms too.
+    decay_scalars
+        Decay parameters without axes, such as gains.
     """
-    if decay_all:
-        groups = [{"params": [p for p in module.parameters() if p.requires_grad], "weight_decay": recipe.weight_decay}]
-    else:
-        groups = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=tuple(spared))
-    name = {"adamw": "adamw", "sgd": "nesterov"}[recipe.optimizer]
-    return create_optimizer_v2(
-        [group for group in groups if group["params"]], opt=name, lr=recipe.peak_lr, weight_decay=0.0, momentum=recipe.momentum
-    )
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        matrix = parameter.ndim > 1 or (decay_scalars and parameter.ndim == 0)
+        return decay_all or (matrix and not name.endswith(".bias") and name not in spared)
+
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": recipe.weight_decay}]
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[decays(name, parameter)]["params"].append(parameter)
+    optimizer = {"adamw": "adamw", "sgd": "nesterov"}[recipe.optimizer]
+    used = [group for group in groups if group["params"]]
+    return create_optimizer_v2(used, opt=optimizer, lr=recipe.peak_lr, weight_decay=0.0, momentum=recipe.momentum)
 
 
 class LearningRate:
@@ -67,8 +76,9 @@ class LearningRate:
     def set(self, epoch: int, step: int) -> float:
         """Set and return the rate of update ``step`` (from 0) of ``epoch`` (from 0)."""
         if self.schedule is not None:
+            epoch = max(epoch - 1, 0) if self.late else epoch
             if self.recipe.schedule_step == "update":
                 self.schedule.step_update(epoch * self.steps_per_epoch + step)
             else:
-                self.schedule.step(max(epoch - 1, 0) if self.late else epoch)
+                self.schedule.step(epoch)
         return self.optimizer.param_groups[0]["lr"]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -27,8 +28,12 @@ def study(tmp_path, monkeypatch):
 
 
 def pretend(monkeypatch, study, phase, compute):
-    """A run of the phase, computed by ``compute(job)``."""
+    """A run of the phase, computed by ``compute(job)``, with manifests of its data sets."""
     run = next(run for run in study.runs.values() if run.phase == phase)
+    for data in run.config.data_sets:
+        manifest = Path(data.folder) / "manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text('{"digest": "of the set"}')
     module = __import__(f"m2mkd.training.phases.{phase}", fromlist=["run"])
     monkeypatch.setattr(module, "run", compute)
     return run
@@ -182,3 +187,39 @@ def test_a_holder_whose_starter_lives_is_waited_for(tmp_path, held):
     holder.kill()
     rest = waiting.communicate(timeout=30)[0]
     assert rest.splitlines()[-1] == "mine"
+
+
+def test_a_leftover_of_an_interrupted_removal_is_no_obstacle(study, monkeypatch, tmp_path):
+    run = pretend(monkeypatch, study, "evaluate", lambda job: jobs.Outcome({"top1": 0.0}))
+    leftover = tmp_path / study.root / "work/evaluate" / f".{run.key}.done" / "0"
+    leftover.mkdir(parents=True)
+    (leftover / "checkpoint.pt").write_text("old")
+    execute(study, run)
+    assert (tmp_path / study.folder(run.id) / "2" / "run.json").is_file()
+    assert not leftover.exists()
+
+
+def test_another_file_system_gets_a_copy(monkeypatch, tmp_path):
+    from m2mkd import files
+
+    def refuse(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    (tmp_path / "source").write_text("content")
+    files.publish(tmp_path / "source", tmp_path / "runs" / "target")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["target"]
+    assert (tmp_path / "runs" / "target").read_text() == "content"
+
+
+def test_keyed_files_get_one_time_so_that_none_is_newer(study, tmp_path):
+    from m2mkd.config.runs import settle_times
+
+    run = next(run for run in study.runs.values() if run.phase == "pretrain_meta")
+    written = [tmp_path / output for output in study.outputs(run, 0)[:2]]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        time.sleep(0.01)
+    settle_times(study)
+    assert written[0].stat().st_mtime == written[1].stat().st_mtime

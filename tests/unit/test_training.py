@@ -17,12 +17,13 @@ from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT
 from m2mkd.training import loop
-from m2mkd.training.curves import read_curves
+from m2mkd.training.curves import Curves, read_curves
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
 
 PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0.0, mixup=0.2, cutmix=0.0)
 RECIPE = Recipe(epochs=4, batch_size=8, lr=3e-3, lr_batch=None, drop_path=0.2, warmup_epochs=1, clip_norm=1.0, augmentation=PLAIN)
+PLAIN_RECIPE = RECIPE.model_copy(update={"augmentation": PLAIN.model_copy(update={"mixup": 0.0})})
 MODEL = ViT(patch_size=8, width=16, heads=2, depths=(1, 1))
 
 
@@ -136,7 +137,7 @@ def test_rates_by_update_move_at_every_step():
     assert rates[:4] == [0.0, 0.25, 0.5, 0.75]
     # The cosine's clock starts with the warm-up: at update 6 of 12 it stands at its half.
     assert rates[6] == pytest.approx(0.5)
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
 
 
 def test_weight_decay_spares_biases_norms_and_named_parameters():
@@ -153,6 +154,50 @@ def test_weight_decay_spares_biases_norms_and_named_parameters():
     assert sum(len(group["params"]) for group in everything if group["weight_decay"] == RECIPE.weight_decay) == len(
         list(model.parameters())
     )
+
+
+def test_gains_decay_only_where_asked():
+    module = nn.ParameterDict(
+        {"gain": nn.Parameter(torch.tensor(0.1)), "bias": nn.Parameter(torch.zeros(3)), "w": nn.Parameter(torch.zeros(2, 2))}
+    )
+
+    def decayed(**options):
+        groups = build_optimizer(module, RECIPE, **options).param_groups
+        return {tuple(p.shape) for group in groups if group["weight_decay"] for p in group["params"]}
+
+    assert decayed() == {(2, 2)}
+    assert decayed(decay_scalars=True) == {(2, 2), ()}
+    assert decayed(spared={"w"}) == set()
+
+
+def test_a_late_schedule_lags_one_epoch_at_every_update():
+    def rates(late):
+        parameter = nn.Parameter(torch.zeros(1))
+        recipe = Recipe(epochs=4, batch_size=2, lr=1.0, lr_batch=None, schedule_step="update")
+        rate = LearningRate(torch.optim.SGD([parameter], lr=1.0), recipe, steps_per_epoch=3, late=late)
+        return [rate.set(epoch, step) for epoch in range(4) for step in range(3)]
+
+    assert rates(True) == rates(False)[:3] + rates(False)[:9]
+
+
+def test_a_log_shorter_than_its_checkpoint_is_refused(tmp_path):
+    curves = Curves(tmp_path / "metrics.jsonl")
+    size = curves.append({"epoch": 1})
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match="shorter than its checkpoint"):
+        curves.cut(size)
+
+
+def test_an_image_is_augmented_alike_in_any_share_of_the_set():
+    data = stripes(32)
+    whole, part = (TrainStream(data, share, 2, PLAIN_RECIPE, ("data", "stripes", 0)) for share in (range(32), range(0, 32, 2)))
+
+    def views(stream):
+        return {int(id_): image for batch in stream.epoch(0) for id_, image in zip(batch.ids, batch.images, strict=True)}
+
+    seen = views(whole)
+    assert len(views(part)) == 16
+    assert all(torch.equal(image, seen[id_]) for id_, image in views(part).items())
 
 
 def test_curves_are_plain_json(tmp_path):

@@ -62,6 +62,14 @@ def test_removing_one_intermediate_redoes_what_depends_on_it(finished, copy_of):
     assert tables(project) == before
 
 
+def test_a_published_number_is_compiled_anew(finished, copy_of):
+    project = copy_of(finished)
+    published = project.root / "results/published/m2mkd.csv"
+    published.write_text(published.read_text().replace("vmoe_base,m2mkd,iid,top1,,", "vmoe_base,m2mkd,iid,top1,12.34,"))
+    assert project.jobs() == ["all", "compile", "report", "track"]
+    assert b"12.34" in tables(project)["results.md"]
+
+
 def test_dvc_and_snakemake_do_not_repeat_each_other(finished, copy_of):
     project = copy_of(finished)
     repro = project.run("dvc", "repro")

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from glob import glob
 
 from snakemake.utils import validate
 

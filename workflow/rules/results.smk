@@ -5,6 +5,10 @@ rule compile:
                 ("evaluate", "train_", "distill_", "assemble_")
             )
         ),
+        # What the tables quote beside the runs: published numbers, titles, terms of data sets.
+        glob("results/published/*.csv")
+        + glob("config/*.yaml")
+        + glob("config/experiments/*.yaml"),
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
     log:

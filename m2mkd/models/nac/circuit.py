@@ -156,5 +156,10 @@ class NAC(nn.Module):
         losses = [block_model_loss(kernel.log(distance).exp(), target, permutation) for kernel in kernels]
         return config.block_model_weight * torch.stack(losses).sum()
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: codes, signatures and the positional grid."""
+        spared = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid."
+        return {name for name, _ in self.named_parameters() if name.startswith(spared)}
+
     def _noisy(self, codes: Tensor, noise: Noise | None) -> Tensor:
         return perturb_codes(codes, self.config.code_noise, required(noise)) if self.training else codes

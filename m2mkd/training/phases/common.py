@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import ArrayLike
+
 from m2mkd.config.phases import Data, Phase
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import Pack, Split, open_pack, stratified_share
@@ -39,11 +41,11 @@ def train(job: Job[Any], task: Task, data: Data, recipe: Recipe) -> dict[str, fl
     pack = open_data(data)
     split = pack.split("train")
     share = stratified_share(split.labels, recipe.train_share, ("share", data.name))
-    return train_on(job, task, recipe, split.take(share) if recipe.train_share < 1 else split, pack.split("val"), data)
+    return train_on(job, task, recipe, split, share, pack.split("val"), data)
 
 
 def train_on(
-    job: Job[Any], task: Task, recipe: Recipe, train: Split, val: Split, data: Data, classes: int | None = None
+    job: Job[Any], task: Task, recipe: Recipe, train: Split, indices: ArrayLike, val: Split, data: Data, classes: int | None = None
 ) -> dict[str, float]:
     """Train on one split and measure on another.
 
@@ -51,8 +53,10 @@ def train_on(
     ----------
     job, task, recipe
         What is trained, and how.
-    train, val
-        Images and labels.
+    train, indices
+        Images and labels, and which of them are used.
+    val
+        What is measured on.
     data
         Names the stream.
     classes
@@ -60,7 +64,7 @@ def train_on(
     """
     machine = job.machine()
     names = (data.name, job.config.phase, job.replicate)
-    stream = TrainStream(train, range(len(train)), classes or data.classes, recipe, ("data", *names), machine.workers, machine.device)
+    stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device)
     return fit(task, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH), names, job.work, machine, job.title)
 
 

@@ -49,6 +49,7 @@ def run(job: Job[DistillModule]) -> Outcome:
         loss=loss,
         predict=hybrid.student_logits,
         spared=student.no_weight_decay() if isinstance(student, Stage) else (),
+        decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )
     return Outcome(train(job, task, config.data, config.recipe), student.state_dict())

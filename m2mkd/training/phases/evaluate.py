@@ -1,15 +1,12 @@
 """Accuracy of a student on its validation set and on out-of-distribution sets."""
 
-import torch
-from torch import Tensor
-
 from m2mkd.config.phases import Evaluate
 from m2mkd.config.seeds import derive_seed
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
-from m2mkd.models.build import build_student, noise_arguments
+from m2mkd.models.build import build_student, evaluation
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import EVAL_BATCH, open_data
 from m2mkd.training.weights import load_weights
@@ -28,12 +25,7 @@ def run(job: Job[Evaluate]) -> Outcome:
     )
     load_strictly(student, load_weights(job.upstream["student"][0]), "student")
     student.to(device).eval()
-    generator = torch.Generator(device).manual_seed(derive_seed("evaluation noise", job.replicate))
-
-    def predict(images: Tensor) -> Tensor:
-        noisy = config.compat.get("eval_noise") == "upstream"
-        return student(images, **(noise_arguments(config.student, generator) if noisy else {}))
-
+    predict = evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate))
     pack = open_data(config.data)
     iid = measure(predict, eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH), device).summary()
     ood = {data.name: measure_masked(predict, open_data(data), pack.classes, EVAL_BATCH, device) for data in config.ood}

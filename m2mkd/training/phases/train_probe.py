@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from m2mkd.config.phases import CURVES, TrainProbe
-from m2mkd.config.seeds import forked_rng
+from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.data.fewshot import episode
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_student, noise_arguments, replace_head
+from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, open_data, train_on
@@ -50,8 +50,16 @@ def run(job: Job[TrainProbe]) -> Outcome:
     shots = drawn.subset(train, drawn.train)
     # The whole episode is one batch, as published.
     recipe = config.recipe.model_copy(update={"batch_size": len(shots)})
-    task = Task(trained=head, network=student, loss=loss, predict=student, late_schedule=late_schedule(config))
-    measured = train_on(job, task, recipe, shots, drawn.subset(train if from_train else val, drawn.val), config.data, config.way)
+    task = Task(
+        trained=head,
+        network=student,
+        loss=loss,
+        predict=evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate)),
+        late_schedule=late_schedule(config),
+    )
+    measured = train_on(
+        job, task, recipe, shots, range(len(shots)), drawn.subset(train if from_train else val, drawn.val), config.data, config.way
+    )
     if config.compat.get("probe_report") == "best":
         lines = [json.loads(line) for line in (job.work / CURVES).read_text().splitlines()]
         measured["val_top1"] = max(line["val_top1"] for line in lines if "val_top1" in line)

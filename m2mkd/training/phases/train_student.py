@@ -54,7 +54,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
         network=student,
         loss=loss,
         predict=student,
-        spared=student.no_weight_decay() if isinstance(student, VMoE) else (),
+        spared=student.no_weight_decay(),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
     )
