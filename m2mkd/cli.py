@@ -29,7 +29,7 @@ ExperimentOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.", envvar="M2MKD_DEVICE")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
 
 
 def _settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:

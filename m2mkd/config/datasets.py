@@ -3,13 +3,15 @@
 import re
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
 
 PREPARE_FORMAT = 1
 """Version of the packed format; raising it makes every packed set, and every run on it, new."""
+LARGEST_IMAGE = 4096
+"""Largest side of an image in pixels; more is a slip of the hand."""
 
 
 class Dataset(Config):
@@ -41,7 +43,8 @@ class DataRef(Config):
     """A data set at an image size, written ``name@size``."""
 
     name: str
-    image_size: PositiveInt
+    image_size: int = Field(ge=1, le=LARGEST_IMAGE)
+    """Side in pixels."""
 
     @classmethod
     def parse(cls, text: str, field: str) -> "DataRef":
@@ -52,9 +55,12 @@ class DataRef(Config):
         InputError
             If ``text`` is not of that form; ``field`` says where it stands.
         """
-        match = re.fullmatch(r"([a-z0-9-]+)@(\d+)", text)
-        if match is None or int(match[2]) == 0:
-            raise InputError(f"{field}: '{text}' is not a data set at an image size; write it as name@pixels, for example digits@32")
+        match = re.fullmatch(r"([a-z0-9-]+)@([1-9][0-9]{0,3})", text)
+        if match is None or int(match[2]) > LARGEST_IMAGE:
+            raise InputError(
+                f"{field}: '{text}' is not a data set at an image size; "
+                f"write it as name@pixels, at most {LARGEST_IMAGE} of them, for example digits@32"
+            )
         return cls(name=match[1], image_size=int(match[2]))
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
 """Experiments, scales and settings: the files of ``config/`` that people edit."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
@@ -100,10 +100,19 @@ class Probe(Config):
 Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment, Field(discriminator="kind")]
 
 
+def _complete_or_extends(schema: dict[str, Any]) -> None:
+    """A file that extends another may leave out what the other has."""
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
+
+
 class Scale(Config):
     """How large everything is: the only file that differs between a laptop and a cluster."""
 
+    model_config = ConfigDict(json_schema_extra=_complete_or_extends)
+
     title: str
+    extends: str | None = None
+    """The scale that this one is laid over: it changes what it names and takes the rest."""
     experiments: tuple[str, ...]
     """The study: experiments, or single variants as experiment/variant."""
     profiles: tuple[Profile, ...]

@@ -11,11 +11,40 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from m2mkd.config.compat import Switch
-from m2mkd.config.datasets import Dataset
+from m2mkd.config.datasets import DataRef, Dataset
 from m2mkd.config.experiment import Catalogue, Experiment, Scale, Settings
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice in one mapping; by the standard the last would win silently."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here and not when the mapping is built, because by then merge keys (<<) have brought in theirs.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice; remove one", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str, where: str) -> Any:
+    """YAML text as plain values.
+
+    Raises
+    ------
+    InputError
+        If it is not YAML, or a key stands twice in it.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -24,14 +53,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file cannot be read, is not YAML, or is not a mapping.
+        If the file cannot be read, is not YAML in UTF-8, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run from the root of the project") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    content = _parse(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -96,8 +126,8 @@ def _field_names(type_: Any) -> set[str]:
     return names
 
 
-def named(folder: str, name: str) -> Path:
-    """The YAML file of that name in a folder of ``config/``.
+def named(folder: str, name: str, field: str = "") -> Path:
+    """The YAML file of that name in a folder of ``config/``; ``field`` says where the name stands.
 
     Raises
     ------
@@ -105,11 +135,11 @@ def named(folder: str, name: str) -> Path:
         If there is none; lists those that there are.
     """
     path = CONFIG / folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
+    known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
+    if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         mend = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known) or 'none; run from the root of the project'}"
-        raise InputError(f"{path}: no such {folder.removesuffix('s')} '{name}'; {mend}")
+        raise InputError(f"{field or path}: no such {folder.removesuffix('s')} '{name}'; {mend}")
     return path
 
 
@@ -127,6 +157,20 @@ def switches() -> dict[str, Switch]:
     return checked(dict[str, Switch], read_yaml(path), str(path))
 
 
+def data_ref(text: str, field: str) -> DataRef:
+    """A data set of the registry, written ``name@size``.
+
+    Raises
+    ------
+    InputError
+        If it is not of that form, or not in the registry; ``field`` says where it stands.
+    """
+    ref = DataRef.parse(text, field)
+    if ref.name not in datasets():
+        raise InputError(f"{field}: data set '{ref.name}' is not in config/datasets.yaml; it has {', '.join(sorted(datasets()))}")
+    return ref
+
+
 def settings(changes: Mapping[str, Any] | None = None) -> Settings:
     """``config/config.yaml`` with ``changes`` laid over it; changes that name a scale stand for themselves, without the file."""
     path, changes = CONFIG / "config.yaml", changes or {}
@@ -135,12 +179,34 @@ def settings(changes: Mapping[str, Any] | None = None) -> Settings:
 
 
 def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
-    """A scale of ``config/scales``, laid over the one that it extends, with overrides laid over both."""
+    """A scale of ``config/scales``, laid over those that it extends, with overrides laid over all.
+
+    Raises
+    ------
+    InputError
+        If a field is wrong, a scale extends itself, or a change is to an experiment or a data set that does not exist.
+    """
     path = named("scales", name)
-    content = read_yaml(path)
-    if "extends" in content:
-        content = merged(read_yaml(named("scales", str(content.pop("extends")))), content)
-    return checked(Scale, merged(content, overrides), f"{path} with overrides" if overrides else str(path))
+    content = _extended(merged(read_yaml(path), overrides), (name,))
+    result = checked(Scale, content, f"{path} with overrides" if overrides else str(path))
+    for changed in result.experiment_changes:
+        named("experiments", changed, "experiment_changes")
+        experiment(changed, result)
+    for original, substitute in result.data.items():
+        data_ref(original, "data")
+        data_ref(substitute, f"data.{original}")
+    return result
+
+
+def _extended(content: dict[str, Any], chain: tuple[str, ...]) -> dict[str, Any]:
+    """The content of the last scale of ``chain``, laid over that which it extends, and so on; earlier ones extend later ones."""
+    base = content.get("extends")
+    if base is None:
+        return content
+    if base in chain:
+        raise InputError(f"config/scales/{chain[-1]}.yaml: extends: {' extends '.join((*chain, base))}; let one of them extend none")
+    parent = read_yaml(named("scales", str(base), f"config/scales/{chain[-1]}.yaml: extends"))
+    return merged(_extended(parent, (*chain, str(base))), content)
 
 
 def catalogue(scale: Scale) -> Catalogue:
@@ -185,14 +251,14 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If one of them has no ``=`` or no field.
+        If one of them has no ``=`` or no field, or its value is not YAML.
     """
     result: dict[str, Any] = {}
     for assignment in assignments:
         path, sign, value = assignment.partition("=")
         if not sign or not path:
             raise InputError(f"--set {assignment}: write dotted.field=value, for example recipes.distill_module.epochs=3")
-        change: Any = yaml.safe_load(value)
+        change: Any = _parse(value, f"--set {assignment}")
         for name in reversed(path.split(".")):
             change = {name: change}
         result = merged(result, change)

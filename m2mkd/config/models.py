@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from m2mkd.config.base import Config
 
@@ -19,13 +19,13 @@ class ViT(Config):
     """Token width d."""
     heads: PositiveInt
     """Attention heads; the width is a multiple of it."""
-    depths: tuple[PositiveInt, ...]
+    depths: tuple[PositiveInt, ...] = Field(min_length=1)
     """Blocks in each stage; one stage is one module."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: PositiveFloat = 4.0
     """Hidden width of the MLP over the token width."""
     qkv_bias: bool = True
     """Whether the q, k and v projections have a bias (DeiT-Huge has none)."""
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     """Epsilon of the layer norms (DeiT-Huge: 1e-5)."""
 
     @model_validator(mode="after")
@@ -37,6 +37,11 @@ class ViT(Config):
     @property
     def modules(self) -> int:
         return len(self.depths)
+
+    @property
+    def stride(self) -> int:
+        """What the image size is a multiple of."""
+        return self.patch_size
 
 
 class VMoE(ViT):
@@ -52,6 +57,12 @@ class VMoE(ViT):
     stitch: Literal["dropped", "kept"] = "dropped"
     """Whether the stitch layers of the distilled modules stay in the assembled model."""
 
+    @model_validator(mode="after")
+    def _enough_experts(self):
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts; lower top_k or raise experts")
+        return self
+
 
 class Latents(Config):
     """Number of latents in each group of a NAC."""
@@ -64,12 +75,17 @@ class Latents(Config):
 class Tokenizer(Config):
     """ConvNeXt tokenizer with a learned positional grid on the channel axis (nac.md 3)."""
 
-    depths: tuple[int, ...] = (3, 3)
-    """ConvNeXt blocks in each stage; widths are state_dim / 4, / 2, / 1, cut to the number of stages."""
+    depths: tuple[NonNegativeInt, ...] = Field((3, 3), min_length=1)
+    """ConvNeXt blocks in each of one to three stages; widths are state_dim / 4, / 2, / 1, cut to the number of stages."""
     stem_stride: PositiveInt = 4
     """Side and stride of the patchify stem; each further stage halves the resolution."""
     grid_dim: PositiveInt = 64
     """Channels of the positional grid."""
+
+    @property
+    def stride(self) -> int:
+        """Total stride of stem and stages."""
+        return self.stem_stride * 2 ** (len(self.depths) - 1)
 
 
 class GraphPriors(Config):
@@ -108,30 +124,52 @@ class NAC(Config):
     latents: Latents
     iterations: PositiveInt = 8
     """Propagator layers L; a NAC has L + 2 modules."""
-    ffn_capacity: float = 2.0
+    ffn_capacity: PositiveFloat = 2.0
     """Hidden width of the feed-forward layers over the state width."""
     tokenizer: Tokenizer = Tokenizer()
     graph: GraphPriors = GraphPriors()
-    truncation: float = 0.9
+    truncation: float = Field(0.9, gt=0, le=2)
     """Cosine distance above which an edge is cut."""
-    temperature: float = 0.5
+    temperature: PositiveFloat = 0.5
     """Temperature of the Concrete distribution that samples edges in training."""
-    code_noise: float = 0.05
+    code_noise: NonNegativeFloat = 0.05
     """Relative amplitude of the uniform noise on codes in training."""
-    layer_scale: float = 0.1
+    layer_scale: NonNegativeFloat = 0.1
     """Initial value of LayerScale in the propagators and the read-out."""
-    drop_path: float = 0.1
+    drop_path: float = Field(0.1, ge=0, lt=1)
     """Drop path rate of the propagators."""
-    hinge: float = 0.4
+    hinge: NonNegativeFloat = 0.4
     """Signature repulsion: pairs closer than this distance are pushed apart."""
-    graph_weight: float = 0.1
+    graph_weight: NonNegativeFloat = 0.1
     """Weight of signature repulsion (all priors but planted partition)."""
-    block_model_weight: float = 1.0
+    block_model_weight: NonNegativeFloat = 1.0
     """Weight of the stochastic block model regulariser (planted partition)."""
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _three_stages_at_most(cls, tokenizer: Tokenizer) -> Tokenizer:
+        if len(tokenizer.depths) > 3:
+            raise ValueError(f"depths has {len(tokenizer.depths)} stages; a NAC's tokenizer has one to three")
+        return tokenizer
+
+    @model_validator(mode="after")
+    def _graph_fits_mediators(self):
+        mediators, graph = self.latents.mediator, self.graph
+        for name, groups in (("groups", graph.groups), ("regulariser_groups", graph.regulariser_groups)):
+            if groups and mediators % groups:
+                raise ValueError(f"latents.mediator {mediators} is not a multiple of graph.{name} {groups}; change either")
+        if graph.edges_per_node >= mediators:
+            raise ValueError(f"graph.edges_per_node {graph.edges_per_node} is not below latents.mediator {mediators}; lower it")
+        return self
 
     @property
     def modules(self) -> int:
         return self.iterations + 2
+
+    @property
+    def stride(self) -> int:
+        """What the image size is a multiple of."""
+        return self.tokenizer.stride
 
 
 Model = Annotated[ViT | VMoE | NAC, Field(discriminator="family")]

@@ -5,7 +5,7 @@ from typing import Any
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile, switches_for
-from m2mkd.config.datasets import PREPARE_FORMAT, DataRef, Dataset
+from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
 from m2mkd.config.experiment import Catalogue, Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, Variant
 from m2mkd.config.models import NAC, Model, ViT, VMoE
 from m2mkd.config.phases import (
@@ -44,9 +44,9 @@ def build_study(settings: Settings) -> Study:
     study = Study(settings.scale, scale)
     builder = _Builder(study, scale, load.catalogue(scale))
     for selector in settings.experiments or scale.experiments:
-        name, _, variant = selector.partition("/")
+        name, slash, variant = selector.partition("/")
         for profile in scale.profiles:
-            builder.add(name, variant or None, profile)
+            builder.add(name, variant if slash else None, profile)
     return study
 
 
@@ -58,10 +58,8 @@ def resolve_data(text: str, field: str) -> tuple[Data, Dataset]:
     InputError
         If it is not of that form, or not in the registry; ``field`` says where it stands.
     """
-    ref, registry = DataRef.parse(text, field), load.datasets()
-    if ref.name not in registry:
-        raise InputError(f"{field}: data set '{ref.name}' is not in config/datasets.yaml; it has {', '.join(sorted(registry))}")
-    dataset = registry[ref.name]
+    ref = load.data_ref(text, field)
+    dataset = load.datasets()[ref.name]
     key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, dataset.sha256 or dataset.md5 or list(dataset.urls)])
     return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset
 
@@ -94,6 +92,16 @@ class _Builder:
     def data(self, text: str) -> Data:
         return resolve_data(self.scale.data.get(text, text), f"experiment {self.user}: data")[0]
 
+    def check_fit(self, model: Model, data: Data) -> None:
+        """Refuse images that the model cannot cut into whole patches."""
+        if data.image_size % model.stride:
+            name = next(name for name, known in self.catalogue.models.items() if known is model)
+            what = "tokenizer's total stride" if isinstance(model, NAC) else "patch_size"
+            raise InputError(
+                f"experiment {self.user}: model '{name}' cannot take data {data}: {data.image_size} pixels are not a multiple of "
+                f"its {what} {model.stride}; change models.{name} or the image size"
+            )
+
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def run(
@@ -108,6 +116,9 @@ class _Builder:
         published_data="",
         **fields,
     ) -> str:
+        for role in ("model", "meta", "teacher", "student"):
+            if fields.get(role) and "data" in fields:
+                self.check_fit(fields[role], fields["data"])
         name = phase.model_fields["phase"].default
         compat = switches_for(load.switches(), profile, name, model.family, published_data.partition("@")[0], distilled)
         config = phase(threads=self.scale.threads, compat=compat, **fields)
@@ -265,6 +276,12 @@ class _Builder:
     def evaluations(self, experiment: StudentExperiment, trained: str, profile: Profile) -> str:
         config = self.study.runs[trained].config
         assert isinstance(config, TrainStudent)
+        ood = tuple(self.data(name) for name in experiment.ood)
+        for data in ood:
+            if data.image_size != config.data.image_size:
+                raise InputError(
+                    f"experiment {self.user}: ood: {data} has another image size than the student's data {config.data}; make them equal"
+                )
         return self.run(
             Evaluate,
             profile,
@@ -274,7 +291,7 @@ class _Builder:
             prior=config.prior,
             stitch_width=config.stitch_width,
             data=config.data,
-            ood=tuple(self.data(name) for name in experiment.ood),
+            ood=ood,
             replicates=config.replicates,
         )
 

@@ -1,18 +1,22 @@
 """Recipes: how a network is trained, whatever it is."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from m2mkd.config.base import Config
+
+RAND_AUGMENT = r"rand(-(m\d+|n[1-9]\d*|p(0(\.\d+)?|1(\.0+)?)|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)))*"
+"""What ``timm.data.auto_augment.rand_augment_transform`` understands; a section that it does not know it would fail on, or pass over."""
 
 
 class Augmentation(Config):
     """Image augmentation in training, by timm's ``create_transform`` and ``Mixup`` (vmoe.md 4.1, 4.2)."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     """Share of the image's area that a random resized crop covers."""
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     """Aspect ratio of a random resized crop."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
@@ -30,6 +34,27 @@ class Augmentation(Config):
     """Probability of CutMix where both are on."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing, folded into the soft targets."""
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError("the lower bound is above the upper one; swap them")
+        return bounds
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _inside_the_image(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[1] > 1:
+            raise ValueError("a crop covers no more than the image; give shares up to 1")
+        return bounds
+
+    @field_validator("rand_augment")
+    @classmethod
+    def _known_to_timm(cls, policy: str | None) -> str | None:
+        if policy is not None and not re.fullmatch(RAND_AUGMENT, policy):
+            raise ValueError("not a RandAugment string of timm; write one like rand-m9-mstd0.5-inc1, or null")
+        return policy
 
 
 class Recipe(Config):

@@ -1,6 +1,7 @@
 """Where and in which precision a job computes."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,18 +12,23 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` takes a GPU where there is one.
+    """The device of that name: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which takes a GPU where there is one.
 
     Raises
     ------
     InputError
-        If the device is not there.
+        If the name is another, or the device is not there.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", name):
+        raise InputError(f"--device {name}: not a device that this suite computes on; use cpu, cuda, cuda:N or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this machine's torch {torch.__version__} sees no GPU; use --device cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0; use one of them")
+    return device
 
 
 def prepare_torch(threads: int) -> None:
