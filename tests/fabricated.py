@@ -55,7 +55,16 @@ def publish(study: Study, run: Run, slot: int, top1: float) -> None:
             if epoch > 1:  # the best epoch is not the last
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
+    pretend_data(run.config)
     record_outputs(run, slot, folder, Outcome(measured(run.config, top1)), time.time() - 5)
+
+
+def pretend_data(config: Phase) -> None:
+    """Put a manifest where each data set of a run would lie."""
+    for data in config.data_sets:
+        manifest = Path(data.folder) / "manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text('{"digest": "of the set"}')
 
 
 def measured(config: Phase, top1: float) -> dict:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,6 +16,7 @@ from m2mkd.processes import exclusive
 from m2mkd.training import job as jobs
 from m2mkd.training.weights import load_weights, save_weights, stage_state, stages_of
 from tests.conftest import ROOT
+from tests.fabricated import pretend_data
 
 
 @pytest.fixture
@@ -30,10 +30,7 @@ def study(tmp_path, monkeypatch):
 def pretend(monkeypatch, study, phase, compute):
     """A run of the phase, computed by ``compute(job)``, with manifests of its data sets."""
     run = next(run for run in study.runs.values() if run.phase == phase)
-    for data in run.config.data_sets:
-        manifest = Path(data.folder) / "manifest.json"
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_text('{"digest": "of the set"}')
+    pretend_data(run.config)
     module = __import__(f"m2mkd.training.phases.{phase}", fromlist=["run"])
     monkeypatch.setattr(module, "run", compute)
     return run
