@@ -63,6 +63,10 @@ def test_each_experiment_and_phase_is_a_target(project):
     }  # fmt: skip
 
 
+def test_a_phase_that_a_study_lacks_has_nothing_to_do(project):
+    assert planned(project, "all_train_probe", "--config", "scale=small") == {}
+
+
 def test_other_experiments_can_be_chosen(project):
     jobs = planned(project, "--config", "scale=small", "experiments=[vmoe_base/end_to_end]")
     assert jobs["train_student"] == jobs["evaluate"] == 1
