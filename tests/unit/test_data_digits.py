@@ -15,7 +15,6 @@ from m2mkd.data.prepare import PREPARERS, prepare
 from m2mkd.data.renditions import DIGITS, RENDITIONS
 from m2mkd.errors import InputError
 
-pytest.importorskip("sklearn", reason="scikit-learn ships the digits")
 REGISTRY = Path(__file__).parents[2] / "config" / "datasets.yaml"
 DATASETS: dict[str, Dataset] = checked(dict[str, Dataset], read_yaml(REGISTRY), str(REGISTRY))
 SIZE = 32

@@ -108,7 +108,6 @@ def test_augmenting_photographs_without_a_crash(packs_dir):
 
 def test_twenty_thousand_augmentations_of_digits_without_a_crash():
     """RandAugment posterises to 0 bits, which Pillow 13 refuses."""
-    pytest.importorskip("sklearn")
     from m2mkd.config.datasets import Dataset
     from m2mkd.data.digits import enlarged, read_digits
 
