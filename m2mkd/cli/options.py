@@ -1,0 +1,35 @@
+"""Options that commands share, and the study that they describe."""
+
+from typing import Annotated, Any
+
+import typer
+
+ScaleOption = Annotated[
+    str | None, typer.Option("--scale", help="Scale in config/scales, taken as it is; default: what config/config.yaml says.")
+]
+ExperimentOption = Annotated[
+    list[str] | None, typer.Option("--experiment", help="Experiment, or experiment/variant; default: the scale's study.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
+
+
+def read_settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:
+    from m2mkd.config import load
+
+    changes = load.parse_json(config, "--config") if config is not None else {}
+    if scale is not None:
+        changes["scale"] = scale
+    if experiments:
+        changes["experiments"] = experiments
+    if overrides:
+        changes = load.merged(changes, {"overrides": load.parse_overrides(overrides)})
+    return load.settings(changes)
+
+
+def read_study(scale: str | None, experiments: list[str] | None, overrides: list[str] | None) -> Any:
+    from m2mkd.config.plan import build_study
+
+    return build_study(read_settings(scale, experiments, overrides))

@@ -1,0 +1,54 @@
+"""``m2mkd runs``: runs and their keys."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from m2mkd.cli.options import ExperimentOption, ScaleOption, SetOption, read_settings, read_study
+
+app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
+
+
+@app.command(hidden=True)
+def plan(config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")]) -> None:
+    """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
+    from m2mkd.config.plan import build_study
+    from m2mkd.config.runs import as_graph, settle_times
+
+    settings = read_settings(None, None, None, config)
+    study = build_study(settings)
+    settle_times(study)
+    typer.echo(json.dumps(as_graph(study, settings)))
+
+
+@app.command("list")
+def list_(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+    """List the runs of a study, and whether they are done."""
+    from m2mkd.config.runs import show_runs
+
+    show_runs(read_study(scale, experiment, overrides))
+
+
+@app.command()
+def show(run: str, scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+    """Print the configuration of one run."""
+    import yaml
+
+    study = read_study(scale, experiment, overrides)
+    found = study.find(run)
+    typer.echo(f"# {study.folder(found.id)}\n# needed by {', '.join(sorted(found.users))}")
+    typer.echo(yaml.safe_dump({"config": found.config.model_dump(mode="json"), "upstream": found.upstream_lists}, sort_keys=False))
+
+
+@app.command()
+def gc(
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+) -> None:
+    """List or remove run folders that the study does not need."""
+    from m2mkd.config.runs import collect_garbage
+
+    collect_garbage(read_study(scale, experiment, overrides), delete=delete)
