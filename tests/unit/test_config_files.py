@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from m2mkd.config import load
+from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment
 from m2mkd.config.models import NAC, ViT
@@ -22,7 +23,7 @@ SCALES = sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config/experiments").glob("*.yaml"))
 PUBLISHED = sorted((ROOT / "results/published").glob("*.csv"))
 STATUSES = {"VERIFIED", "ABSTRACT-ONLY", "SECONDARY", "DERIVED", "NOT FOUND"}
-COMPARISONS = {"value", "gain", "gain_max", "gain_mean", "greater", "within"}
+CLAIMS = load_claims(ROOT / "config/claims.tsv")
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +44,6 @@ def row_names(name: str, scale: Scale) -> set[str]:
     if isinstance(experiment, TeacherExperiment):
         return {"teacher"}
     return set(experiment.variants) if isinstance(experiment, StudentExperiment) else set(experiment.students)
-
-
-def claims() -> list[dict[str, str]]:
-    with (ROOT / "config/claims.tsv").open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def published(path: Path) -> list[dict[str, str]]:
@@ -168,7 +164,7 @@ def test_header_says_what_where_how_long_what_number_and_how(name: str):
 
 
 def test_a_claim_that_a_header_names_exists():
-    ids = [claim["id"] for claim in claims()]
+    ids = [claim.id for claim in CLAIMS]
     for name in EXPERIMENTS:
         text = (ROOT / f"config/experiments/{name}.yaml").read_text()
         for named in re.findall(r"\(claims ([^)]*)\)", text):
@@ -179,30 +175,15 @@ def test_a_claim_that_a_header_names_exists():
 # --- claims and published numbers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim["id"])
-def test_claim_can_be_judged_where_it_says(claim: dict[str, str]):
-    assert claim["comparison"] in COMPARISONS
-    assert claim["metric"] in {"iid_top1", "ood_top1"}
-    assert claim["status"] == "PREDICTED" if claim["subject"] == "suite" else claim["status"] in STATUSES
-    assert claim["subject"] in {"paper", "suite"}
-    assert claim["subject"] == "suite" or claim["scale"] == "paper", "only scale paper can judge the paper"
-    assert claim["claim"].endswith(".") and claim["source"] and claim["unit"]
-    float(claim["size"])
-    assert claim["subject"] == "suite" or f"{claim['size']}%" in claim["claim"]
-    assert bool(claim["variant_b"]) == (claim["comparison"] != "value")
-    experiments = claim["experiment"].split(",")
-    assert len(experiments) == 1 or claim["comparison"] in {"gain_max", "gain_mean"}
-    study = whole_study(claim["scale"])
-    rows = {(row.experiment, row.variant, row.profile) for row in study.rows}
-    for name in experiments:
-        for variant in filter(None, (claim["variant_a"], claim["variant_b"])):
-            wanted = (name, variant, claim["profile"])
-            assert wanted in rows, f"scale {claim['scale']} has no {wanted}"
-
-
-def test_ids_of_claims_are_unique():
-    ids = [claim["id"] for claim in claims()]
-    assert len(set(ids)) == len(ids)
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_claim_can_be_judged_where_it_says(claim: Claim):
+    assert (claim.status == "PREDICTED") == (claim.subject == "suite")
+    assert claim.claim.endswith(".")
+    assert claim.size is None or f"{claim.size:g}%" in claim.claim
+    rows = {(row.experiment, row.variant, row.profile) for row in whole_study(claim.scale).rows}
+    for member in claim.members():
+        for side in filter(None, member):
+            assert (*side, claim.profile) in rows, f"scale {claim.scale} has no {side} in profile {claim.profile}"
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
@@ -228,7 +209,7 @@ def test_no_published_number_stands_twice_for_one_run():
 
 def test_claims_of_the_nac_authors_are_their_published_numbers():
     cells = {(row["experiment"], row["split"]): row["value"] for row in published(ROOT / "results/published/nac.csv") if row["experiment"]}
-    quoted = {(c["experiment"], c["metric"].removesuffix("_top1")): c["size"] for c in claims() if c["id"].startswith("nac_authors_")}
+    quoted = {(c.population[0], c.metric.removesuffix("_top1")): f"{c.size:g}" for c in CLAIMS if c.id.startswith("nac_authors_")}
     assert len(quoted) == 8
     assert quoted == cells
 

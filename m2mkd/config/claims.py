@@ -1,0 +1,114 @@
+"""Claims as data (``config/claims.tsv``): what is said, by whom, and what would count as reproducing it, fixed before anything is run."""
+
+import csv
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+
+from m2mkd.config import load
+from m2mkd.config.base import Config
+from m2mkd.config.compat import Profile
+from m2mkd.errors import InputError
+
+Metric = Literal["iid_top1", "ood_top1"]
+
+
+class Claim(Config):
+    """One row of ``config/claims.tsv``."""
+
+    id: str = Field(pattern=r"^[a-z0-9_]+$")
+    claim: str
+    """What is claimed, in one sentence."""
+    source: str
+    """Paper and place in it; or what of this suite says so."""
+    status: Literal["VERIFIED", "ABSTRACT-ONLY", "SECONDARY", "DERIVED", "PREDICTED"]
+    """How well the claimed number is known here."""
+    subject: Literal["paper", "suite"]
+    """Whether the claim is about the paper, which no reduced scale judges, or about this suite at its own scale."""
+    profile: Profile
+    """Compat profile of the runs that it is judged by: what the authors ran, for a claim of theirs."""
+    metric: Metric
+    population: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    """Experiments that it is about, separated by commas."""
+    comparison: str
+    """``A - B``, or ``A`` alone; variants of each experiment of the population, or ``experiment/variant``."""
+    aggregate: Literal["each", "mean", "max"]
+    """Whether it holds for each experiment of the population, for their mean, or for the best of them ("up to")."""
+    direction: Literal["greater", "equal", "value"]
+    """A is greater than B (by ``size``, where one is claimed); A equals B; or A is ``size``."""
+    size: float | None
+    """Claimed gain in ``unit``, or claimed accuracy in percent."""
+    unit: Literal["points", "relative", "unstated"]
+    """Percentage points of accuracy, percent of B's accuracy, or not stated: then it is judged in both."""
+    tolerance: NonNegativeFloat
+    """How far from ``size`` still counts as that size, in the same unit; for ``equal``, the largest difference that counts as none."""
+    scale: str
+    """Scale at which it may be judged."""
+    seeds: PositiveInt
+    """Fewest seeds that it is judged with."""
+
+    @field_validator("population", mode="before")
+    @classmethod
+    def _split(cls, text: str | tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(text.split(",")) if isinstance(text, str) else text
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _empty_is_none(cls, text: object) -> object:
+        return None if text == "" else text
+
+    @model_validator(mode="after")
+    def _fits_direction(self) -> "Claim":
+        if (self.direction == "value") == (" - " in self.comparison):
+            raise ValueError(f"comparison '{self.comparison}' does not fit direction {self.direction}; write 'A' for a value, else 'A - B'")
+        if self.direction == "value" and (self.size is None or self.aggregate == "max"):
+            raise ValueError("direction value needs a size, and an aggregate each or mean")
+        if self.direction == "equal" and (self.size or not self.tolerance or self.aggregate == "max"):
+            raise ValueError("direction equal has no size, needs a tolerance above 0, and an aggregate each or mean")
+        if self.subject == "paper" and self.scale != "paper":
+            raise ValueError(f"scale {self.scale} cannot judge a claim of the paper; write paper")
+        return self
+
+    @property
+    def sides(self) -> tuple[str, str | None]:
+        """A and B of the comparison."""
+        one, _, other = self.comparison.partition(" - ")
+        return one, other or None
+
+    @property
+    def units(self) -> tuple[Literal["points", "relative"], ...]:
+        """Units in which it is judged."""
+        return ("points", "relative") if self.unit == "unstated" else (self.unit,)
+
+    def members(self) -> list[tuple[tuple[str, str], tuple[str, str] | None]]:
+        """Experiment and variant of A and of B, for each experiment of the population."""
+        one, other = self.sides
+        return [(_selected(name, one), (other and _selected(name, other)) or None) for name in self.population]
+
+
+def _selected(experiment: str, side: str) -> tuple[str, str]:
+    source, slash, variant = side.partition("/")
+    return (source, variant) if slash else (experiment, side)
+
+
+def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:
+    """All claims, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a row is not valid, or an id occurs twice; names line and field.
+    """
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file, delimiter="\t"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+    claims: dict[str, Claim] = {}
+    for number, line in enumerate(lines, start=2):
+        claim = load.checked(Claim, line, f"{path}, line {number}")
+        if claim.id in claims:
+            raise InputError(f"{path}, line {number}: id {claim.id} occurs twice; rename one")
+        claims[claim.id] = claim
+    return list(claims.values())
