@@ -14,27 +14,70 @@ LARGEST_IMAGE = 4096
 """Largest side of an image in pixels; more is a slip of the hand."""
 
 
+Layout = Literal[
+    "digits",
+    "digits_rendition",
+    "tiny_imagenet",
+    "tiny_imagenet_r",
+    "image_folder",
+    "imagenet",
+    "imagenet_r",
+    "cifar100",
+    "cub",
+    "coco",
+]
+
+
+class SourceFile(Config):
+    """One file that a data set is prepared from."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Its name in ``data/raw``."""
+    url: str | None = None
+    """Where it can be downloaded; none: see the set's ``obtain``."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Published or measured digest; none: nobody here has seen it."""
+    md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    """Published MD5."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this file from another version of it, as far as that is known."""
+        return self.sha256 or self.md5 or self.url or self.name
+
+
 class Dataset(Config):
     """One data set of ``config/datasets.yaml``."""
 
     title: str
     layout: Literal[
-        "digits", "digits_rendition", "tiny_imagenet", "tiny_imagenet_r", "image_folder", "imagenet_r", "cifar100", "cub", "coco"
+        "digits",
+        "digits_rendition",
+        "tiny_imagenet",
+        "tiny_imagenet_r",
+        "image_folder",
+        "imagenet",
+        "imagenet_r",
+        "cifar100",
+        "cub",
+        "coco",
     ]
     """How the source is laid out; names the code that prepares it."""
     classes: PositiveInt
     """Number of classes."""
+    train_images: PositiveInt | None = None
+    """Images of the training split; none: the set has no such split."""
+    val_images: PositiveInt | None = None
+    """Images of the split that is measured on; with ``train_images`` what costs are planned from."""
+    encoded_bytes: PositiveInt | None = None
+    """About how much all images take as files, which large images are packed as; none: planned as if they were pixels."""
     licence: str
     """Licence, or the terms under which the set may be used."""
     homepage: str | None = None
-    urls: tuple[str, ...] = ()
-    """Where the source files can be downloaded; none: see ``obtain``."""
+    files: tuple[SourceFile, ...] = ()
+    """Source files; none: see ``obtain``."""
     obtain: str | None = None
     """How to get the source where it cannot simply be downloaded."""
-    sha256: str | None = None
-    """Published or measured digest of the source file; none: nobody here has seen it."""
-    md5: str | None = None
-    """Published MD5 where no sha256 is published."""
     synthetic: bool = False
     """Made by image operations from another set; never to be reported as a natural one."""
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2mkd.config.datasets import Dataset
-from m2mkd.data.pack import Content, SplitSource, stratified_share
+from m2mkd.data.pack import stratified_share
+from m2mkd.data.packing import Content, SplitSource
 from m2mkd.errors import InputError
 
 CLASSES = tuple("0123456789")
@@ -28,7 +31,7 @@ def prepare_digits(name: str, dataset: Dataset, image_size: int) -> Content:
     images, labels, source = read_digits(name, dataset)
     train, val = split_digits(labels)
     splits = {
-        split: SplitSource((enlarged(images[i], image_size) for i in chosen), labels[chosen], {"source": chosen})
+        split: SplitSource(partial(_enlarged, images, chosen, image_size), labels[chosen], {"source": chosen})
         for split, chosen in (("train", train), ("val", val))
     }
     return Content(CLASSES, splits, source)
@@ -41,8 +44,9 @@ def read_digits(name: str, dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); install scikit-learn again") from error
-    if dataset.sha256 not in (None, sha256):
-        expected = f"config/datasets.yaml expects {dataset.sha256} for {name}"
+    (registered,) = dataset.files
+    if registered.sha256 not in (None, sha256):
+        expected = f"config/datasets.yaml expects {registered.sha256} for {name}"
         raise InputError(f"{path}: sha256 is {sha256}, but {expected}; install scikit-learn again")
     table = np.loadtxt(path, delimiter=",")
     grey = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
@@ -59,6 +63,10 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 def enlarged(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """One grey image (8, 8) as RGB (side, side, 3), bicubic."""
     return np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
+
+
+def _enlarged(images: NDArray[np.uint8], chosen: NDArray[np.int64], side: int, start: int) -> Iterator[NDArray[np.uint8]]:
+    return (enlarged(images[index], side) for index in chosen[start:])
 
 
 def _source_file(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ class Episode:
     def subset(self, split: Split, indices: NDArray[np.int64]) -> Split:
         """Those images of ``split``, with the new labels."""
         taken = split.take(indices)
-        return Split(taken.images, np.array([self.label_map[int(label)] for label in taken.labels], np.int64), taken.attributes)
+        return replace(taken, labels=np.array([self.label_map[int(label)] for label in taken.labels], np.int64))
 
 
 def episode(train_split: Split, val_split: Split, way: int, shots: int, seed: int, val_from: Literal["test", "train"] = "test") -> Episode:

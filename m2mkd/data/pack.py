@@ -1,72 +1,107 @@
-"""Packed data sets: decoded images in plain arrays, with a manifest that gives away every wrong byte."""
+"""Packed data sets: images in plain files with random access, and a manifest that gives away every wrong byte."""
 
-import contextlib
 import hashlib
 import json
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
 from m2mkd.config.seeds import derive_seed
+from m2mkd.data.images import decoded
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 
 MANIFEST = "manifest.json"
+PIXELS, ENCODED = "pixels", "encoded"
+"""The two ways in which images are stored: decoded in one array, or as the original files in shards."""
+
+
+class EncodedImages:
+    """Images that are stored encoded, by index; each is read and decoded when it is asked for, in any process.
+
+    Parameters
+    ----------
+    folder, split
+        Where the shards lie, and the split that they are of.
+    spans
+        Shard, offset and length in bytes of each image, int64 (N, 3).
+    """
+
+    def __init__(self, folder: Path, split: str, spans: NDArray[np.int64]):
+        self.folder, self.split, self.spans = folder, split, spans
+        self._open: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, indices: Any) -> list[NDArray[np.uint8]]:
+        """Images at a slice or an array of indices, each uint8 (H, W, 3) of its own size."""
+        return [decoded(os.pread(self._shard(shard), length, offset)) for shard, offset, length in self.spans[indices].tolist()]
+
+    def first(self, count: int) -> "EncodedImages":
+        """The first images, not read yet."""
+        return EncodedImages(self.folder, self.split, self.spans[:count])
+
+    def _shard(self, number: int) -> int:
+        if number not in self._open:
+            self._open[number] = os.open(self.folder / shard_name(self.split, number), os.O_RDONLY)
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def __del__(self):
+        for descriptor in self._open.values():
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set.
+    """One split of a data set."""
 
-    Attributes
-    ----------
-    images
-        uint8, (N, H, W, 3); memory-mapped where it comes from a pack.
-    labels
-        int64, (N,).
-    attributes
-        Further facts on each image by name, (N,) each: the rendition that it is, for example.
-    """
-
-    images: NDArray[np.uint8]
+    images: Any
+    """By index: an array uint8 (N, H, W, 3), memory-mapped where it comes from a pack; or encoded images, of any size."""
     labels: NDArray[np.int64]
+    """(N,)."""
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Further facts on each image by name, (N,) each: the rendition that it is, for example."""
+    final: bool = True
+    """Whether the images have the geometry of evaluation already; otherwise they are resized and cropped when they are measured."""
+    image_size: int | None = None
+    """Side of what a network sees, in pixels; none: that of the images."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def side(self) -> int:
+        """Side of what a network sees, in pixels."""
+        return self.image_size or self.images.shape[1]
+
+    def first(self, count: int) -> "Split":
+        """The first images, not read yet."""
+        images = self.images.first(count) if isinstance(self.images, EncodedImages) else self.images[:count]
+        attributes = {name: values[:count] for name, values in self.attributes.items()}
+        return replace(self, images=images, labels=self.labels[:count], attributes=attributes)
 
     def take(self, indices: ArrayLike) -> "Split":
         """The images at ``indices``, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         attributes = {name: values[chosen] for name, values in self.attributes.items()}
-        return Split(np.asarray(self.images[chosen]), self.labels[chosen], attributes)
+        images = self.images[chosen]
+        taken = images if isinstance(images, list) else np.asarray(images)
+        return replace(self, images=taken, labels=self.labels[chosen], attributes=attributes)
 
 
-@dataclass(frozen=True)
-class SplitSource:
-    """What a split is packed from; the images may be a generator, so that a large set never lies in memory as a whole."""
-
-    images: Iterable[NDArray[np.uint8]]
-    """As many as there are labels, each uint8, (S, S, 3)."""
-    labels: ArrayLike
-    attributes: Mapping[str, ArrayLike] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a data set consists of, before it is packed."""
-
-    classes: tuple[str, ...]
-    """Names in the order of the labels."""
-    splits: Mapping[str, SplitSource]
-    source: Mapping[str, Any]
-    """Where the images come from: file, sha256, and how they were made."""
+def shard_name(split: str, number: int) -> str:
+    """File of encoded images."""
+    return f"{split}.{number:05}.shard"
 
 
 @dataclass(frozen=True)
@@ -106,34 +141,13 @@ class Pack:
         splits = self.manifest["splits"]
         if name not in splits:
             raise InputError(f"{self.folder}: {self.name} has no split '{name}'; it has {', '.join(splits)}")
-        arrays = {key: np.load(self.folder / f"{name}.{key}.npy") for key in ("labels", *splits[name]["attributes"])}
-        images = np.load(self.folder / f"{name}.images.npy", mmap_mode="r")
-        return Split(images, arrays.pop("labels"), arrays)
-
-
-def write_pack(folder: Path, name: str, image_size: int, content: Content, synthetic: bool = False) -> None:
-    """Pack a data set; ``folder`` appears, or is replaced, only when everything is written.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; nothing is left behind.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder) as partial:
-        splits = {split: _write_split(partial, split, source, image_size, content.classes) for split, source in content.splits.items()}
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())}
-        manifest = {
-            "format": PREPARE_FORMAT,
-            "name": name,
-            "image_size": image_size,
-            "synthetic": synthetic,
-            "classes": list(content.classes),
-            "splits": splits,
-            "source": dict(content.source),
-            "files": files,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest | {"digest": _digest(manifest)}, indent=1) + "\n")
+        facts = splits[name]
+        arrays = {key: np.load(self.folder / f"{name}.{key}.npy") for key in ("labels", *facts["attributes"])}
+        if facts["storage"] == PIXELS:
+            images: Any = np.load(self.folder / f"{name}.images.npy", mmap_mode="r")
+        else:
+            images = EncodedImages(self.folder, name, np.load(self.folder / f"{name}.spans.npy"))
+        return Split(images, arrays.pop("labels"), arrays, facts["final"], self.image_size)
 
 
 def open_pack(folder: Path, verify: bool = True) -> Pack:
@@ -161,7 +175,7 @@ def open_pack(folder: Path, verify: bool = True) -> Pack:
         raise _damaged(path, "is not a manifest", folder) from error
     if manifest.get("format") != PREPARE_FORMAT:
         raise _damaged(path, f"has format {manifest.get('format')}, but this version reads {PREPARE_FORMAT}", folder)
-    if _digest(manifest) != digest:
+    if manifest_digest(manifest) != digest:
         raise _damaged(path, "is damaged: its content does not match its digest", folder)
     for name, expected in manifest["files"].items():
         _check_file(folder / name, expected, folder, verify)
@@ -194,56 +208,12 @@ def stratified_share(labels: ArrayLike, share: float, names: tuple[str | int, ..
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place when the block ends well and vanishes when it does not."""
-    mark = uuid.uuid4().hex[:12]
-    partial, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
-    partial.mkdir()
-    try:
-        yield partial
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(old)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_split(folder: Path, split: str, source: SplitSource, size: int, classes: tuple[str, ...]) -> dict[str, Any]:
-    labels = np.asarray(source.labels, dtype=np.int64)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"{split}: labels {labels.min()} to {labels.max()} do not fit {len(classes)} classes")
-    np.save(folder / f"{split}.labels.npy", labels)
-    for name, values in source.attributes.items():
-        np.save(folder / f"{split}.{name}.npy", np.asarray(values))
-    # Written as a stream: on a full disk a memory map would end the process with a signal instead of an error.
-    with (folder / f"{split}.images.npy").open("wb") as file:
-        _write_images(file, source.images, (len(labels), size, size, 3))
-    return {
-        "images": len(labels),
-        "per_class": np.bincount(labels, minlength=len(classes)).tolist(),
-        "attributes": sorted(source.attributes),
-    }
-
-
-def _write_images(file: BinaryIO, images: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    count = 0
-    for count, image in enumerate(images, start=1):
-        if image.shape != shape[1:] or image.dtype != np.uint8:
-            raise ValueError(f"image {count - 1} is {image.dtype} {image.shape}, not uint8 {shape[1:]}")
-        file.write(np.ascontiguousarray(image).data)
-    if count != shape[0]:
-        raise ValueError(f"{count} images for {shape[0]} labels")
-
-
 def _check_file(path: Path, expected: Mapping[str, Any], folder: Path, verify: bool) -> None:
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise _damaged(path, f"is damaged: {size} bytes instead of {expected['bytes']}", folder)
-        if verify and _sha256(path) != expected["sha256"]:
+        if verify and sha256(path) != expected["sha256"]:
             raise _damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
     except OSError as error:
         raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
@@ -253,10 +223,6 @@ def _damaged(path: Path, what: str, folder: Path) -> InputError:
     return InputError(f"{path} {what}; remove {folder} and run the workflow again")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of a manifest, which names the digests of all files."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

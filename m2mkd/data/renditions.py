@@ -1,5 +1,6 @@
 """Renditions of held-out digits: a small synthetic out-of-distribution set in the manner of ImageNet-R."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import ndimage
 from m2mkd.config.datasets import Dataset
 from m2mkd.config.seeds import derive_seed
 from m2mkd.data.digits import CLASSES, enlarged, read_digits, split_digits
-from m2mkd.data.pack import Content, SplitSource
+from m2mkd.data.packing import Content, SplitSource
 
 DIGITS = (0, 2, 3, 5, 7, 8)
 """The classes that have renditions; the others are left out, so that the class mask matters (ImageNet-R has 200 of 1000)."""
@@ -32,13 +33,13 @@ def prepare_renditions(name: str, dataset: Dataset, image_size: int) -> Content:
     held_out = split_digits(labels)[1]
     held_out = held_out[np.isin(labels[held_out], DIGITS)]
 
-    def images() -> Iterator[NDArray[np.uint8]]:
-        for rendition, render in RENDITIONS.items():
-            for index in held_out:
-                yield render(enlarged(grey[index], image_size), np.random.default_rng(derive_seed("data", name, rendition, int(index))))
+    def images(start: int) -> Iterator[NDArray[np.uint8]]:
+        for rendition, index in list(itertools.product(RENDITIONS, held_out))[start:]:
+            generator = np.random.default_rng(derive_seed("data", name, rendition, int(index)))
+            yield RENDITIONS[rendition](enlarged(grey[index], image_size), generator)
 
     attributes = {"rendition": np.repeat(list(RENDITIONS), len(held_out)), "source": np.tile(held_out, len(RENDITIONS))}
-    split = SplitSource(images(), np.tile(np.searchsorted(DIGITS, labels[held_out]), len(RENDITIONS)), attributes)
+    split = SplitSource(images, np.tile(np.searchsorted(DIGITS, labels[held_out]), len(RENDITIONS)), attributes)
     made = {"made_by": "image operations on the validation digits", "renditions": list(RENDITIONS)}
     return Content(tuple(CLASSES[digit] for digit in DIGITS), {"val": split}, {**source, **made})
 

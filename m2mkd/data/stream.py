@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
 from m2mkd.config.seeds import derive_seed, forked_rng
+from m2mkd.data.images import evaluated
 from m2mkd.data.pack import Split
-from m2mkd.data.transforms import TrainTransform, evaluation_geometry, normalised
+from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.errors import InputError
 
 
@@ -63,7 +64,7 @@ class TrainStream:
     Parameters
     ----------
     split
-        Where the images come from; the side S of its images is the network's.
+        Where the images come from; its image size is the network's.
     indices
         Which of them are used, (N,).
     num_classes
@@ -134,16 +135,14 @@ class TrainStream:
 def eval_batches(split: Split, image_size: int, batch_size: int) -> Iterator[EvalBatch]:
     """All images of a split in order, none dropped.
 
-    Images of another side than ``image_size`` are resized and cropped as in evaluation. Those of the same side are only normalised:
-    they were given their geometry when they were packed.
+    Images that have the geometry of evaluation from their packing are only normalised.
     """
-    geometry = None if split.images.shape[1:3] == (image_size, image_size) else evaluation_geometry(image_size)
     for start in range(0, len(split), batch_size):
-        images = np.array(split.images[start : start + batch_size])
-        if geometry is not None:
-            images = np.stack([np.asarray(geometry(Image.fromarray(image))) for image in images])
+        images = split.images[start : start + batch_size]
+        if not split.final:
+            images = [np.asarray(evaluated(Image.fromarray(image), image_size)) for image in images]
         labels = torch.from_numpy(np.array(split.labels[start : start + batch_size]))
-        yield EvalBatch(normalised(images), labels, torch.arange(start, start + len(labels)))
+        yield EvalBatch(normalised(np.array(images)), labels, torch.arange(start, start + len(labels)))
 
 
 class _Batches(Dataset[Batch]):
@@ -153,7 +152,7 @@ class _Batches(Dataset[Batch]):
         mixing = recipe.augmentation
         self._split = split
         self._names = names
-        self._transform = TrainTransform(split.images.shape[1], mixing)
+        self._transform = TrainTransform(split.side, mixing)
         self._num_classes = num_classes
         self._smoothing = mixing.label_smoothing
         self._mix = None

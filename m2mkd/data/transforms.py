@@ -1,7 +1,7 @@
 """Image transforms: augmentation in training, geometry and normalisation in evaluation (vmoe.md 4.1)."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -53,13 +53,13 @@ class TrainTransform:
         self._erase = RandomErasing(augmentation.erase, mode="pixel", max_count=1, device="cpu") if augmentation.erase else None
         self._image_size = image_size
 
-    def __call__(self, images: NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
+    def __call__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
         """Augment a batch.
 
         Parameters
         ----------
         images
-            uint8, (B, H, W, 3).
+            B of them, each uint8, (H, W, 3).
         seeds
             One for each image; decides everything random about it, whatever the rest of the batch is.
 
@@ -80,13 +80,6 @@ class TrainTransform:
                     _reseed(seed ^ 1)
                     self._erase(pixels)
         return batch
-
-
-def evaluation_geometry(image_size: int) -> Callable[[Image.Image], Image.Image]:
-    """Shorter side resized to int(256/224 S), bicubic, and the central square of side S cut out."""
-    return transforms.Compose(
-        [transforms.Resize(int(256 / 224 * image_size), transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(image_size)]
-    )
 
 
 def _reseed(seed: int) -> None:

@@ -1,14 +1,20 @@
 """Packed sets: what is written is what is read, and no damage passes."""
 
+import hashlib
+import io
 import json
+import pickle
 import resource
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from m2mkd.data.pack import Content, Split, SplitSource, open_pack, stratified_share, write_pack
+from m2mkd.data import packing
+from m2mkd.data.pack import Split, open_pack, stratified_share
+from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.errors import InputError
 
 SIZE = 6
@@ -16,11 +22,17 @@ GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0, 2])
 KINDS = np.array(["edges", "rotated", "edges"])
-FILES = ("train.images.npy", "train.labels.npy", "val.images.npy", "val.labels.npy", "val.kind.npy", "manifest.json")
+FILES = (
+    *("train.images.npy", "train.labels.npy", "train.sha256.npy"),
+    *("val.images.npy", "val.labels.npy", "val.sha256.npy", "val.kind.npy", "manifest.json"),
+)
 
 
 def content(images=IMAGES):
-    splits = {"train": SplitSource(iter(images[:6]), LABELS[:6]), "val": SplitSource(images[6:], LABELS[6:], {"kind": KINDS})}
+    splits = {
+        "train": SplitSource(lambda start: images[start:6], LABELS[:6]),
+        "val": SplitSource(lambda start: images[6 + start :], LABELS[6:], {"kind": KINDS}),
+    }
     return Content(("ant", "bee", "cat"), splits, {"file": "made here", "sha256": "0" * 64})
 
 
@@ -36,7 +48,14 @@ def test_what_was_written_is_read(folder):
     train, val = pack.split("train"), pack.split("val")
     assert (pack.name, pack.image_size, pack.classes, pack.synthetic) == ("set", SIZE, ("ant", "bee", "cat"), True)
     assert pack.manifest["source"]["file"] == "made here"
-    assert pack.manifest["splits"]["train"] == {"images": 6, "per_class": [2, 2, 2], "attributes": []}
+    assert pack.manifest["splits"]["train"] == {
+        "images": 6,
+        "per_class": [2, 2, 2],
+        "attributes": ["sha256"],
+        "storage": "pixels",
+        "final": True,
+    }
+    assert [digest.tobytes() for digest in train.attributes["sha256"]] == [hashlib.sha256(image.tobytes()).digest() for image in IMAGES[:6]]
     assert isinstance(train.images, np.memmap)
     assert train.images.dtype == np.uint8
     assert train.labels.dtype == np.int64
@@ -108,7 +127,7 @@ def test_another_format_version_is_refused(folder):
 @pytest.mark.parametrize("wrong", ["too few", "too many", "size", "dtype"])
 def test_wrong_images_leave_nothing(tmp_path, wrong):
     images = {"too few": IMAGES[:5], "too many": IMAGES[:8], "size": IMAGES[:6, 1:], "dtype": IMAGES[:6].astype(int)}[wrong]
-    source = Content(("ant", "bee", "cat"), {"train": SplitSource(iter(images), LABELS[:6])}, {})
+    source = Content(("ant", "bee", "cat"), {"train": SplitSource(lambda start: images[start:], LABELS[:6])}, {})
     with pytest.raises(ValueError, match="image"):
         write_pack(tmp_path / "key", "set", SIZE, source)
     assert not list(tmp_path.iterdir())
@@ -116,7 +135,7 @@ def test_wrong_images_leave_nothing(tmp_path, wrong):
 
 def test_a_label_without_a_class_is_refused(tmp_path):
     with pytest.raises(ValueError, match="do not fit 2 classes"):
-        write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee"), {"train": SplitSource(IMAGES, LABELS)}, {}))
+        write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee"), {"train": SplitSource(lambda start: IMAGES[start:], LABELS)}, {}))
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_set(folder):
@@ -138,6 +157,68 @@ def test_a_damaged_set_is_replaced(folder):
     np.testing.assert_array_equal(open_pack(folder).split("train").images, 255 - IMAGES[:6])
     assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
     assert [file.name for file in folder.parent.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("storage", ["pixels", "encoded"])
+@pytest.mark.parametrize("killed_at", [1, 5, 9, 10])
+def test_a_killed_attempt_goes_on_at_its_last_mark(tmp_path, monkeypatch, storage, killed_at):
+    """Also in the middle of a write, after the mark, and over the edge of a shard."""
+    monkeypatch.setattr(packing, "CHUNK", 2)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 300)
+    asked = []
+
+    def source(split, chosen, kill):
+        def images(start):
+            asked.append(start)
+            for number, image in enumerate(chosen[start:], start=start):
+                if kill and number == kill:
+                    # What a kill leaves behind: bytes after the last mark, and a shard that no mark knows.
+                    pattern = f"{split}.*.shard" if storage == "encoded" else f"{split}.images.npy"
+                    for path in sorted((tmp_path / ".key.partial").glob(pattern))[-1:]:
+                        with path.open("ab") as file:
+                            file.write(b"half an image")
+                    (tmp_path / f".key.partial/{split}.00007.shard").write_bytes(b"unknown")
+                    raise KeyboardInterrupt
+                yield PackedImage(image.tobytes() if storage == "pixels" else png(image), bytes(32))
+
+        return SplitSource(images, LABELS[: len(chosen)], {}, storage)
+
+    def both(kill):
+        first, second = (kill, None) if kill and kill < 8 else (None, kill and kill - 8)
+        return Content(("ant", "bee", "cat"), {"train": source("train", IMAGES[:8], first), "val": source("val", IMAGES[:5], second)}, {})
+
+    write_pack(tmp_path / "undisturbed", "set", SIZE, both(None))
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        write_pack(tmp_path / "key", "set", SIZE, both(killed_at))
+    assert not (tmp_path / "key").exists()
+    write_pack(tmp_path / "key", "set", SIZE, both(None))
+    assert asked == ([0, killed_at // 2 * 2, 0] if killed_at < 8 else [0, 0, 8, (killed_at - 8) // 2 * 2])
+    files = sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == files
+    for name in files:
+        assert (tmp_path / "key" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_encoded_images_are_read_at_random_and_in_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_BYTES", 300)
+    sizes = [IMAGES[i][: 3 + i % 3] for i in range(9)]
+    source = SplitSource(lambda start: [PackedImage(png(image), bytes(32)) for image in sizes[start:]], LABELS, {}, "encoded", final=False)
+    write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee", "cat"), {"train": source}, {}))
+    split = open_pack(tmp_path / "key").split("train")
+    assert len(list((tmp_path / "key").glob("*.shard"))) > 1
+    for images in (split.images, pickle.loads(pickle.dumps(split.images))):
+        for indices in ([8, 0, 3], slice(2, 5)):
+            for found, expected in zip(images[indices], np.array(sizes, dtype=object)[indices], strict=True):
+                np.testing.assert_array_equal(found, expected)
+    assert len(split.first(4).images) == len(split.first(4).labels) == 4
+    np.testing.assert_array_equal(split.take([5]).images[0], sizes[5])
 
 
 def test_packing_is_deterministic(folder, tmp_path):

@@ -204,7 +204,9 @@ def test_evaluation_sees_every_image_in_order():
 
 
 def test_evaluation_at_another_size_resizes_and_crops():
-    ramp = Split(np.linspace(0, 255, 16).astype(np.uint8)[None, None, :, None].repeat(16, 1).repeat(3, 3), np.zeros(1, np.int64))
+    ramp = Split(
+        np.linspace(0, 255, 16).astype(np.uint8)[None, None, :, None].repeat(16, 1).repeat(3, 3), np.zeros(1, np.int64), final=False
+    )
     (batch,) = eval_batches(ramp, 64, 8)
     assert batch.images.shape == (1, 3, 64, 64)
     # 73 columns, of which 4 or 5 at each side are cut off: neither the darkest nor the lightest remain.

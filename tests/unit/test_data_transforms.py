@@ -5,12 +5,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
+from torchvision import transforms
 
 from m2mkd.config.recipe import Augmentation
 from m2mkd.config.seeds import derive_seed, forked_rng
-from m2mkd.data.transforms import TrainTransform, evaluation_geometry, normalised
+from m2mkd.data.images import evaluated
+from m2mkd.data.transforms import TrainTransform, normalised
 
 PLAIN = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip": 0, "rand_augment": None, "erase": 0}
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -88,10 +92,19 @@ def test_evaluation_resizes_and_crops_the_centre(size, resized):
     # A ramp: after resizing to the known size, the crop starts at a known place of it.
     width = 2 * resized
     ramp = np.repeat(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], resized, axis=0).repeat(3, axis=2)
-    result = np.asarray(evaluation_geometry(size)(Image.fromarray(ramp)))
+    result = np.asarray(evaluated(Image.fromarray(ramp), size))
     assert result.shape == (size, size, 3)
     margin = round((width - size) / 2)
     np.testing.assert_array_equal(result, ramp[:size, margin : margin + size])
+
+
+@given(width=st.integers(20, 400), height=st.integers(20, 400), side=st.sampled_from([32, 64, 224]))
+@settings(max_examples=60, deadline=None)
+def test_evaluation_has_the_geometry_of_torchvision(width, height, side):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    resize = transforms.Resize(int(side * 256 / 224), transforms.InterpolationMode.BICUBIC)
+    theirs = transforms.Compose([resize, transforms.CenterCrop(side)])
+    np.testing.assert_array_equal(np.asarray(evaluated(image, side)), np.asarray(theirs(image)))
 
 
 def test_augmenting_photographs_without_a_crash(packs_dir):
@@ -108,10 +121,10 @@ def test_augmenting_photographs_without_a_crash(packs_dir):
 
 def test_twenty_thousand_augmentations_of_digits_without_a_crash():
     """RandAugment posterises to 0 bits, which Pillow 13 refuses."""
-    from m2mkd.config.datasets import Dataset
+    from m2mkd.config import load
     from m2mkd.data.digits import enlarged, read_digits
 
-    grey, *_ = read_digits("digits", Dataset(title="", layout="digits", classes=10, licence=""))
+    grey, *_ = read_digits("digits", load.datasets()["digits"])
     _augment_many(np.stack([enlarged(image, 16) for image in grey[:100]]), 20_000)
 
 

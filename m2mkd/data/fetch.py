@@ -1,0 +1,186 @@
+"""Getting the source files of a data set: resumed where they were cut off, checked, and never fetched twice."""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.errors import InputError
+from m2mkd.files import publish, write_json
+
+RAW = Path("data/raw")
+ATTEMPTS = 5
+PAUSE = 1.0
+"""Seconds before the first new attempt; doubled with each."""
+TIMEOUT = 60
+CHUNK = 1 << 16
+"""Bytes; what of a chunk came before the connection dropped is lost."""
+
+
+def raw_file(source: SourceFile) -> Path:
+    """Where a source file lies; sets that are made from the same file share it."""
+    return RAW / source.name
+
+
+def fetch(name: str, dataset: Dataset, origin: str | None = None, pause: float = PAUSE) -> None:
+    """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
+
+    Parameters
+    ----------
+    name, dataset
+        Entry of ``config/datasets.yaml``.
+    origin
+        Folder (path, ``file:`` or ``http(s):``) that holds the files, in place of the registered sources.
+    pause
+        Seconds before a dropped connection is taken up again.
+
+    Raises
+    ------
+    InputError
+        If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
+    """
+    for source in dataset.files:
+        target = raw_file(source)
+        if target.is_file():
+            check(target, source, name)
+            continue
+        url = f"{origin.rstrip('/')}/{source.name}" if origin else source.url
+        if url is None:
+            raise InputError(f"{name}: {dataset.obtain or 'has no source'}; put {source.name} there by hand: {target}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if urlsplit(url).scheme in ("http", "https"):
+            partial = target.with_name(f".{target.name}.part")
+            _download(url, partial, source, pause)
+            try:
+                check(partial, source, name)
+            except InputError:
+                partial.unlink()
+                raise
+            partial.rename(target)
+        else:
+            local = Path(unquote(url.removeprefix("file://").removeprefix("file:")))
+            if not local.is_file():
+                raise InputError(f"{name}: {local} is not a file; give the place of {source.name} with --from")
+            check(local, source, name)
+            publish(local, target)
+        check(target, source, name)
+
+
+def check(path: Path, source: SourceFile, name: str) -> str:
+    """Compare a source file with what is registered about it, and give its sha256.
+
+    The digest is kept beside the file, with the size and time that it belongs to, because a large archive takes minutes to read.
+
+    Raises
+    ------
+    InputError
+        If size or digest differ, or the file cannot be read.
+    """
+    digests = _digests(path)
+    for kind in ("sha256", "md5"):
+        expected = getattr(source, kind)
+        if expected is not None and digests[kind] != expected:
+            raise InputError(
+                f"{path}: {kind} is {digests[kind][:12]}..., but config/datasets.yaml expects {expected[:12]}... for {name}; "
+                "remove the file and fetch it again, or correct the registry if you mean another file"
+            )
+    return digests["sha256"]
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """sha256 and MD5 of a file, from beside it where they are of this very file."""
+    kept = path.with_name(f".{path.name}.digest")
+    try:
+        now = path.stat()
+        mark: dict[str, Any] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
+        try:
+            known = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            known = None
+        if not isinstance(known, dict) or not mark.items() <= known.items():
+            hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    for digest in hashes.values():
+                        digest.update(chunk)
+            known = mark | {kind: digest.hexdigest() for kind, digest in hashes.items()}
+            if path.parent.is_relative_to(RAW):
+                write_json(kept, known)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading it, or fetch it again") from None
+    return {kind: str(known[kind]) for kind in ("sha256", "md5")}
+
+
+def _download(url: str, partial: Path, source: SourceFile, pause: float) -> None:
+    """Bring a file to ``partial``, going on where an earlier attempt ended, also one of an earlier process."""
+    import requests
+
+    attempt = 0
+    with _progress(source.name) as shown:
+        while attempt < ATTEMPTS:
+            before = _size(partial)
+            try:
+                if _transfer(url, partial, shown):
+                    return
+                failure = "the connection was closed early"
+            except requests.HTTPError as error:
+                failure = str(error)
+                if failure.startswith("4"):
+                    raise InputError(f"{url}: the server answers {failure}; check the address") from None
+            except requests.RequestException as error:
+                failure = type(error).__name__
+            attempt = 0 if _size(partial) > before else attempt + 1
+            time.sleep(pause * 2**attempt)
+    raise InputError(f"{url}: {failure}, {ATTEMPTS} times; {_size(partial)} bytes are kept, the same command goes on from there")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None]) -> bool:
+    """One attempt; whether the file is now whole."""
+    import requests
+
+    etag = partial.with_name(f"{partial.name}.etag")
+    there = _size(partial)
+    # A part is only continued if the server still has the same file; without a mark of it a server may only be asked for all of it.
+    mark = etag.read_text() if there and etag.exists() else ""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-", "If-Range": mark} if mark else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            partial.unlink()
+            return False
+        answer.raise_for_status()
+        continued = answer.status_code == requests.codes.partial_content
+        there = there if continued else 0
+        length = answer.headers.get("Content-Length")
+        total = there + int(length) if length else None
+        etag.write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
+        with partial.open("ab" if continued else "wb") as file:
+            for chunk in answer.iter_content(CHUNK):
+                file.write(chunk)
+                there += len(chunk)
+                shown(there, total)
+    if total is not None and there < total:
+        return False
+    etag.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    console = Console(file=sys.stderr)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,246 @@
+"""Writing packed data sets: as a stream, whatever the size of the set, and resumed where an earlier attempt was cut off."""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from m2mkd.config.datasets import PREPARE_FORMAT
+from m2mkd.data.pack import ENCODED, MANIFEST, PIXELS, manifest_digest, shard_name
+from m2mkd.files import sha256, write_json
+
+SHARD_BYTES = 1 << 28
+CHUNK = 256
+"""Images between two marks from which an interrupted attempt goes on."""
+JOURNAL = "journal.json"
+DIGEST = 32
+
+
+class PackedImage(NamedTuple):
+    """One image on its way into a pack."""
+
+    payload: bytes
+    """Pixels, or the encoded file."""
+    sha256: bytes
+    """Digest of the source file, 32 bytes."""
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """What a split is packed from."""
+
+    images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
+    """Images from an index on, as many as there are labels: arrays uint8 (S, S, 3), or packed."""
+    labels: ArrayLike
+    attributes: Mapping[str, ArrayLike] = field(default_factory=dict)
+    storage: str = PIXELS
+    final: bool = True
+    """Whether the images have the geometry of evaluation already."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a data set consists of, before it is packed."""
+
+    classes: tuple[str, ...]
+    """Names in the order of the labels."""
+    splits: Mapping[str, SplitSource]
+    source: Mapping[str, Any]
+    """Where the images come from: file, sha256, and how they were made."""
+
+
+def write_pack(
+    folder: Path,
+    name: str,
+    image_size: int,
+    content: Content,
+    synthetic: bool = False,
+    shown: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Pack a data set; ``folder`` appears, or is replaced, only when everything is written.
+
+    Killed, it goes on at the last of its marks when it is called again; failed, it leaves nothing behind.
+
+    Parameters
+    ----------
+    folder
+        Where the set goes.
+    name, image_size, content, synthetic
+        What goes into it.
+    shown
+        Told how many images are written.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder) as partial:
+        before = 0
+        splits = {}
+        for split, source in content.splits.items():
+            splits[split] = _write_split(partial, split, source, image_size, content.classes, shown, before)
+            before += splits[split]["images"]
+        (partial / JOURNAL).unlink(missing_ok=True)
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(partial.iterdir())}
+        manifest = {
+            "format": PREPARE_FORMAT,
+            "name": name,
+            "image_size": image_size,
+            "synthetic": synthetic,
+            "classes": list(content.classes),
+            "splits": splits,
+            "source": dict(content.source),
+            "files": files,
+        }
+        write_json(partial / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A work folder beside ``folder`` that takes its place when the block ends well, and vanishes when the block fails."""
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    while True:
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Whoever held the lock before may have renamed or removed the folder that it is on.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), partial.stat()):
+                break
+        os.close(lock)
+    try:
+        yield partial
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception:  # not an interrupt: what is there then is gone on with
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _write_split(
+    folder: Path, split: str, source: SplitSource, size: int, classes: tuple[str, ...], shown: Callable[[int], object], before: int
+) -> dict[str, Any]:
+    labels = np.asarray(source.labels, dtype=np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise ValueError(f"{split}: labels {labels.min()} to {labels.max()} do not fit {len(classes)} classes")
+    np.save(folder / f"{split}.labels.npy", labels)
+    for name, values in source.attributes.items():
+        np.save(folder / f"{split}.{name}.npy", np.asarray(values))
+    writer = _Writer(folder, split, source.storage, len(labels), size)
+    done = writer.resumed()
+    images = iter(source.images(done))
+    while chunk := list(itertools.islice(images, CHUNK)):
+        if done + len(chunk) > len(labels):
+            raise ValueError(f"{done + len(chunk)} images for {len(labels)} labels")
+        writer.append([_packed(image, size) for image in chunk])
+        done += len(chunk)
+        writer.mark(done)
+        shown(before + done)
+    if done != len(labels):
+        raise ValueError(f"{done} images for {len(labels)} labels")
+    return {
+        "images": len(labels),
+        "per_class": np.bincount(labels, minlength=len(classes)).tolist(),
+        "attributes": sorted([*source.attributes, "sha256"]),
+        "storage": source.storage,
+        "final": source.final,
+    }
+
+
+def _packed(image: NDArray[np.uint8] | PackedImage, size: int) -> PackedImage:
+    if isinstance(image, PackedImage):
+        return image
+    if image.shape != (size, size, 3) or image.dtype != np.uint8:
+        raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 {(size, size, 3)}")
+    payload = image.tobytes()
+    return PackedImage(payload, hashlib.sha256(payload).digest())
+
+
+class _Writer:
+    """Appends the images of one split to its files, and knows up to where they are whole."""
+
+    def __init__(self, folder: Path, split: str, storage: str, count: int, size: int):
+        self.folder, self.split, self.storage = folder, split, storage
+        self.journal = folder / JOURNAL
+        # Written as streams: on a full disk a memory map would end the process with a signal instead of an error.
+        self.streams: dict[str, tuple[tuple[int, ...], str]] = {"sha256": ((count, DIGEST), "|u1")}
+        if storage == PIXELS:
+            self.streams["images"] = ((count, size, size, 3), "|u1")
+        else:
+            self.streams["spans"] = ((count, 3), "<i8")
+        self.shard, self.offset = 0, 0
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.split}.{name}.npy"
+
+    def resumed(self) -> int:
+        """Number of images that are there from before; cuts off what came after the last mark."""
+        try:
+            mark = json.loads(self.journal.read_text()).get(self.split)
+        except (OSError, ValueError):
+            mark = None
+        self.shard, self.offset = (mark["shard"], mark["offset"]) if mark else (0, 0)
+        for path in self.folder.glob(f"{self.split}.*.shard"):
+            if mark is None or path.name > shard_name(self.split, self.shard):
+                path.unlink()
+        if mark is None:
+            for name, (shape, kind) in self.streams.items():
+                with self._path(name).open("wb") as file:
+                    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+            return 0
+        for name, length in mark["bytes"].items():
+            os.truncate(self.folder / name, length)
+        return mark["images"]
+
+    def append(self, images: list[PackedImage]) -> None:
+        """Write images at the end."""
+        with self._path("sha256").open("ab") as file:
+            file.writelines(image.sha256 for image in images)
+        if self.storage == PIXELS:
+            with self._path("images").open("ab") as file:
+                file.writelines(image.payload for image in images)
+            return
+        spans = []
+        for image in images:
+            if self.offset + len(image.payload) > SHARD_BYTES and self.offset:
+                self.shard, self.offset = self.shard + 1, 0
+            spans.append((self.shard, self.offset, len(image.payload)))
+            self.offset += len(image.payload)
+        for shard, group in itertools.groupby(zip(spans, images, strict=True), key=lambda pair: pair[0][0]):
+            with (self.folder / shard_name(self.split, shard)).open("ab") as file:
+                file.writelines(image.payload for _, image in group)
+        with self._path("spans").open("ab") as file:
+            file.write(np.asarray(spans, "<i8").tobytes())
+
+    def mark(self, images: int) -> None:
+        """Record that so many images are whole, once they are on the disk."""
+        names = [self._path(name).name for name in self.streams]
+        if self.storage == ENCODED:
+            names.append(shard_name(self.split, self.shard))
+        sizes = {}
+        for name in names:
+            with (self.folder / name).open("rb+") as file:
+                os.fsync(file.fileno())
+                sizes[name] = os.fstat(file.fileno()).st_size
+        try:
+            marks = json.loads(self.journal.read_text())
+        except (OSError, ValueError):
+            marks = {}
+        write_json(self.journal, marks | {self.split: {"images": images, "bytes": sizes, "shard": self.shard, "offset": self.offset}})

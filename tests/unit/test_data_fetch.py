@@ -1,0 +1,176 @@
+"""Fetching from a server on loopback that drops connections, changes its file, refuses ranges, and lies."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.data import fetch as module
+from m2mkd.data.fetch import RAW, fetch
+from m2mkd.errors import InputError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    content, etag, drop_after, ranges, status = CONTENT, '"1"', 0, True, 0
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+        self.sent = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        server.asked.append(asked)
+        if server.status:
+            self.send_error(server.status)
+            return
+        start = 0
+        if asked and server.ranges and self.headers.get("If-Range") == server.etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        rest = server.content[start:]
+        if server.drop_after:
+            rest, server.drop_after = rest[: server.drop_after], 0
+            self.close_connection = True
+        server.sent += len(rest)
+        self.wfile.write(rest)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def dataset(url: str | None, **fields) -> Dataset:
+    source = SourceFile(name="set.zip", url=url, **{"sha256": SHA256} | fields)
+    return Dataset(title="A set", layout="image_folder", classes=2, licence="none", files=(source,), obtain="ask its makers")
+
+
+def test_a_dropped_connection_is_taken_up_where_it_broke(server: Server):
+    server.drop_after = 100_000
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert server.asked[0] is None
+    assert len(server.asked) == 2
+    assert server.asked[1] is not None
+    assert server.sent < len(CONTENT) + module.CHUNK, "at most a part of one chunk is sent twice"
+
+
+def test_an_interrupted_process_goes_on(server: Server, monkeypatch):
+    server.drop_after = 100_000
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    monkeypatch.setattr(module, "_size", lambda path: 0)
+    with pytest.raises(InputError, match="the same command goes on"):
+        fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert not (RAW / "set.zip").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(RAW).absolute().parents[1])
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert server.sent < len(CONTENT) + module.CHUNK
+
+
+def test_a_part_of_another_version_is_not_continued(server: Server):
+    (RAW).mkdir(parents=True)
+    (RAW / ".set.zip.part").write_bytes(b"old" * 1000)
+    (RAW / ".set.zip.part.etag").write_text('"0"')
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server: Server):
+    server.ranges, server.drop_after = False, 100_000
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_what_is_there_is_not_fetched_again(server: Server):
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_a_wrong_checksum_leaves_nothing(server: Server, kind: str):
+    wrong = {"sha256": None, kind: "0" * (64 if kind == "sha256" else 32)}
+    with pytest.raises(InputError, match=f"{kind} is .* expects 000000000000"):
+        fetch("set", dataset(f"{server.url}/set.zip", **wrong), pause=0.01)
+    assert not (RAW / "set.zip").exists()
+    assert not (RAW / ".set.zip.part").exists()
+
+
+def test_a_file_that_was_changed_later_is_found(server: Server):
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    (RAW / "set.zip").write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(InputError, match="remove the file and fetch it again"):
+        fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert len(server.asked) == 1, "never a silent new download"
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 1), (503, 5)])
+def test_a_refusal_is_told(server: Server, status: int, asked: int):
+    server.status = status
+    with pytest.raises(InputError, match=f"the server answers {status}|{status} Server Error"):
+        fetch("set", dataset(f"{server.url}/set.zip"), pause=0.001)
+    assert len(server.asked) == asked, "what a new attempt cannot mend is not tried again"
+
+
+def test_no_server(monkeypatch):
+    with pytest.raises(InputError, match="ConnectionError, 5 times; 0 bytes are kept"):
+        fetch("set", dataset("http://127.0.0.1:9/set.zip"), pause=0.001)
+
+
+def test_a_set_without_an_address_says_how_to_get_it():
+    with pytest.raises(InputError, match=r"set: ask its makers; put set.zip there by hand: data/raw/set.zip"):
+        fetch("set", dataset(None))
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_a_folder_in_place_of_the_server(tmp_path: Path, form: str):
+    (tmp_path / "with spaces").mkdir()
+    (tmp_path / "with spaces/set.zip").write_bytes(CONTENT)
+    fetch("set", dataset(None), form.format(tmp_path / "with spaces"))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_another_server_in_place_of_the_registered_one(server: Server):
+    fetch("set", dataset("http://127.0.0.1:9/set.zip"), server.url, pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_folder_without_the_file(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is not a file; give the place of set.zip with --from"):
+        fetch("set", dataset(None), str(tmp_path))
