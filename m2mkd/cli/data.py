@@ -1,15 +1,73 @@
 """``m2mkd data``: data sets."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, check, prepare and look at data sets.")
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Data set in config/datasets.yaml.")]
+DataArgument = Annotated[str, typer.Argument(metavar="NAME@SIZE", help="Data set at an image size, for example tiny-imagenet@64.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the data sets, their sizes and their terms."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from m2mkd.config import load
+    from m2mkd.data.fetch import raw_file
+
+    table = Table("name", "title", "classes", "train", "val", "here", "licence")
+    for name, dataset in load.datasets().items():
+        there = sum(raw_file(file).exists() for file in dataset.files)
+        here = "comes along" if dataset.layout.startswith("digits") else f"{there} of {len(dataset.files)} files"
+        counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
+        table.add_row(name, dataset.title, *counts, here, dataset.licence)
+    Console().print(table)
 
 
 @app.command()
-def prepare(data: str) -> None:
-    """Prepare a data set at an image size, written name@size."""
+def fetch(
+    name: NameArgument,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", help="Folder, or http(s) address of one, that holds the source files.", envvar="M2MKD_DATA_SOURCE"),
+    ] = None,
+) -> None:
+    """Bring the source files of a data set to data/raw, checked; an interrupted download goes on where it broke."""
+    from m2mkd.config.load import dataset_named
+    from m2mkd.data.fetch import fetch
+
+    fetch(name, dataset_named(name, "data fetch"), origin)
+
+
+@app.command()
+def verify(name: NameArgument) -> None:
+    """Compare the source files and the prepared sets of a data set with their digests."""
+    from m2mkd.config.load import dataset_named
+    from m2mkd.data.fetch import check, raw_file
+    from m2mkd.data.pack import open_pack
+    from m2mkd.errors import InputError
+
+    dataset = dataset_named(name, "data verify")
+    raw = [file for file in dataset.files if raw_file(file).exists()]
+    for file in raw:
+        known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
+        typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name)}, {known}")
+    packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
+    for manifest in packs:
+        pack = open_pack(manifest.parent)
+        counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
+        typer.echo(f"{manifest.parent}: {counts} images, whole")
+    if not raw and not packs:
+        raise InputError(f"{name}: neither source files nor a prepared set are here; run 'm2mkd data fetch {name}'")
+
+
+@app.command()
+def prepare(data: DataArgument) -> None:
+    """Prepare a data set at an image size."""
     from m2mkd.config.plan import resolve_data
     from m2mkd.data.prepare import prepare
 
@@ -17,15 +75,21 @@ def prepare(data: str) -> None:
     prepare(resolved.name, dataset, resolved.image_size, Path(resolved.folder))
 
 
-@app.command("list")
-def list_() -> None:
-    """List the data sets and their terms."""
-    from rich.console import Console
-    from rich.table import Table
+@app.command()
+def show(
+    data: DataArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: beside the prepared set.")] = None,
+) -> None:
+    """Write a contact sheet of a prepared set, with labels, and print what it holds."""
+    from m2mkd.config.plan import resolve_data
+    from m2mkd.data.contact_sheet import write_contact_sheet
+    from m2mkd.data.pack import open_pack
 
-    from m2mkd.config import load
-
-    table = Table("name", "title", "classes", "licence")
-    for name, dataset in load.datasets().items():
-        table.add_row(name, dataset.title, str(dataset.classes), dataset.licence)
-    Console().print(table)
+    resolved, _ = resolve_data(data, "data show")
+    pack = open_pack(Path(resolved.folder))
+    target = output or Path("data/sheets") / f"{data}.png"
+    write_contact_sheet(pack, target)
+    for split, facts in pack.manifest["splits"].items():
+        counts = facts["per_class"]
+        typer.echo(f"{split}: {facts['images']} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
+    typer.echo(f"contact sheet: {target}")

@@ -157,6 +157,19 @@ def switches() -> dict[str, Switch]:
     return checked(dict[str, Switch], read_yaml(path), str(path))
 
 
+def dataset_named(name: str, field: str) -> Dataset:
+    """An entry of the registry of data sets.
+
+    Raises
+    ------
+    InputError
+        If there is none; ``field`` says where the name stands.
+    """
+    if name not in datasets():
+        raise InputError(f"{field}: data set '{name}' is not in config/datasets.yaml; it has {', '.join(sorted(datasets()))}")
+    return datasets()[name]
+
+
 def data_ref(text: str, field: str) -> DataRef:
     """A data set of the registry, written ``name@size``.
 
@@ -166,8 +179,7 @@ def data_ref(text: str, field: str) -> DataRef:
         If it is not of that form, or not in the registry; ``field`` says where it stands.
     """
     ref = DataRef.parse(text, field)
-    if ref.name not in datasets():
-        raise InputError(f"{field}: data set '{ref.name}' is not in config/datasets.yaml; it has {', '.join(sorted(datasets()))}")
+    dataset_named(ref.name, field)
     return ref
 
 
