@@ -66,9 +66,14 @@ class Place(NamedTuple):
         return content
 
 
-@lru_cache(maxsize=4)
 def _open_zip(path: Path) -> zipfile.ZipFile:
     """Listing a zip takes as long as reading thousands of its members, so it stays open."""
+    now = path.stat()
+    return _kept_zip(path.absolute(), now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=4)
+def _kept_zip(path: Path, _mtime: int, _size: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 

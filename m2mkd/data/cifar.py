@@ -16,8 +16,9 @@ HARMLESS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
+    ("_codecs", "encode"),
 }
-"""All that these pickles call: the making of an array."""
+"""All that these pickles call: the making of arrays and, where a newer Python wrote them, of bytes."""
 
 
 class _Unpickler(pickle.Unpickler):
