@@ -52,16 +52,62 @@ class VMoE(ViT):
     """Experts in each MoE layer."""
     top_k: PositiveInt = 2
     """Experts that each token is sent to."""
-    moe_blocks: Literal["all", "every_2", "last_2"] = "all"
-    """Which blocks hold experts: all (m2mKD), odd ones (the original V-MoE), or the last two odd ones."""
+    moe_blocks: Literal["all", "every_2"] | Annotated[str, Field(pattern=r"^last_[1-9][0-9]*$")] | tuple[NonNegativeInt, ...] = "all"
+    """Which blocks hold experts: all (m2mKD), the odd ones (original V-MoE), the last n odd ones (last_n), or those of a list, from 0."""
     stitch: Literal["dropped", "kept"] = "dropped"
     """Whether the stitch layers of the distilled modules stay in the assembled model."""
+    router: Literal["naive", "vmoe"] = "naive"
+    """Routing of the released code (top-k, then softmax over the k) or of the original V-MoE (vmoe.md 2), which has the fields below."""
+    capacity_ratio: PositiveFloat = 1.05
+    """Tokens that an expert takes in training, over those of an even share; the others skip it."""
+    eval_capacity_ratio: PositiveFloat | None = None
+    """The same in evaluation; none: as in training."""
+    group_size: PositiveInt = 8
+    """Images that share the places of an expert, and over which the auxiliary losses measure the balance."""
+    batch_priority: bool = False
+    """Batch Priority Routing: a group's tokens are served by decreasing weight of their best expert, not one after the other."""
+    router_noise: NonNegativeFloat = 1.0
+    """Standard deviation of the noise on the logits in training, in units of 1 / experts."""
+    importance_weight: NonNegativeFloat = 0.005
+    """Weight of the importance loss of each MoE layer."""
+    load_weight: NonNegativeFloat = 0.005
+    """Weight of the load loss of each MoE layer."""
 
     @model_validator(mode="after")
     def _enough_experts(self):
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts; lower top_k or raise experts")
         return self
+
+    @model_validator(mode="after")
+    def _blocks_exist(self):
+        depth = sum(self.depths)
+        if isinstance(self.moe_blocks, tuple):
+            beyond = sorted(position for position in self.moe_blocks if position >= depth)
+            if beyond:
+                raise ValueError(f"moe_blocks names block {beyond[0]}, and there are blocks 0 to {depth - 1}; name others")
+        elif self.moe_blocks.startswith("last_") and int(self.moe_blocks[5:]) > depth // 2:
+            raise ValueError(f"moe_blocks {self.moe_blocks} asks for more than the {depth // 2} odd blocks of {depth}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_have_their_router(self):
+        settings = ("capacity_ratio", "eval_capacity_ratio", "group_size", "batch_priority", "router_noise", "importance_weight")
+        for name in (*settings, "load_weight"):
+            if self.router == "naive" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} {getattr(self, name)} has no effect with router naive; remove it or set router: vmoe")
+        return self
+
+    @property
+    def moe_positions(self) -> tuple[int, ...]:
+        """Positions in the whole network of the blocks that hold experts, from 0."""
+        if isinstance(self.moe_blocks, tuple):
+            return self.moe_blocks
+        depth = sum(self.depths)
+        odd = tuple(range(1, depth, 2))
+        if self.moe_blocks.startswith("last_"):
+            return odd[-int(self.moe_blocks[5:]) :]
+        return tuple(range(depth)) if self.moe_blocks == "all" else odd
 
 
 class Latents(Config):

@@ -10,6 +10,7 @@ from m2mkd.config.compat import Value
 from m2mkd.config.models import NAC as NACConfig
 from m2mkd.config.models import Prior
 from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.models.moe import MoE
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.nac.students import build_nac_module
@@ -42,7 +43,7 @@ def build_student(
     drop_path
         Stochastic depth of a V-MoE; a NAC's is part of its architecture.
     compat
-        Values of ``expert_init``, ``graph_fit_cut`` and ``block_model_groups``; absent means corrected.
+        Values of ``expert_init``, ``graph_fit_cut``, ``block_model_groups`` and ``distance_precision``; absent means corrected.
     """
     if isinstance(config, VMoEConfig):
         return VMoE(
@@ -63,6 +64,7 @@ def build_student(
         prior=prior,
         graph_seed=graph_seed,
         graph_fit_cut=None if cut == "truncation" else float(cut),
+        half_distance=compat.get("distance_precision") == "half",
     )
 
 
@@ -75,6 +77,7 @@ def build_module(
     stitch_width: int,
     drop_path: float,
     state_seed: int,
+    places: int = 1,
     compat: Mapping[str, Value],
 ) -> nn.Module:
     """One module of a student between its stitch layers, with initial weights from torch's global generator.
@@ -89,8 +92,10 @@ def build_module(
         Width of the meta model.
     state_seed
         Seed of the constant code and state of a NAC's module.
+    places
+        Places in the batch, each of which has a state of its own where ``module_states`` says so.
     compat
-        Values of ``expert_init`` and ``readin_ffn_layer_scale``; absent means corrected.
+        Values of ``expert_init``, ``readin_ffn_layer_scale`` and ``module_states``; absent means corrected.
     """
     if isinstance(config, VMoEConfig):
         return build_vmoe_module(
@@ -111,12 +116,15 @@ def build_module(
         stitch_width=stitch_width,
         readin_ffn_layer_scale=None if scale == "config" else float(scale),
         state_seed=state_seed,
+        places=places if compat.get("module_states") == "per_place" else 1,
     )
 
 
 def noise_arguments(config: VMoEConfig | NACConfig, generator: torch.Generator) -> dict[str, Any]:
-    """What a student's forward pass needs beside its input in training: a NAC draws its noise from ``generator``."""
-    return {"noise": Noise.from_generator(generator)} if isinstance(config, NACConfig) else {}
+    """What a student's forward pass needs beside its input in training: a NAC and a router with noise draw from ``generator``."""
+    if isinstance(config, NACConfig):
+        return {"noise": Noise.from_generator(generator)}
+    return {"noise": generator} if config.router == "vmoe" else {}
 
 
 def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mapping[str, Value], seed: int) -> Callable[[Tensor], Tensor]:
@@ -143,10 +151,10 @@ def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mappi
 
 
 def regularisation(student: nn.Module, compat: Mapping[str, Value]) -> Tensor | float:
-    """Regulariser that a student adds to its loss; 0 for a V-MoE."""
+    """What a student, or one module of it, adds to its loss: a NAC its regulariser, MoE layers the auxiliary losses of their last call."""
     if isinstance(student, NAC):
         return student.regularisation(compat.get("block_model_permutation", "graph"))  # type: ignore[arg-type]
-    return 0.0
+    return sum(layer.take_auxiliary_loss() for layer in student.modules() if isinstance(layer, MoE))
 
 
 def replace_head(student: VMoE | NAC, classes: int) -> nn.Linear:

@@ -1,17 +1,22 @@
-"""Mixture of experts in place of a transformer's MLP (specification vmoe.md 1.2)."""
+"""Mixture of experts in place of a transformer's MLP (specification vmoe.md 1.2 and 2).
+
+Every expert lives on the device of the layer; expert parallelism is out of scope.
+"""
 
 import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from m2mkd.models.moe_dispatch import mix_experts
+from m2mkd.models.moe_routing import VMoERouter, route_naive
 
 ExpertInit = Literal["trunc02", "fastmoe"]
 
 
 class ExpertLinear(nn.Module):
-    """One linear map for each expert, stacked.
+    """Parameters of one linear map for each expert, stacked.
 
     Parameters
     ----------
@@ -34,17 +39,12 @@ class ExpertLinear(nn.Module):
             bound = 1 / math.sqrt(in_features * out_features)
             nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, groups: list[Tensor]) -> list[Tensor]:
-        """Map group e, (T_e, in_features), by expert e to (T_e, out_features)."""
-        # unbind has one stack as its backward; indexing each expert would have E zero tensors of the full size.
-        return [F.linear(group, *expert) for group, *expert in zip(groups, self.weight.unbind(), self.bias.unbind(), strict=True)]
-
 
 class MoE(nn.Module):
-    """Mixture of MLP experts without a capacity limit, noise or auxiliary loss (specification vmoe.md 1.2).
+    """Mixture of MLP experts.
 
-    Each token goes to the ``top_k`` experts with the largest gate logits, mixed by the softmax over these logits.
-    Gradients reach the gate through the mixing weights only; an expert without tokens gets zeros.
+    Each token goes to ``top_k`` experts, whose outputs are summed with the router's weights. Gradients reach the gate through
+    these weights, and through the auxiliary loss where the router has one. An expert without tokens gets zeros.
 
     Parameters
     ----------
@@ -58,45 +58,94 @@ class MoE(nn.Module):
         Experts for each token, at most E.
     expert_init
         Initial weights of the experts, see `ExpertLinear`. A stage initialises the gate, like all its linear maps.
+    router
+        Routing of the original V-MoE. None: that of the released code, which has a biased gate, no limit, no noise and no
+        auxiliary loss.
     """
 
     tokens_per_expert: Tensor | None
-    """Tokens that each expert got in the last call, int64 (E); they sum to ``top_k`` times the tokens."""
+    """Tokens that each expert computed in the last call, int64 (E); without a limit they sum to ``top_k`` times the tokens."""
+    router_entropy: Tensor | None
+    """Entropy in nats of the softmax over all the logits of the last call, without noise, mean over its tokens, ()."""
+    dropped_share: Tensor | None
+    """Share of the pairs of token and expert in the last call that found no room, ()."""
+    noise: Tensor | None
+    """Standard normal numbers for the next call in training, (B, N, E); the stage draws them."""
 
-    def __init__(self, in_features: int, hidden_features: int, *, experts: int, top_k: int, expert_init: ExpertInit = "trunc02") -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        experts: int,
+        top_k: int,
+        expert_init: ExpertInit = "trunc02",
+        router: VMoERouter | None = None,
+    ) -> None:
         super().__init__()
         self.top_k = top_k
-        self.gate = nn.Linear(in_features, experts)
+        self.router = router
+        self.gate = nn.Linear(in_features, experts, bias=router is None)
         self.fc1 = ExpertLinear(experts, in_features, hidden_features, init=expert_init)
         self.fc2 = ExpertLinear(experts, hidden_features, in_features, init=expert_init)
-        self.tokens_per_expert = None
+        self.tokens_per_expert = self.router_entropy = self.dropped_share = self.noise = None
+        self._auxiliary_loss: Tensor | None = None
 
-    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def draws_noise(self) -> bool:
+        """Whether the next call needs `noise`."""
+        return self.training and self.router is not None and self.router.noise > 0
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Choose experts and their weights.
 
         Parameters
         ----------
-        tokens
-            (T, d).
+        x
+            Tokens (B, N, d), or (T, d), each an image of its own.
 
         Returns
         -------
         chosen, weights
-            Expert numbers (T, top_k), int64, and mixing weights (T, top_k) that sum to 1 for each token.
+            For each of the T tokens expert numbers (T, top_k), int64, E where the limit of an expert was reached, and mixing
+            weights (T, top_k).
+
+        Raises
+        ------
+        ValueError
+            If the router needs noise and there is none.
         """
-        logits, chosen = self.gate(tokens).topk(self.top_k, dim=-1)
-        return chosen, logits.softmax(dim=-1)
+        logits = self.gate(x).flatten(end_dim=-2)
+        if self.router is None:
+            chosen, weights = route_naive(logits, self.top_k)
+        else:
+            # Losses and priorities are too coarse in half precision.
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            group_tokens = self.router.group_size * (x.shape[-2] if x.dim() > 2 else 1)
+            noisy = self._disturbed(logits)
+            chosen, weights = self.router.route(noisy, self.top_k, group_tokens, training=self.training)
+            if self.training:
+                self._auxiliary_loss = self.router.auxiliary_loss(logits, noisy, self.top_k, group_tokens)
+        with torch.no_grad():
+            self.router_entropy = torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1).mean()
+            self.dropped_share = (chosen == logits.shape[-1]).float().mean()
+        return chosen, weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (..., d) to (..., d)."""
-        tokens = x.flatten(end_dim=-2)
-        chosen, weights = self.route(tokens)
-        # Pairs of token and expert, sorted by expert, so that each expert has one contiguous product.
-        order = chosen.flatten().argsort(stable=True)
-        token_of_pair = order // self.top_k
-        self.tokens_per_expert = chosen.flatten().bincount(minlength=self.gate.out_features)
-        # index_select, because the backward of plain indexing adds atomically, in an order that depends on the threads.
-        groups = list(tokens.index_select(0, token_of_pair).split(self.tokens_per_expert.tolist()))
-        outputs = torch.cat(self.fc2([F.gelu(hidden) for hidden in self.fc1(groups)]))
-        weighted = outputs * weights.flatten().index_select(0, order).unsqueeze(-1)
-        return weighted.new_zeros(tokens.shape).index_add(0, token_of_pair, weighted).reshape(x.shape)
+        """Map tokens (B, N, d) or (T, d) to the same shape, in the autocast dtype where autocast is on."""
+        chosen, weights = self.route(x)
+        experts = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        outputs, self.tokens_per_expert = mix_experts(x.flatten(end_dim=-2), chosen, weights, *experts)
+        return outputs.view_as(x)
+
+    def take_auxiliary_loss(self) -> Tensor | float:
+        """Auxiliary loss of the last call in training, once; 0 if the router has none."""
+        loss, self._auxiliary_loss = self._auxiliary_loss, None
+        return 0.0 if loss is None else loss
+
+    def _disturbed(self, logits: Tensor) -> Tensor:
+        if self.router is None or not self.draws_noise:
+            return logits
+        if self.noise is None:
+            raise ValueError("in training this router draws random numbers: pass noise=GENERATOR to the network")
+        return logits + self.noise.flatten(end_dim=-2).to(logits.dtype) * (self.router.noise / logits.shape[-1])

@@ -4,13 +4,44 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import Mlp
-from torch import nn
+from torch import Tensor, nn
 
 from m2mkd.config.models import VMoE as VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.models.moe import ExpertInit, MoE
-from m2mkd.models.vit import Stage, StagedTransformer, build_block, check_module_index, drop_path_rates, stage_positions
+from m2mkd.models.moe_routing import VMoERouter
+from m2mkd.models.stage import Stage
+from m2mkd.models.staged import StagedTransformer
+from m2mkd.models.vit import build_block, check_module_index, drop_path_rates, stage_positions
+
+
+class VMoEStage(Stage):
+    """Stage whose blocks may hold experts; its router's noise comes from an explicit generator."""
+
+    def forward(self, x: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Run the stage.
+
+        Parameters
+        ----------
+        x
+            As for `Stage`.
+        noise
+            Source of the router's noise, on the device of ``x``; needed in training where the router has noise.
+        """
+        layers = [layer for layer in self.modules() if isinstance(layer, MoE) and layer.draws_noise]
+        tokens = self.pos_embed.shape[1] if self.first else x.shape[1]
+        for layer in layers:
+            shape = len(x), tokens, layer.gate.out_features
+            layer.noise = None if noise is None else torch.randn(shape, generator=noise, device=x.device)
+        try:
+            return super().forward(x)
+        finally:
+            # Under gradient checkpointing the backward pass runs the blocks again, with the same noise.
+            if not self.grad_checkpointing:
+                for layer in layers:
+                    layer.noise = None
 
 
 class VMoE(StagedTransformer):
@@ -65,6 +96,15 @@ class VMoE(StagedTransformer):
         )
         self.config = config
 
+    def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W), or features as in `StagedTransformer`; ``noise`` as in `VMoEStage`."""
+        if noise is None:
+            return super().forward(images)
+        x = images
+        for stage in self.stages:
+            x = stage(x, noise)
+        return x
+
 
 def build_vmoe_module(
     config: VMoEConfig,
@@ -117,9 +157,7 @@ def build_vmoe_module(
 
 def moe_positions(config: VMoEConfig) -> tuple[int, ...]:
     """Positions in the whole network of the blocks that hold experts, counted from 0."""
-    depth = sum(config.depths)
-    odd = tuple(range(1, depth, 2))
-    return {"all": tuple(range(depth)), "every_2": odd, "last_2": odd[-2:]}[config.moe_blocks]
+    return config.moe_positions
 
 
 def _build_stage(
@@ -134,11 +172,11 @@ def _build_stage(
 ) -> Stage:
     if config.top_k > config.experts:
         raise InputError(f"top_k {config.top_k} exceeds experts {config.experts}; lower top_k")
-    moe_layer = partial(_moe_layer, experts=config.experts, top_k=config.top_k, expert_init=expert_init)
+    moe_layer = partial(_moe_layer, experts=config.experts, top_k=config.top_k, expert_init=expert_init, router=_router(config))
     mlp_layers: list[Callable[..., nn.Module]] = [
-        moe_layer if position in moe_positions(config) else Mlp for position in stage_positions(config, index)
+        moe_layer if position in config.moe_positions else Mlp for position in stage_positions(config, index)
     ]
-    return Stage(
+    return VMoEStage(
         config,
         [build_block(config, rate, mlp_layer) for rate, mlp_layer in zip(drop_paths, mlp_layers, strict=True)],
         first=index == 0,
@@ -149,6 +187,22 @@ def _build_stage(
     )
 
 
-def _moe_layer(in_features: int, hidden_features: int, *, experts: int, top_k: int, expert_init: ExpertInit, **_: Any) -> MoE:
+def _router(config: VMoEConfig) -> VMoERouter | None:
+    if config.router == "naive":
+        return None
+    return VMoERouter(
+        capacity_ratio=config.capacity_ratio,
+        eval_capacity_ratio=config.eval_capacity_ratio or config.capacity_ratio,
+        group_size=config.group_size,
+        batch_priority=config.batch_priority,
+        noise=config.router_noise,
+        importance_weight=config.importance_weight,
+        load_weight=config.load_weight,
+    )
+
+
+def _moe_layer(
+    in_features: int, hidden_features: int, *, experts: int, top_k: int, expert_init: ExpertInit, router: VMoERouter | None, **_: Any
+) -> MoE:
     """Adapt `MoE` to the keywords that timm's block passes; activation, norm and dropout are the expert's own affair."""
-    return MoE(in_features, hidden_features, experts=experts, top_k=top_k, expert_init=expert_init)
+    return MoE(in_features, hidden_features, experts=experts, top_k=top_k, expert_init=expert_init, router=router)

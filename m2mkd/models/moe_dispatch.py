@@ -1,0 +1,199 @@
+"""The experts' products: pairs of token and expert sorted by expert, one product an expert (specification vmoe.md 1.2).
+
+One interface for all devices. Where torch has a grouped matrix product that is worth it (bfloat16 on Hopper and later), all
+experts are one kernel and nothing waits for the device. Elsewhere each expert has its own contiguous products, written
+straight into the rows of preallocated results and into its slice of the stacked gradients.
+
+All experts live on one device; expert parallelism is out of scope.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Which rows each expert computes, and where each token finds its results.
+
+    There are P pairs of token and expert: all T x k, or on the contiguous path those that no capacity limit dropped.
+    """
+
+    rows: Tensor
+    """Pair number t x k + slot of each row, sorted by expert and then by pair, int64 (P)."""
+    positions: Tensor
+    """Row of each pair, int64 (T, k); 0 for a dropped one."""
+    kept: Tensor
+    """Whether an expert computes the pair, bool (T, k)."""
+    tokens_per_expert: Tensor
+    """Rows of each expert, int64 (E)."""
+    bounds: tuple[int, ...] | None
+    """First row of each expert and the end of the last on the contiguous path; None: grouped products."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Token of each row, int64 (P)."""
+        return self.rows // self.kept.shape[1]
+
+
+def sort_by_expert(chosen: Tensor, experts: int, *, grouped: bool) -> Dispatch:
+    """Sort the pairs of token and expert.
+
+    Parameters
+    ----------
+    chosen
+        Expert of each pair, int64 (T, k); ``experts`` for a pair that is dropped.
+    experts
+        Number of experts E.
+    grouped
+        Whether the products are grouped, so that the device is not asked for the number of rows.
+    """
+    pairs = chosen.flatten()
+    rows = pairs.argsort(stable=True)
+    counts = torch.zeros(experts + 1, dtype=torch.int64, device=chosen.device).scatter_add_(0, pairs, torch.ones_like(pairs))[:experts]
+    kept = chosen < experts
+    positions = torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows), device=rows.device))
+    bounds = None
+    if not grouped:
+        bounds = (0, *counts.cumsum(0).tolist())
+        rows = rows[: bounds[-1]]
+    return Dispatch(rows, positions.view_as(chosen).masked_fill(~kept, 0), kept, counts, bounds)
+
+
+def grouped_products_pay(tokens: Tensor, hidden_features: int) -> bool:
+    """Whether torch's grouped product has a fast kernel for these tokens (T, d): bfloat16, Hopper or later, rows of 16 bytes."""
+    return (
+        tokens.is_cuda
+        and tokens.dtype == torch.bfloat16
+        and hasattr(F, "grouped_mm")
+        and torch.cuda.get_device_capability(tokens.device) >= (9, 0)
+        and not (tokens.shape[-1] % 8 or hidden_features % 8)
+    )
+
+
+def mix_experts(
+    tokens: Tensor, chosen: Tensor, weights: Tensor, fc1: tuple[Tensor, Tensor], fc2: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the chosen experts' outputs for each token.
+
+    Parameters
+    ----------
+    tokens
+        (T, d).
+    chosen
+        Experts of each token, int64 (T, k); E for a pair that is dropped, but not for all of them.
+    weights
+        Their weights (T, k), 0 for a dropped pair.
+    fc1, fc2
+        Stacked weights and biases of the experts' two layers: (E, hidden, d), (E, hidden) and (E, d, hidden), (E, d).
+
+    Returns
+    -------
+    outputs, tokens_per_expert
+        (T, d), in the autocast dtype where autocast is on, and the number of rows that each expert computed, int64 (E).
+    """
+    device = tokens.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+    tokens, weights, *parameters = (tensor.to(dtype) for tensor in (tokens, weights, *fc1, *fc2))
+    grouped = grouped_products_pay(tokens, parameters[0].shape[1])
+    dispatch = sort_by_expert(chosen, len(parameters[0]), grouped=grouped)
+    with torch.autocast(device, enabled=False):
+        return _Experts.apply(dispatch, tokens, weights, *parameters), dispatch.tokens_per_expert
+
+
+class _Experts(torch.autograd.Function):
+    """Gather, both layers of every expert and the weighted sum, with their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, dispatch: Dispatch, tokens: Tensor, weights: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        inputs = tokens.index_select(0, dispatch.tokens)
+        products = _grouped_forward if dispatch.bounds is None else _contiguous_forward
+        hidden, outputs = products(dispatch, inputs, w1, b1, w2, b2)
+        ctx.dispatch = dispatch
+        ctx.save_for_backward(inputs, weights, hidden, outputs, w1, w2)
+        return _sum_over_slots(outputs, dispatch, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dispatch: Dispatch = ctx.dispatch
+        inputs, weights, hidden, outputs, w1, w2 = ctx.saved_tensors
+        grad_rows = grad.index_select(0, dispatch.tokens)
+        grad_weights = (grad_rows * outputs).sum(dim=1)[dispatch.positions]
+        grad_rows.mul_(weights.flatten()[dispatch.rows].unsqueeze(1))
+        products = _grouped_backward if dispatch.bounds is None else _contiguous_backward
+        grad_inputs, *grad_parameters = products(dispatch, grad_rows, inputs, hidden, w1, w2)
+        return None, _sum_over_slots(grad_inputs, dispatch, dispatch.kept.to(grad.dtype)), grad_weights, *grad_parameters
+
+
+def _sum_over_slots(rows: Tensor, dispatch: Dispatch, weights: Tensor) -> Tensor:
+    """Sum each token's rows with weights (T, k): gather and sum in one pass, and always in the same order."""
+    return F.embedding_bag(dispatch.positions, rows, mode="sum", per_sample_weights=weights)
+
+
+def _contiguous_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    hidden, outputs = inputs.new_empty(len(inputs), w1.shape[1]), torch.empty_like(inputs)
+    for expert, rows in enumerate(_slices(dispatch)):
+        torch.addmm(b1[expert], inputs[rows], w1[expert].t(), out=hidden[rows])
+        torch.addmm(b2[expert], F.gelu(hidden[rows]), w2[expert].t(), out=outputs[rows])
+    return hidden, outputs
+
+
+def _contiguous_backward(
+    dispatch: Dispatch, grad: Tensor, inputs: Tensor, hidden: Tensor, w1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_inputs = torch.empty_like(inputs)
+    grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
+    grad_b1, grad_b2 = w1.new_empty(w1.shape[:2]), w2.new_empty(w2.shape[:2])
+    for expert, rows in enumerate(_slices(dispatch)):
+        # The activations are computed again: cheaper than to write and read them once more, and half the memory.
+        torch.mm(grad[rows].t(), F.gelu(hidden[rows]), out=grad_w2[expert])
+        torch.sum(grad[rows], dim=0, out=grad_b2[expert])
+        grad_hidden = torch.ops.aten.gelu_backward(grad[rows].mm(w2[expert]), hidden[rows])
+        torch.mm(grad_hidden.t(), inputs[rows], out=grad_w1[expert])
+        torch.sum(grad_hidden, dim=0, out=grad_b1[expert])
+        torch.mm(grad_hidden, w1[expert], out=grad_inputs[rows])
+    return grad_inputs, grad_w1, grad_b1, grad_w2, grad_b2
+
+
+def _slices(dispatch: Dispatch) -> list[slice]:
+    assert dispatch.bounds is not None
+    return [slice(*bounds) for bounds in zip(dispatch.bounds[:-1], dispatch.bounds[1:], strict=True)]
+
+
+def _grouped_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    ends = _ends(dispatch)
+    members = _membership(ends, inputs)
+    hidden = F.grouped_mm(inputs, w1.mT, offs=ends).addmm_(members, b1)
+    return hidden, F.grouped_mm(F.gelu(hidden), w2.mT, offs=ends).addmm_(members, b2)
+
+
+def _grouped_backward(
+    dispatch: Dispatch, grad: Tensor, inputs: Tensor, hidden: Tensor, w1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ends = _ends(dispatch)
+    members = _membership(ends, inputs)
+    idle = (dispatch.tokens_per_expert == 0).view(-1, 1, 1)
+    grad_hidden = torch.ops.aten.gelu_backward(F.grouped_mm(grad, w2, offs=ends), hidden)
+    # A product over no rows is not promised to be written.
+    grad_w1 = F.grouped_mm(grad_hidden.t(), inputs, offs=ends).masked_fill_(idle, 0)
+    grad_w2 = F.grouped_mm(grad.t(), F.gelu(hidden), offs=ends).masked_fill_(idle, 0)
+    grad_inputs = F.grouped_mm(grad_hidden, w1, offs=ends)
+    return grad_inputs, grad_w1, members.t() @ grad_hidden, grad_w2, members.t() @ grad
+
+
+def _ends(dispatch: Dispatch) -> Tensor:
+    """End of each expert's rows, int32 (E); the last also computes the dropped ones, which weigh 0, so that no row is left unwritten."""
+    ends = dispatch.tokens_per_expert.cumsum(0)
+    ends[-1:] = len(dispatch.rows)
+    return ends.to(torch.int32)
+
+
+def _membership(ends: Tensor, inputs: Tensor) -> Tensor:
+    """One-hot experts of the rows (P, E): a product with it adds or sums biases without atomic additions."""
+    expert = torch.searchsorted(ends, torch.arange(len(inputs), device=inputs.device, dtype=ends.dtype), right=True)
+    return (expert.unsqueeze(1) == torch.arange(len(ends), device=inputs.device)).to(inputs.dtype)
