@@ -3,9 +3,11 @@
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.models import VisionTransformer
 from torch import nn
 
 from m2mkd.config.models import ViT
+from m2mkd.config.published import published
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT, build_stage, incubation_config
 
@@ -124,3 +126,51 @@ def test_incubation_has_the_teachers_depth_in_one_stage():
 def test_incubation_refuses_networks_that_do_not_fit(change, message):
     with pytest.raises(InputError, match=message):
         incubation_config(CONFIG, CONFIG.model_copy(update=change), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("deit_large", [76_567_552, 75_577_344, 75_577_344, 76_604_392]),
+        ("meta_large", [13_586_432, 12_596_224, 12_596_224, 13_623_272]),
+        ("deit_huge", [79_778_560, *[59_020_800] * 8, 79_977_960]),
+    ],
+)
+def test_published_size_of_each_stage(name, stages):
+    """Specification vmoe.md 3.2; on the meta device, where weights take no memory."""
+    with torch.device("meta"):
+        network = StagedViT(published(name), image_size=224, num_classes=1000)
+    assert [sum(parameter.numel() for parameter in stage.parameters()) for stage in network.stages] == stages
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_stages_in_a_row_are_timms_vision_transformer(qkv_bias):
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"qkv_bias": qkv_bias, "norm_eps": 1e-5})
+    network = StagedViT(config, **SIZES).double().eval()
+    flat = VisionTransformer(
+        img_size=8,
+        patch_size=4,
+        embed_dim=16,
+        depth=4,
+        num_heads=2,
+        num_classes=5,
+        qkv_bias=qkv_bias,
+        norm_layer=lambda width, **_: nn.LayerNorm(width, eps=1e-5),
+    )
+    weights, position = {}, 0
+    for stage in network.stages:
+        for name, tensor in stage.state_dict().items():
+            block = name.split(".")
+            if block[0] == "blocks":
+                name = ".".join(["blocks", str(position + int(block[1])), *block[2:]])  # noqa: PLW2901
+            weights[name] = tensor
+        position += len(stage.blocks)
+    flat.load_state_dict(weights)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(network(images), flat.double().eval()(images), rtol=1e-12, atol=1e-12)
+
+
+def test_attention_is_fused():
+    network = StagedViT(CONFIG, **SIZES)
+    assert all(block.attn.fused_attn for stage in network.stages for block in stage.blocks)

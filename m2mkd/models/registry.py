@@ -1,0 +1,184 @@
+"""Registers the models with timm: after ``import m2mkd.models.registry``, ``timm.create_model("vmoe_base_patch16_224")`` works.
+
+Sizes are those of `m2mkd.config.published`. Beside timm's own arguments (``num_classes``, ``img_size``, ``drop_path_rate``,
+``global_pool``, ``features_only``, ``out_indices``) a model takes any field of its architecture, such as ``moe_blocks="every_2"``,
+and what its class takes, such as ``stitch_width=1024`` for a V-MoE with ``stitch="kept"``, or ``prior="scale_free"`` for a NAC.
+
+Nothing is downloaded. A checkpoint of the authors or of this suite is given as a file:
+``timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": "vmoe_base.pth"})``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import ViT
+from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.published import published
+from m2mkd.errors import InputError
+from m2mkd.models.moe import MoE
+from m2mkd.models.timm_nac import TimmNAC
+from m2mkd.models.vit import StagedViT
+from m2mkd.models.vmoe import VMoE
+
+Network = StagedViT | VMoE | TimmNAC
+
+
+class Registered(NamedTuple):
+    """What a registered name stands for."""
+
+    architecture: str
+    """Name in ``config/models.yaml``."""
+    image_size: int = 224
+    """Side of the images in pixels, unless ``img_size`` is given."""
+    num_classes: int = 1000
+    """Classes, unless ``num_classes`` is given."""
+
+
+REGISTERED = {
+    "vmoe_small_patch16_224": Registered("vmoe_small"),
+    "vmoe_base_patch16_224": Registered("vmoe_base"),
+    "staged_deit_base_patch16_224": Registered("deit_base"),
+    "staged_deit_large_patch16_224": Registered("deit_large"),
+    "staged_deit_huge_patch14_224": Registered("deit_huge"),
+    "staged_meta_base_patch16_224": Registered("meta_base"),
+    "staged_meta_large_patch16_224": Registered("meta_large"),
+    "staged_meta_huge_patch14_224": Registered("meta_huge"),
+    "nac_tiny_imagenet_64": Registered("nac_tiny_imagenet", image_size=64, num_classes=200),
+    "nac_imagenet_224": Registered("nac_imagenet"),
+}
+
+
+def _data_config(registered: Registered) -> dict[str, Any]:
+    return {
+        "input_size": (3, registered.image_size, registered.image_size),
+        "fixed_input_size": True,
+        "num_classes": registered.num_classes,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _data_config(registered) for name, registered in REGISTERED.items()})
+
+
+def checkpoint_filter_fn(state: Mapping[str, Tensor], model: Network) -> dict[str, Tensor]:
+    """State dict for a model, from one with its own names or with the released ones.
+
+    Parameters
+    ----------
+    state
+        Tensors by name. A ViT takes those of timm's ``VisionTransformer`` as well.
+    model
+        Network that they are for. Positions of another image size are interpolated.
+
+    Raises
+    ------
+    InputError
+        If no name is known.
+    """
+    from m2mkd.upstream.network import renamed
+
+    ours = renamed(model, state)
+    name = "stages.0.pos_embed"
+    if name in ours and ours[name].shape != model.get_parameter(name).shape:
+        ours[name] = resample_abs_pos_embed(ours[name], model.get_submodule("stages.0.patch_embed").grid_size)
+    return ours
+
+
+def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    if pretrained:
+        source = resolve_pretrained_cfg(name, arguments.get("pretrained_cfg"), pretrained_cfg_overlay)
+        if not (source.has_weights or source.state_dict):
+            raise InputError(
+                f"{name}: there are no weights to download; create it with pretrained=False, or give a checkpoint with "
+                "pretrained_cfg_overlay={'file': FILE}"
+            )
+    architecture = REGISTERED[name].architecture
+    changes = {field: arguments.pop(field) for field in type(published(architecture)).model_fields if field in arguments}
+    config = published(architecture, **changes)
+    is_nac = isinstance(config, NACConfig)
+    if is_nac and arguments.get("features_only"):
+        raise InputError(f"{name}: features_only asks for feature maps, and a NAC's latents are none; use forward_features")
+    if is_nac:
+        parts = {"first_conv": "input_tokenizer.backbone.stem.0", "classifier": "output_tokenizer.to_logits"}
+    else:
+        parts = {"first_conv": "stages.0.patch_embed.proj", "classifier": f"stages.{config.modules - 1}.head"}
+    return build_model_with_cfg(
+        partial(_build, config),
+        name,
+        pretrained,
+        pretrained_cfg_overlay=parts | (pretrained_cfg_overlay or {}),
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **arguments,
+    )
+
+
+def _build(
+    config: ViT | VMoEConfig | NACConfig,
+    *,
+    num_classes: int,
+    img_size: int | Sequence[int],
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float | None = None,
+    global_pool: str | None = None,
+    prior: Any = None,
+    **arguments: Any,
+) -> Network:
+    """The network in timm's vocabulary; ``arguments`` go to its class."""
+    sides = {img_size} if isinstance(img_size, int) else set(img_size)
+    if len(sides) != 1:
+        raise InputError(f"img_size {tuple(img_size)} is not square; give one side in pixels")  # type: ignore[arg-type]
+    if in_chans != 3:
+        raise InputError(f"in_chans {in_chans}: these networks take images of 3 channels; repeat or reduce the channels")
+    if drop_rate:
+        raise InputError(f"drop_rate {drop_rate}: these networks have no dropout; use drop_path_rate")
+    sizes: dict[str, Any] = {"image_size": sides.pop(), "num_classes": num_classes}
+    network: Network
+    if isinstance(config, NACConfig):
+        if drop_path_rate is not None:
+            config = config.model_copy(update={"drop_path": drop_path_rate})
+        network = TimmNAC(config, prior=prior, **sizes, **arguments)
+    else:
+        rate = drop_path_rate or 0.0
+        if isinstance(config, VMoEConfig):
+            network = VMoE(config, drop_path=rate, **sizes, **arguments)
+            for layer in network.modules():
+                if isinstance(layer, MoE):
+                    layer.register_forward_pre_hook(_draw_noise)
+        else:
+            network = StagedViT(config, drop_path=rate, **sizes, **arguments)
+    if global_pool is not None:
+        network.reset_classifier(num_classes, global_pool)
+    return network
+
+
+def _draw_noise(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Give a layer's router its noise from torch's global generator, for nobody passes it any here."""
+    if isinstance(layer, MoE) and layer.draws_noise:
+        layer.noise = torch.randn(*inputs[0].shape[:-1], layer.gate.out_features, device=inputs[0].device)
+
+
+def _entry_point(name: str) -> Callable[..., Any]:
+    """The function by which timm makes a model; timm reads its name."""
+
+    def create(pretrained: bool = False, **arguments: Any) -> Any:
+        return _create(name, pretrained, **arguments)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"{REGISTERED[name].architecture} of config/models.yaml; see the module for its arguments."
+    return create
+
+
+globals().update({name: register_model(_entry_point(name)) for name in REGISTERED})
