@@ -1,0 +1,49 @@
+"""Checkpoints that others released: the NAC and V-MoE of m2mKD, and the staged ViTs of Deep Incubation."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> "nn.Module":
+    """A network or module of this package with released weights.
+
+    Parameters
+    ----------
+    kind
+        ``nac``: whole Neural Attentive Circuit. ``nac_readin``, ``nac_mediator``, ``nac_readout``: a module of it as it was
+        distilled, with its stitch layers. ``vit``: teacher, meta model or Deep Incubation's vit_base, vit_large, vit_huge, or
+        one stage of them. ``vmoe``: whole V-MoE. ``vmoe_module``: a module of it as it was distilled.
+    state_dict
+        Released tensors by their released names; the content of a whole training checkpoint, or of a split teacher's file,
+        will do too.
+    config
+        ``nac``: keyword arguments of the released model, or the YAML around them. ``nac_*``: the released student
+        configuration, or its ``share_kwargs`` merged with the module's section; ``stitch_dim`` where the file is not to tell.
+        Others: constructor arguments ``img_size``, ``patch_size``, ``num_classes``, ``embed_dim``, ``num_heads``,
+        ``mlp_ratio``, ``qkv_bias``, ``ln_eps`` or ``norm_eps``, ``divided_depths``, or ``model_name`` for the sizes of a
+        released one; ``stage`` for one stage of a ViT; ``num_expert``, ``top_k``, ``moe_pos``, ``pre_stitch_pos``,
+        ``post_stitch_pos``, ``stitch_dim`` and ``idx`` for a V-MoE or its module. Keys that only training heeds are taken;
+        unknown ones are refused.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode, on the CPU. A whole network maps images (B, 3, S, S) to logits (B, classes), deterministically;
+        a module maps its input, images or tokens, to its output. ViT and V-MoE have their ``stages``. A module of a NAC
+        computes with its buffers ``codes`` (n, K) and ``states`` (n, 1, D), n being 1 or the size of the batch. The released
+        files lose them: give them in ``state_dict`` or ``config`` under these names, or set them on the module; otherwise
+        they are one fixed draw.
+
+    Raises
+    ------
+    InputError
+        If the kind or a key of the configuration is unknown, or a tensor is missing, left over or of another shape.
+    """
+    from m2mkd.upstream import network
+    from m2mkd.upstream.checkpoint import unpack
+
+    description, state = network.adapt(kind, unpack(state_dict), config, where="config", what=f"{kind} checkpoint")
+    return network.assemble(description, state)

@@ -6,9 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import GraphPriors, Latents, Tokenizer
+from m2mkd import upstream
+from m2mkd.config.recipe import Distillation
+from m2mkd.distill.hybrid import DistillationHybrid
+from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.graphs import refine_signatures
@@ -16,7 +19,10 @@ from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.nac.regularisers import block_model, block_model_loss, signature_repulsion
 from m2mkd.models.nac.students import build_nac_module
-from m2mkd.upstream.nac import nac_name, nac_names
+from m2mkd.upstream.description import describe
+from m2mkd.upstream.nac_names import released_name
+from m2mkd.upstream.network import convert
+from tests.parity.released import IMAGENET, TINY, empty, nac_shapes
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 KINDS = {
@@ -26,19 +32,8 @@ KINDS = {
     "drop_path_uniform": "drop_path",
     "gumbel": "gumbel",
 }
-CONFIG = NACConfig(
-    state_dim=32,
-    code_dim=16,
-    signature_dim=8,
-    heads=2,
-    head_dim=12,
-    latents=Latents(input=8, mediator=16, output=8),
-    iterations=2,
-    tokenizer=Tokenizer(depths=(1, 1), grid_dim=4),
-    graph=GraphPriors(groups=4),
-)
 SIZES = {"image_size": 32, "num_classes": 10}
-MODELS = {"nac_small_ba": CONFIG, "nac_small_planted": CONFIG.model_copy(update={"ffn_capacity": 1.3333})}
+MODELS = ("nac_small_ba", "nac_small_planted")
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +44,22 @@ def load(fixtures_dir):
     return read
 
 
+@pytest.fixture(scope="module")
+def meta(fixtures_dir):
+    def read(name):
+        return json.loads((fixtures_dir / "nac" / f"{name}.meta.json").read_text())
+
+    return read
+
+
 @pytest.fixture(params=MODELS)
 def name(request):
     return request.param
 
 
-def circuit(name, load):
-    nac = NAC(MODELS[name], prior=None, **SIZES)
-    nac.load_state_dict(nac_names(load(f"{name}.state_dict")))
-    return nac
+@pytest.fixture
+def circuit(name, load, meta):
+    return upstream.load("nac", load(f"{name}.state_dict"), meta(name)["kwargs"])
 
 
 def replay(recorded):
@@ -87,10 +89,10 @@ def observe(nac):
     return seen
 
 
-def assert_gradients(module, recorded, prefix):
+def assert_gradients(module, recorded, prefix, description):
     """Every recorded gradient is there, to 2e-4 of its maximum, except that of the bias which has none (softmax is shift invariant)."""
-    gradients = {nac_name(key.removeprefix(prefix)): value for key, value in recorded.items() if key.startswith(prefix)}
-    assert gradients.keys() == {key for key, _ in module.named_parameters()}
+    released = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
+    gradients = convert(description, released)
     for key, parameter in module.named_parameters():
         if not key.endswith("confidence_scorer.bias"):
             scale = gradients[key].abs().max().item()
@@ -100,8 +102,8 @@ def assert_gradients(module, recorded, prefix):
 
 
 @pytest.mark.parametrize("mode", ["eval_noise", "eval_zero_noise", "train"])
-def test_circuit_replays_the_recording(name, mode, load):
-    nac, recorded = circuit(name, load).train(mode == "train"), load(f"{name}.{mode}")
+def test_circuit_replays_the_recording(name, mode, circuit, load, meta):
+    nac, recorded = circuit.train(mode == "train"), load(f"{name}.{mode}")
     seen, noise = observe(nac), replay(recorded)
     logits = nac(recorded["input.image"], noise)
     loss = F.cross_entropy(logits, recorded["input.labels"])
@@ -117,17 +119,21 @@ def test_circuit_replays_the_recording(name, mode, load):
     torch.testing.assert_close(seen["act.read_out.out"], recorded["out.final_output_states"], **CLOSE)
     torch.testing.assert_close(logits, recorded["out.logits"], **CLOSE)
     torch.testing.assert_close(loss, recorded["out.ce_loss"], **CLOSE)
-    assert_gradients(nac, recorded, "grad.")
+    assert_gradients(nac, recorded, "grad.", describe("nac", meta(name)["kwargs"], {}))
 
 
-def test_circuit_without_noise_is_the_recording_with_zeros(name, load):
-    recorded = load(f"{name}.eval_zero_noise")
-    logits = circuit(name, load).eval()(recorded["input.image"])
+@pytest.mark.parametrize("simplified", [True, False])
+def test_circuit_without_noise_is_the_recording_with_zeros(name, simplified, load, meta):
+    """``model(image)`` is a tensor of logits, the same each time, whatever the released interface was."""
+    recorded, kwargs = load(f"{name}.eval_zero_noise"), meta(name)["kwargs"] | {"simplified_interface": simplified}
+    nac = upstream.load("nac", load(f"{name}.state_dict"), kwargs)
+    logits = nac(recorded["input.image"])
     torch.testing.assert_close(logits, recorded["out.logits"], **CLOSE)
+    assert torch.equal(nac(recorded["input.image"]), logits)
 
 
-def test_kernels(name, load):
-    nac, recorded = circuit(name, load).train(), load(f"{name}.train")
+def test_kernels(name, circuit, load):
+    nac, recorded = circuit.train(), load(f"{name}.train")
     mediators = nac.mediator_latents.signatures
     senders = torch.cat([nac.input_latents.signatures, mediators])
     noise = Noise.replay([("edge", value) for key, value in sorted(recorded.items()) if "relaxed_bernoulli" in key])
@@ -147,8 +153,8 @@ def test_kernels(name, load):
 
 
 @pytest.mark.parametrize("hinge", [0.4, 0.9])
-def test_signature_repulsion(name, hinge, load):
-    recorded, nac = load(f"{name}.regularisers"), circuit(name, load)
+def test_signature_repulsion(name, hinge, circuit, load):
+    recorded, nac = load(f"{name}.regularisers"), circuit
     groups = {key: getattr(nac, f"{key}_latents").signatures for key in ("input", "mediator", "output")}
     loss = signature_repulsion(torch.cat(list(groups.values())), hinge)
     torch.testing.assert_close(loss, recorded[f"hinge.{hinge}.sum.value"], **CLOSE)
@@ -158,9 +164,10 @@ def test_signature_repulsion(name, hinge, load):
         torch.testing.assert_close(gradient, expected, atol=2e-4 * max(expected.abs().max().item(), 1e-6), rtol=0)
 
 
-def test_block_model_with_permuted_rows(name, load):
-    recorded, nac = load(f"{name}.regularisers"), circuit(name, load)
+def test_block_model_with_permuted_rows(name, circuit, load):
+    recorded, nac = load(f"{name}.regularisers"), circuit
     nac.prior = "planted_partition"
+    nac.config = nac.config.model_copy(update={"graph": nac.config.graph.model_copy(update={"groups": 4})})
     target = block_model(16, 4, 0.9, 0.2)
     torch.testing.assert_close(target, recorded["sbm.graphon"])
     for i in range(2):
@@ -183,86 +190,121 @@ def test_fit_of_signatures(prior, load):
 STUDENTS = {"readin": 0, "mediator": 1, "readout": 3}
 
 
-def student(name, load, recorded):
-    """Released module in evaluation, with the code and the states of the recording."""
-    module = build_nac_module(CONFIG, STUDENTS[name], stitch_width=48, state_seed=0, **SIZES).eval()
-    constants = {key: recorded[f"input.{key}"] for key in ("codes", "states")}
+@pytest.fixture
+def student(name, load, meta):
+    """Released module, with the code and the states of the recording."""
+    recorded = load("students_m2mkd")
+    module = upstream.load(f"nac_{name}", load(f"student_{name}.state_dict"), meta("students"))
     for key, _ in list(module.named_buffers()):
-        setattr(module, key, constants[key])
-    own = {key: getattr(module, key) for key, _ in module.named_buffers()}
-    module.load_state_dict(nac_names(load(f"student_{name}.state_dict")) | own)
+        setattr(module, key, recorded[f"input.{key}"])
     return module
 
 
+@pytest.fixture
+def vit(load, meta):
+    """Meta model or teacher that the modules were distilled with."""
+
+    def build(name):
+        config = meta("students")
+        depths = config[f"{name.removeprefix('vit_')}_divided_depths"]
+        return upstream.load("vit", load(f"{name}.state_dict"), config["vit"] | {"divided_depths": depths})
+
+    return build
+
+
 @pytest.mark.parametrize("name", STUDENTS)
-def test_module_alone(name, load):
+def test_module_alone(name, student, load):
     recorded = load("students_m2mkd")
-    module = student(name, load, recorded)
     x = recorded["input.image" if name == "readin" else f"{name}.meta_prefix"]
-    torch.testing.assert_close(module(x), recorded[f"{name}.module_out"], **CLOSE)
+    torch.testing.assert_close(student(x), recorded[f"{name}.module_out"], **CLOSE)
 
 
-def test_gradients_of_the_read_out_alone(load):
-    """The read-out's logits enter the loss directly, so that its gradients need no meta model."""
+@pytest.mark.parametrize("name", STUDENTS)
+def test_code_and_states_are_given_in_config_or_state(name, student, load, meta):
     recorded = load("students_m2mkd")
-    module = student("readout", load, recorded)
-    logits, teacher = module(recorded["readout.meta_prefix"]), recorded["readout.teacher_logits"]
-    distillation = F.kl_div(logits.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="sum") / logits.numel()
-    loss = 0.5 * F.cross_entropy(logits, recorded["input.soft_labels"]) + 0.5 * distillation
-    torch.testing.assert_close(loss, recorded["readout.loss.soft"], **CLOSE)
+    constants = {key: recorded[f"input.{key}"] for key, _ in student.named_buffers()}
+    state, shared = load(f"student_{name}.state_dict"), meta("students")
+    section = shared["share_kwargs"] | shared["students"][name]  # without stitch_dim, which the tensors tell
+    x = recorded["input.image" if name == "readin" else f"{name}.meta_prefix"]
+    listed = {key: value.tolist() for key, value in constants.items()}
+    for module in (upstream.load(f"nac_{name}", state, section | listed), upstream.load(f"nac_{name}", state | constants, section)):
+        torch.testing.assert_close(module(x), student(x), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_m2mkd_step(name, kind, student, vit, load, meta):
+    """Meta model with the student's and with the teacher's module in the same place; gradients reach the student alone."""
+    recorded = load("students_m2mkd")
+    meta_model, teacher = vit("vit_meta"), vit("vit_teacher")
+    index = min(STUDENTS[name], 2)
+    network = DistillationHybrid(meta_model, index, student, teacher.stages[index])
+    logits, taught = network(recorded["input.image"])
+    torch.testing.assert_close(logits, recorded[f"{name}.student_logits"], **CLOSE)
+    torch.testing.assert_close(taught, recorded[f"{name}.teacher_logits"], **CLOSE)
+    if index:
+        prefix = meta_model.stages[:index]
+        torch.testing.assert_close(nn.Sequential(*prefix)(recorded["input.image"]), recorded[f"{name}.meta_prefix"], **CLOSE)
+    loss = distillation_loss(logits, recorded["input.soft_labels"], taught, Distillation(kind=kind, alpha=0.5, tau=1.0), "numel")
+    torch.testing.assert_close(loss, recorded[f"{name}.loss.{kind}"], **CLOSE)
+    if kind == "hard":
+        return
     loss.backward()
-    scorer = module.tokenizer.confidence_scorer.weight
-    assert scorer.grad.abs().max() < 1e-7, "pooling one latent is the identity"
-    scorer.grad.zero_()
-    assert_gradients(module, recorded, "readout.grad.")
+    if name == "readout":
+        scorer = student.tokenizer.confidence_scorer.weight
+        assert scorer.grad.abs().max() < 1e-7, "pooling one latent is the identity"
+        scorer.grad.zero_()
+        recorded = recorded | {"readout.grad.tokenizer.confidence_scorer.weight": torch.zeros_like(scorer)}
+    assert_gradients(student, recorded, f"{name}.grad.", describe(f"nac_{name}", meta("students"), {}))
 
 
-@pytest.mark.parametrize("name", ["readin", "mediator", "readout"])
-def test_layer_scale_starts_as_released(name, fixtures_dir):
-    meta = json.loads((fixtures_dir / "nac" / "students.meta.json").read_text())
-    module = build_nac_module(CONFIG, STUDENTS[name], stitch_width=48, state_seed=0, readin_ffn_layer_scale=1e-6, **SIZES)
-    parameters = dict(module.named_parameters())
-    for key, value in meta["layer_scale_init"][name].items():
-        assert torch.all(parameters[nac_name(key)] == value), key
+@pytest.mark.parametrize("name", STUDENTS)
+def test_layer_scale_starts_as_released(name, meta):
+    config = describe(f"nac_{name}", meta("students"), {}).architecture
+    index = min(STUDENTS[name], config.modules - 1)
+    module = build_nac_module(config, index, stitch_width=48, state_seed=0, readin_ffn_layer_scale=1e-6, **SIZES)
+    parameters = {released_name(key, whole=False): value for key, value in module.named_parameters()}
+    for key, value in meta("students")["layer_scale_init"][name].items():
+        assert torch.all(parameters[key] == value), key
 
 
-def test_circuit_from_modules(load, fixtures_dir):
-    meta = json.loads((fixtures_dir / "nac" / "nac_from_students.meta.json").read_text())
-    expected = nac_names(load("nac_from_students.state_dict"))
-    files = ("student_readin", "student_mediator", "student_mediator_2", "student_readout")
-    nac = NAC(CONFIG, prior=None, **SIZES)
-    left = transfer_modules(nac, [nac_names(load(f"{file}.state_dict")) for file in files], same_geometry=True)
-    assert set(left) == {nac_name(key) for key in meta["untouched"]}
+def test_circuit_from_modules(load, meta):
+    recorded = meta("nac_from_students")
+    description = describe("nac", recorded["kwargs"], {})
+    expected = convert(description, load("nac_from_students.state_dict"))
+    nac = NAC(description.architecture, prior=None, **SIZES)
+    modules = [
+        convert(describe(f"nac_{name.removesuffix('_2')}", meta("students"), {}), load(f"student_{name}.state_dict"))
+        for name in ("readin", "mediator", "mediator_2", "readout")
+    ]
+    left = transfer_modules(nac, modules, same_geometry=True)
+    assert {released_name(key, whole=True) for key in left} == set(recorded["untouched"])
     state = nac.state_dict()
     assert state.keys() == expected.keys()
     for key in expected.keys() - set(left):
         assert torch.equal(state[key], expected[key]), key
 
 
-def sized(state_dim, heads, inputs, mediators, capacity):
-    latents = Latents(input=inputs, mediator=mediators, output=64)
-    return NACConfig(state_dim=state_dim, code_dim=state_dim, heads=heads, latents=latents, ffn_capacity=capacity)
-
-
-TINY, IMAGENET = sized(384, 6, 64, 256, 2.0), sized(512, 8, 192, 768, 1.0)
-
-
-@pytest.mark.parametrize(("config", "image_size", "num_classes", "count"), [(TINY, 64, 200, 26_703_342), (IMAGENET, 224, 1000, 37_589_294)])
-def test_number_of_parameters(config, image_size, num_classes, count):
+@pytest.mark.parametrize(("kwargs", "count"), [(TINY, 26_703_342), (IMAGENET, 37_589_294)])
+def test_full_size_maps_one_to_one(kwargs, count):
+    shapes = nac_shapes(kwargs)
+    assert len(shapes) == 362
+    description = describe("nac", kwargs, {})
+    ours = convert(description, empty(shapes))
     with torch.device("meta"):
-        nac = NAC(config, image_size=image_size, num_classes=num_classes, prior=None)
-    assert sum(parameter.numel() for parameter in nac.parameters()) == count
-    assert len(nac.state_dict()) == 362
+        own = NAC(description.architecture, image_size=description.image_size, num_classes=description.num_classes, prior=None).state_dict()
+    assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in own.items()}
+    assert sum(tensor.numel() for tensor in ours.values()) == count
 
 
-@pytest.mark.parametrize(("config", "counts"), [(TINY, (4_093_286, 3_496_070, 3_389_423)), (IMAGENET, (5_898_246, 4_725_510, 4_583_407))])
-def test_number_of_parameters_of_modules(config, counts):
+@pytest.mark.parametrize(("kwargs", "counts"), [(TINY, (4_093_286, 3_496_070, 3_389_423)), (IMAGENET, (5_898_246, 4_725_510, 4_583_407))])
+def test_number_of_parameters_of_modules(kwargs, counts):
+    config = describe("nac", kwargs, {}).architecture
     for index, count in zip((0, 1, config.modules - 1), counts, strict=True):
         with torch.device("meta"):
             module = build_nac_module(config, index, image_size=224, num_classes=1000, stitch_width=1280, state_seed=0)
         assert sum(parameter.numel() for parameter in module.parameters()) == count
 
 
-@pytest.mark.parametrize(("name", "count"), [("nac_small_ba", 58_614), ("nac_small_planted", 49_038)])
-def test_number_of_parameters_of_the_recorded(name, count):
-    assert sum(parameter.numel() for parameter in NAC(MODELS[name], prior=None, **SIZES).parameters()) == count
+def test_number_of_parameters_of_the_recorded(name, circuit, meta):
+    assert sum(parameter.numel() for parameter in circuit.parameters()) == meta(name)["n_params"]

@@ -1,7 +1,5 @@
 """The staged ViT, the V-MoE, the hybrids and the transfer, against recordings of the released classes (specification vmoe.md 9)."""
 
-import csv
-import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,23 +11,33 @@ from safetensors.torch import load_file
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from m2mkd.config.models import ViT, VMoE
+from m2mkd import upstream
 from m2mkd.config.recipe import Distillation
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid
 from m2mkd.distill.losses import distillation_loss, kd_divergence, soft_cross_entropy
 from m2mkd.distill.transfer import assemble, load_strictly
-from m2mkd.errors import InputError
 from m2mkd.models import vmoe
 from m2mkd.models.moe import MoE
-from m2mkd.models.vit import StagedViT, build_stage, incubation_config
-from m2mkd.upstream.vmoe import split_stages, vit_state_dict, vmoe_stage_state_dict, vmoe_state_dict
+from m2mkd.models.vit import StagedViT, incubation_config
+from m2mkd.upstream.description import Description, describe
+from m2mkd.upstream.network import build, convert
+from tests.parity.released import key_list
 
 TINY = {"image_size": 32, "num_classes": 10}
-META = ViT(patch_size=8, width=32, heads=4, depths=(1, 1, 1, 1))
-TEACHER = META.model_copy(update={"depths": (2, 2, 2, 2)})
-STUDENT = VMoE(patch_size=8, width=24, heads=3, depths=(2, 2, 2, 2))
-STITCHED = STUDENT.model_copy(update={"stitch": "kept"})
-VMOES = {"vmoe_full": STUDENT, "vmoe_full_stitch": STITCHED, "vmoe_mixed_dense_moe": STUDENT.model_copy(update={"moe_blocks": "every_2"})}
+COMMON = {"img_size": 32, "patch_size": 8, "num_classes": 10, "mlp_ratio": 4, "qkv_bias": True, "ln_eps": 1e-6}
+VIT = COMMON | {"embed_dim": 32, "num_heads": 4}
+VMOE = COMMON | {"embed_dim": 24, "num_heads": 3, "num_expert": 8}
+META, TEACHER = VIT | {"divided_depths": [1, 1, 1, 1]}, VIT | {"divided_depths": [2, 2, 2, 2]}
+FULL = VMOE | {"divided_depths": [2, 2, 2, 2], "moe_pos": list(range(8))}
+STITCHED = FULL | {"pre_stitch_pos": [2, 4, 6], "post_stitch_pos": [1, 3, 5], "stitch_dim": 32}
+VMOES = {"vmoe_full": FULL, "vmoe_full_stitch": STITCHED, "vmoe_mixed_dense_moe": FULL | {"moe_pos": [1, 3, 5, 7]}}
+MODULE = VMOE | {"divided_depths": [2], "moe_pos": [0, 1], "stitch_dim": 32}
+MODULES = [
+    MODULE | {"idx": 0, "post_stitch_pos": [1]},
+    MODULE | {"idx": 1, "pre_stitch_pos": [0], "post_stitch_pos": [1]},
+    MODULE | {"idx": 2, "pre_stitch_pos": [0], "post_stitch_pos": [1]},
+    MODULE | {"idx": -1, "pre_stitch_pos": [0]},
+]
 NAMES = ["0", "1", "2", "m1"]
 PRECISIONS = [pytest.param(torch.float64, ".f64", 1e-12, id="fp64"), pytest.param(torch.float32, "", 5e-6, id="fp32")]
 
@@ -66,27 +74,19 @@ def close(ours: Tensor, theirs: np.ndarray | Tensor, tolerance: float) -> None:
     assert difference <= tolerance
 
 
-def vit(config: ViT, state: Mapping[str, Tensor], dtype: torch.dtype) -> StagedViT:
-    network = StagedViT(config, **TINY)
-    network.load_state_dict(vit_state_dict(state))
-    return network.to(dtype).eval()
-
-
-def student_module(states: Mapping[str, Mapping[str, Tensor]], index: int, dtype: torch.dtype) -> nn.Module:
-    module = vmoe.build_vmoe_module(STUDENT, index, stitch_width=32, **TINY)
-    load_strictly(module, student_state(states, index), f"student {index}")
-    return module.to(dtype).eval()
+def module_description(index: int) -> Description:
+    return describe("vmoe_module", MODULES[index], {})
 
 
 def student_state(states: Mapping[str, Mapping[str, Tensor]], index: int) -> dict[str, Tensor]:
-    return vmoe_stage_state_dict(split_stages(states[f"vmoe_student_{NAMES[index]}"])[0])
+    return convert(module_description(index), states[f"vmoe_student_{NAMES[index]}"])
 
 
 def hybrid(states: Mapping[str, Mapping[str, Tensor]], index: int, dtype: torch.dtype) -> DistillationHybrid:
-    teacher = build_stage(TEACHER, index, **TINY)
-    load_strictly(teacher, split_stages(states["vit_teacher"])[index], f"teacher {index}")
-    meta = vit(META, states["vit_meta"], dtype)
-    return DistillationHybrid(meta, index, student_module(states, index, dtype), teacher.to(dtype)).train()
+    meta = upstream.load("vit", states["vit_meta"], META)
+    teacher = upstream.load("vit", states["vit_teacher"], TEACHER | {"stage": index})
+    student = upstream.load("vmoe_module", states[f"vmoe_student_{NAMES[index]}"], MODULES[index])
+    return DistillationHybrid(meta.to(dtype), index, student.to(dtype), teacher.to(dtype)).train()
 
 
 def stage_outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -99,7 +99,7 @@ def stage_outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize(("name", "config"), [("vit_meta", META), ("vit_teacher", TEACHER)])
 def test_vit_stages(recorded, states, name, config, dtype, suffix, tolerance):
-    network = vit(config, states[name], dtype)
+    network = upstream.load("vit", states[name], config).to(dtype)
     images = torch.as_tensor(recorded["x"]).to(dtype)
     for stage, output in enumerate(stage_outputs(network, images)):
         close(output, recorded[f"{name}.stage{stage}.out{suffix}"], tolerance)
@@ -139,15 +139,14 @@ def check_vmoe(network: vmoe.VMoE, name: str, recorded, dtype: torch.dtype, suff
 @pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("name", VMOES)
 def test_vmoe_blocks_and_gates(recorded, states, name, dtype, suffix, tolerance):
-    network = vmoe.VMoE(VMOES[name], stitch_width=32, **TINY)
-    network.load_state_dict(vmoe_state_dict(states[name]))
+    network = upstream.load("vmoe", states[name], VMOES[name])
     check_vmoe(network, name, recorded, dtype, suffix, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS)
-@pytest.mark.parametrize(("name", "config"), [("assembled_nostitch", STUDENT), ("assembled_stitch", STITCHED)])
+@pytest.mark.parametrize(("name", "config"), [("assembled_nostitch", FULL), ("assembled_stitch", STITCHED)])
 def test_assembly(recorded, states, name, config, dtype, suffix, tolerance):
-    network = vmoe.VMoE(config, stitch_width=32, **TINY)
+    network = build(describe("vmoe", config, {}))
     assemble({index: student_state(states, index) for index in range(4)}, network)
     check_vmoe(network, name, recorded, dtype, suffix, tolerance)
 
@@ -195,11 +194,11 @@ def test_m2mkd_gradients(recorded, states, meta_json, index):
         return {key: parameter.grad for key, parameter in network.student.named_parameters()}
 
     theirs = {
-        key.removeprefix(f"{NAMES[index]}.").removeprefix("stages.0."): gradient
+        key.removeprefix(f"{NAMES[index]}."): gradient
         for key, gradient in states["m2mkd_student_grads"].items()
         if key.startswith(f"{NAMES[index]}.")
     }
-    theirs = vmoe_stage_state_dict(theirs)
+    theirs = convert(module_description(index), theirs)
     ours = gradients(0.5)
     assert ours.keys() == theirs.keys()
     for key, gradient in ours.items():
@@ -224,7 +223,7 @@ def test_three_adamw_steps(recorded, states, meta_json):
             loss.backward()
             optimizer.step()
     assert losses == pytest.approx([*values["losses"], values["loss_after"]], rel=1e-12)
-    theirs = vmoe_stage_state_dict(split_stages(states["student1_after_3_adamw"])[0])
+    theirs = convert(module_description(1), states["student1_after_3_adamw"])
     ours = network.student.state_dict()
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():
@@ -234,12 +233,12 @@ def test_three_adamw_steps(recorded, states, meta_json):
 @pytest.mark.parametrize("index", range(4))
 def test_incubation(recorded, states, meta_json, index):
     values = meta_json["mt"][str(index)]
-    config = incubation_config(META, TEACHER, index)
+    config = incubation_config(describe("vit", META, {}).architecture, describe("vit", TEACHER, {}).architecture, index)
     assert list(config.depths) == values["div"]
     network = StagedViT(config, **TINY)
-    meta = split_stages(states["vit_meta"])
+    meta = upstream.load("vit", states["vit_meta"], META)
     for stage in {0, 1, 2, 3} - {index}:
-        load_strictly(network.stages[stage], meta[stage], f"meta {stage}")
+        load_strictly(network.stages[stage], meta.stages[stage].state_dict(), f"meta {stage}")
     saved = {kind: strip(states["mt_target_params_grads"], f"{index}.{kind}.") for kind in ("param", "grad")}
     load_strictly(network.stages[index], saved["param"], f"target {index}")
 
@@ -262,105 +261,105 @@ def strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def test_fused_experts_are_accepted(states):
-    released = split_stages(states["vmoe_student_1"])[0]
-    fused = {key: tensor for key, tensor in released.items() if ".experts." not in key}
-    for block in (0, 1):
+def test_fused_experts_give_the_same(recorded, states):
+    images, state = torch.as_tensor(recorded["x"]), states["vmoe_full"]
+    fused = {key: tensor for key, tensor in state.items() if ".experts." not in key}
+    for block in range(8):
         for layer in ("htoh4", "h4toh"):
             for kind in ("weight", "bias"):
-                names = [f"blocks.{block}.moe.experts.{expert}.{layer}.{kind}" for expert in range(8)]
-                fused[f"blocks.{block}.moe.experts.{layer}.{kind}"] = torch.cat([released[name] for name in names])
-    ours, theirs = vmoe_stage_state_dict(fused), vmoe_stage_state_dict(released)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+                names = [f"stages.{block // 2}.blocks.{block % 2}.moe.experts.{expert}.{layer}.{kind}" for expert in range(8)]
+                fused[f"stages.{block // 2}.blocks.{block % 2}.moe.experts.{layer}.{kind}"] = torch.cat([state[name] for name in names])
+    assert torch.equal(upstream.load("vmoe", fused, FULL)(images), upstream.load("vmoe", state, FULL)(images))
 
 
-def test_unreadable_checkpoints_are_refused(states):
-    released = split_stages(states["vmoe_student_1"])[0]
-    with pytest.raises(InputError, match="some are missing"):
-        vmoe_stage_state_dict({key: tensor for key, tensor in released.items() if ".experts.3." not in key})
-    inside = {key.replace("blocks.0.pre_stitch", "blocks.1.pre_stitch"): tensor for key, tensor in released.items()}
-    with pytest.raises(InputError, match=r"blocks\.1\.pre_stitch\.\S+ inside a stage"):
-        vmoe_stage_state_dict(inside)
-    with pytest.raises(InputError, match="stages"):
-        vit_state_dict(released)
+def test_each_half_of_the_names_suffices(recorded, states):
+    images = torch.as_tensor(recorded["x"])
+    for name, kind, config in (("vit_teacher", "vit", TEACHER), ("vmoe_full_stitch", "vmoe", STITCHED)):
+        staged = {key: tensor for key, tensor in states[name].items() if key.startswith("stages.")}
+        flat = {key: tensor for key, tensor in states[name].items() if key not in staged}
+        whole = upstream.load(kind, states[name], config)(images)
+        assert len(staged) == len(flat)
+        assert torch.equal(upstream.load(kind, staged, config)(images), whole)
+        assert torch.equal(upstream.load(kind, flat, config)(images), whole)
 
 
 # Full size, on the meta device
 
-LARGE = ViT(patch_size=16, width=1024, heads=16, depths=(6, 6, 6, 6))
-HUGE = ViT(patch_size=14, width=1280, heads=16, depths=(4, *[3] * 8, 4), qkv_bias=False, norm_eps=1e-5)
-BASE = ViT(patch_size=16, width=768, heads=12, depths=(3, 3, 3, 3))
-VMOE_BASE = VMoE(patch_size=16, width=768, heads=12, depths=(3, 3, 3, 3))
-FULL = {"image_size": 224, "num_classes": 1000}
+LARGE = {"model_name": "vit_large_patch16_224"}
+HUGE = {"model_name": "vit_huge_patch14_224"}
+BASE_MODULE = {"model_name": "vmoe_base", "divided_depths": [3], "moe_pos": [0, 1, 2], "stitch_dim": 1024}
+FULL_SIZE = {
+    "deit_large": ("vit", LARGE | {"divided_depths": [6, 6, 6, 6]}),
+    "deit_huge": ("vit", HUGE | {"divided_depths": [4, *[3] * 8, 4]}),
+    "deit_base": ("vit", {"model_name": "vit_base", "divided_depths": [3, 3, 3, 3]}),
+    "meta_large": ("vit", LARGE | {"divided_depths": [1] * 4}),
+    "meta_huge": ("vit", HUGE | {"divided_depths": [1] * 10}),
+    "mt_large_0": ("vit", LARGE | {"divided_depths": [6, 1, 1, 1]}),
+    "vmoe_base": ("vmoe", {"model_name": "vmoe_base", "divided_depths": [3, 3, 3, 3]}),
+    "vmoe_base_stitch": (
+        "vmoe",
+        {
+            "model_name": "vmoe_base",
+            "divided_depths": [3, 3, 3, 3],
+            "pre_stitch_pos": [3, 6, 9],
+            "post_stitch_pos": [2, 5, 8],
+            "stitch_dim": 1024,
+        },
+    ),
+    "vmoe_base_every2": ("vmoe", {"model_name": "vmoe_base", "divided_depths": [3, 3, 3, 3], "moe_pos": [1, 3, 5, 7, 9, 11]}),
+    "vmoe_small_384x12": ("vmoe", {"embed_dim": 384, "num_heads": 6, "divided_depths": [3, 3, 3, 3]}),
+    "vmoe_small_512x8": ("vmoe", {"embed_dim": 512, "num_heads": 8, "divided_depths": [2, 2, 2, 2]}),
+    "vmoe_student_0": ("vmoe_module", BASE_MODULE | {"idx": 0, "post_stitch_pos": [2]}),
+    "vmoe_student_1": ("vmoe_module", BASE_MODULE | {"idx": 1, "pre_stitch_pos": [0], "post_stitch_pos": [2]}),
+    "vmoe_student_2": ("vmoe_module", BASE_MODULE | {"idx": 2, "pre_stitch_pos": [0], "post_stitch_pos": [2]}),
+    "vmoe_student_m1": ("vmoe_module", BASE_MODULE | {"idx": -1, "pre_stitch_pos": [0]}),
+}
+LISTED = sorted(FULL_SIZE.keys() - {"mt_large_0", "vmoe_base_every2", "vmoe_small_384x12", "vmoe_small_512x8", "vmoe_student_2"})
 
 
 def full_size(name: str) -> nn.Module:
-    kept = VMOE_BASE.model_copy(update={"stitch": "kept"})
-    builders = {
-        "deit_large": lambda: StagedViT(LARGE, **FULL),
-        "deit_huge": lambda: StagedViT(HUGE, **FULL),
-        "deit_base": lambda: StagedViT(BASE, **FULL),
-        "meta_large": lambda: StagedViT(LARGE.model_copy(update={"depths": (1,) * 4}), **FULL),
-        "meta_huge": lambda: StagedViT(HUGE.model_copy(update={"depths": (1,) * 10}), **FULL),
-        "mt_large_0": lambda: StagedViT(incubation_config(LARGE.model_copy(update={"depths": (1,) * 4}), LARGE, 0), **FULL),
-        "vmoe_base": lambda: vmoe.VMoE(VMOE_BASE, **FULL),
-        "vmoe_base_stitch": lambda: vmoe.VMoE(kept, stitch_width=1024, **FULL),
-        "vmoe_base_every2": lambda: vmoe.VMoE(VMOE_BASE.model_copy(update={"moe_blocks": "every_2"}), **FULL),
-        "vmoe_student_0": lambda: vmoe.build_vmoe_module(VMOE_BASE, 0, stitch_width=1024, **FULL),
-        "vmoe_student_1": lambda: vmoe.build_vmoe_module(VMOE_BASE, 1, stitch_width=1024, **FULL),
-        "vmoe_student_2": lambda: vmoe.build_vmoe_module(VMOE_BASE, 2, stitch_width=1024, **FULL),
-        "vmoe_student_m1": lambda: vmoe.build_vmoe_module(VMOE_BASE, 3, stitch_width=1024, **FULL),
-    }
+    kind, config = FULL_SIZE[name]
     with torch.device("meta"):
-        return builders[name]()
+        return build(describe(kind, config, {}))
 
 
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("deit_large", 304_326_632),
-        ("deit_huge", 631_922_920),
-        ("deit_base", 86_567_656),
-        ("meta_large", 52_402_152),
-        ("meta_huge", 199_103_720),
-        ("mt_large_0", 115_383_272),
-        ("vmoe_base", 483_325_768),
-        ("vmoe_base_stitch", 488_060_488),
-        ("vmoe_base_every2", 284_946_712),
-        ("vmoe_student_0", 121_984_792),
-        ("vmoe_student_1", 122_031_384),
-        ("vmoe_student_2", 122_031_384),
-        ("vmoe_student_m1", 122_012_928),
-    ],
-)
-def test_parameter_counts(fixtures_dir, name, expected):
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_parameter_counts(fixtures_dir, name):
     module = full_size(name)
-    assert parameters(module) == expected
-    counts = json.loads((fixtures_dir / "vmoe" / "keys" / "counts.json").read_text())
-    if name in counts:
-        stages = module.stages if hasattr(module, "stages") else [module]
-        assert [parameters(stage) for stage in stages] == counts[name]["stages"]
+    counts = json.loads((fixtures_dir / "vmoe" / "keys" / "counts.json").read_text())[name.replace("student_2", "student_1")]
+    assert parameters(module) == counts["params"]
+    stages = module.stages if hasattr(module, "stages") else [module]
+    assert [parameters(stage) for stage in stages] == counts["stages"]
 
 
-@pytest.mark.parametrize("name", ["deit_base", "deit_huge", "deit_large", "meta_huge", "meta_large", "vmoe_base", "vmoe_base_stitch"])
-def test_keys_of_networks(fixtures_dir, name):
-    adapt = vmoe_state_dict if "vmoe" in name else vit_state_dict
-    assert shapes(full_size(name).state_dict()) == shapes(adapt(key_list(fixtures_dir, name)))
+@pytest.mark.parametrize("name", LISTED)
+def test_keys_at_full_size(fixtures_dir, name):
+    """The released names and shapes give exactly ours, also with fused experts, and also where the configuration leaves the stages open."""
+    kind, config = FULL_SIZE[name]
+    released = key_list(fixtures_dir, name)
+    ours = shapes(full_size(name).state_dict())
+    assert shapes(convert(describe(kind, config, {}), released)) == ours
+    if kind != "vit":
+        assert shapes(convert(describe(kind, config, {}), fused(released, 8))) == ours
+    told = {"divided_depths", "moe_pos", "pre_stitch_pos", "post_stitch_pos", "stitch_dim"}
+    open_config = {key: value for key, value in config.items() if key not in told}
+    assert shapes(convert(describe(kind, open_config, shapes(released)), released)) == ours
 
 
-@pytest.mark.parametrize("name", ["vmoe_student_0", "vmoe_student_1", "vmoe_student_m1"])
-def test_keys_of_students(fixtures_dir, name):
-    assert shapes(full_size(name).state_dict()) == shapes(vmoe_stage_state_dict(split_stages(key_list(fixtures_dir, name))[0]))
-
-
-def key_list(fixtures_dir: Path, name: str) -> dict[str, Tensor]:
-    with gzip.open(fixtures_dir / "vmoe" / "keys" / f"{name}.tsv.gz", "rt") as file:
-        return {key: torch.empty(json.loads(f"[{shape.strip('(),')}]"), device="meta") for key, shape in csv.reader(file, delimiter="\t")}
+def fused(released: Mapping[str, Tensor], experts: int) -> dict[str, Tensor]:
+    """The same state with the experts of a layer in one tensor."""
+    joined = {}
+    for key, tensor in released.items():
+        head, experts_part, tail = key.partition(".experts.")
+        if not experts_part:
+            joined[key] = tensor
+        elif tail.startswith("0."):
+            joined[f"{head}.experts.{tail[2:]}"] = tensor.expand(experts, *tensor.shape[1:])
+    return joined
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,111 @@
+"""Checkpoints of others: ``m2mkd import`` and ``m2mkd evaluate``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from m2mkd.cli.options import DeviceOption
+
+app = typer.Typer()
+
+KindOption = Annotated[
+    str | None, typer.Option("--kind", help="nac, nac_readin, nac_mediator, nac_readout, vit, vmoe or vmoe_module.", show_default=False)
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML or JSON: the released configuration, or constructor arguments.", show_default=False)
+]
+
+
+@app.command("import")
+def import_(
+    file: Path,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the imported weights go, as safetensors.")],
+    kind: KindOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bring a released checkpoint under this suite's names, every tensor of it checked."""
+    from m2mkd.errors import InputError
+    from m2mkd.upstream.description import KINDS
+    from m2mkd.upstream.imported import open_released, write_imported
+
+    if kind is None:
+        raise InputError(f"--kind is missing; give one of {', '.join(KINDS)}")
+    imported = open_released(file, kind, _read(config), _name(config))
+    write_imported(imported, output)
+    typer.echo(f"{output}: {kind}, {len(imported.state())} tensors, source sha256 {imported.source_sha256}")
+
+
+@app.command()
+def evaluate(
+    file: Path,
+    data: Annotated[str, typer.Option("--data", help="Prepared set at an image size, written name@size.")],
+    kind: KindOption = None,
+    config: ConfigOption = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    classes_from: Annotated[
+        str | None, typer.Option(help="Names of the network's classes where the set has others: a prepared set, or a file of one a line.")
+    ] = None,
+    eval_draws: Annotated[
+        int,
+        typer.Option(help="Noisy passes of a NAC, as the released evaluation makes one; their mean and 95 % interval are added.", min=0),
+    ] = 0,
+) -> None:
+    """Print as JSON the accuracy of a released or imported network, or of an own run's, on a prepared set."""
+    from m2mkd.config.plan import resolve_data
+    from m2mkd.training.device import choose_device, prepare_torch
+    from m2mkd.training.phases.common import open_data
+    from m2mkd.upstream.imported import open_weights
+    from m2mkd.upstream.measure import measure_imported
+
+    imported = open_weights(file, kind, _read(config), _name(config))
+    pack = open_data(resolve_data(data, "--data")[0])
+    names = None if classes_from is None else _class_names(classes_from)
+    prepare_torch(threads)
+    result = measure_imported(imported, pack, choose_device(device), names, eval_draws)
+    if eval_draws:
+        result["draws"] = _summarised(result["draws"])
+    known = {"file": str(file), "kind": imported.kind, "source": imported.source, "source_sha256": imported.source_sha256, "data": data}
+    typer.echo(json.dumps(known | result, indent=1))
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    from m2mkd.config.load import parse_json, read_yaml
+    from m2mkd.errors import InputError
+
+    if config is None:
+        return {}
+    if config.suffix != ".json":
+        return read_yaml(config)
+    try:
+        return parse_json(config.read_text(), str(config))
+    except OSError as error:
+        raise InputError(f"{config}: cannot be read ({error.strerror}); give the path of a configuration") from None
+
+
+def _name(config: Path | None) -> str:
+    return "--config" if config is None else str(config)
+
+
+def _class_names(source: str) -> tuple[str, ...]:
+    from m2mkd.config.plan import resolve_data
+    from m2mkd.training.phases.common import open_data
+
+    if Path(source).is_file():
+        return tuple(line.strip() for line in Path(source).read_text().splitlines() if line.strip())
+    return open_data(resolve_data(source, "--classes-from")[0]).classes
+
+
+def _summarised(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Number of the draws, and for each measure its values, mean and 95 % interval by Student's t (none for a single draw)."""
+    from m2mkd.results.statistics import mean, t_interval
+
+    summary: dict[str, Any] = {"count": len(draws)}
+    for measure in ("top1", "top5", "loss"):
+        values = [draw[measure] for draw in draws]
+        interval = t_interval(values)
+        bounds = None if interval is None else [interval.low, interval.high]
+        summary[measure] = {"mean": mean(values), "interval95": bounds, "values": values}
+    return summary

@@ -1,0 +1,84 @@
+"""Accuracy of weights from elsewhere on a prepared set."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from m2mkd.config.seeds import derive_seed
+from m2mkd.data.pack import Pack
+from m2mkd.data.stream import eval_batches
+from m2mkd.errors import InputError
+from m2mkd.evaluation.accuracy import measure
+from m2mkd.evaluation.ood import measure_masked
+from m2mkd.models.build import evaluation
+from m2mkd.upstream.imported import Imported
+
+if TYPE_CHECKING:
+    from m2mkd.config.models import NAC
+
+BATCH = 256
+"""Images at a time; fixed, because noise in evaluation is drawn batch by batch."""
+
+
+def measure_imported(
+    imported: Imported, pack: Pack, device: torch.device, classes: tuple[str, ...] | None = None, draws: int = 0
+) -> dict[str, Any]:
+    """Measure a whole network on the validation split of a prepared set.
+
+    Parameters
+    ----------
+    imported
+        The network.
+    pack
+        The set. A NAC takes images of another size too, if its tokenizer's stride divides it; its grid is interpolated.
+    device
+        Where to compute.
+    classes
+        Names of the network's classes in the order of its logits, where the set shares only some of them; the logits are
+        then cut to those. None: they are the set's classes.
+    draws
+        Number of further passes with the noise of the released evaluation (a NAC's states and Gumbel noise), each with a
+        seed of its own.
+
+    Returns
+    -------
+    dict
+        ``top1``, ``top5`` (shares, 0 to 1), ``loss`` (nats) and ``count`` without noise, those of ``measure_masked`` where
+        ``classes`` are given, and ``draws``: the same of each noisy pass.
+
+    Raises
+    ------
+    InputError
+        If it is no whole network, sees images of another size, or has another number of classes than there are names; if
+        draws are asked of a network that draws nothing.
+    """
+    if not imported.description.whole:
+        raise InputError(f"a {imported.kind} is a module, not a network from images to logits; only whole networks have an accuracy")
+    interpolated = imported.kind == "nac" and pack.image_size % imported.architecture.stride == 0
+    if imported.image_size != pack.image_size and not interpolated:
+        found, name = pack.image_size, f"{pack.name}@{imported.image_size}"
+        raise InputError(f"the network sees images of {imported.image_size} pixels, but the set has {found}; use --data {name}")
+    if imported.num_classes != (count := len(classes or pack.classes)):
+        raise InputError(
+            f"the network has {imported.num_classes} classes, but {count} names are given; name its classes with --classes-from"
+        )
+    if draws and imported.kind != "nac":
+        raise InputError(f"a {imported.kind} draws no random numbers in evaluation; leave out --eval-draws")
+    network = imported.build().to(device)
+    result = _measure(network, pack, device, classes)
+    if draws:
+        noisy = (_noisy(network, imported.architecture, draw) for draw in range(draws))  # type: ignore[arg-type]
+        result["draws"] = [_measure(predict, pack, device, classes) for predict in noisy]
+    return result
+
+
+def _measure(predict: Callable[[Tensor], Tensor], pack: Pack, device: torch.device, classes: tuple[str, ...] | None) -> dict[str, Any]:
+    if classes is not None:
+        return measure_masked(predict, pack, classes, BATCH, device)
+    return measure(predict, eval_batches(pack.split("val"), pack.image_size, BATCH), device).summary()
+
+
+def _noisy(network: nn.Module, architecture: "NAC", draw: int) -> Callable[[Tensor], Tensor]:
+    return evaluation(network, architecture, {"eval_noise": "upstream"}, derive_seed("evaluation noise", draw))

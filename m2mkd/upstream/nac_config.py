@@ -1,0 +1,298 @@
+"""Configurations of the released NAC and of its students (specification nac.md 1 to 8, 14)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from m2mkd.config.load import checked
+from m2mkd.config.models import NAC, GraphPriors, Latents, Tokenizer
+from m2mkd.errors import InputError
+from m2mkd.upstream.description import Description, Kind, Shapes
+from m2mkd.upstream.vocabulary import Side, Vocabulary
+
+PRESETS = {
+    "tiny": (3, 3, 9),
+    "mini": (3, 3, 6),
+    "micro": (3, 3, 3),
+    "nano": (1, 1, 1),
+    "pico": (1, 1, 0),
+    "femto": (1, 0, 0),
+    "atto": (0, 0, 0),
+}
+"""Blocks in the tokenizer's stages by capacity preset."""
+UNKNOWN_PRESET = (3, 3, 27)
+STEM_STRIDE = 4
+
+
+class Grid(Vocabulary):
+    dim: PositiveInt
+    grid_size: Side
+
+
+class ImageTokenizer(Vocabulary):
+    capacity_preset: str | None = "tiny"
+    num_stages: int = Field(3, ge=1, le=3)
+    positional_grid_kwargs: Grid
+
+    def ours(self) -> Tokenizer:
+        depths = PRESETS.get(self.capacity_preset or "", UNKNOWN_PRESET)[: self.num_stages]
+        return Tokenizer(depths=depths, stem_stride=STEM_STRIDE, grid_dim=self.positional_grid_kwargs.dim)
+
+    @property
+    def image_size(self) -> int:
+        return self.positional_grid_kwargs.grid_size * self.ours().stride
+
+
+class ModFC(Vocabulary):
+    WITHOUT_EFFECT: ClassVar = frozenset({"scale_gain"})
+    add_one_to_scale: Literal[True]
+    learnable_scale_gain: Literal[True] = True
+
+
+class Kernel(Vocabulary):
+    WITHOUT_EFFECT: ClassVar = frozenset({"stochastic_kernel"})
+    truncation: float | None = Field(None, gt=0, le=2)
+    stochastic_sampling_temperature: PositiveFloat = 0.5
+
+
+class LatentAttention(Vocabulary):
+    kernel_kwargs: Kernel | None = None
+    kernel_type: Literal["DotProductKernel"] = "DotProductKernel"
+    share_layernorm: Literal[True]
+
+
+class Propagator(Vocabulary):
+    latent_attention_kwargs: LatentAttention
+    path_drop_prob: float | None = Field(None, ge=0, lt=1)
+
+
+class Layer(Vocabulary):
+    """What read-in and read-out have in common; heads other than the circuit's are theirs alone."""
+
+    WITHOUT_EFFECT: ClassVar = frozenset({"path_drop_prob", "pre_output_layernorm"})
+    num_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+
+
+class ReadIn(Layer):
+    include_residual_in_read_in_attention: Literal[True]
+
+
+class ReadOut(Layer):
+    include_residual_in_latent_attention: Literal[False]
+    use_head: Literal[False]
+
+
+class MediatorLatents(Vocabulary):
+    graph_preset: str | None = None
+    graph_generator_kwargs: dict[str, Any] | None = None
+
+
+class OutputPooling(Vocabulary):
+    softmax_type: Literal["gumbel", "vanilla"] = "gumbel"
+    temperature: Literal[1] = 1
+
+
+class LatentGraph(Vocabulary):
+    WITHOUT_EFFECT: ClassVar = frozenset({"input_latent_kwargs", "output_latent_kwargs", "use_code_noise_in_latent_seeder"})
+    code_dim: PositiveInt
+    signature_dim: PositiveInt
+    num_heads: PositiveInt
+    head_dim: PositiveInt
+    num_input_latents: PositiveInt
+    num_mediator_latents: PositiveInt
+    num_output_latents: PositiveInt
+    num_iterations: PositiveInt
+    ffn_capacity_factor: PositiveFloat
+    code_noise_scale: NonNegativeFloat = 0.05
+    layer_scale_initial_value: NonNegativeFloat = 0.1
+    path_drop_prob: float = Field(0.0, ge=0, lt=1)
+    mediator_latent_kwargs: MediatorLatents | None = None
+    mod_fc_kwargs: ModFC
+    propagator_kwargs: Propagator
+    read_in_kwargs: ReadIn
+    read_out_kwargs: ReadOut
+    qkv_bias_in_attention: Literal[False]
+    share_propagator_weights: Literal[False] = False
+    share_codes_between_iterations: Literal[True] = True
+    use_geglu: Literal[True]
+
+
+class Circuit(Vocabulary):
+    WITHOUT_EFFECT: ClassVar = frozenset({"simplified_interface", "student_state_dict_dir", "student_type", "predefined_codes_dir"})
+    input_dim: Literal[3] = 3
+    output_dim: PositiveInt
+    state_dim: PositiveInt
+    input_tokenizer_type: Literal["ConvNeXtImageTokenizer"] = "ConvNeXtImageTokenizer"
+    input_tokenizer_kwargs: ImageTokenizer
+    latent_graph_type: Literal["LatentGraph"] = "LatentGraph"
+    latent_graph_kwargs: LatentGraph
+    output_tokenizer_type: Literal["OutputLatentPooling"] = "OutputLatentPooling"
+    output_tokenizer_kwargs: OutputPooling | None = None
+    stitch_ckpt_path: None = None
+    predefined_states_dir: None = None
+
+
+class Student(Vocabulary):
+    """Sizes of any student: the section ``share_kwargs`` under that of the student."""
+
+    state_dim: PositiveInt
+    code_dim: PositiveInt
+    num_heads: PositiveInt
+    head_dim: PositiveInt
+    ffn_capacity_factor: PositiveFloat
+    layer_scale_initial_value: NonNegativeFloat = 0.1
+    path_drop_prob: float = Field(0.0, ge=0, lt=1)
+    mod_fc_kwargs: ModFC
+    qkv_bias_in_attention: Literal[False]
+    use_geglu: Literal[True]
+    stitch_dim: PositiveInt | None = None
+
+
+class ReadInStudent(Student):
+    input_dim: Literal[3] = 3
+    tokenizer_type: Literal["ConvNeXtImageTokenizer"] = "ConvNeXtImageTokenizer"
+    tokenizer_kwargs: ImageTokenizer
+    include_residual_in_read_in_attention: Literal[True]
+
+
+class MediatorStudent(Student):
+    latent_attention_kwargs: LatentAttention
+
+
+class ReadOutStudent(Student):
+    WITHOUT_EFFECT: ClassVar = frozenset({"pre_output_layernorm"})
+    output_dim: PositiveInt
+    tokenizer_type: Literal["OutputLatentPooling"] = "OutputLatentPooling"
+    tokenizer_kwargs: OutputPooling | None = None
+    include_residual_in_latent_attention: Literal[False]
+    use_head: Literal[False]
+
+
+STUDENTS: dict[str, tuple[str, type[Student]]] = {
+    "nac_readin": ("readin", ReadInStudent),
+    "nac_mediator": ("mediator", MediatorStudent),
+    "nac_readout": ("readout", ReadOutStudent),
+}
+"""Section of the student configuration, and its keys, by kind."""
+
+
+def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
+    """Describe a whole circuit by the released model's keyword arguments, wherever in ``config`` they stand."""
+    content = _model_section(config)
+    if content is None:
+        raise InputError(f"{where}: latent_graph_kwargs is missing; give the model's keyword arguments of the released YAML")
+    released: Circuit = checked(Circuit, content, where)
+    graph, tokenizer = released.latent_graph_kwargs, released.input_tokenizer_kwargs
+    propagator = graph.propagator_kwargs
+    kernel = propagator.latent_attention_kwargs.kernel_kwargs or Kernel()
+    architecture = {
+        "state_dim": released.state_dim,
+        "code_dim": graph.code_dim,
+        "signature_dim": graph.signature_dim,
+        "heads": graph.num_heads,
+        "head_dim": graph.head_dim,
+        "latents": {"input": graph.num_input_latents, "mediator": graph.num_mediator_latents, "output": graph.num_output_latents},
+        "iterations": graph.num_iterations,
+        "ffn_capacity": graph.ffn_capacity_factor,
+        "tokenizer": tokenizer.ours(),
+        "graph": _graph(graph),
+        "truncation": 2.0 if kernel.truncation is None else kernel.truncation,  # no cosine distance is above 2
+        "temperature": kernel.stochastic_sampling_temperature,
+        "code_noise": graph.code_noise_scale,
+        "layer_scale": graph.layer_scale_initial_value,
+        "drop_path": graph.path_drop_prob if propagator.path_drop_prob is None else propagator.path_drop_prob,
+    }
+    heads = tuple(
+        (name, layer.num_heads or graph.num_heads, layer.head_dim or graph.head_dim)
+        for name, layer in (("read_in", graph.read_in_kwargs), ("read_out", graph.read_out_kwargs))
+        if (layer.num_heads or graph.num_heads, layer.head_dim or graph.head_dim) != (graph.num_heads, graph.head_dim)
+    )
+    return Description(
+        kind="nac",
+        architecture=checked(NAC, architecture, where),
+        image_size=tokenizer.image_size,
+        num_classes=released.output_dim,
+        config=dict(content),
+        layer_heads=heads,
+    )
+
+
+def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
+    """Describe a module that was distilled alone.
+
+    ``config`` is the released student configuration with its section for the module (at the top, or under
+    ``students``), or that section merged with ``share_kwargs``.
+    """
+    section, vocabulary = STUDENTS[kind]
+    content = _student_section(config, section, where)
+    released: Any = checked(vocabulary, content, where)
+    # The released command line has the width, the released file does not.
+    width = released.stitch_dim or _stitch_width(shapes, where)
+    tokenizer: ImageTokenizer | None = released.tokenizer_kwargs if kind == "nac_readin" else None
+    architecture = {
+        "state_dim": released.state_dim,
+        "code_dim": released.code_dim,
+        "heads": released.num_heads,
+        "head_dim": released.head_dim,
+        "latents": Latents(input=1, mediator=8, output=1),
+        "iterations": 1,
+        "ffn_capacity": released.ffn_capacity_factor,
+        "tokenizer": tokenizer.ours() if tokenizer else Tokenizer(),
+        "layer_scale": released.layer_scale_initial_value,
+        "drop_path": released.path_drop_prob,
+    }
+    return Description(
+        kind=kind,
+        architecture=checked(NAC, architecture, where),
+        image_size=tokenizer.image_size if tokenizer else Tokenizer().stride,
+        num_classes=released.output_dim if kind == "nac_readout" else 1,
+        config={**content, "stitch_dim": width},
+        stitch_width=width,
+        first=kind == "nac_readin",
+        last=kind == "nac_readout",
+    )
+
+
+def _model_section(config: Any) -> Mapping[str, Any] | None:
+    """The first mapping in a released YAML that holds the circuit's arguments."""
+    if not isinstance(config, Mapping):
+        return None
+    if "latent_graph_kwargs" in config:
+        return config
+    return next((found for value in config.values() if (found := _model_section(value)) is not None), None)
+
+
+def _student_section(config: Mapping[str, Any], section: str, where: str) -> dict[str, Any]:
+    if "share_kwargs" not in config:
+        return dict(config)
+    sections = config.get("students", config)
+    if section not in sections:
+        raise InputError(f"{where}: {section} is missing beside share_kwargs; add the student's section")
+    content = {**config["share_kwargs"], **sections[section]}
+    return content | ({"stitch_dim": config["stitch_dim"]} if "stitch_dim" in config else {})
+
+
+def _stitch_width(shapes: Shapes, where: str) -> int:
+    for name, axis in (("post_stitch.weight", 0), ("pre_stitch.weight", 1)):
+        if len(shapes.get(name, ())) == 2:
+            return shapes[name][axis]
+    raise InputError(f"{where}: stitch_dim is missing, and the checkpoint has no stitch layer to tell it; add it")
+
+
+def _graph(graph: LatentGraph) -> GraphPriors:
+    """Parameters of the prior graph; they matter to a regulariser only, for the signatures come with the weights."""
+    latents = graph.mediator_latent_kwargs
+    given = (latents.graph_generator_kwargs if latents else None) or {}
+    mediators = graph.num_mediator_latents
+    groups = given.get("l", given.get("num_cliques", 8))
+    prior = latents.graph_preset if latents else None
+    probability = given.get("p", 0.1) if prior == "erdos-renyi" else 0.1
+    return GraphPriors(
+        edges_per_node=min(given.get("m", 2), max(mediators - 1, 1)),
+        groups=groups if mediators % groups == 0 else 1,
+        p_in=given.get("p_in", 0.9),
+        p_out=given.get("p_out", 0.2),
+        edge_probability=probability,
+    )

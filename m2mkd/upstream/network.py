@@ -1,0 +1,185 @@
+"""From a description and released tensors to a network of this package."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import ViT, VMoE
+from m2mkd.errors import InputError
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.nac.kernel import DotProductKernel
+from m2mkd.models.nac.layers import LatentLayer, ReadIn
+from m2mkd.models.nac.students import build_nac_module
+from m2mkd.models.vit import StagedViT, build_stage
+from m2mkd.models.vmoe import VMoE as VMoENetwork
+from m2mkd.models.vmoe import build_vmoe_module
+from m2mkd.upstream import nac_names, vit_names
+from m2mkd.upstream.checkpoint import Checkpoint
+from m2mkd.upstream.description import Description, describe
+from m2mkd.upstream.sources import Source, gather, rename
+
+CONSTANTS_SEED = 0
+"""Of the code and state of a NAC's module whose file holds none, as the released files do."""
+
+
+def build(description: Description) -> nn.Module:
+    """The network or module of that description, with initial weights from torch's global generator."""
+    sizes: dict[str, Any] = {"image_size": description.image_size, "num_classes": description.num_classes}
+    match description.kind:
+        case "vit" if description.stage is None:
+            return StagedViT(description.architecture, **sizes)  # type: ignore[arg-type]
+        case "vit":
+            return build_stage(description.architecture, description.stage, **sizes)  # type: ignore[arg-type]
+        case "vmoe":
+            return VMoENetwork(description.architecture, stitch_width=description.stitch_width, **sizes)  # type: ignore[arg-type]
+        case "vmoe_module":
+            return _vmoe_module(description, sizes)
+        case "nac":
+            return _circuit(description, sizes)
+        case _:
+            config = cast(NACConfig, description.architecture)
+            index = 0 if description.first else config.modules - 1 if description.last else 1
+            width = cast(int, description.stitch_width)
+            return build_nac_module(config, index, stitch_width=width, state_seed=CONSTANTS_SEED, **sizes)
+
+
+def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where: str, what: str) -> tuple[Description, dict[str, Tensor]]:
+    """Describe a checkpoint and convert its tensors.
+
+    Parameters
+    ----------
+    kind, config
+        As for :func:`m2mkd.upstream.load`; ``config`` goes before what the file says of itself.
+    checkpoint
+        Released tensors.
+    where, what
+        What errors call the configuration and the checkpoint.
+
+    Raises
+    ------
+    InputError
+        If the configuration is wrong, or the tensors are not what it says.
+    """
+    constants = {name: torch.as_tensor(config[name]) for name in nac_names.CONSTANTS if config.get(name) is not None}
+    released = checkpoint.state | constants
+    arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.CONSTANTS}
+    description = describe(kind, arguments, {name: tuple(tensor.shape) for name, tensor in released.items()}, where)
+    return description, convert(description, released, what)
+
+
+def convert(description: Description, released: Mapping[str, Tensor], what: str = "checkpoint") -> dict[str, Tensor]:
+    """Released tensors by the names of this package.
+
+    Parameters
+    ----------
+    description
+        What the state is of.
+    released
+        Tensors by their released names, plain: see :func:`~m2mkd.upstream.checkpoint.unpack`.
+    what
+        What errors call the state.
+
+    Returns
+    -------
+    dict
+        Not copied, but experts of one module each are stacked. A NAC's module has the ``codes`` (n, K) and the ``states``
+        (n, 1, D) that the released file holds or, as it usually holds none, a draw of its own.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing, left over or of another shape.
+    """
+    if description.kind == "vit" and description.stage is not None and _holds_all_stages(description, released):
+        whole = Description(**{**description.__dict__, "stage": None})
+        prefix = f"stages.{description.stage}."
+        converted = convert(whole, released, what)
+        return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        model = build(description)
+    constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.CONSTANTS}
+    given = {name: _constant(name, released[name], buffer, what) for name, buffer in constants.items() if name in released}
+    wanted = {
+        name: _sources(description, name, tuple(tensor.shape)) for name, tensor in model.state_dict().items() if name not in constants
+    }
+    return gather(wanted, {name: tensor for name, tensor in released.items() if name not in given}, what) | constants | given
+
+
+def assemble(description: Description, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32."""
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in state.values()) else torch.float32
+    with torch.device("meta"):
+        model = build(description)
+    for name in set(nac_names.CONSTANTS) & state.keys():
+        setattr(model, name, state[name])  # they may be of any number, one for each image for example
+    model.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, assign=True)
+    return model.eval()
+
+
+def renamed(model: StagedViT | VMoENetwork | NAC, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors for a whole network under its names, from released ones or its own, of whatever shape.
+
+    What is missing or left over is the affair of whoever loads the state.
+
+    Raises
+    ------
+    InputError
+        If no name is known.
+    """
+    config = model.config
+    description = Description(config.family, config, image_size=1, num_classes=1, config={})
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = {name: (*_sources(description, name, shape), Source((name,), shape)) for name, shape in own.items()}
+    state = rename(wanted, released)
+    if own.keys().isdisjoint(state):
+        raise InputError(f"state dict has {next(iter(released), 'nothing')}, and no tensor of a {description.kind}; give that of one")
+    return state
+
+
+def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
+    architecture = description.architecture
+    if isinstance(architecture, NACConfig):
+        return nac_names.sources(name, shape, whole=description.kind == "nac")
+    moe = architecture.moe_positions if isinstance(architecture, VMoE) else ()
+    if description.kind == "vmoe_module":
+        name = f"stages.0.{name}"
+    elif description.stage is not None:
+        return vit_names.stage_sources(name, shape, architecture.depths[description.stage])
+    return vit_names.sources(name, shape, architecture.depths, moe)
+
+
+def _vmoe_module(description: Description, sizes: dict[str, Any]) -> nn.Module:
+    """The module inside a V-MoE of one block before and one after it, where it is not the first or the last itself."""
+    config = cast(VMoE, description.architecture)
+    before, after = () if description.first else (1,), () if description.last else (1,)
+    experts = tuple(position + len(before) for position in config.moe_positions)
+    around = config.model_copy(update={"depths": (*before, *config.depths, *after), "moe_blocks": experts})
+    return build_vmoe_module(around, len(before), stitch_width=cast(int, description.stitch_width), **sizes)
+
+
+def _circuit(description: Description, sizes: dict[str, Any]) -> NAC:
+    config = cast(NACConfig, description.architecture)
+    circuit = NAC(config, prior=None, **sizes)  # the signatures come with the weights
+    for name, heads, head_dim in description.layer_heads:
+        layer = config.model_copy(update={"heads": heads, "head_dim": head_dim})
+        if name == "read_in":
+            circuit.read_in = ReadIn(layer, circuit.input_tokenizer.width)
+        else:
+            circuit.read_out = LatentLayer(layer, DotProductKernel(), read_out=True)
+    return circuit
+
+
+def _holds_all_stages(description: Description, released: Mapping[str, Tensor]) -> bool:
+    blocks = {name.split(".")[1] for name in released if name.startswith("blocks.")}
+    depths = cast(ViT, description.architecture).depths
+    return any(name.startswith("stages.") for name in released) or (len(depths) > 1 and len(blocks) == sum(depths))
+
+
+def _constant(name: str, given: Tensor, own: Tensor, what: str) -> Tensor:
+    if given.dim() != own.dim() or given.shape[1:] != own.shape[1:]:
+        expected = "x".join(("n", *map(str, own.shape[1:])))
+        raise InputError(f"{what}: {name} has shape {tuple(given.shape)}, expected {expected} with any n")
+    return given
