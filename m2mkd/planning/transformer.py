@@ -1,0 +1,116 @@
+"""Arithmetic, parameters and activations of ViT and V-MoE, stage by stage (specification vmoe.md 3.2 and 6).
+
+Only matrix products count. Activations are those of fused attention under autocast: the residual stream and the norms in
+float32, matrix products in the precision of the recipe.
+"""
+
+from functools import reduce
+from operator import add
+
+from m2mkd.config.models import ViT, VMoE
+from m2mkd.planning.part import Part, Tensors
+
+
+def tokens_of(config: ViT, image_size: int) -> int:
+    """Tokens of an image: one a patch, and the class token."""
+    return (image_size // config.patch_size) ** 2 + 1
+
+
+def block(config: ViT, tokens: int, *, moe: bool) -> Part:
+    """One block.
+
+    Parameters
+    ----------
+    config
+        Widths, and the experts of a V-MoE.
+    tokens
+        Tokens N of an image.
+    moe
+        Whether experts stand in the place of the MLP.
+    """
+    N, d = tokens, config.width
+    hidden = int(d * config.mlp_ratio)
+    experts, chosen = (config.experts, config.top_k) if moe and isinstance(config, VMoE) else (1, 1)
+    gate_bias = not (isinstance(config, VMoE) and config.router == "vmoe")
+    gate_macs, gate_parameters = (N * experts * d, experts * (d + gate_bias)) if moe else (0, 0)
+    expert_parameters = 2 * d * hidden + d + hidden
+
+    # The norms save their input and its mean and deviation, attention q, k, v, its output and the logarithm of its normaliser, GELU
+    # its input, experts the answers that their weights multiply. What only the gradient of a weight needs, the input of each
+    # product, is not kept where the weights are frozen. Experts compute GELU anew in the backward pass.
+    sent = chosen * N * d if moe else 0
+    passed = Tensors(4 * N * d + chosen * N * hidden + sent, 2 * N * d + N * config.heads + 4 * N)
+    saved = passed + Tensors(2 * N * d + (sent if moe else N * hidden))
+    return Part(
+        macs=4 * N * d * d + 2 * N * N * d + chosen * 2 * N * d * hidden + gate_macs,
+        parameters=4 * d * d + d + (3 * d if config.qkv_bias else 0) + 4 * d + experts * expert_parameters + gate_parameters,
+        idle_parameters=(experts - chosen) * expert_parameters,
+        saved=saved,
+        passed=passed,
+        live=Tensors(max(4 * N * d, 2 * chosen * N * hidden + 2 * sent), 2 * N * d),
+    )
+
+
+def stitch(tokens: int, width_in: int, width_out: int) -> Part:
+    """A stitch layer: norm and linear map from one width to another."""
+    kept = Tensors(full=tokens * width_in)
+    return Part(
+        macs=tokens * width_in * width_out,
+        parameters=2 * width_in + width_in * width_out + width_out,
+        saved=kept + Tensors(tokens * width_in),
+        passed=kept,
+    )
+
+
+def embedding(config: ViT, image_size: int) -> Part:
+    """Patch embedding, class token and positions."""
+    N, d, pixels = tokens_of(config, image_size), config.width, 3 * config.patch_size**2
+    return Part(macs=(N - 1) * pixels * d, parameters=pixels * d + d + d + N * d, saved=Tensors(3 * image_size**2))
+
+
+def head(config: ViT, tokens: int, classes: int) -> Part:
+    """Final norm of the class token, which keeps all tokens alive, and the classifier."""
+    d, stream = config.width, tokens * config.width
+    return Part(macs=classes * d, parameters=2 * d + classes * (d + 1), saved=Tensors(d, stream), passed=Tensors(0, stream))
+
+
+def stage(config: ViT, index: int, image_size: int, classes: int, *, tokens: int | None = None, stitch_width: int | None = None) -> Part:
+    """One stage, with the embedding if it is the first and the classifier if it is the last.
+
+    Parameters
+    ----------
+    config
+        Architecture of the whole network.
+    index
+        Number of the stage, from 0.
+    image_size, classes
+        Of the data set.
+    tokens
+        Tokens that come in, where they are not those of an image: a NAC's read-in hands on a single one.
+    stitch_width
+        Width of the neighbouring stages, where stitch layers lead to them.
+    """
+    N = tokens_of(config, image_size) if tokens is None else tokens
+    first, last = index == 0, index == config.modules - 1
+    start = sum(config.depths[:index])
+    moe = config.moe_positions if isinstance(config, VMoE) else ()
+    parts = [block(config, N, moe=position in moe) for position in range(start, start + config.depths[index])]
+    if first:
+        parts.append(embedding(config, image_size))
+    elif stitch_width is not None:
+        parts.append(stitch(N, stitch_width, config.width))
+    if last:
+        parts.append(head(config, N, classes))
+    elif stitch_width is not None:
+        parts.append(stitch(N, config.width, stitch_width))
+    return reduce(add, parts)
+
+
+def stages(config: ViT, which: range, image_size: int, classes: int, *, tokens: int | None = None) -> Part:
+    """Several stages in a row; arguments as of `stage`."""
+    return reduce(add, (stage(config, index, image_size, classes, tokens=tokens) for index in which), Part())
+
+
+def network(config: ViT, image_size: int, classes: int, *, stitch_width: int | None = None) -> Part:
+    """The whole network; a ``stitch_width`` for a V-MoE that keeps its stitch layers."""
+    return reduce(add, (stage(config, index, image_size, classes, stitch_width=stitch_width) for index in range(config.modules)))

@@ -1,0 +1,210 @@
+"""What each phase computes: which parts of which networks, trained, passed through or only run forward, on how many images."""
+
+from dataclasses import dataclass, replace
+from functools import singledispatch
+
+from m2mkd.config import load
+from m2mkd.config.models import NAC, VMoE
+from m2mkd.config.phases import (
+    AssembleTeacher,
+    Data,
+    DistillModule,
+    Evaluate,
+    EvaluateTeacher,
+    ImportWeights,
+    IncubateModule,
+    MeasureHybrid,
+    Phase,
+    PretrainMeta,
+    SplitTeacher,
+    TrainProbe,
+    TrainStudent,
+)
+from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
+from m2mkd.planning import circuit, transformer
+from m2mkd.planning.circuit import Count
+from m2mkd.planning.part import Part, Term
+
+NOTHING = Part()
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one run for one replicate."""
+
+    terms: tuple[Term, ...] = ()
+    """What one image costs in training."""
+    images: int = 0
+    """Views of images that it trains on, over all epochs."""
+    recipe: Recipe | None = None
+    batch: int = 0
+    """Global batch of an update."""
+    measured: tuple[Part, ...] = ()
+    """What one image costs in measuring."""
+    measured_images: int = 0
+    """Images measured, over all epochs and sets."""
+    image_size: int = 0
+    published: Part = NOTHING
+    """What the run writes the weights of."""
+
+
+def split_images(data: Data, split: str) -> int:
+    """Images of a split of a registered data set.
+
+    Raises
+    ------
+    InputError
+        If the registry does not say.
+    """
+    count = getattr(load.datasets()[data.name], f"{split}_images")
+    if count is None:
+        raise InputError(f"config/datasets.yaml: {data.name}.{split}_images is missing; add its number of images, from which costs follow")
+    return count
+
+
+@singledispatch
+def work_of(config: Phase, count: Count) -> Work:
+    """What a run computes.
+
+    Parameters
+    ----------
+    config
+        Resolved configuration of the run.
+    count
+        How NACs are counted, see `m2mkd.planning.circuit`.
+    """
+    raise NotImplementedError(f"{type(config).__name__}: its work is not planned yet")
+
+
+def _trained(terms: list[Term], data: Data, recipe: Recipe, measured: list[Part], published: Part) -> Work:
+    images = round(recipe.train_share * split_images(data, "train")) // recipe.batch_size * recipe.batch_size
+    passes = -(-recipe.epochs // recipe.eval_every)
+    return Work(
+        terms=tuple(terms),
+        images=recipe.epochs * images,
+        recipe=recipe,
+        batch=recipe.batch_size,
+        measured=tuple(measured),
+        measured_images=passes * split_images(data, "val"),
+        image_size=data.image_size,
+        published=published,
+    )
+
+
+@work_of.register
+def _(config: PretrainMeta, count: Count) -> Work:
+    meta = transformer.network(config.model, config.data.image_size, config.data.classes)
+    return _trained([Term("meta model", meta, "trained")], config.data, config.recipe, [meta], meta)
+
+
+@work_of.register
+def _(config: IncubateModule, count: Count) -> Work:
+    size, classes, modules = config.data.image_size, config.data.classes, config.meta.modules
+    before = transformer.stages(config.meta, range(config.index), size, classes)
+    module = transformer.stage(config.model, config.index, size, classes)
+    after = transformer.stages(config.meta, range(config.index + 1, modules), size, classes)
+    terms = [Term("module", module, "trained"), Term("stages before", before, "no_grad"), Term("stages after", after, "frozen")]
+    return _trained(terms, config.data, config.recipe, [before, module, after], module)
+
+
+@work_of.register
+def _(config: AssembleTeacher, count: Count) -> Work:
+    teacher = transformer.network(config.model, config.data.image_size, config.data.classes)
+    return _trained([Term("teacher", teacher, "trained")], config.data, config.recipe, [teacher], teacher)
+
+
+def split_work(config: SplitTeacher, teacher: AssembleTeacher | ImportWeights) -> Work:
+    """What it writes to cut a module out of a teacher, whose image size and classes its own configuration does not name."""
+    size = teacher if isinstance(teacher, ImportWeights) else teacher.data
+    return Work(published=transformer.stage(config.model, config.index, size.image_size, size.classes))
+
+
+@work_of.register
+def _(config: ImportWeights, count: Count) -> Work:
+    size, classes, model, index = config.image_size, config.classes, config.model, config.index
+    if isinstance(model, NAC):
+        if index is None:
+            return Work(published=circuit.circuit(model, size, classes, count=count))
+        return Work(published=circuit.module(model, index, size, classes, stitch_width=config.stitch_width or 0, tokens=1, count=count))
+    if index is None:
+        return Work(published=transformer.network(model, size, classes, stitch_width=config.stitch_width))
+    return Work(published=transformer.stage(model, index, size, classes, stitch_width=config.stitch_width))
+
+
+@work_of.register
+def _(config: MeasureHybrid, count: Count) -> Work:
+    size, classes, modules = config.data.image_size, config.data.classes, config.meta.modules
+    meta = [transformer.stage(config.meta, index, size, classes) for index in range(modules)]
+    teacher = [transformer.stage(config.model, index, size, classes) for index in range(modules)]
+    # Each hybrid has one module of the teacher, and of the meta model all but one; the weights are there once.
+    hybrids = sum([*teacher, *(modules - 1) * meta], Part())
+    measured = replace(hybrids, parameters=sum(part.parameters for part in meta + teacher))
+    return Work(measured=(measured,), measured_images=split_images(config.data, "val"), image_size=size)
+
+
+@work_of.register
+def _(config: EvaluateTeacher, count: Count) -> Work:
+    teacher = transformer.network(config.model, config.data.image_size, config.data.classes)
+    return Work(measured=(teacher,), measured_images=split_images(config.data, "val"), image_size=config.data.image_size)
+
+
+@work_of.register
+def _(config: DistillModule, count: Count) -> Work:
+    size, classes, index, modules = config.data.image_size, config.data.classes, config.index, config.meta.modules
+    before = transformer.stages(config.meta, range(index), size, classes)
+    behind = range(index + 1, modules)
+    tokens = transformer.tokens_of(config.meta, size)
+    if isinstance(config.student, NAC):
+        student = circuit.module(config.student, index, size, classes, stitch_width=config.meta.width, tokens=tokens, count=count)
+        # The read-in hands on a single token, which the stages behind it take for the class token.
+        after = transformer.stages(config.meta, behind, size, classes, tokens=1 if index == 0 else tokens)
+    else:
+        student = transformer.stage(config.student, index, size, classes, stitch_width=config.meta.width)
+        after = transformer.stages(config.meta, behind, size, classes)
+    terms = [Term("student module", student, "trained"), Term("stages before", before, "no_grad"), Term("stages after", after, "frozen")]
+    if config.loss.kind != "none":
+        terms.append(Term("teacher module", transformer.stage(config.teacher, index, size, classes), "no_grad"))
+        terms.append(Term("stages after it", transformer.stages(config.meta, behind, size, classes), "no_grad", again=True))
+    return _trained(terms, config.data, config.recipe, [before, student, after], student)
+
+
+def _student(student: VMoE | NAC, data: Data, stitch_width: int | None, count: Count, *, drawn: bool) -> Part:
+    if isinstance(student, NAC):
+        return circuit.circuit(student, data.image_size, data.classes, count=count, drawn=drawn)
+    return transformer.network(student, data.image_size, data.classes, stitch_width=stitch_width)
+
+
+@work_of.register
+def _(config: TrainStudent, count: Count) -> Work:
+    student = _student(config.student, config.data, config.stitch_width, count, drawn=True)
+    terms = [Term("student", student, "trained")]
+    if config.teacher is not None:
+        terms.append(Term("teacher", transformer.network(config.teacher, config.data.image_size, config.data.classes), "no_grad"))
+    measured = _student(config.student, config.data, config.stitch_width, count, drawn=False)
+    return _trained(terms, config.data, config.recipe, [measured], student)
+
+
+@work_of.register
+def _(config: TrainProbe, count: Count) -> Work:
+    student = _student(config.student, config.student_data, config.stitch_width, count, drawn=True)
+    width = config.student.state_dim if isinstance(config.student, NAC) else config.student.width
+    head = Part(macs=width * config.way, parameters=(width + 1) * config.way)
+    shots, recipe = config.way * config.shots, config.recipe
+    return Work(
+        terms=(Term("head", head, "trained"), Term("student", student, "no_grad")),
+        images=recipe.epochs * shots,
+        recipe=recipe,
+        batch=shots,
+        measured=(student, head),
+        measured_images=-(-recipe.epochs // recipe.eval_every) * 3 * shots,
+        image_size=config.student_data.image_size,
+        published=head,
+    )
+
+
+@work_of.register
+def _(config: Evaluate, count: Count) -> Work:
+    student = _student(config.student, config.data, config.stitch_width, count, drawn=False)
+    images = sum(split_images(data, "val") for data in config.data_sets)
+    return Work(measured=(student,), measured_images=images, image_size=config.data.image_size)
