@@ -5,14 +5,17 @@ import sys
 
 import typer
 
-from m2mkd.cli import config, data, runs, study
+from m2mkd.cli import checkpoints, config, data, graph, plan, runs, study
 from m2mkd.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Reproduce m2mKD at any scale.")
 app.add_typer(study.app)
+app.add_typer(checkpoints.app)
+app.add_typer(plan.app)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
+app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
 
 
