@@ -47,5 +47,11 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 def write_png(figure: Figure, file: BinaryIO) -> None:
     """Write a figure as a picture on white."""
+    write_figure(figure, "png", file)
+
+
+def write_figure(figure: Figure, form: str, file: BinaryIO) -> None:
+    """Write a figure on white as ``png`` or ``svg``, the same bytes each time."""
+    unsaid = {"png": ("Software",), "svg": ("Creator", "Date", "Format", "Type")}[form]
     with rc_context(STYLE):
-        figure.savefig(file, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        figure.savefig(file, format=form, dpi=200, facecolor="white", metadata=dict.fromkeys(unsaid))

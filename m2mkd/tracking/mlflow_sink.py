@@ -10,18 +10,22 @@ One MLflow experiment holds a scale. In it stand
 Each run of the workflow is logged once: a teacher's below the row of its experiment, one that several rows share (the NAC
 modules of all priors) below the first of them in the study. Its tag ``used_by`` names all rows of the study synchronised last
 that need it. ``final/`` holds what a run measured at its end, which is what the tables report, and ``best/`` the best epoch.
+What an evaluation says of the use of the network's parts is a figure among its artifacts; so is what a training says in the course
+of its epochs, where it does, which is among its metrics too.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from m2mkd.config.phases import METRICS, digest
 from m2mkd.config.study import Study
 from m2mkd.errors import InputError
-from m2mkd.files import sha256, write_json
+from m2mkd.files import sha256, write_atomically, write_json
 from m2mkd.results.collect import Collected, collect
 from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.records import Record, read_records
@@ -62,7 +66,10 @@ def sync(study: Study) -> None:
             parent_id = store.put(parent)
             for record in members:
                 child = _run_entry(study, place, record, served[record.run.id], parent_id)
-                store.finish(store.put(child, replace=True), child)
+                child_id = store.put(child, replace=True)
+                if not store.is_finished(child):
+                    _put_figures(store, child_id, record)
+                store.finish(child_id, child)
             store.finish(parent_id, parent)
     write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": without_credentials(store_uri()), "runs": len(records)})
 
@@ -92,10 +99,29 @@ def _put_study(store: Store, study: Study, records: Iterable[Record], tables: li
     store.finish(run_id, entry)
 
 
+def _put_figures(store: Store, run_id: str, record: Record) -> None:
+    """Draw what the run says of the use of its network's parts: at its end, and over its epochs."""
+    from m2mkd.results.graph_figures import diagnosis_figure, series_figure
+    from m2mkd.results.svg import write_png
+
+    diagnosis = record.metrics.get("diagnostics")
+    figures = {
+        "diagnostics": diagnosis_figure({f"seed {record.replicate}": [diagnosis]}) if diagnosis else None,
+        "diagnostics-by-epoch": series_figure(record.curves),
+    }
+    with TemporaryDirectory() as folder:
+        for name, figure in figures.items():
+            if figure is not None:
+                path = Path(folder) / f"{name}.png"
+                write_atomically(path, partial(write_png, figure))
+                store.put_artifacts(run_id, [path])
+
+
 def _row_entry(study: Study, place: Place, members: list[Record], collected: Collected) -> Entry:
     """One row of the tables; a teacher that only lends its modules has no numbers of its own."""
     row = next((row for row in study.rows if place_of(row) == place), None)
     trained = row.trained if row else tuple(record.run.id for record in members if record.run.phase == "assemble_teacher")
+    trained = trained or (members[0].run.id,)  # the teacher, or only its meta model, was imported
     measured = set(row.measured if row else ())
     seeds = sum(len(study.runs[run_id].config.replicates) for run_id in trained)
     own = [record for record in collected.records if record.run.id in {*trained, *measured}]
@@ -122,7 +148,7 @@ def _row_entry(study: Study, place: Place, members: list[Record], collected: Col
 def _run_entry(study: Study, place: Place, record: Record, used_by: str, parent_id: str) -> Entry:
     """One seed of one run."""
     config: Any = record.run.config
-    module = f" module {config.index}" if hasattr(config, "index") else ""
+    module = f" module {config.index}" if getattr(config, "index", None) is not None else ""
     entry = Entry(
         name=f"{record.run.phase}{module} seed {record.replicate}",
         tags={
@@ -145,7 +171,8 @@ def _run_entry(study: Study, place: Place, record: Record, used_by: str, parent_
         values = {name: value for name, value in line.items() if name not in ("epoch", "step")}
         entry.metrics += _metrics(values, entry.end, line["epoch"])
     last = record.curves[-1]["epoch"] if record.curves else 0
-    entry.metrics += _metrics({f"final/{name}": value for name, value in _leaves(record.metrics)}, entry.end, last)
+    numbers = {name: value for name, value in record.metrics.items() if name != "diagnostics"}
+    entry.metrics += _metrics({f"final/{name}": value for name, value in _leaves(numbers)}, entry.end, last)
     tops = [(line["val_top1"], line["epoch"]) for line in record.curves if "val_top1" in line]
     if tops:
         best, epoch = max(tops, key=lambda top: (top[0], -top[1]))

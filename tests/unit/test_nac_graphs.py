@@ -37,14 +37,55 @@ def test_graph_depends_on_the_seed_alone(prior):
     assert torch.equal(states[2], torch.random.get_rng_state())
 
 
-def test_graphs_have_the_parameters_of_their_prior():
-    assert prior_graph("scale_free", PARAMETERS, 64, 0).number_of_edges() == 2 * 62
-    assert prior_graph("ring_of_cliques", PARAMETERS, 32, 0).number_of_edges() == 4 * 28 + 4
-    assert nx.density(prior_graph("erdos_renyi", PARAMETERS, 300, 0)) == pytest.approx(0.1, abs=0.01)
-    planted = adjacency("planted_partition", 200)
-    inside = block_model(200, 4, 1.0, 0.0).bool()
-    assert planted[~inside].mean().item() == pytest.approx(0.2, abs=0.01)
-    assert planted[inside & ~torch.eye(200, dtype=torch.bool)].mean().item() == pytest.approx(0.9, abs=0.01)
+def over_seeds(prior, nodes, parameters=PARAMETERS, seeds=20):
+    return [prior_graph(prior, parameters, nodes, seed) for seed in range(seeds)]
+
+
+def test_erdos_renyi_has_the_degrees_of_its_probability():
+    nodes, p = 128, 0.1
+    degrees = np.concatenate([[degree for _, degree in graph.degree] for graph in over_seeds("erdos_renyi", nodes)])
+    # Binomial with nodes - 1 trials; the mean over all seeds is that of 20 x 8128 pairs.
+    assert degrees.mean() == pytest.approx(p * (nodes - 1), abs=4 * 2 / nodes * (20 * 8128 * p * (1 - p)) ** 0.5 / 20)
+    assert degrees.var() == pytest.approx((nodes - 1) * p * (1 - p), rel=0.1)
+    densities = [nx.density(graph) for graph in over_seeds("erdos_renyi", nodes)]
+    assert np.std(densities) > 0.001
+
+
+def test_scale_free_has_the_degrees_of_preferential_attachment():
+    nodes, m = 256, 2
+    graphs = over_seeds("scale_free", nodes)
+    assert {graph.number_of_edges() for graph in graphs} == {m * (nodes - m)}
+    degrees = np.concatenate([[degree for _, degree in graph.degree] for graph in graphs])
+    # The share of nodes of degree k tends to 2 m (m + 1) / (k (k + 1) (k + 2)): half of them have degree m, with a heavy tail.
+    for k in (2, 3, 4, 5):
+        assert (degrees == k).mean() == pytest.approx(2 * m * (m + 1) / (k * (k + 1) * (k + 2)), rel=0.12)
+    assert np.mean([max(degree for _, degree in graph.degree) for graph in graphs]) > 6 * degrees.mean()
+
+
+def test_planted_partition_has_both_probabilities():
+    inside = (block_model(64, 4, 1.0, 0.0).bool() & ~torch.eye(64, dtype=torch.bool)).numpy()
+    outside = block_model(64, 4, 0.0, 1.0).bool().numpy()
+    matrices = np.stack([nx.to_numpy_array(graph) for graph in over_seeds("planted_partition", 64)])
+    # Within four standard errors of 20 x 480 pairs inside and 20 x 1536 outside.
+    assert matrices[:, inside].mean() == pytest.approx(0.9, abs=4 * (0.9 * 0.1 / (20 * 480)) ** 0.5)
+    assert matrices[:, outside].mean() == pytest.approx(0.2, abs=4 * (0.2 * 0.8 / (20 * 1536)) ** 0.5)
+
+
+def test_ring_of_cliques_is_exact():
+    graph = prior_graph("ring_of_cliques", PARAMETERS, 32, 0)
+    for group in range(4):
+        members = range(8 * group, 8 * group + 8)
+        assert graph.subgraph(members).number_of_edges() == 28
+        following = range(8 * ((group + 1) % 4), 8 * ((group + 1) % 4) + 8)
+        assert len(list(nx.edge_boundary(graph, members, following))) == 1
+    assert graph.number_of_edges() == 4 * 28 + 4
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_parameters_are_used(prior):
+    changed = {"scale_free": {"edges_per_node": 4}, "erdos_renyi": {"edge_probability": 0.5}}.get(prior, {"groups": 8})
+    other = prior_graph(prior, PARAMETERS.model_copy(update=changed), 32, 0)
+    assert abs(other.number_of_edges() - prior_graph(prior, PARAMETERS, 32, 0).number_of_edges()) > 30
 
 
 @pytest.mark.parametrize(
@@ -65,6 +106,26 @@ def test_fitted_signatures_realise_the_graph_at_their_cut(prior, cut):
     realised = cosine_distance(signatures, signatures) <= cut
     off_diagonal = ~torch.eye(32, dtype=torch.bool)
     assert (realised == graph.bool())[off_diagonal].float().mean() > 0.99
+
+
+def test_annealed_fit_realises_a_graph_that_the_released_fit_does_not_in_time():
+    graph = adjacency("scale_free", 96)
+    wrong = {}
+    for annealed in (False, True):
+        signatures = fit_signatures(graph, 24, 0, 0.9, 200, annealed)
+        assert torch.equal(signatures, fit_signatures(graph, 24, 0, 0.9, 200, annealed))
+        realised = (cosine_distance(signatures, signatures) <= 0.9).fill_diagonal_(False)
+        wrong[annealed] = (realised != graph.bool()).sum().item()
+    assert wrong[True] == 0 and wrong[False] > 100
+
+
+def test_annealed_fit_ends_when_every_pair_is_parted(monkeypatch):
+    graph, steps = adjacency("ring_of_cliques"), []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    signatures = fit_signatures(graph, 32, 0, 0.9, 1000, annealed=True)
+    assert len(steps) < 500
+    assert torch.equal((cosine_distance(signatures, signatures) <= 0.9).fill_diagonal_(False), graph.bool())
 
 
 def test_graph_fitted_at_0_8_and_cut_at_0_9_is_denser_than_its_prior():

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 from m2mkd.results.tables import compile_tables
 from m2mkd.tracking import store as store_module
 from m2mkd.tracking.mlflow_sink import flat, sync
 from m2mkd.tracking.store import without_credentials
-from tests.fabricated import finish, first, plan, publish
+from tests.fabricated import edit_record, finish, first, plan, publish
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "nac_tiny_imagenet_ring_of_cliques"]
 
@@ -149,6 +150,30 @@ def test_a_run_whose_files_changed_is_replayed(synced):
     sync(synced)
     wanted = ("run", run.key, "0", "final/val_top1")
     assert [number[-1] for number in numbers() if number[:4] == wanted] == [0.11]
+
+
+def test_the_use_of_parts_is_drawn(synced):
+    run = first(synced, "evaluate")
+    path = Path(synced.folder(run.id)) / "0" / "metrics.json"
+    layer = {"name": "stages.0.blocks.0.mlp", "tokens": [0.75, 0.25], "router_entropy": 0.5, "dropped": 0.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diagnostics": {"images": 32, "layers": [layer]}}))
+    edit_record(synced, run, lambda content: content["outputs"].update({"metrics.json": sha256(path)}))
+    trained = first(synced, "train_student")
+    path = Path(synced.folder(trained.id)) / "0" / "metrics.jsonl"
+    lines = [json.loads(line) | {"stages.0.blocks.0.mlp/router_entropy": 0.5} for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    edit_record(synced, trained, lambda content: content["outputs"].update({"metrics.jsonl": sha256(path)}))
+    compile_tables(synced)
+    sync(synced)
+    found = {(entry["key"], entry["slot"]): entry["id"] for entry in tags("run")}
+    folder = Path("results/mlruns/m2mkd-smoke")
+    for key, name in ((run.key, "diagnostics"), (trained.key, "diagnostics-by-epoch")):
+        artifacts = folder / found[key, "0"] / "artifacts"
+        assert [file.name for file in artifacts.iterdir()] == [f"{name}.png"]
+        assert (artifacts / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not [number for number in numbers() if "diagnostics" in number[3]]
+    followed = [number for number in numbers() if number[3] == "stages.0.blocks.0.mlp/router_entropy"]
+    assert [(number[1], number[4], number[5]) for number in followed] == [(trained.key, step, 0.5) for step in (1, 2, 3)]
 
 
 def test_tables_are_artifacts_wherever_the_project_moved(synced, template):

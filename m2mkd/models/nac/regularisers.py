@@ -1,5 +1,6 @@
 """Regularisers of the signatures (specification nac.md 10)."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -9,10 +10,11 @@ from m2mkd.errors import InputError
 from m2mkd.models.nac.kernel import cosine_distance
 
 Permutation = Literal["graph", "rows"]
+Reduction = Literal["sum", "mean"]
 
 
-def signature_repulsion(signatures: Tensor, hinge: float) -> Tensor:
-    """Minus the sum of the distances of all pairs that are closer than ``hinge``, which pushes them apart.
+def signature_repulsion(signatures: Tensor, hinge: float, reduction: Reduction = "sum") -> Tensor:
+    """Minus the sum or mean of the distances of all pairs that are closer than ``hinge``, which pushes them apart.
 
     Parameters
     ----------
@@ -20,6 +22,8 @@ def signature_repulsion(signatures: Tensor, hinge: float) -> Tensor:
         (N, G), all groups of latents.
     hinge
         Cosine distance within which two signatures repel each other.
+    reduction
+        Whether the close pairs are summed, as published, or averaged.
 
     Returns
     -------
@@ -28,7 +32,9 @@ def signature_repulsion(signatures: Tensor, hinge: float) -> Tensor:
     """
     distance = cosine_distance(signatures, signatures).tril(-1)
     close = (distance.detach() < hinge).tril(-1)
-    return -(distance * close).sum()
+    total = (distance * close).sum()
+    # Without a close pair the released mean is not a number.
+    return -total if reduction == "sum" else -total / close.sum().clamp(min=1)
 
 
 def block_model(nodes: int, groups: int, p_in: float, p_out: float) -> Tensor:
@@ -47,7 +53,36 @@ def block_model(nodes: int, groups: int, p_in: float, p_out: float) -> Tensor:
     return torch.where(group[:, None] == group, p_in, p_out)
 
 
-def block_model_loss(links: Tensor, target: Tensor, permutation: Permutation) -> Tensor:
+def block_model_losses(links: Iterable[Tensor], target: Tensor, permutation: Permutation, clip: float | None = None) -> Tensor:
+    """Sum of the block model losses of several kernels on the same signatures.
+
+    Equal link probabilities share one matching. That is exact and it is all that can be shared: the order depends on the
+    bandwidth, so that kernels whose bandwidths have parted are matched one by one. All of a circuit's start with equal ones.
+
+    Parameters
+    ----------
+    links
+        Link probabilities (N, N) of each kernel.
+    target, permutation, clip
+        As of :func:`block_model_loss`.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    matched: list[tuple[Tensor, Tensor]] = []
+    total = target.new_zeros(())
+    for single in links:
+        order = next((order for other, order in matched if torch.equal(other, single)), None)
+        if order is None:
+            order = _match(single, target, permutation)
+            matched.append((single.detach(), order))
+        total = total + _matched_loss(single, target, permutation, order, clip)
+    return total
+
+
+def block_model_loss(links: Tensor, target: Tensor, permutation: Permutation, clip: float | None = None) -> Tensor:
     """Mean squared difference of link probabilities and a block model, up to the order of the nodes.
 
     Parameters
@@ -59,18 +94,29 @@ def block_model_loss(links: Tensor, target: Tensor, permutation: Permutation) ->
     permutation
         ``graph``: rows and columns are permuted alike, as a graph's nodes are. ``rows``: only the rows, as released,
         which is no relabelling of the nodes.
+    clip
+        Squared differences below it count as this constant, and have no gradient; none: all count as they are.
 
     Returns
     -------
     Tensor
         Scalar.
     """
-    with torch.no_grad():
-        order = _match_graph(links, target) if permutation == "graph" else _match_rows(links, target)
+    return _matched_loss(links, target, permutation, _match(links, target, permutation), clip)
+
+
+def _matched_loss(links: Tensor, target: Tensor, permutation: Permutation, order: Tensor, clip: float | None) -> Tensor:
     permuted = links[order]
     if permutation == "graph":
         permuted = permuted[:, order]
-    return (permuted - target).square().mean()
+    squares = (permuted - target).square()
+    return (squares if clip is None else squares.clamp(min=clip)).mean()
+
+
+@torch.no_grad()
+def _match(links: Tensor, target: Tensor, permutation: Permutation) -> Tensor:
+    """Node of ``links`` for each node of ``target``."""
+    return _match_graph(links, target) if permutation == "graph" else _match_rows(links, target)
 
 
 def _match_rows(links: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,161 @@
+"""How a student uses its parts on a batch of images: effective graph, latents and attention of a NAC, routing of a V-MoE.
+
+Everything is measured in evaluation mode without noise, in plain numbers that fit into a JSON file.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2mkd.evaluation.attention import attention_weights, watched
+from m2mkd.evaluation.graph import trained_graph
+from m2mkd.models.moe import MoE
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.vmoe import VMoE
+
+IMAGES = 32
+"""Images of a validation set that are enough for it, its first ones."""
+PART = 8
+"""Images at a time: weights of a published NAC are 24 MB for each."""
+
+
+@torch.no_grad()
+def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
+    """Measure how a student uses its parts.
+
+    Parameters
+    ----------
+    student
+        Put into evaluation mode for the call.
+    images
+        (B, 3, S, S), on the student's device.
+
+    Returns
+    -------
+    dict
+        ``images`` (B) and ``layers``, a list from the first layer to the last. Entropies are in nats; an effective number is the
+        exponential of an entropy.
+
+        NAC: of each layer its ``name``, ``entropy`` (of each head's weights, mean over images and receivers), ``effective_senders`` (of the
+        weights averaged over images and heads: mean over receivers and the quantiles 0, 0.25, 0.5, 0.75, 1) and, after the read-in,
+        ``from_inputs`` and ``from_self`` (shares of a mediator's attention that go to the input latents and to itself; of the read-out only
+        the first). Beside the layers ``mediator_share`` (attention that each mediator receives over the propagators and the read-out, sums
+        to 1), ``output_weights`` (weight of each output latent in the pooling, sums to 1) and ``graph`` (of the mediators: ``density``,
+        ``input_density``, ``clustering``, ``mean_degree``, and ``bandwidths`` of the propagators).
+
+        V-MoE: of each MoE layer its ``name``, ``tokens`` (share of the token-expert pairs that each expert gets, sums to 1) and
+        ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and ``dropped`` (share of the pairs that found no room).
+    """
+    training = student.training
+    student.eval()
+    try:
+        found = _nac(student, images) if isinstance(student, NAC) else _vmoe(student, images)
+    finally:
+        student.train(training)
+    return {"images": len(images), **_rounded(found)}
+
+
+def scalars(diagnosis: dict[str, Any]) -> dict[str, float]:
+    """The few numbers of a diagnosis that are worth a line in every epoch, by names like ``propagators.0/effective_senders``."""
+    lines: dict[str, float] = {}
+    for layer in diagnosis["layers"]:
+        if "tokens" in layer:
+            chosen = {"router_entropy": layer["router_entropy"], "effective_experts": effective_number(layer["tokens"])}
+        else:
+            heads = layer["entropy"]
+            chosen = {"entropy": sum(heads) / len(heads), "effective_senders": layer["effective_senders"]["mean"]}
+        lines |= {f"{layer['name']}/{name}": value for name, value in chosen.items()}
+    if "graph" in diagnosis:
+        lines["graph/density"] = diagnosis["graph"]["density"]
+        lines["output/effective_latents"] = effective_number(diagnosis["output_weights"])
+    return lines
+
+
+def effective_number(shares: list[float]) -> float:
+    """Exponential of the entropy of shares that sum to 1."""
+    return torch.special.entr(torch.tensor(shares)).sum().exp().item()
+
+
+def _nac(student: NAC, images: Tensor) -> dict[str, Any]:
+    layers: dict[str, nn.Module] = {"read_in": student.read_in.read_in_attention}
+    for index, propagator in enumerate(student.propagators):
+        layers[f"propagators.{index}"] = propagator.get_submodule("latent_attention")
+    layers["read_out"] = student.read_out.latent_attention
+    entropy: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+    mass: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+    confidence: list[Tensor] = []
+
+    def see(name: str, layer: Any, arguments: dict[str, Any], _: Tensor) -> None:
+        if name == "pooling":
+            confidence.append(layer.confidence_scorer(arguments["states"]).squeeze(-1).softmax(dim=-1).cpu())
+            return
+        weights = attention_weights(layer, arguments)[0].float()
+        entropy[name] = entropy[name] + torch.special.entr(weights).sum(-1).mean(-1).sum(0).cpu()
+        mass[name] = mass[name] + weights.mean(1).sum(0).cpu()
+
+    with watched(layers | {"pooling": student.output_tokenizer}, see):
+        for part in images.split(PART):
+            student(part)
+
+    inputs, mediators = student.config.latents.input, student.config.latents.mediator
+    found = [_layer(name, entropy[name] / len(images), mass[name] / len(images), inputs) for name in layers]
+    received = torch.stack([mass[name].sum(0)[inputs:] / mass[name][:, inputs:].sum() for name in layers if name != "read_in"]).mean(0)
+    state = {name: tensor.detach().cpu() for name, tensor in student.state_dict().items()}
+    graph = trained_graph(state, student.config.truncation, None)
+    realised = graph.realised[-1]
+    return {
+        "layers": found,
+        "mediator_share": received.tolist(),
+        "output_weights": torch.cat(confidence).mean(0).tolist(),
+        "graph": {
+            "density": realised.density,
+            "input_density": graph.input_density,
+            "clustering": realised.clustering,
+            "mean_degree": realised.density * (mediators - 1),
+            "bandwidths": [kernel.bandwidth for kernel in graph.kernels],
+        },
+    }
+
+
+def _layer(name: str, entropy: Tensor, mass: Tensor, inputs: int) -> dict[str, Any]:
+    """Summary of one layer: ``mass`` (U, V) is its mean weights."""
+    senders = torch.special.entr(mass).sum(-1).exp()
+    quantiles = senders.quantile(torch.tensor([0, 0.25, 0.5, 0.75, 1])).tolist()
+    found: dict[str, Any] = {"name": name, "entropy": entropy.tolist()}
+    found["effective_senders"] = {"mean": senders.mean().item(), "quantiles": quantiles}
+    if name != "read_in":
+        found["from_inputs"] = mass[:, :inputs].sum(-1).mean().item()
+    if name.startswith("propagators"):
+        found["from_self"] = mass[:, inputs:].diagonal().mean().item()
+    return found
+
+
+def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
+    layers: dict[str, nn.Module] = {name: module for name, module in student.named_modules() if isinstance(module, MoE)}
+    tokens: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+    means: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(2))
+
+    def see(name: str, layer: Any, arguments: dict[str, Any], _: Tensor) -> None:
+        tokens[name] = tokens[name] + layer.tokens_per_expert.cpu()
+        measured = torch.stack([layer.router_entropy, layer.dropped_share]).float().cpu()
+        means[name] = means[name] + measured * len(arguments["x"]) / len(images)
+
+    with watched(layers, see):
+        for part in images.split(PART):
+            student(part)
+    found = []
+    for name in layers:
+        entropy, dropped = means[name].tolist()
+        shares = (tokens[name] / tokens[name].sum()).tolist()
+        found.append({"name": name, "tokens": shares, "router_entropy": entropy, "dropped": dropped})
+    return {"layers": found}
+
+
+def _rounded(value: Any) -> Any:
+    """The same with six significant digits, which is more than a diagnosis is worth."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
