@@ -1,6 +1,6 @@
 """Accuracy over a whole set, exact under any batch size."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,6 @@ class Accuracy:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
 
 
-@torch.no_grad()
 def measure(
     predict: Callable[[Tensor], Tensor],
     batches: Iterable[EvalBatch],
@@ -52,22 +51,40 @@ def measure(
     label_map
         Index among ``columns`` of each label of the set, int64; -1 leaves the image out.
     """
-    losses, correct1, correct5 = [], [], []
+    return measure_together([predict], batches, device, columns, label_map)[0]
+
+
+@torch.no_grad()
+def measure_together(
+    predictors: Sequence[Callable[[Tensor], Tensor]],
+    batches: Iterable[EvalBatch],
+    device: torch.device,
+    columns: Tensor | None = None,
+    label_map: Tensor | None = None,
+) -> list[Accuracy]:
+    """Measure several networks in one pass over ``batches``, each of which all of them see one after the other; as `measure` otherwise."""
+    losses: list[list[Tensor]] = [[] for _ in predictors]
+    correct1: list[list[Tensor]] = [[] for _ in predictors]
+    correct5: list[list[Tensor]] = [[] for _ in predictors]
     for batch in batches:
-        logits = predict(batch.images.to(device)).double().cpu()
-        labels = batch.labels
-        if columns is not None and label_map is not None:
-            labels = label_map[labels]
-            logits, labels = logits[labels >= 0][:, columns], labels[labels >= 0]
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        correct1.append(ranked[:, 0])
-        correct5.append(ranked.any(dim=1))
-    correct = torch.cat(correct1)
+        images = batch.images.to(device)
+        for place, predict in enumerate(predictors):
+            logits, labels = predict(images).double().cpu(), batch.labels
+            if columns is not None and label_map is not None:
+                labels = label_map[labels]
+                logits, labels = logits[labels >= 0][:, columns], labels[labels >= 0]
+            losses[place].append(F.cross_entropy(logits, labels, reduction="none"))
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            correct1[place].append(ranked[:, 0])
+            correct5[place].append(ranked.any(dim=1))
+    return [_accuracy(*(torch.cat(parts) for parts in found)) for found in zip(losses, correct1, correct5, strict=True)]
+
+
+def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor) -> Accuracy:
     return Accuracy(
-        count=len(correct),
-        loss=torch.cat(losses).mean().item(),
-        top1=correct.double().mean().item(),
-        top5=torch.cat(correct5).double().mean().item(),
-        correct=correct,
+        count=len(correct1),
+        loss=losses.mean().item(),
+        top1=correct1.double().mean().item(),
+        top5=correct5.double().mean().item(),
+        correct=correct1,
     )

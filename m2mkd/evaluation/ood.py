@@ -8,13 +8,22 @@ import torch
 from torch import Tensor
 
 from m2mkd.data.masks import class_mask
-from m2mkd.data.pack import Pack
+from m2mkd.data.pack import Pack, Split
 from m2mkd.data.stream import eval_batches
 from m2mkd.evaluation.accuracy import measure
+from m2mkd.evaluation.released import Meter, metered
 
 
 def measure_masked(
-    predict: Callable[[Tensor], Tensor], pack: Pack, model_classes: tuple[str, ...], batch_size: int, device: torch.device
+    predict: Callable[[Tensor], Tensor],
+    pack: Pack,
+    model_classes: tuple[str, ...],
+    batch_size: int,
+    device: torch.device,
+    *,
+    masked: bool = True,
+    part: Callable[[Split], Split] = lambda split: split,
+    meter: Meter | None = None,
 ) -> dict[str, Any]:
     """Measure with the logits cut to the common classes, on the images of these classes.
 
@@ -30,6 +39,13 @@ def measure_masked(
         Images at a time.
     device
         Where ``predict`` computes.
+    masked
+        Whether the logits are cut. If not, the model's largest logit is compared with the set's own label, as the released
+        code does for V-MoE, whatever class either number means (vmoe.md finding 6).
+    part
+        Gives the images of the split that count; by default all of them.
+    meter
+        How the accuracy is reported; none: as the mean of all images.
 
     Returns
     -------
@@ -37,14 +53,19 @@ def measure_masked(
         ``top1``, ``top5``, ``loss``, ``count``, ``classes`` (common ones), ``left_out`` (images of other
         classes), and ``renditions`` (top-1 of each, where the set tells them apart).
     """
-    split = pack.split("val")
+    split = part(pack.split("val"))
     mask = class_mask(model_classes, pack.classes)
     columns, label_map = torch.from_numpy(mask.columns), torch.from_numpy(mask.labels)
-    accuracy = measure(predict, eval_batches(split, pack.image_size, batch_size), device, columns, label_map)
-    kept, _, left_out = mask.known(split.labels)
+    batches = eval_batches(split, pack.image_size, batch_size)
+    if masked:
+        accuracy = measure(predict, batches, device, columns, label_map)
+        kept, _, left_out = mask.known(split.labels)
+    else:
+        accuracy = measure(predict, batches, device)
+        kept, left_out = np.arange(len(split)), 0
     correct = accuracy.correct.numpy()
     renditions = split.attributes.get("rendition")
     by_rendition = (
         {} if renditions is None else {str(name): float(correct[renditions[kept] == name].mean()) for name in np.unique(renditions[kept])}
     )
-    return accuracy.summary() | {"classes": len(mask.columns), "left_out": left_out, "renditions": by_rendition}
+    return metered(accuracy, meter).summary() | {"classes": len(mask.columns), "left_out": left_out, "renditions": by_rendition}
