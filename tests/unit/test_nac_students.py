@@ -66,6 +66,22 @@ def test_code_and_state_are_saved_constants_of_their_seed(index):
     assert not any(name in names for name, _ in first.named_parameters())
 
 
+@pytest.mark.parametrize("width", [7, 192, 1280])
+@pytest.mark.parametrize("index", range(4))
+def test_a_saved_module_of_any_teacher_width_computes_the_same_when_it_is_loaded(index, width):
+    def build(state_seed):
+        return build_nac_module(CONFIG, index, image_size=IMAGE, num_classes=CLASSES, stitch_width=width, state_seed=state_seed).eval()
+
+    x = torch.randn(2, 3, IMAGE, IMAGE) if index == 0 else torch.randn(2, 5, width)
+    saved, loaded = build(state_seed=0), build(state_seed=1)
+    with torch.no_grad():
+        expected = saved(x)
+        assert expected.shape[-1] == (CLASSES if index == 3 else width)
+        assert not torch.allclose(loaded(x), expected)
+        loaded.load_state_dict(saved.state_dict())
+        assert torch.equal(loaded(x), expected)
+
+
 def test_mediator_drops_paths_from_its_noise():
     mediator, x = module(1), torch.randn(64, 7, WIDTH)
     trained = mediator(x, noise())

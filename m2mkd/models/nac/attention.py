@@ -1,12 +1,13 @@
 """Attention whose projections are modulated by codes and whose scores are biased by a kernel (specification nac.md 6, 8)."""
 
+import torch
 import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from m2mkd.models.nac.kernel import DotProductKernel
 from m2mkd.models.nac.modulated import ModFC
-from m2mkd.models.nac.noise import Noise, drop_path, required
+from m2mkd.models.nac.noise import Noise, Select, drop_path, required
 
 
 class ReadInAttention(nn.Module):
@@ -126,27 +127,44 @@ class LatentAttention(nn.Module):
         Tensor
             (B, U, D). A receiver without any edge receives nothing.
         """
-        normed = self.receiver_layernorm(receivers)
-        sources = (self.sender_layernorm or self.receiver_layernorm)(senders)
-        queries = self._split(self.query_compiler(normed, receiver_codes))
-        keys = self._split(self.key_compiler(sources, sender_codes))
-        values = self._split(self.value_compiler(sources, sender_codes))
+        bias = None if self.kernel is None or distance is None else self.kernel(distance, len(receivers), noise)[:, None]
 
-        if self.kernel is None or distance is None:
-            attended = F.scaled_dot_product_attention(queries, keys, values)
-        else:
-            bias = self.kernel(distance, len(receivers), noise)[:, None].to(queries.dtype)
-            if self.kernel.cuts:
-                isolated = bias.isneginf().all(dim=-1, keepdim=True)
-                bias = bias.masked_fill(isolated, 0)
-                attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).masked_fill(isolated, 0)
-            else:
-                attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        def branch(select: Select) -> Tensor:
+            normed = self.receiver_layernorm(select(receivers))
+            sources = (self.sender_layernorm or self.receiver_layernorm)(select(senders))
+            queries = self._split(self.query_compiler(normed, receiver_codes))
+            keys = self._split(self.key_compiler(sources, sender_codes))
+            values = self._split(self.value_compiler(sources, sender_codes))
+            chosen = bias if bias is None or len(bias) == 1 else select(bias)
+            attended = self._attend(queries, keys, values, chosen).transpose(1, 2).flatten(2)
+            return self.layer_scale(self.exit_layer(attended, receiver_codes))
 
-        branch = self.layer_scale(self.exit_layer(attended.transpose(1, 2).flatten(2), receiver_codes))
         if self.training and self.drop_path:
-            branch = drop_path(branch, self.drop_path, required(noise))
-        return receivers + branch if self.residual else branch
+            return drop_path(receivers, self.drop_path, required(noise), branch)
+        update = branch(lambda x: x)
+        return receivers + update if self.residual else update
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention (B, H, U, d) with an additive bias (B or 1, 1, U, V) on scores."""
+        if bias is None or self.kernel is None:
+            return F.scaled_dot_product_attention(queries, keys, values)
+        bias = bias.to(queries.dtype)
+        if self.kernel.cuts:
+            isolated = bias.isneginf().all(dim=-1, keepdim=True)
+            bias = bias.masked_fill(isolated, 0)
+            return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).masked_fill(isolated, 0)
+        if bias.requires_grad and bias.device.type == "cpu":
+            # There PyTorch has no fused attention whose bias has a gradient. The scores of one sample fit the cache.
+            batched = queries, keys, values, bias.expand(len(queries), -1, -1, -1)
+            return torch.cat([_attend(*sample) for sample in zip(*(tensor.split(1) for tensor in batched), strict=True)])
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention (B, H, U, d) with an additive bias (B, 1, U, V), written out."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    scores += bias
+    return scores.softmax(dim=-1) @ values

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from m2mkd.config.models import NAC as NACConfig
 from m2mkd.config.models import Prior
-from m2mkd.models.nac.graphs import adjacency_matrix, fit_signatures, prior_graph
+from m2mkd.models.nac.cache import Cache
+from m2mkd.models.nac.graphs import prior_signatures
 from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
 from m2mkd.models.nac.latents import LatentGroup, LatentSeeder
 from m2mkd.models.nac.layers import LatentLayer, ReadIn
 from m2mkd.models.nac.noise import Noise, perturb_codes, required
 from m2mkd.models.nac.pooling import OutputLatentPooling
-from m2mkd.models.nac.regularisers import Permutation, block_model, block_model_loss, signature_repulsion
+from m2mkd.models.nac.regularisers import Permutation, block_model, block_model_losses, signature_repulsion
 from m2mkd.models.nac.tokenizer import ImageTokenizer
 
 
@@ -40,6 +41,8 @@ class NAC(nn.Module):
     eval_noise
         Evaluation without a ``Noise``: ``zero`` means no noise, hence the same logits at each call; ``upstream`` refuses
         it, for the released model draws states and Gumbel noise in evaluation too.
+    half_distance
+        Round the distances of the signatures to float16, as released, which blurs the cut.
 
     Raises
     ------
@@ -58,18 +61,18 @@ class NAC(nn.Module):
         graph_fit_cut: float | None = None,
         readin_ffn_layer_scale: float | None = None,
         eval_noise: Literal["zero", "upstream"] = "zero",
+        half_distance: bool = False,
     ):
         super().__init__()
         self.config = config
         self.prior = prior
         self.eval_noise = eval_noise
+        self.half_distance = half_distance
         latents, codes, signatures = config.latents, config.code_dim, config.signature_dim
 
         fitted = None
         if prior is not None:
-            adjacency = adjacency_matrix(prior_graph(prior, config.graph, latents.mediator, graph_seed))
-            cut = config.truncation if graph_fit_cut is None else graph_fit_cut
-            fitted = fit_signatures(adjacency, signatures, graph_seed, cut, config.graph.fit_steps)
+            fitted = prior_signatures(config, prior, graph_seed, graph_fit_cut)
 
         self.input_tokenizer = ImageTokenizer(config.tokenizer, config.state_dim, image_size)
         self.input_latents = LatentGroup(latents.input, codes, signatures)
@@ -82,6 +85,8 @@ class NAC(nn.Module):
         )
         self.read_out = LatentLayer(config, DotProductKernel(), read_out=True)
         self.output_tokenizer = OutputLatentPooling(config.state_dim, num_classes)
+        # Distances of the mediators and of the outputs.
+        self._sender_codes, self._distance = Cache(), Cache(size=2)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Classify images.
@@ -112,10 +117,10 @@ class NAC(nn.Module):
 
         inputs = self.read_in(inputs, tokens, self._noisy(self.input_latents.codes, noise))
 
-        codes = torch.cat([self.input_latents.codes, self.mediator_latents.codes])
-        signatures = torch.cat([self.input_latents.signatures, self.mediator_latents.signatures])
+        both = self.input_latents.codes, self.mediator_latents.codes
+        codes = self._sender_codes(lambda: torch.cat(both), *both)
         # Only the bandwidth differs from layer to layer.
-        distance = cosine_distance(self.mediator_latents.signatures, signatures)
+        distance = self._distance_to_senders(self.mediator_latents)
         for propagator in self.propagators:
             receiver_codes = self._noisy(self.mediator_latents.codes, noise)
             sender_codes = self._noisy(codes, noise)
@@ -123,7 +128,7 @@ class NAC(nn.Module):
 
         receiver_codes = self._noisy(self.output_latents.codes, noise)
         sender_codes = self._noisy(codes, noise)
-        distance = cosine_distance(self.output_latents.signatures, signatures)
+        distance = self._distance_to_senders(self.output_latents)
         outputs = self.read_out(outputs, torch.cat([inputs, mediators], dim=1), receiver_codes, sender_codes, distance, noise)
         return self.output_tokenizer(outputs, noise)
 
@@ -133,7 +138,7 @@ class NAC(nn.Module):
         Parameters
         ----------
         permutation
-            How the block model permutes the mediators, see :func:`~m2mkd.models.nac.regularisers.block_model_loss`.
+            How the block model permutes the mediators, see :func:`~m2mkd.models.nac.regularisers.block_model_losses`.
 
         Returns
         -------
@@ -151,15 +156,19 @@ class NAC(nn.Module):
             return config.graph_weight * signature_repulsion(torch.cat([group.signatures for group in groups]), config.hinge)
         signatures = self.mediator_latents.signatures
         target = block_model(len(signatures), graph.regulariser_groups or graph.groups, graph.p_in, graph.p_out).to(signatures.device)
-        distance = cosine_distance(signatures, signatures)
+        distance = cosine_distance(signatures, signatures, self.half_distance)
         kernels = [module for module in self.propagators.modules() if isinstance(module, DotProductKernel)]
-        losses = [block_model_loss(kernel.log(distance).exp(), target, permutation) for kernel in kernels]
-        return config.block_model_weight * torch.stack(losses).sum()
+        return config.block_model_weight * block_model_losses((kernel.log(distance).exp() for kernel in kernels), target, permutation)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay spares: codes, signatures and the positional grid."""
-        spared = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid."
+        spared = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid"
         return {name for name, _ in self.named_parameters() if name.startswith(spared)}
+
+    def _distance_to_senders(self, receivers: LatentGroup) -> Tensor:
+        """Distances (U, V) of the receivers' signatures to those of inputs and mediators."""
+        rows, columns = receivers.signatures, (self.input_latents.signatures, self.mediator_latents.signatures)
+        return self._distance(lambda: cosine_distance(rows, torch.cat(columns), self.half_distance), rows, *columns)
 
     def _noisy(self, codes: Tensor, noise: Noise | None) -> Tensor:
         return perturb_codes(codes, self.config.code_noise, required(noise)) if self.training else codes

@@ -4,14 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2mkd.models.nac.cache import Cache
 from m2mkd.models.nac.noise import Noise, required
 
 
-def cosine_distance(rows: Tensor, columns: Tensor) -> Tensor:
-    """Cosine distance, 0 to 2, of signatures (U, G) and (V, G), as (U, V)."""
+def cosine_distance(rows: Tensor, columns: Tensor, half: bool = False) -> Tensor:
+    """Cosine distance, 0 to 2, of signatures (U, G) and (V, G), as (U, V) in float32 or better.
+
+    ``half`` rounds to float16 what the released code computes in it under autocast: directions, products, distances.
+    """
     # In half precision the distance would be too coarse for the cut.
+    precision = torch.promote_types(rows.dtype, torch.float32)
     with torch.autocast(rows.device.type, enabled=False):
-        return 1 - F.normalize(rows, dim=-1) @ F.normalize(columns, dim=-1).T
+        units = [F.normalize(signatures.to(precision), dim=-1) for signatures in (rows, columns)]
+        if half:
+            units = [unit.half().to(precision) for unit in units]
+        distance = 1 - units[0] @ units[1].T
+        return distance.half().to(precision) if half else distance
 
 
 def log_concrete(log_probability: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -33,8 +42,9 @@ def log_concrete(log_probability: Tensor, uniform: Tensor, temperature: float) -
         Of the shape of ``uniform``, below 0.
     """
     epsilon = torch.finfo(log_probability.dtype).eps
-    probability = log_probability.exp().clamp(epsilon, 1 - epsilon)
-    return F.logsigmoid((torch.logit(probability) + torch.logit(uniform.clamp(epsilon, 1 - epsilon))) / temperature)
+    log_odds = torch.logit(log_probability.exp().clamp(epsilon, 1 - epsilon))
+    # The division is done on the few numbers that samples share, and the sum is one pass.
+    return F.logsigmoid(torch.add(log_odds / temperature, torch.logit(uniform, epsilon), alpha=1 / temperature))
 
 
 class DotProductKernel(nn.Module):
@@ -57,6 +67,7 @@ class DotProductKernel(nn.Module):
         self.bandwidth = nn.Parameter(torch.tensor(1.0))
         self.truncation = truncation
         self.temperature = temperature
+        self._log = Cache()
 
     @property
     def cuts(self) -> bool:
@@ -75,4 +86,4 @@ class DotProductKernel(nn.Module):
         if self.training and self.temperature is not None:
             uniform = required(noise).draw("edge", (batch, *distance.shape), distance)
             return log_concrete(self.log(distance), uniform, self.temperature)
-        return self.log(distance)[None]
+        return self._log(lambda: self.log(distance)[None], distance, self.bandwidth)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from m2mkd.models.nac.cache import Cache
 from m2mkd.models.nac.noise import Noise, perturb_codes, required
 
 
@@ -41,14 +42,19 @@ class LatentSeeder(nn.Module):
         self.code_to_state_logvar = nn.Linear(code_dim, state_dim)
         nn.init.constant_(self.code_to_state_logvar.bias, -5)
         self.code_noise = code_noise
+        # One value for each of the three groups.
+        self._mean, self._deviation = Cache(size=3), Cache(size=3)
 
     def forward(self, codes: Tensor, batch: int, noise: Noise | None) -> Tensor:
         """States (B, N, D) for codes (N, K): the mean where there is no noise, else a sample of the distribution, in evaluation too."""
         if self.training:
             codes = perturb_codes(codes, self.code_noise, required(noise))
-        normed = self.layernorm(codes)
-        mean = self.code_to_state_mu(normed).expand(batch, -1, -1)
+
+        def deviations() -> Tensor:
+            return (self.code_to_state_logvar(self.layernorm(codes)) / 2).exp()
+
+        sources = codes, *self.parameters()
+        mean = self._mean(lambda: self.code_to_state_mu(self.layernorm(codes)), *sources).expand(batch, -1, -1)
         if noise is None:
             return mean
-        deviation = (self.code_to_state_logvar(normed) / 2).exp()
-        return mean + noise.draw("state", mean.shape, mean) * deviation
+        return mean + noise.draw("state", mean.shape, mean) * self._deviation(deviations, *sources)

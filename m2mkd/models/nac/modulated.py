@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from m2mkd.models.nac.noise import Noise, drop_path, required
+from m2mkd.models.nac.cache import Cache
+from m2mkd.models.nac.noise import Noise, Select, drop_path, required
 
 
 class ModFC(nn.Module):
@@ -30,11 +31,16 @@ class ModFC(nn.Module):
         self.scale = nn.Linear(code_dim, in_features, bias=False)
         self.scale_gain = nn.Parameter(torch.tensor(0.1))
         nn.init.kaiming_uniform_(self.native_weight, a=math.sqrt(5))
+        self._modulation = Cache()
 
     def modulation(self, codes: Tensor) -> Tensor:
         """Scales (N, in) of the input channels for codes (N, K)."""
-        scales = self.scale(codes)
-        return 1 + self.scale_gain * F.layer_norm(scales, scales.shape[-1:])
+
+        def compute() -> Tensor:
+            scales = self.scale(codes)
+            return 1 + self.scale_gain * F.layer_norm(scales, scales.shape[-1:])
+
+        return self._modulation(compute, codes, self.scale.weight, self.scale_gain)
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """Map x (B, N, in) to (B, N, out) with codes (N, K), or one row of them (1, K) for all."""
@@ -78,7 +84,10 @@ class ModFFN(nn.Module):
     def forward(self, states: Tensor, codes: Tensor, noise: Noise | None = None) -> Tensor:
         """States (B, N, D) after the layer, for codes (N, K) or (1, K)."""
         expand, activation, contract = self.ffn
-        branch = self.layer_scale(contract(activation(expand(self.layernorm(states), codes)), codes))
+
+        def branch(select: Select) -> Tensor:
+            return self.layer_scale(contract(activation(expand(self.layernorm(select(states)), codes)), codes))
+
         if self.training and self.drop_path:
-            branch = drop_path(branch, self.drop_path, required(noise))
-        return states + branch
+            return drop_path(states, self.drop_path, required(noise), branch)
+        return states + branch(lambda x: x)

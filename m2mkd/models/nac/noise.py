@@ -1,13 +1,14 @@
 """Every random number of a forward pass, from one explicit object (specification nac.md 11)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Kind = Literal["code", "state", "edge", "drop_path", "gumbel"]
+Select = Callable[[Tensor], Tensor]
 
 
 class Noise(ABC):
@@ -97,7 +98,37 @@ def perturb_codes(codes: Tensor, amplitude: float, noise: Noise) -> Tensor:
     return codes + codes.detach().abs() * (amplitude * (2 * uniform - 1))
 
 
-def drop_path(branch: Tensor, rate: float, noise: Noise) -> Tensor:
-    """Residual branch (B, ...), dropped for a sample with probability ``rate``, else over ``1 - rate`` (specification nac.md 2.3)."""
-    uniform = noise.draw("drop_path", (branch.shape[0],) + (1,) * (branch.dim() - 1), branch)
-    return branch * ((1 - rate + uniform).floor() / (1 - rate))
+def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Select], Tensor]) -> Tensor:
+    """States plus a residual branch that is dropped for a sample with probability ``rate`` (specification nac.md 2.3).
+
+    Parameters
+    ----------
+    states
+        States (B, N, D).
+    rate
+        Probability; a branch that is kept is divided by ``1 - rate``.
+    noise
+        Draws one uniform number for each sample, before the branch is computed.
+    branch
+        The branch (b, N, D), of those b samples that its argument selects from a tensor (B, ...).
+
+    Returns
+    -------
+    Tensor
+        (B, N, D).
+    """
+    uniform = noise.draw("drop_path", (len(states),) + (1,) * (states.dim() - 1), states)
+    kept = (1 - rate + uniform).floor()
+    if not _countable(kept):
+        return states + branch(lambda x: x) * (kept / (1 - rate))
+    # A branch that is dropped has neither value nor gradient, and need not be computed.
+    survivors = kept.flatten().nonzero()[:, 0]
+    if len(survivors) == len(states):
+        return states.add(branch(lambda x: x), alpha=1 / (1 - rate))
+    survived = branch(lambda x: x.index_select(0, survivors))
+    return states.index_add(0, survivors, survived.to(states.dtype), alpha=1 / (1 - rate))
+
+
+def _countable(tensor: Tensor) -> bool:
+    """Whether shapes may depend on values: an accelerator would have to be waited for, and a compiled graph would break."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -15,7 +15,8 @@ class NACModule(nn.Module):
     """What the three kinds have in common: one code (1, K) for all latents, and a state (1, 1, D) for a latent that no token is.
 
     Both are constants, drawn once and kept as buffers, for the module is distilled for them. The released code draws a
-    state for each place in the batch and keeps neither; here the state is one for all samples, so that any batch will do.
+    state for each place in the batch and keeps neither; here the state is one for all samples, so that any batch will do,
+    unless ``places`` asks for more.
 
     Parameters
     ----------
@@ -25,32 +26,39 @@ class NACModule(nn.Module):
         Seed of code and state.
     has_state
         Whether the module has a latent of its own.
+    places
+        States to draw; sample b of a batch takes state b modulo their number.
     """
 
     codes: Tensor
     states: Tensor
 
-    def __init__(self, config: NACConfig, state_seed: int, has_state: bool = True):
+    def __init__(self, config: NACConfig, state_seed: int, has_state: bool = True, places: int = 1):
         super().__init__()
         generator = torch.Generator().manual_seed(state_seed)
         self.register_buffer("codes", torch.randn(1, config.code_dim, generator=generator, device="cpu"))
         if has_state:
-            self.register_buffer("states", torch.randn(1, 1, config.state_dim, generator=generator, device="cpu"))
+            self.register_buffer("states", torch.randn(places, 1, config.state_dim, generator=generator, device="cpu"))
+
+    def initial(self, batch: int) -> Tensor:
+        """Initial states (B, 1, D) of a batch of B samples."""
+        return self.states[torch.arange(batch, device=self.states.device) % len(self.states)]
 
 
 class ReadInModule(NACModule):
     """Read-in for one latent: images to one token of the meta model."""
 
-    def __init__(self, config: NACConfig, image_size: int, stitch_width: int, ffn_layer_scale: float | None, state_seed: int):
-        super().__init__(config, state_seed)
+    def __init__(
+        self, config: NACConfig, image_size: int, stitch_width: int, ffn_layer_scale: float | None, state_seed: int, places: int = 1
+    ):
+        super().__init__(config, state_seed, places=places)
         self.tokenizer = ImageTokenizer(config.tokenizer, config.state_dim, image_size)
         self.read_in = ReadIn(config, self.tokenizer.width, ffn_layer_scale)
         self.post_stitch = nn.Linear(config.state_dim, stitch_width)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Tokens (B, 1, W) of images (B, 3, S, S); it draws nothing."""
-        states = self.states.expand(len(images), -1, -1)
-        return self.post_stitch(self.read_in(states, self.tokenizer(images), self.codes))
+        return self.post_stitch(self.read_in(self.initial(len(images)), self.tokenizer(images), self.codes))
 
 
 class MediatorModule(NACModule):
@@ -71,15 +79,15 @@ class MediatorModule(NACModule):
 class ReadOutModule(NACModule):
     """Read-out for one latent: tokens of the meta model to logits."""
 
-    def __init__(self, config: NACConfig, num_classes: int, stitch_width: int, state_seed: int):
-        super().__init__(config, state_seed)
+    def __init__(self, config: NACConfig, num_classes: int, stitch_width: int, state_seed: int, places: int = 1):
+        super().__init__(config, state_seed, places=places)
         self.pre_stitch = nn.Linear(stitch_width, config.state_dim)
         self.layer = LatentLayer(config, kernel=None, read_out=True)
         self.tokenizer = OutputLatentPooling(config.state_dim, num_classes)
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits (B, classes) of tokens (B, N, W); the Gumbel noise of pooling one latent has no effect."""
-        states = self.states.expand(len(tokens), -1, -1)
+        states = self.initial(len(tokens))
         return self.tokenizer(self.layer(states, self.pre_stitch(tokens), self.codes, self.codes, noise=noise), noise)
 
 
@@ -92,6 +100,7 @@ def build_nac_module(
     stitch_width: int,
     readin_ffn_layer_scale: float | None = None,
     state_seed: int,
+    places: int = 1,
 ) -> NACModule:
     """One module of a NAC, to be distilled alone.
 
@@ -112,6 +121,8 @@ def build_nac_module(
         starts the module at 1e-6.
     state_seed
         Seed of the module's constant code and state.
+    places
+        Number of states, as in :class:`NACModule`; a mediator has none.
 
     Returns
     -------
@@ -126,7 +137,7 @@ def build_nac_module(
     if not 0 <= index < config.modules:
         raise InputError(f"module {index}: a NAC with {config.iterations} iterations has modules 0 to {config.modules - 1}")
     if index == 0:
-        return ReadInModule(config, image_size, stitch_width, readin_ffn_layer_scale, state_seed)
+        return ReadInModule(config, image_size, stitch_width, readin_ffn_layer_scale, state_seed, places)
     if index < config.modules - 1:
         return MediatorModule(config, stitch_width, state_seed)
-    return ReadOutModule(config, num_classes, stitch_width, state_seed)
+    return ReadOutModule(config, num_classes, stitch_width, state_seed, places)

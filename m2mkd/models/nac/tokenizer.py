@@ -1,12 +1,36 @@
 """ConvNeXt tokenizer with a learned positional grid on the channel axis (specification nac.md 3)."""
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerNorm, LayerNorm2d
 from timm.models.convnext import ConvNeXtStage
 from torch import Tensor, nn
 
 from m2mkd.config.models import Tokenizer as TokenizerConfig
 from m2mkd.errors import InputError
+
+
+def resize_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Positional grid (C, h, w) interpolated to (C, *size), bicubic and without aliasing; the same tensor where the size is the same."""
+    if grid.shape[1:] == size:
+        return grid
+    return F.interpolate(grid[None], size, mode="bicubic", antialias=True)[0]
+
+
+def resize_grids(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """State dict whose positional grids have the size of those of ``model``, which was built for another image size.
+
+    The other tensors stay as they are, and ``model`` is not changed.
+    """
+    own = model.state_dict()
+    resized = dict(state)
+    for name, tensor in state.items():
+        if name.endswith("positional_grid") and name in own:
+            height, width = own[name].shape[1:]
+            resized[name] = resize_grid(tensor, (height, width))
+    return resized
 
 
 class Backbone(nn.Sequential):
@@ -84,7 +108,8 @@ class ImageTokenizer(nn.Module):
         self.width = widths[-1] + config.grid_dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens (B, T, width) of images (B, 3, S, S), in row-major order."""
+        """Tokens (B, T, width) of images (B, 3, S, S), in row-major order; the grid is interpolated for images of another size."""
         features = self.backbone(images)
-        grid = self.positional_grid.expand(len(features), -1, -1, -1)
+        height, width = features.shape[2:]
+        grid = resize_grid(self.positional_grid, (height, width)).expand(len(features), -1, -1, -1)
         return torch.cat([features, grid.to(features.dtype)], dim=1).flatten(2).transpose(1, 2)
