@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from m2mkd.config import load
-from m2mkd.config.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, Phase
+from m2mkd.config.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, MeasureHybrid, Phase
 from m2mkd.config.plan import build_study
 from m2mkd.config.study import Run, Study
 from m2mkd.training.curves import Curves
@@ -74,6 +74,9 @@ def measured(config: Phase, top1: float) -> dict:
         return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359, "ood": {data.name: ood for data in config.ood}}
     if isinstance(config, EvaluateTeacher):
         return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+    if isinstance(config, MeasureHybrid):
+        found = {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+        return {"meta": found, "hybrids": {str(index): found for index in range(config.meta.modules)}}
     return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
 
 

@@ -35,12 +35,13 @@ def fetch(
         str | None,
         typer.Option("--from", help="Folder, or http(s) address of one, that holds the source files.", envvar="M2MKD_DATA_SOURCE"),
     ] = None,
+    file: Annotated[str | None, typer.Option(help="Only this one of its files.")] = None,
 ) -> None:
     """Bring the source files of a data set to data/raw, checked; an interrupted download goes on where it broke."""
     from m2mkd.config.load import dataset_named
     from m2mkd.data.fetch import fetch
 
-    fetch(name, dataset_named(name, "data fetch"), origin)
+    fetch(name, dataset_named(name, "data fetch"), origin, file)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """``m2mkd runs``: runs and their keys."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,15 +12,22 @@ app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
 
 
 @app.command(hidden=True)
-def plan(config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")]) -> None:
+def plan(
+    config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")],
+    in_container: Annotated[bool, typer.Option("--in-container", help="Jobs are to run in the image; it must be there.")] = False,
+) -> None:
     """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
     from m2mkd.config.plan import build_study
     from m2mkd.config.runs import as_graph, settle_times
+    from m2mkd.containers.image import for_workflow
+    from m2mkd.files import require_writable
 
     settings = read_settings(None, None, None, config)
     study = build_study(settings)
+    container = for_workflow(settings, study.scale.threads, enter=in_container)
+    require_writable(Path(study.root))
     settle_times(study)
-    typer.echo(json.dumps(as_graph(study, settings)))
+    typer.echo(json.dumps(as_graph(study, settings) | {"container": container}))
 
 
 @app.command("list")

@@ -7,41 +7,46 @@ import typer
 from m2mkd.cli.options import DeviceOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
 
 app = typer.Typer()
+PartialOption = Annotated[bool, typer.Option("--partial", help="Take the runs that are there; claims that need more say which.")]
 track = typer.Typer(no_args_is_help=True, help="Fill the MLflow store.")
 
 
 @app.command()
 def run(
-    run: str,
+    runs: Annotated[list[str], typer.Argument(help="Runs, written phase/key; several only if they are modules of one student.")],
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
 ) -> None:
-    """Compute one run, written phase/key; an interrupted one goes on where it stopped."""
+    """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
     from m2mkd.training.job import execute
     from m2mkd.training.machine import machine_for
 
     study = read_study(scale, experiment, overrides)
-    found = study.find(run)
-    execute(study, found, machine_for(device, workers, found.config.threads), lambda news: typer.echo(news, err=True))
+    found = [study.find(run) for run in runs]
+    execute(study, found, machine_for(device, workers, found[0].config.threads), lambda news: typer.echo(news, err=True))
 
 
 @app.command("compile")
-def compile_(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
-    """Collect the runs of a study into tables."""
+def compile_(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+) -> None:
+    """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.tables import compile_tables
 
-    compile_tables(read_study(scale, experiment, overrides))
+    compile_tables(read_study(scale, experiment, overrides), incomplete=incomplete)
 
 
 @app.command()
-def report(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
-    """Write the report of a study from its tables."""
+def report(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+) -> None:
+    """Write the report of a study from its runs."""
     from m2mkd.results.report import write_report
 
-    write_report(read_study(scale, experiment, overrides))
+    write_report(read_study(scale, experiment, overrides), incomplete=incomplete)
 
 
 @track.command()

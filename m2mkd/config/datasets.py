@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
 
-PREPARE_FORMAT = 1
+PREPARE_FORMAT = 2
 """Version of the packed format; raising it makes every packed set, and every run on it, new."""
 LARGEST_IMAGE = 4096
 """Largest side of an image in pixels; more is a slip of the hand."""

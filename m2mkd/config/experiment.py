@@ -2,12 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
+
+
+class TeacherImports(Config):
+    """Weights of others in the place of what a teacher experiment trains; files that ``m2mkd import`` wrote."""
+
+    meta: str | None = None
+    """Replaces the pre-training of the meta model."""
+    teacher: str | None = None
+    """Replaces incubation, assembly and fine-tuning of the teacher."""
 
 
 class TeacherExperiment(Config):
@@ -21,12 +30,21 @@ class TeacherExperiment(Config):
     """Meta model in ``config/models.yaml``; as many stages as the teacher."""
     data: str
     """Training set, as name@size."""
-    pretrain: str
-    """Recipe of the meta model."""
-    incubate: str
-    """Recipe of each module."""
-    assemble: str
-    """Recipe of the assembled teacher."""
+    pretrain: str | None = None
+    """Recipe of the meta model; needed unless it is imported."""
+    incubate: str | None = None
+    """Recipe of each module; needed unless the teacher is imported."""
+    assemble: str | None = None
+    """Recipe of the assembled teacher; needed unless it is imported."""
+    imports: TeacherImports = TeacherImports()
+    """Weights of others in the place of these phases."""
+
+    @model_validator(mode="after")
+    def _trained_or_imported(self):
+        for name, file in (("pretrain", self.imports.meta), ("incubate", self.imports.teacher), ("assemble", self.imports.teacher)):
+            if getattr(self, name) is None and file is None:
+                raise ValueError(f"{name} is missing; name a recipe, or give imports.{'meta' if name == 'pretrain' else 'teacher'}")
+        return self
 
 
 class Distill(Config):
@@ -38,15 +56,40 @@ class Distill(Config):
     loss: Distillation = Distillation()
 
 
+class VariantImports(Config):
+    """Weights of others in the place of what a variant trains; files that ``m2mkd import`` wrote."""
+
+    modules: tuple[str, ...] | None = None
+    """Replaces m2mKD: the modules, first to last."""
+    student: str | None = None
+    """Replaces the training, so that only measuring is left."""
+
+
 class Variant(Config):
     """One way to train the student."""
 
-    recipe: str
-    """Recipe of the student's end-to-end training."""
+    recipe: str | None = None
+    """Recipe of the student's end-to-end training; needed unless the student is imported."""
     init: Literal["scratch", "modules"] = "scratch"
     """From scratch, or from modules distilled by m2mKD."""
+    load_modules: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
+    """Which modules are distilled and loaded, by number from 0; the others start from scratch."""
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
+    imports: VariantImports = VariantImports()
+    """Weights of others in the place of modules, or of the whole student."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.recipe is None) == (self.imports.student is None):
+            raise ValueError("give either a recipe to train the student by, or imports.student to take it from a file")
+        if self.init == "scratch" and (self.load_modules != "all" or self.imports.modules is not None):
+            raise ValueError("load_modules and imports.modules need init: modules")
+        if self.imports.student is not None and (self.init != "scratch" or self.distillation is not None):
+            raise ValueError("an imported student is not trained; remove init and distillation")
+        if self.load_modules != "all" and (not self.load_modules or list(self.load_modules) != sorted(set(self.load_modules))):
+            raise ValueError("load_modules is all, or numbers in ascending order, each once")
+        return self
 
 
 class StudentExperiment(Config):
@@ -88,6 +131,8 @@ class Probe(Config):
     """Classes in an episode."""
     shots: PositiveInt
     """Training images of each class; validation has three times as many."""
+    episodes: PositiveInt = 1
+    """Episodes over which a replicate's accuracy is averaged, each with classes and images of its own."""
     recipe: str
 
     @model_validator(mode="after")
@@ -121,6 +166,8 @@ class Scale(Config):
     """Seeds of each student; the teacher is shared."""
     replicates_per_job: PositiveInt = 1
     """Seeds that one job trains one after the other; more than one where starting a job costs more than training."""
+    modules_per_job: PositiveInt = 1
+    """Modules of one student that one job distills in lock step, sharing batches and meta model; results and keys do not depend on it."""
     threads: PositiveInt
     """CPU threads of each job. It is part of every key, because sums depend on it in the last bit."""
     data: dict[str, str] = {}
@@ -142,6 +189,10 @@ class Settings(Config):
     """Experiments to run in place of the scale's study; none: the study."""
     overrides: dict = {}
     """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the shape of a scale file."""
+    container: str = "containers/m2mkd-cpu.sif"
+    """Image that jobs run in with ``--use-singularity``: a .sif, ``docker-archive:FILE``, a URL that ends in @sha256:DIGEST; none: the host."""
+    binds: tuple[str, ...] = ()
+    """Folders outside the project that jobs see in the image, as folder, or folder:place[:ro]."""
 
 
 class Catalogue(Config):

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Value
-from m2mkd.config.models import Prior, Student, ViT
+from m2mkd.config.models import Model, Prior, Student, ViT
 from m2mkd.config.recipe import Distillation, Recipe
 
 WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metrics.json", "run.json"
@@ -39,7 +39,7 @@ class Data(Config):
 class Phase(Config):
     """What every run has."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
     COMPUTES: ClassVar[bool] = True
     """Whether it needs torch and a device; moving tensors from file to file does not."""
@@ -53,6 +53,35 @@ class Phase(Config):
     def data_sets(self) -> tuple[Data, ...]:
         """Prepared sets that the run reads."""
         return tuple(value for value in (getattr(self, "data", None),) if value is not None)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Other files that the run reads, whose digests are part of its configuration."""
+        return ()
+
+
+class ImportWeights(Phase):
+    """Weights of others in the place of those that a phase would have trained."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
+    COMPUTES: ClassVar[bool] = False
+    phase: Literal["import_weights"] = "import_weights"
+    model: Model
+    """What is wanted; the file must hold the same."""
+    index: NonNegativeInt | None
+    """Which module of it; none: the whole network."""
+    image_size: PositiveInt
+    classes: PositiveInt
+    stitch_width: PositiveInt | None
+    """Width outside the stitch layers, where there are any."""
+    sha256: str
+    """Of the file."""
+    file: str = Field("", exclude=True)
+    """Where the file lies; its content counts, not its place."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
 
 
 class PretrainMeta(Phase):
@@ -94,6 +123,16 @@ class SplitTeacher(Phase):
     index: NonNegativeInt
 
 
+class MeasureHybrid(Phase):
+    """Accuracy of the meta model with each of the teacher's modules in its place, before any student is taught by them."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
+    phase: Literal["measure_hybrid"] = "measure_hybrid"
+    meta: ViT
+    model: ViT
+    data: Data
+
+
 class DistillModule(Phase):
     """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
 
@@ -118,6 +157,8 @@ class TrainStudent(Phase):
     init: Literal["scratch", "modules"]
     module_data: Data | None
     """Data that the modules were distilled on, where ``init`` is modules; decides which tensors fit."""
+    load_modules: tuple[NonNegativeInt, ...] | None = None
+    """Numbers of the modules that are loaded, in their order; none: all."""
     stitch_width: PositiveInt | None
     """Width of the meta model, where a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
@@ -137,6 +178,8 @@ class TrainProbe(Phase):
     data: Data
     way: PositiveInt
     shots: PositiveInt
+    episodes: PositiveInt = 1
+    """Episodes over which the accuracy is averaged."""
     recipe: Recipe
 
 
@@ -150,6 +193,8 @@ class Evaluate(Phase):
     stitch_width: PositiveInt | None
     data: Data
     ood: tuple[Data, ...]
+    batch_size: PositiveInt | None = None
+    """Global batch that the student was trained with; given only in profile released, where the batches of validation matter."""
 
     @property
     def data_sets(self) -> tuple[Data, ...]:
@@ -163,16 +208,20 @@ class EvaluateTeacher(Phase):
     phase: Literal["evaluate_teacher"] = "evaluate_teacher"
     model: ViT
     data: Data
+    batch_size: PositiveInt | None = None
+    """As in :class:`Evaluate`, of the teacher."""
 
 
 PHASES: dict[str, type[Phase]] = {
     cls.model_fields["phase"].default: cls
     for cls in (
+        ImportWeights,
         PretrainMeta,
         IncubateModule,
         AssembleTeacher,
         SplitTeacher,
         EvaluateTeacher,
+        MeasureHybrid,
         DistillModule,
         TrainStudent,
         TrainProbe,
@@ -182,7 +231,17 @@ PHASES: dict[str, type[Phase]] = {
 """Every phase by name, in the order of the flow."""
 
 AnyPhase = Annotated[
-    PretrainMeta | IncubateModule | AssembleTeacher | SplitTeacher | EvaluateTeacher | DistillModule | TrainStudent | TrainProbe | Evaluate,
+    ImportWeights
+    | PretrainMeta
+    | IncubateModule
+    | AssembleTeacher
+    | SplitTeacher
+    | EvaluateTeacher
+    | MeasureHybrid
+    | DistillModule
+    | TrainStudent
+    | TrainProbe
+    | Evaluate,
     Field(discriminator="phase"),
 ]
 

@@ -1,12 +1,14 @@
 """From experiments and a scale to the graph of runs."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile, switches_for
 from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
 from m2mkd.config.experiment import Catalogue, Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, Variant
+from m2mkd.config.imports import imported_digest
 from m2mkd.config.models import NAC, Model, ViT, VMoE
 from m2mkd.config.phases import (
     AssembleTeacher,
@@ -14,7 +16,9 @@ from m2mkd.config.phases import (
     DistillModule,
     Evaluate,
     EvaluateTeacher,
+    ImportWeights,
     IncubateModule,
+    MeasureHybrid,
     Phase,
     PretrainMeta,
     SplitTeacher,
@@ -60,7 +64,7 @@ def resolve_data(text: str, field: str) -> tuple[Data, Dataset]:
     """
     ref = load.data_ref(text, field)
     dataset = load.datasets()[ref.name]
-    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, dataset.sha256 or dataset.md5 or list(dataset.urls)])
+    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, [file.identity for file in dataset.files]])
     return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset
 
 
@@ -68,6 +72,8 @@ class _Builder:
     def __init__(self, study: Study, scale: Scale, catalogue: Catalogue):
         self.study, self.scale, self.catalogue = study, scale, catalogue
         self.user = ""
+        # Each is asked for by every run of its students; reading it from its file every time would take most of the planning.
+        self.experiment = cache(lambda name: load.experiment(name, scale))
 
     # --- naming -------------------------------------------------------------------------------------------------------
 
@@ -82,7 +88,8 @@ class _Builder:
             raise InputError(f"experiment {self.user}: model '{name}' is a {type(model).__name__}, but a {wanted} is needed here")
         return model
 
-    def recipe(self, name: str) -> Recipe:
+    def recipe(self, name: str | None) -> Recipe:
+        assert name is not None, "the experiment's validation has seen to it"
         if name not in self.catalogue.recipes:
             raise InputError(
                 f"experiment {self.user}: recipe '{name}' is not in config/recipes.yaml; it has {', '.join(sorted(self.catalogue.recipes))}"
@@ -134,7 +141,7 @@ class _Builder:
 
     def add(self, name: str, variant: str | None, profile: Profile) -> None:
         self.user = name
-        experiment = load.experiment(name, self.scale)
+        experiment = self.experiment(name)
         if variant is not None and not (isinstance(experiment, StudentExperiment) and variant in experiment.variants):
             known = ", ".join(experiment.variants) if isinstance(experiment, StudentExperiment) else "none"
             raise InputError(f"experiment {name}: no variant '{variant}'; it has {known}")
@@ -143,7 +150,7 @@ class _Builder:
         elif isinstance(experiment, StudentExperiment):
             for chosen in [variant] if variant else experiment.variants:
                 trained = self.students(experiment, chosen, profile)
-                measured = tuple(self.evaluations(experiment, run, profile) for run in trained)
+                measured = tuple(self.evaluation(experiment, run, profile) for run in trained)
                 self.row(name, chosen, profile, trained, measured)
         else:
             self.add_transfer(name, experiment, profile)
@@ -157,7 +164,7 @@ class _Builder:
 
     def teacher(self, name: str) -> tuple[TeacherExperiment, ViT, ViT]:
         """A teacher experiment with its architecture and that of its meta model."""
-        experiment = load.experiment(name, self.scale)
+        experiment = self.experiment(name)
         if not isinstance(experiment, TeacherExperiment):
             raise InputError(f"experiment {self.user}: teacher '{name}' is a {experiment.kind} experiment; name one of kind teacher")
         model, meta = self.model(experiment.model, ViT), self.model(experiment.meta, ViT)
@@ -169,15 +176,21 @@ class _Builder:
         return experiment, model, meta
 
     def pretrained(self, name: str, profile: Profile) -> str:
-        """Id of the run that pre-trains the meta model."""
+        """Id of the run that pre-trains the meta model, or imports it."""
         experiment, _, meta = self.teacher(name)
-        data, recipe = self.data(experiment.data), self.recipe(experiment.pretrain)
+        data = self.data(experiment.data)
+        if experiment.imports.meta is not None:
+            return self.imported(experiment.imports.meta, f"experiment {name}: imports.meta", profile, meta, data)
+        recipe = self.recipe(experiment.pretrain)
         return self.run(PretrainMeta, profile, meta, {}, model=meta, data=data, recipe=recipe)
 
     def assembled(self, name: str, profile: Profile) -> str:
-        """Id of the run that assembles the teacher from its incubated modules."""
+        """Id of the run that assembles the teacher from its incubated modules, or imports it."""
         experiment, model, meta = self.teacher(name)
-        data, recipe, upstream = self.data(experiment.data), self.recipe(experiment.incubate), {"meta": (self.pretrained(name, profile),)}
+        data = self.data(experiment.data)
+        if experiment.imports.teacher is not None:
+            return self.imported(experiment.imports.teacher, f"experiment {name}: imports.teacher", profile, model, data)
+        recipe, upstream = self.recipe(experiment.incubate), {"meta": (self.pretrained(name, profile),)}
         incubated = tuple(
             self.run(IncubateModule, profile, model, upstream, meta=meta, model=model, index=index, data=data, recipe=recipe)
             for index in range(model.modules)
@@ -190,18 +203,53 @@ class _Builder:
         _, model, _ = self.teacher(name)
         return self.run(SplitTeacher, profile, model, {"teacher": (self.assembled(name, profile),)}, model=model, index=index)
 
+    def hybrids(self, name: str, data: Data, profile: Profile) -> str:
+        """Id of the run that measures the meta model with each of the teacher's modules in its place."""
+        _, model, meta = self.teacher(name)
+        upstream = {"meta": (self.pretrained(name, profile),), "teacher": (self.assembled(name, profile),)}
+        return self.run(MeasureHybrid, profile, model, upstream, meta=meta, model=model, data=data)
+
+    def imported(
+        self,
+        file: str,
+        field: str,
+        profile: Profile,
+        model: Model,
+        data: Data,
+        *,
+        index: int | None = None,
+        stitch_width: int | None = None,
+    ) -> str:
+        """Id of the run that takes the weights of a model, or of one module of it, from a file."""
+        self.check_fit(model, data)
+        return self.run(
+            ImportWeights,
+            profile,
+            model,
+            {},
+            model=model,
+            index=index,
+            image_size=data.image_size,
+            classes=data.classes,
+            stitch_width=stitch_width,
+            sha256=imported_digest(file, field),
+            file=file,
+        )
+
     def add_teacher(self, name: str, profile: Profile) -> None:
         experiment, model, _ = self.teacher(name)
         assembled = self.assembled(name, profile)
         for index in range(model.modules):
             self.split(name, index, profile)
-        measured = self.run(EvaluateTeacher, profile, model, {"teacher": (assembled,)}, model=model, data=self.data(experiment.data))
+        batch = self.recipe(experiment.assemble).batch_size if profile == "released" and not experiment.imports.teacher else None
+        data = self.data(experiment.data)
+        measured = self.run(EvaluateTeacher, profile, model, {"teacher": (assembled,)}, model=model, data=data, batch_size=batch)
         self.row(name, "teacher", profile, [assembled], [measured])
 
     # --- students -----------------------------------------------------------------------------------------------------
 
-    def modules(self, experiment: StudentExperiment, replicates: tuple[int, ...], profile: Profile) -> tuple[str, ...]:
-        """Ids of the distilled modules, first to last."""
+    def modules(self, experiment: StudentExperiment, variant: str, replicates: tuple[int, ...], profile: Profile) -> tuple[str, ...]:
+        """Ids of the distilled or imported modules that a variant loads, in their order."""
         teacher, teacher_model, meta = self.teacher(experiment.teacher)
         student = self.model(experiment.model, VMoE, NAC)
         if student.modules != teacher_model.modules:
@@ -214,11 +262,24 @@ class _Builder:
             raise InputError(
                 f"experiment {self.user}: a V-MoE takes positions and head from its modules, so distill.data must be the student's data"
             )
+        how = experiment.variants[variant]
+        indices = range(student.modules) if how.load_modules == "all" else how.load_modules
+        if max(indices) >= student.modules:
+            raise InputError(
+                f"experiment {self.user}: variants.{variant}.load_modules: student '{experiment.model}' has modules 0 to "
+                f"{student.modules - 1}, not {max(indices)}"
+            )
+        if how.imports.modules is not None:
+            return self.imported_modules(experiment, variant, list(indices), profile)
         upstream = {"meta": (self.pretrained(experiment.teacher, profile),)}
+        splits = []
+        if loss.kind != "none":
+            self.hybrids(experiment.teacher, data, profile)
+            splits = [self.split(experiment.teacher, index, profile) for index in range(student.modules)]
         ids = []
-        for index in range(student.modules):
-            if loss.kind != "none":
-                upstream["teacher_module"] = (self.split(experiment.teacher, index, profile),)
+        for index in indices:
+            if splits:
+                upstream["teacher_module"] = (splits[index],)
             ids.append(
                 self.run(
                     DistillModule,
@@ -238,18 +299,36 @@ class _Builder:
             )
         return tuple(ids)
 
+    def imported_modules(self, experiment: StudentExperiment, variant: str, indices: list[int], profile: Profile) -> tuple[str, ...]:
+        """Ids of the runs that take the modules of a variant from files."""
+        student, data = self.model(experiment.model, VMoE, NAC), self.data(experiment.distill.data)
+        files = experiment.variants[variant].imports.modules or ()
+        where = f"experiment {self.user}: variants.{variant}.imports.modules"
+        if len(files) != len(indices):
+            raise InputError(f"{where}: {len(files)} files, but modules {', '.join(map(str, indices))} are loaded; give one for each")
+        width = self.teacher(experiment.teacher)[2].width
+        return tuple(
+            self.imported(file, where, profile, student, data, index=index, stitch_width=width)
+            for index, file in zip(indices, files, strict=True)
+        )
+
     def students(self, experiment: StudentExperiment, variant: str, profile: Profile) -> tuple[str, ...]:
-        """Ids of the runs that train one variant, one a batch of replicates."""
+        """Ids of the runs that train one variant, one a batch of replicates; of the one that imports it, where it is imported."""
         how: Variant = experiment.variants[variant]
         student = self.model(experiment.model, VMoE, NAC)
         if isinstance(student, NAC) != (experiment.prior is not None):
             raise InputError(f"experiment {self.user}: prior is {experiment.prior}, but a NAC needs one and a V-MoE has none")
         _, teacher, meta = self.teacher(experiment.teacher)
+        stitch_width = meta.width if isinstance(student, VMoE) and student.stitch == "kept" else None
+        if how.imports.student is not None:
+            where = f"experiment {self.user}: variants.{variant}.imports.student"
+            data = self.data(experiment.data)
+            return (self.imported(how.imports.student, where, profile, student, data, stitch_width=stitch_width),)
         runs = []
         for replicates in self.batches():
             upstream = {}
             if how.init == "modules":
-                upstream["modules"] = self.modules(experiment, replicates, profile)
+                upstream["modules"] = self.modules(experiment, variant, replicates, profile)
             if how.distillation is not None:
                 upstream["teacher"] = (self.assembled(experiment.teacher, profile),)
             runs.append(
@@ -265,7 +344,8 @@ class _Builder:
                     recipe=self.recipe(how.recipe),
                     init=how.init,
                     module_data=self.data(experiment.distill.data) if how.init == "modules" else None,
-                    stitch_width=meta.width if isinstance(student, VMoE) and student.stitch == "kept" else None,
+                    load_modules=None if how.load_modules == "all" else how.load_modules,
+                    stitch_width=stitch_width,
                     distillation=how.distillation,
                     teacher=teacher if how.distillation else None,
                     replicates=replicates,
@@ -273,26 +353,32 @@ class _Builder:
             )
         return tuple(runs)
 
-    def evaluations(self, experiment: StudentExperiment, trained: str, profile: Profile) -> str:
+    def seeds(self, trained: str) -> list[tuple[int, ...]]:
+        """Batches of replicates in which a student is measured: those it was trained in, or all where one was imported."""
         config = self.study.runs[trained].config
-        assert isinstance(config, TrainStudent)
+        return list(self.batches()) if isinstance(config, ImportWeights) else [config.replicates]
+
+    def evaluation(self, experiment: StudentExperiment, trained: str, profile: Profile) -> str:
+        config, data, student = self.study.runs[trained].config, self.data(experiment.data), self.model(experiment.model, VMoE, NAC)
+        assert isinstance(config, TrainStudent | ImportWeights)
         ood = tuple(self.data(name) for name in experiment.ood)
-        for data in ood:
-            if data.image_size != config.data.image_size:
+        for other in ood:
+            if other.image_size != data.image_size:
                 raise InputError(
-                    f"experiment {self.user}: ood: {data} has another image size than the student's data {config.data}; make them equal"
+                    f"experiment {self.user}: ood: {other} has another image size than the student's data {data}; make them equal"
                 )
         return self.run(
             Evaluate,
             profile,
-            config.student,
+            student,
             {"student": (trained,)},
-            student=config.student,
-            prior=config.prior,
+            student=student,
+            prior=experiment.prior,
             stitch_width=config.stitch_width,
-            data=config.data,
+            data=data,
             ood=ood,
-            replicates=config.replicates,
+            batch_size=config.recipe.batch_size if profile == "released" and isinstance(config, TrainStudent) else None,
+            replicates=self.seeds(trained)[0],
         )
 
     # --- transfer -----------------------------------------------------------------------------------------------------
@@ -300,34 +386,37 @@ class _Builder:
     def add_transfer(self, name: str, transfer: TransferExperiment, profile: Profile) -> None:
         for selector in transfer.students:
             source, _, variant = selector.partition("/")
-            experiment = load.experiment(source, self.scale)
+            experiment = self.experiment(source)
             if not isinstance(experiment, StudentExperiment) or variant not in experiment.variants:
                 raise InputError(
                     f"experiment {name}: students: '{selector}' is not the variant of a student experiment; write experiment/variant"
                 )
             trained = self.students(experiment, variant, profile)
             if transfer.probe is None:
-                measured = tuple(self.evaluations(experiment, run, profile) for run in trained)
+                measured = tuple(self.evaluation(experiment, run, profile) for run in trained)
             else:
-                measured = tuple(self.probe(transfer, run, profile) for run in trained)
+                measured = tuple(self.probe(transfer, experiment, run, seeds, profile) for run in trained for seeds in self.seeds(run))
             self.row(name, selector, profile, trained, measured)
 
-    def probe(self, transfer: TransferExperiment, trained: str, profile: Profile) -> str:
-        config, probe = self.study.runs[trained].config, transfer.probe
-        assert isinstance(config, TrainStudent) and probe is not None
+    def probe(
+        self, transfer: TransferExperiment, experiment: StudentExperiment, trained: str, seeds: tuple[int, ...], profile: Profile
+    ) -> str:
+        config, probe, student = self.study.runs[trained].config, transfer.probe, self.model(experiment.model, VMoE, NAC)
+        assert isinstance(config, TrainStudent | ImportWeights) and probe is not None
         return self.run(
             TrainProbe,
             profile,
-            config.student,
+            student,
             {"student": (trained,)},
-            student=config.student,
-            prior=config.prior,
-            student_data=config.data,
+            student=student,
+            prior=experiment.prior,
+            student_data=self.data(experiment.data),
             stitch_width=config.stitch_width,
             data=self.data(probe.data),
             published_data=probe.data,
             way=probe.way,
             shots=probe.shots,
+            episodes=probe.episodes,
             recipe=self.recipe(probe.recipe),
-            replicates=config.replicates,
+            replicates=seeds,
         )

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from m2mkd.config.datasets import SourceFile
 from m2mkd.config.experiment import Settings
-from m2mkd.config.load import as_assignments
-from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent
+from m2mkd.config.load import as_assignments, datasets
+from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent, digest
 from m2mkd.config.study import Run, Study
 
 SETTLED = 1_708_905_600.0
@@ -34,8 +35,9 @@ def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
     -------
     dict
         ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``phases`` (for each the
-        names of a run's outputs relative to its folder), ``runs`` (for each id its input files and experiments), ``data`` (folder of each
-        prepared set by name@size).
+        names of a run's outputs relative to its folder), ``runs`` (for each id its input files, those of them whose age does not matter,
+        and experiments), ``groups`` (by the key of the first, runs that one job computes together), ``data`` (name@size of each prepared
+        by its folder), ``raw`` (source files that each of them is made from).
     """
     data = {item.folder: f"{item.name}@{item.image_size}" for run in study.runs.values() for item in run.config.data_sets}
     return {
@@ -44,9 +46,20 @@ def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
         "threads": study.scale.threads,
         "study": study.key,
         "phases": {name: _outputs(study, cls) for name, cls in PHASES.items()},
-        "runs": {run.id: {"inputs": _inputs(study, run), "experiments": sorted(run.users)} for run in study.runs.values()},
+        "runs": {
+            run.id: {"inputs": _inputs(study, run), "ancient": _foreign(study, run), "experiments": sorted(run.users)}
+            for run in study.runs.values()
+        },
+        "groups": {members[0].key: [run.id for run in members] for members in module_groups(study)},
         "data": data,
+        "raw": {name: [f"data/raw/{file.name}" for file in _fetched(name)] for name in sorted(set(data.values()))},
     }
+
+
+def _fetched(data: str) -> tuple[SourceFile, ...]:
+    """Source files of a prepared set; the digits come along with a package."""
+    dataset = datasets()[data.partition("@")[0]]
+    return () if dataset.layout.startswith("digits") else dataset.files
 
 
 def _outputs(study: Study, phase: type[Phase]) -> list[str]:
@@ -60,6 +73,30 @@ def _inputs(study: Study, run: Run) -> list[str]:
     return manifests + [
         output for parent in upstream for slot in range(len(parent.config.replicates)) for output in study.outputs(parent, slot)
     ]
+
+
+def _foreign(study: Study, run: Run) -> list[str]:
+    """Files of others, whose digests are in the key. One among this scale's results is left out: Snakemake would want to make it."""
+    return [file for file in run.config.files if not Path(file).resolve().is_relative_to(Path(study.root).resolve())]
+
+
+def module_groups(study: Study) -> list[list[Run]]:
+    """Unfinished modules that one job distills in lock step, as many of one student as the scale's ``modules_per_job``.
+
+    Finished ones are left out, so that a module whose input was lost is redone alone.
+    """
+    students: dict[str, list[Run]] = {}
+    for run in study.runs.values():
+        if isinstance(run.config, DistillModule):
+            student = digest([run.config.model_dump(mode="json", exclude={"index"}), run.upstream["meta"]])
+            students.setdefault(student, []).append(run)
+    groups = []
+    for modules in students.values():
+        modules.sort(key=lambda run: run.config.index)  # type: ignore[attr-defined]
+        for first in range(0, len(modules), study.scale.modules_per_job):
+            pending = [run for run in modules[first : first + study.scale.modules_per_job] if not is_done(study, run)]
+            groups += [pending] if len(pending) > 1 else []
+    return groups
 
 
 def settle_times(study: Study) -> None:
@@ -99,7 +136,7 @@ def describe(run: Run) -> str:
     config: Any = run.config
     parts = [getattr(config, "student", None) or getattr(config, "model", None)]
     words = [parts[0].family] if parts[0] is not None else []
-    if hasattr(config, "index"):
+    if getattr(config, "index", None) is not None:
         words.append(f"module {config.index}")
     for name in ("prior", "init"):
         if getattr(config, name, None):

@@ -31,7 +31,7 @@ def raw_file(source: SourceFile) -> Path:
     return RAW / source.name
 
 
-def fetch(name: str, dataset: Dataset, origin: str | None = None, pause: float = PAUSE) -> None:
+def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
     """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
 
     Parameters
@@ -40,6 +40,8 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, pause: float =
         Entry of ``config/datasets.yaml``.
     origin
         Folder (path, ``file:`` or ``http(s):``) that holds the files, in place of the registered sources.
+    only
+        Name of the one file that is wanted; none: all of them.
     pause
         Seconds before a dropped connection is taken up again.
 
@@ -48,7 +50,10 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, pause: float =
     InputError
         If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
     """
-    for source in dataset.files:
+    wanted = [source for source in dataset.files if only in (None, source.name)]
+    if only is not None and not wanted:
+        raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.files)}")
+    for source in wanted:
         target = raw_file(source)
         if target.is_file():
             check(target, source, name)

@@ -12,6 +12,35 @@ from m2mkd.models.vit import StagedTransformer
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+class SharedPrefix(nn.Module):
+    """The first stages of a meta model, run once for several hybrids that get the same batch one after the other.
+
+    Hybrids in ascending order of their modules go on from where the last one stood, so that each stage runs once a batch. A
+    batch is recognised by being the same tensor; nobody may change it, or the weights, in between.
+
+    Parameters
+    ----------
+    meta
+        Meta model; frozen in place.
+    """
+
+    def __init__(self, meta: StagedTransformer) -> None:
+        super().__init__()
+        self.stages = freeze(meta.stages)
+        self._images: Tensor | None = None
+        self._output: Tensor | None = None
+        self._done = 0
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, count: int) -> Tensor:
+        """Output of the first ``count`` stages, without a graph: tokens (B, N, d), or the images (B, 3, H, W) themselves after none."""
+        if images is not self._images or self._output is None or count < self._done:
+            self._images, self._output, self._done = images, images, 0
+        self._output = _run(self.stages[self._done : count], self._output)
+        self._done = count
+        return self._output
+
+
 class HybridLogits(NamedTuple):
     """Logits (B, C) of the two hybrid networks; the teacher's carry no graph, and are None without a teacher."""
 
@@ -36,6 +65,8 @@ class DistillationHybrid(nn.Module):
         after (logits if last).
     teacher
         The teacher's stage ``index``, frozen in place; None where no teacher is asked.
+    shared
+        Prefix of the same meta model that other hybrids use too; None: this one runs its own.
 
     Raises
     ------
@@ -43,9 +74,17 @@ class DistillationHybrid(nn.Module):
         If the meta model has no such module.
     """
 
-    def __init__(self, meta: StagedTransformer, index: int, student: nn.Module, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        meta: StagedTransformer,
+        index: int,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        shared: SharedPrefix | None = None,
+    ) -> None:
         super().__init__()
         _check_index(meta, index)
+        self.shared = shared
         self.prefix = freeze(nn.ModuleList(meta.stages[:index]))
         self.suffix = freeze(nn.ModuleList(meta.stages[index + 1 :]))
         self.teacher = None if teacher is None else freeze(teacher)
@@ -61,21 +100,24 @@ class DistillationHybrid(nn.Module):
         **student_inputs
             Passed on to the student module.
         """
+        x = self._before(images)
         with torch.no_grad():
-            x = _run(self.prefix, images)
             teacher = None if self.teacher is None else _run(self.suffix, self.teacher(x))
         return HybridLogits(_run(self.suffix, self.student(x, **student_inputs)), teacher)
 
     def student_logits(self, images: Tensor, **student_inputs: Any) -> Tensor:
         """Logits (B, C) of the student's hybrid network alone, for validation; arguments as in `forward`."""
-        with torch.no_grad():
-            x = _run(self.prefix, images)
-        return _run(self.suffix, self.student(x, **student_inputs))
+        return _run(self.suffix, self.student(self._before(images), **student_inputs))
+
+    @torch.no_grad()
+    def _before(self, images: Tensor) -> Tensor:
+        """What reaches the module."""
+        return _run(self.prefix, images) if self.shared is None else self.shared(images, len(self.prefix))
 
     def train(self, mode: bool = True) -> Self:
         """Switch the student module between training and evaluation mode; the frozen parts stay in the latter."""
         super().train(mode)
-        for frozen in (self.prefix, self.suffix, self.teacher):
+        for frozen in (self.prefix, self.suffix, self.teacher, self.shared):
             if frozen is not None:
                 frozen.eval()
         return self

@@ -1,10 +1,12 @@
 """Distilled modules into a whole NAC (specification nac.md 15)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from m2mkd.distill.transfer import check_indices
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 
@@ -12,6 +14,8 @@ DROPPED = ("pre_stitch.", "post_stitch.", "codes", "states")
 UNTRAINED = ("input_latents.", "mediator_latents.", "output_latents.", "latent_seeder.")
 GEOMETRY = ("input_tokenizer.positional_grid", "output_tokenizer.")
 """Tensors whose shape or meaning depends on image size and classes."""
+SCORER = ("output_tokenizer.confidence_scorer.",)
+"""Loaded as released, though the module, which pools a single latent, cannot train it: it only decays (nac.md finding 21)."""
 
 
 def _prefixes(index: int, modules: int) -> dict[str, str]:
@@ -37,7 +41,14 @@ def _circuit_names(index: int, modules: int, module: Mapping[str, Tensor]) -> di
     return renamed
 
 
-def transfer_modules(nac: NAC, modules: Sequence[Mapping[str, Tensor]], *, same_geometry: bool) -> list[str]:
+def transfer_modules(
+    nac: NAC,
+    modules: Sequence[Mapping[str, Tensor]],
+    *,
+    same_geometry: bool,
+    scorer: Literal["loaded", "fresh"] = "loaded",
+    only: Sequence[int] | None = None,
+) -> list[str]:
     """Copy distilled modules into a circuit, in place.
 
     What a module has for itself alone - stitch layers, code and state - is dropped.
@@ -47,16 +58,21 @@ def transfer_modules(nac: NAC, modules: Sequence[Mapping[str, Tensor]], *, same_
     nac
         Circuit with L propagators, initialised.
     modules
-        State dicts of the L + 2 modules: read-in, mediators, read-out.
+        State dicts of the L + 2 modules: read-in, mediators, read-out; or of those in ``only``, in its order.
     same_geometry
         Whether the modules were distilled at the circuit's image size and classes. Otherwise the positional grid and the
         pooling head stay as they are too.
+    scorer
+        Whether the pooling's confidence scorer is ``loaded`` with the head or stays ``fresh``.
+    only
+        Numbers of the modules that are loaded, which for mediators is layer by layer; the parts of the others stay as they are.
+        None: all.
 
     Returns
     -------
     list of str
         Names of the tensors left at their initialisation: signatures, codes, seeder and bandwidths, and those of
-        ``same_geometry``.
+        ``same_geometry``, ``scorer`` and ``only``.
 
     Raises
     ------
@@ -64,14 +80,19 @@ def transfer_modules(nac: NAC, modules: Sequence[Mapping[str, Tensor]], *, same_
         If a module, a tensor or a shape does not fit; the circuit is then unchanged.
     """
     own = nac.state_dict()
-    if len(modules) != nac.config.modules:
-        raise InputError(f"{len(modules)} modules given, but a NAC with {nac.config.iterations} iterations has {nac.config.modules}")
+    count = nac.config.modules
+    indices = range(count) if only is None else only
+    chosen = check_indices(indices, count)
+    if len(modules) != len(indices):
+        of = f"a NAC with {nac.config.iterations} iterations has {count}" if only is None else f"modules {list(only)} are to be loaded"
+        raise InputError(f"{len(modules)} modules given, but {of}")
 
     loaded: dict[str, Tensor] = {}
-    for index, module in enumerate(modules):
-        loaded |= _circuit_names(index, len(modules), module)
-    if not same_geometry:
-        loaded = {name: tensor for name, tensor in loaded.items() if not name.startswith(GEOMETRY)}
+    for index, module in zip(indices, modules, strict=True):
+        loaded |= _circuit_names(index, count, module)
+    absent = tuple(prefix for index in range(count) if index not in chosen for prefix in _prefixes(index, count).values())
+    skipped = (() if same_geometry else GEOMETRY) + (SCORER if scorer == "fresh" else ()) + absent
+    loaded = {name: tensor for name, tensor in loaded.items() if not name.startswith(skipped)}
 
     for name, tensor in loaded.items():
         if name not in own:
@@ -80,9 +101,8 @@ def transfer_modules(nac: NAC, modules: Sequence[Mapping[str, Tensor]], *, same_
             shapes = f"the module has shape {tuple(tensor.shape)}, the NAC {tuple(own[name].shape)}"
             raise InputError(f"{name}: {shapes}; distill modules of the same sizes")
 
-    kept = UNTRAINED if same_geometry else UNTRAINED + GEOMETRY
     left = [name for name in own if name not in loaded]
-    expected = {name for name in own if name.startswith(kept) or name.endswith(".kernel.bandwidth")}
+    expected = {name for name in own if name.startswith(UNTRAINED + skipped) or name.endswith(".kernel.bandwidth")}
     if wrong := sorted(expected.symmetric_difference(left)):
         fault = "lack" if wrong[0] in left else "hold"
         shape = tuple(own[wrong[0]].shape)

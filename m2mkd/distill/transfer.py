@@ -13,7 +13,7 @@ StateDict = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=StagedTransformer)
 
 
-def assemble(modules: Mapping[int, StateDict], network: NetworkT) -> NetworkT:
+def assemble(modules: Mapping[int, StateDict], network: NetworkT, only: Collection[int] | None = None) -> NetworkT:
     """Load modules that were trained apart into the stages of a network, in place.
 
     Stitch tensors are dropped where the network is a V-MoE with ``stitch: dropped``, and then must be there; nothing
@@ -25,6 +25,8 @@ def assemble(modules: Mapping[int, StateDict], network: NetworkT) -> NetworkT:
         State of each module by its number, stage-local names (specification vmoe.md 3.2).
     network
         V-MoE, or staged ViT.
+    only
+        Stages that are loaded, the others keep their initial weights; None: every one.
 
     Returns
     -------
@@ -37,13 +39,26 @@ def assemble(modules: Mapping[int, StateDict], network: NetworkT) -> NetworkT:
         If a module or a tensor is missing, left over, or of another shape.
     """
     count = len(network.stages)
-    if set(modules) != set(range(count)):
-        raise InputError(f"got modules {sorted(modules)} for a network of modules 0 to {count - 1}; give each exactly once")
+    wanted = check_indices(range(count) if only is None else only, count)
+    if set(modules) != wanted:
+        what = f"a network of modules 0 to {count - 1}" if only is None else f"modules {sorted(wanted)} of a network"
+        raise InputError(f"got modules {sorted(modules)} for {what}; give each exactly once")
     drops_stitch = isinstance(network, VMoE) and network.config.stitch == "dropped"
     for index, stage in enumerate(network.stages):
         dropped = stitch_tensors(index, count) if drops_stitch else ()
-        load_strictly(stage, modules[index], f"module {index}", dropped=dropped)
+        if index in wanted:
+            load_strictly(stage, modules[index], f"module {index}", dropped=dropped)
     return network
+
+
+def check_indices(indices: Collection[int], count: int) -> set[int]:
+    """Module numbers as a set; raises `InputError` where one of them is not from 0 to ``count`` - 1, or stands twice."""
+    found = set(indices)
+    if wrong := sorted(found - set(range(count))):
+        raise InputError(f"module {wrong[0]} does not exist: this network has modules 0 to {count - 1}")
+    if len(found) < len(indices):
+        raise InputError(f"modules {list(indices)}: one stands twice; give each once")
+    return found
 
 
 def load_strictly(module: nn.Module, state: StateDict, name: str, *, dropped: Collection[str] = ()) -> None:
@@ -66,6 +81,12 @@ def load_strictly(module: nn.Module, state: StateDict, name: str, *, dropped: Co
         If a tensor is missing, left over, or of another shape; the module is then as it was.
     """
     expected = module.state_dict()
+    check_state(expected, state, name, dropped=dropped)
+    module.load_state_dict({key: state[key] for key in expected})
+
+
+def check_state(expected: StateDict, state: StateDict, name: str, *, dropped: Collection[str] = ()) -> None:
+    """Raise `InputError` unless a state has the expected tensors in their shapes, and beside them only ``dropped``; see `load_strictly`."""
     if missing := sorted((expected.keys() | set(dropped)) - state.keys()):
         raise InputError(f"{name} lacks {_listed(missing)}; train it with the configuration that loads it")
     if surplus := sorted(state.keys() - expected.keys() - set(dropped)):
@@ -75,7 +96,6 @@ def load_strictly(module: nn.Module, state: StateDict, name: str, *, dropped: Co
             raise InputError(
                 f"{name}: {key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}; use the same widths, image size and classes"
             )
-    module.load_state_dict({key: state[key] for key in expected})
 
 
 def stitch_tensors(index: int, count: int) -> frozenset[str]:

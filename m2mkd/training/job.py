@@ -1,4 +1,4 @@
-"""One job: a run with all its replicates, from the lock on its work folder to the publication of its outputs."""
+"""One job: a run, or several modules of one student, with all replicates, from the lock on the work folders to the published outputs."""
 
 import importlib
 import json
@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from m2mkd.config.phases import METRICS, RECORD, Phase
 from m2mkd.config.study import Run, Study
+from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
 from m2mkd.training.machine import Machine
@@ -49,7 +51,7 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callable[[str], object]) -> None:
+def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], say: Callable[[str], object]) -> None:
     """Compute every replicate of a run and publish the outputs of all of them at the end.
 
     Finished replicates wait in the work folder, so that an interruption costs no more than the steps since the last
@@ -58,41 +60,70 @@ def execute(study: Study, run: Run, machine: Callable[[], Machine], say: Callabl
     Parameters
     ----------
     study
-        The graph that the run belongs to.
-    run
-        What to compute.
+        The graph that the runs belong to.
+    runs
+        What to compute: one run, or several modules of one student, which then train in lock step.
     machine
         Gives the device; called only if a tensor is to be computed.
     say
         Told what is going on.
+
+    Raises
+    ------
+    InputError
+        If the runs are not modules of one student.
     """
-    phase = importlib.import_module(f"m2mkd.training.phases.{run.phase}")
-    work = Path(study.root) / "work" / run.id
-    with exclusive(work, "snakemake", say):
-        if run.config.COMPUTES:
+    check_together(runs)
+    phase = importlib.import_module(f"m2mkd.training.phases.{runs[0].phase}")
+    work = {run.id: Path(study.root) / "work" / run.id for run in runs}
+    with ExitStack() as locks:
+        for run_id in sorted(work):  # always in the same order, so that two jobs cannot wait for each other
+            locks.enter_context(exclusive(work[run_id], "snakemake", say))
+        if runs[0].config.COMPUTES:
             machine()  # before anything else, for it fixes the number of threads
-        for slot, replicate in enumerate(run.config.replicates):
-            folder = work / str(slot)
-            if (folder / RECORD).is_file():
-                continue
-            upstream = {
-                role: tuple(Path(study.folder(id_)) / str(study.slot_of(study.runs[id_], slot)) for id_ in ids)
-                for role, ids in run.upstream.items()
-            }
+        for slot in range(len(runs[0].config.replicates)):
+            pending = [run for run in runs if not (work[run.id] / str(slot) / RECORD).is_file()]
+            jobs = [job_of(study, run, slot, work[run.id] / str(slot), machine) for run in pending]
             started = time.time()
-            job = Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
-            record_outputs(run, slot, folder, phase.run(job), started)
-        for slot in range(len(run.config.replicates)):
-            for output in study.outputs(run, slot):
-                publish(work / str(slot) / Path(output).name, Path(output))
-        # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
-        done = work.with_name(f".{work.name}.done")
-        shutil.rmtree(done, ignore_errors=True)
-        shutil.rmtree(work.rename(done))
+            outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
+            for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
+                record_outputs(run, slot, job.work, outcome, started, len(jobs))
+        for run in runs:
+            for slot in range(len(run.config.replicates)):
+                for output in study.outputs(run, slot):
+                    publish(work[run.id] / str(slot) / Path(output).name, Path(output))
+        for folder in work.values():
+            # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
+            done = folder.with_name(f".{folder.name}.done")
+            shutil.rmtree(done, ignore_errors=True)
+            shutil.rmtree(folder.rename(done))
 
 
-def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float) -> None:
-    """Write the outputs of one replicate; its record comes last and marks it as finished."""
+def check_together(runs: Sequence[Run]) -> None:
+    """Raise `InputError` unless the runs can be computed in one job."""
+    students = [(run.config.model_dump(exclude={"index"}), run.upstream.get("meta")) for run in runs]
+    of_one = runs[0].phase == "distill_module" and all(student == students[0] for student in students)
+    if len(runs) > 1 and (not of_one or len({run.id for run in runs}) < len(runs)):
+        names = " ".join(run.id for run in runs)
+        raise InputError(f"{names}: not different modules of one student; compute each with a command of its own")
+
+
+def job_of(study: Study, run: Run, slot: int, folder: Path, machine: Callable[[], Machine]) -> Job[Any]:
+    """One replicate of a run as its phase sees it."""
+
+    def folder_of(run_id: str) -> Path:
+        return Path(study.folder(run_id)) / str(study.slot_of(study.runs[run_id], slot))
+
+    upstream = {role: tuple(folder_of(run_id) for run_id in ids) for role, ids in run.upstream.items()}
+    replicate = run.config.replicates[slot]
+    return Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
+
+
+def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1) -> None:
+    """Write the outputs of one replicate; its record comes last and marks it as finished.
+
+    Of the time since ``started`` it notes its share, where as many as ``together`` were computed at once.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [name for name in run.config.OUTPUTS if name != RECORD]
     if outcome.weights is not None:
@@ -111,7 +142,7 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "seconds": time.time() - started},
+            "provenance": provenance() | {"started": started, "seconds": (time.time() - started) / together},
         },
     )
 

@@ -1,6 +1,7 @@
-"""What a person sees of a training: a live bar on a terminal, one line an epoch elsewhere."""
+"""What a person sees of a training: live bars on a terminal, one line an epoch elsewhere."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from rich.console import Console
@@ -8,10 +9,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingProgress(AbstractContextManager):
-    """Epochs and the last measurements of one training."""
+    """Epochs and the last measurements of one or more trainings.
 
-    def __init__(self, title: str, epochs: int, done: int = 0):
-        self.title, self.epochs = title, epochs
+    Parameters
+    ----------
+    epochs
+        Epochs of each training.
+    done
+        Epochs that each has behind it, by its title.
+    """
+
+    def __init__(self, epochs: int, done: Mapping[str, int]):
+        self.epochs = epochs
         self.console = Console(file=sys.stderr)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -22,7 +31,7 @@ class TrainingProgress(AbstractContextManager):
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task(title, total=epochs, completed=done, news="")
+        self.tasks = {title: self.bar.add_task(title, total=epochs, completed=count, news="") for title, count in done.items()}
 
     def __enter__(self):
         self.bar.start()
@@ -31,10 +40,10 @@ class TrainingProgress(AbstractContextManager):
     def __exit__(self, *_):
         self.bar.stop()
 
-    def epoch(self, epoch: int, measured: dict[str, float]) -> None:
-        """Show that ``epoch`` (from 0) has ended."""
+    def epoch(self, title: str, epoch: int, measured: Mapping[str, float]) -> None:
+        """Show that ``epoch`` (from 0) of a training has ended."""
         news = "  ".join(f"{name} {value:.4g}" for name, value in measured.items() if name not in ("epoch", "step"))
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=epoch + 1, news=news)
+            self.bar.update(self.tasks[title], completed=epoch + 1, news=news)
         else:
-            self.console.print(f"{self.title}  epoch {epoch + 1}/{self.epochs}  {news}", highlight=False, soft_wrap=True)
+            self.console.print(f"{title}  epoch {epoch + 1}/{self.epochs}  {news}", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Weights for people and for the next phase: safetensors, with the run they come from in the header."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,30 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     from safetensors.torch import load_file
 
     return load_file(checked_weights(folder))
+
+
+def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, dict[str, Tensor]]":
+    """Read modules that runs published, each by its number.
+
+    Parameters
+    ----------
+    folders
+        Where they lie.
+    indices
+        Number of the module that each is to be.
+
+    Raises
+    ------
+    InputError
+        If one is absent or damaged, or by its own record another module than the one whose place it has.
+    """
+    modules = {}
+    for folder, index in zip(folders, indices, strict=True):
+        modules[index] = load_weights(folder)
+        found = json.loads((folder / RECORD).read_text())["config"].get("index")
+        if found != index:
+            raise InputError(f"{folder}: holds module {found}, but module {index} is wanted in this place; remove {folder.parent}")
+    return modules
 
 
 def checked_weights(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from m2mkd.config.models import ViT
 from m2mkd.config.models import VMoE as VMoEConfig
-from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid, freeze
+from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid, SharedPrefix, freeze
 from m2mkd.distill.transfer import assemble, load_strictly, stitch_tensors
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT, build_stage, incubation_config
@@ -63,6 +63,30 @@ def test_frozen_parts_stay_in_evaluation_mode(images):
     assert hybrid.student.training
     assert not any(module.training for part in (hybrid.prefix, hybrid.suffix, hybrid.teacher) for module in part.modules())
     assert torch.equal(hybrid(images).teacher, hybrid(images).teacher)
+
+
+def test_a_shared_prefix_is_the_prefix_of_each_in_any_order(images):
+    meta = StagedViT(META, **SIZES)
+    students = [build_vmoe_module(STUDENT, index, stitch_width=16, **SIZES).eval() for index in range(3)]
+    teachers = [build_stage(TEACHER, index, **SIZES) for index in range(3)]
+    shared = SharedPrefix(meta)
+    other = torch.randn(4, 3, 8, 8)
+    for batch, index in [(images, 0), (images, 1), (images, 2), (images, 1), (other, 2), (images, 2), (other, 0)]:
+        alone = DistillationHybrid(meta, index, students[index], teachers[index])
+        together = DistillationHybrid(meta, index, students[index], teachers[index], shared)
+        assert torch.equal(together(batch).student, alone(batch).student)
+        assert torch.equal(together(batch).teacher, alone(batch).teacher)
+        assert torch.equal(together.student_logits(batch), alone.student_logits(batch))
+    assert not any(parameter.requires_grad for parameter in shared.parameters())
+    assert not shared(images, 2).requires_grad
+
+
+def test_a_shared_prefix_stays_in_evaluation_mode(images):
+    shared = SharedPrefix(StagedViT(META, drop_path=0.9, **SIZES))
+    hybrid = DistillationHybrid(StagedViT(META, **SIZES), 2, build_vmoe_module(STUDENT, 2, stitch_width=16, **SIZES), shared=shared).train()
+    assert not any(module.training for module in shared.modules())
+    assert torch.equal(shared(images, 2), shared(images.clone(), 2))
+    assert hybrid.student.training
 
 
 def test_without_a_teacher(images):
@@ -165,6 +189,30 @@ def test_assembly_is_strict(change, message):
     change(states)
     with pytest.raises(InputError, match=message):
         assemble(states, VMoE(STUDENT, **SIZES))
+
+
+def test_assembly_of_some_modules_leaves_the_others(images):
+    states, network = trained_modules(), VMoE(STUDENT, **SIZES)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    assemble({index: states[index] for index in (0, 2)}, network, only=(0, 2))
+    for index in range(3):
+        for key, tensor in network.stages[index].state_dict().items():
+            assert torch.equal(tensor, before[f"stages.{index}.{key}"] if index == 1 else states[index][key])
+
+
+@pytest.mark.parametrize(
+    ("given", "only", "message"),
+    [
+        ((0, 1), (0, 2), r"got modules \[0, 1\] for modules \[0, 2\]"),
+        ((0, 1, 2), (0, 2), r"got modules \[0, 1, 2\] for modules \[0, 2\]"),
+        ((0, 3), (0, 3), "module 3 does not exist: this network has modules 0 to 2"),
+        ((0,), (0, 0), "one stands twice"),
+    ],
+)
+def test_assembly_of_some_modules_is_strict(given, only, message):
+    states = trained_modules()
+    with pytest.raises(InputError, match=message):
+        assemble({index: states.get(index, {}) for index in given}, VMoE(STUDENT, **SIZES), only)
 
 
 def test_a_refused_stage_is_left_as_it_was():

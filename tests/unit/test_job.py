@@ -1,5 +1,6 @@
 """Jobs: outputs appear whole, interruptions cost nothing, orphans are ended."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -8,13 +9,15 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from m2mkd.config import load
 from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
 from m2mkd.training import job as jobs
-from m2mkd.training.weights import load_weights, save_weights, stage_state, stages_of
+from m2mkd.training.phases import distill_module
+from m2mkd.training.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from tests.conftest import ROOT
 from tests.fabricated import pretend_data
 
@@ -37,7 +40,7 @@ def pretend(monkeypatch, study, phase, compute):
 
 
 def execute(study, run):
-    jobs.execute(study, run, lambda: None, print)
+    jobs.execute(study, [run], lambda: None, print)
 
 
 def test_outputs_of_all_replicates_appear_together(study, monkeypatch, tmp_path):
@@ -77,9 +80,68 @@ def test_a_failure_publishes_nothing_and_keeps_finished_replicates(study, monkey
     assert computed == [0, 1, "failed", 2]
 
 
-def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
-    import torch
+@pytest.fixture
+def modules(study, monkeypatch):
+    """Two modules of one student, whose phase notes what is computed together."""
+    first = pretend(monkeypatch, study, "distill_module", lambda job: together([job])[0])
+    second = next(
+        run for run in study.runs.values() if run.phase == "distill_module" and run.config == first.config.model_copy(update={"index": 1})
+    )
+    seen = []
 
+    def together(group):
+        seen.append([(job.config.index, job.replicate) for job in group])
+        return [_trained(job, jobs.Outcome({"module": job.config.index}, {"w": torch.tensor(job.config.index)})) for job in group]
+
+    monkeypatch.setattr(distill_module, "run_together", together)
+    return [first, second], seen
+
+
+def test_modules_of_one_student_are_computed_in_one_job(study, modules, tmp_path):
+    runs, seen = modules
+    jobs.execute(study, runs, lambda: None, print)
+    assert seen == [[(0, slot), (1, slot)] for slot in range(3)]
+    for run, slot in itertools.product(runs, range(3)):
+        folder = tmp_path / study.folder(run.id) / str(slot)
+        assert json.loads((folder / "metrics.json").read_text()) == {"module": run.config.index}
+        assert load_weights(folder)["w"] == run.config.index
+    assert [path for path in (tmp_path / study.root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_a_finished_module_is_not_computed_again_with_the_others(study, modules, tmp_path):
+    runs, seen = modules
+    folder = tmp_path / study.root / "work" / runs[0].id / "1"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("")
+    jobs.record_outputs(runs[0], 1, folder, jobs.Outcome({"module": "before"}, {"w": torch.tensor(7)}), time.time())
+    jobs.execute(study, runs, lambda: None, print)
+    assert seen == [[(0, 0), (1, 0)], [(1, 1)], [(0, 2), (1, 2)]]
+    assert load_weights(tmp_path / study.folder(runs[0].id) / "1")["w"] == 7
+
+
+def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path):
+    runs, _ = modules
+    started = time.time() - 100
+    for together in (1, 4):
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("")
+        jobs.record_outputs(runs[0], 0, folder, jobs.Outcome({}, {"w": torch.tensor(0)}), started, together)
+        seconds = json.loads((folder / "run.json").read_text())["provenance"]["seconds"]
+        assert seconds == pytest.approx(100 / together, rel=0.05)
+
+
+def test_other_runs_are_not_computed_in_one_job(study, modules):
+    (first, _), seen = modules
+    other = next(run for run in study.runs.values() if run.phase == "distill_module" and run.config.student != first.config.student)
+    evaluations = [run for run in study.runs.values() if run.phase == "evaluate"][:2]
+    for runs in ([first, other], [first, first], evaluations):
+        with pytest.raises(InputError, match="not different modules of one student; compute each"):
+            jobs.execute(study, runs, lambda: None, print)
+    assert seen == []
+
+
+def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
     run = pretend(monkeypatch, study, "pretrain_meta", lambda job: _trained(job, jobs.Outcome({}, {"w": torch.arange(6.0)})))
     execute(study, run)
     folder = tmp_path / study.folder(run.id) / "0"
@@ -100,6 +162,15 @@ def _trained(job, outcome):
     return outcome
 
 
+def test_a_module_in_anothers_place_is_refused(study, modules, tmp_path):
+    runs, _ = modules
+    jobs.execute(study, runs, lambda: None, print)
+    folders = [tmp_path / study.folder(run.id) / "0" for run in runs]
+    assert {index: state["w"].item() for index, state in load_modules(folders, range(2)).items()} == {0: 0, 1: 1}
+    with pytest.raises(InputError, match="holds module 1, but module 0 is wanted in this place"):
+        load_modules(folders[::-1], range(2))
+
+
 def test_stages_are_cut_by_name(tmp_path):
     state = {"stages.0.w": 1, "stages.1.w": 2, "stages.10.w": 3}
     assert stage_state(state, 1) == {"w": 2}
@@ -108,7 +179,6 @@ def test_stages_are_cut_by_name(tmp_path):
 
 def test_numpy_and_torch_weights_are_the_same_file(tmp_path):
     import numpy as np
-    import torch
 
     save_weights(tmp_path / "torch", {"w": torch.arange(6.0).reshape(2, 3).T}, "phase/key")
     save_weights(tmp_path / "numpy", {"w": np.arange(6, dtype=np.float32).reshape(2, 3).T}, "phase/key")

@@ -33,7 +33,10 @@ def wired(monkeypatch):
         module, seen = import_module(f"m2mkd.training.phases.{run.phase}"), {}
         states = {f"{role}{place}": state for role, given in upstream.items() for place, state in enumerate(given)}
         monkeypatch.setattr(module, "load_weights", lambda folder: states[folder.name], raising=False)
-        monkeypatch.setattr(module, "train", lambda job, task, data, recipe: seen.update(task=task) or {})
+        by_place = lambda folders, indices: {i: states[folder.name] for folder, i in zip(folders, indices, strict=True)}  # noqa: E731
+        monkeypatch.setattr(module, "load_modules", by_place, raising=False)
+        monkeypatch.setattr(module, "train", lambda job, task, data, recipe: seen.update(task=task) or {}, raising=False)
+        monkeypatch.setattr(module, "train_together", lambda jobs, tasks, data, recipe: seen.update(task=tasks[0]) or [{}], raising=False)
         folders = {role: tuple(Path(f"{role}{place}") for place in range(len(given))) for role, given in upstream.items()}
         machine = type("Machine", (), {"device": torch.device("cpu"), "workers": 0})
         return module.run(Job(run.config, 0, folders, Path("work"), lambda: machine, "test")), seen["task"]

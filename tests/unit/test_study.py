@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from m2mkd.config import load
+from m2mkd.config import load, runs
 from m2mkd.config.phases import PHASES
 from m2mkd.config.plan import build_study
-from m2mkd.config.runs import command_arguments
+from m2mkd.config.runs import as_graph, command_arguments
 from m2mkd.config.seeds import derive_seed
 from m2mkd.errors import InputError
 
@@ -43,7 +43,8 @@ def test_a_format_version_changes_the_keys(monkeypatch):
 
 def test_a_data_set_digest_changes_the_keys(monkeypatch):
     before, registry = study(), load.datasets()
-    changed = {name: entry.model_copy(update={"sha256": "0" * 64}) for name, entry in registry.items()}
+    files = {name: tuple(file.model_copy(update={"sha256": "0" * 64}) for file in entry.files) for name, entry in registry.items()}
+    changed = {name: entry.model_copy(update={"files": files[name]}) for name, entry in registry.items()}
     monkeypatch.setattr(load, "datasets", lambda: changed)
     assert not ids(before) & ids(study())
 
@@ -112,3 +113,55 @@ def test_seeds_depend_on_every_name_and_on_their_order():
 def test_a_malformed_override_is_refused(assignment, message):
     with pytest.raises(InputError, match=message):
         load.parse_overrides([assignment])
+
+
+# --- several modules in one job ---------------------------------------------------------------------------------------
+
+
+def graph(planned):
+    return as_graph(planned, load.settings({"scale": "smoke"}))
+
+
+@pytest.fixture
+def finished(monkeypatch):
+    """Ids that count as finished."""
+    done = set()
+    monkeypatch.setattr(runs, "is_done", lambda planned, run: run.id in done)
+    return done
+
+
+def indices(planned, members):
+    return [planned.runs[run_id].config.index for run_id in members]
+
+
+def test_modules_per_job_changes_no_key_and_no_folder(finished):
+    one, three = study(), study(modules_per_job=3)
+    assert ids(one) == ids(three) and one.key == three.key
+    assert graph(one)["runs"] == graph(three)["runs"]
+    assert graph(one)["groups"] == {}
+
+
+def test_modules_are_grouped_by_student_in_ascending_order(finished):
+    planned = study(modules_per_job=3)
+    groups = graph(planned)["groups"]
+    assert [indices(planned, members) for members in groups.values()] == [[0, 1, 2], [0, 1, 2]]
+    for first, members in groups.items():
+        assert members[0] == f"distill_module/{first}"
+        assert len({planned.runs[run_id].config.student.family for run_id in members}) == 1
+    assert [len(members) for members in graph(study(modules_per_job=99))["groups"].values()] == [4, 4]
+
+
+def test_replicates_and_profiles_are_not_grouped_together(finished):
+    planned = study(modules_per_job=4, replicates=2, profiles=["released", "corrected"])
+    groups = graph(planned)["groups"].values()
+    assert len(groups) == 2 * 2 * 2
+    for members in groups:
+        assert len({planned.runs[run_id].config.replicates for run_id in members}) == 1
+        assert indices(planned, members) == [0, 1, 2, 3]
+
+
+def test_a_finished_module_leaves_its_group_and_the_others_stay(finished):
+    planned = study(modules_per_job=2)
+    groups = list(graph(planned)["groups"].values())
+    finished.add(groups[0][1])
+    assert list(graph(planned)["groups"].values()) == groups[1:]

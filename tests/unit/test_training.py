@@ -45,9 +45,8 @@ def train(folder, recipe=RECIPE, predict=None):
         model, model, lambda images, targets, _: soft_cross_entropy(model(images), targets), predict or model, model.no_weight_decay()
     )
     stream = TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0))
-    measured = loop.fit(
-        task, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), folder, Machine(torch.device("cpu")), "stripes"
-    )
+    trainees = [loop.Trainee(task, folder, "stripes")]
+    (measured,) = loop.fit(trainees, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), Machine(torch.device("cpu")))
     return model, measured
 
 

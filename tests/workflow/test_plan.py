@@ -11,6 +11,7 @@ PAPER_JOBS = {
     "assemble_teacher": 4,
     "split_teacher": 28,
     "evaluate_teacher": 4,
+    "measure_hybrid": 4,
     "distill_module": 168,
     "train_student": 132,
     "train_probe": 48,
@@ -27,6 +28,7 @@ SMALL_JOBS = {
     "assemble_teacher": 1,
     "split_teacher": 4,
     "evaluate_teacher": 1,
+    "measure_hybrid": 1,
     "distill_module": 8,
     "train_student": 11,
     "evaluate": 11,
@@ -47,6 +49,15 @@ def planned(project, *arguments: str) -> dict[str, int]:
 @pytest.mark.parametrize(("scale", "jobs"), [("paper", PAPER_JOBS), ("small", SMALL_JOBS)])
 def test_a_dry_run_from_the_root_plans_every_phase(project, scale, jobs):
     assert planned(project, "--config", f"scale={scale}") == jobs
+
+
+def test_modules_share_jobs_where_the_scale_asks_for_it(project):
+    jobs = planned(project, "--config", "scale=small", "overrides={modules_per_job: 3}")
+    shared = {rule: count for rule, count in jobs.items() if rule.startswith("distill_modules_")}
+    # Of four modules of either family three share a job; the fourth has one of its own.
+    assert list(shared.values()) == [1, 1] and jobs["distill_module"] == 2
+    others = {rule: count for rule, count in jobs.items() if "distill" not in rule}
+    assert others == {rule: count for rule, count in SMALL_JOBS.items() if "distill" not in rule}
 
 
 def test_workflow_folder_plans_the_same(project):

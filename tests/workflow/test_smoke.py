@@ -1,6 +1,7 @@
 """The whole workflow at scale smoke: what is there afterwards, what is computed again, and what is not."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -16,7 +17,7 @@ def tables(project) -> dict[str, bytes]:
 
 def test_every_phase_has_run_and_left_nothing_behind(finished):
     root = finished.root / "results" / "smoke"
-    assert {path.name for path in (root / "runs").iterdir()} == set(PHASES)
+    assert {path.name for path in (root / "runs").iterdir()} == set(PHASES) - {"import_weights"}
     assert [path for path in (root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
@@ -35,6 +36,49 @@ def test_out_of_distribution_uses_only_the_common_classes(finished):
 
 def test_a_second_run_does_nothing(finished):
     assert finished.jobs() == []
+
+
+def test_modules_that_share_a_job_have_the_same_results_and_are_redone_alone(finished, copy_of):
+    project = copy_of(finished)
+    before = tables(project)
+    modules = {path: path.read_bytes() for path in project.root.glob("results/smoke/runs/distill_module/*/0/m*")}
+    shutil.rmtree(project.root / "results/smoke/runs/distill_module")
+    project.set_config(overrides={"modules_per_job": 3})
+    jobs = project.jobs("all_distill_module")
+    assert len([name for name in jobs if name.startswith("distill_modules_")]) == 2 and jobs.count("distill_module") == 2
+    assert all(path.read_bytes() == content for path, content in modules.items())
+    assert project.jobs("all_distill_module") == []
+    shutil.rmtree(next((project.root / "results/smoke/runs/distill_module").iterdir()))
+    assert project.jobs("all_distill_module") == ["all_distill_module", "distill_module"]
+    project.set_config(overrides={})
+    assert project.jobs("all_distill_module") == []
+    project.jobs()
+    assert tables(project) == before
+
+
+def test_an_imported_teacher_gives_what_the_own_one_gave(finished, copy_of):
+    project = copy_of(finished)
+    root = project.root / "results/smoke/runs"
+    (teacher,), (meta,) = (list((root / phase).glob("*/0")) for phase in ("assemble_teacher", "pretrain_meta"))
+    measured = next((root / "measure_hybrid").glob("*/0/metrics.json")).read_bytes()
+    imports = {
+        "teacher": f"{teacher.relative_to(project.root)}/model.safetensors",
+        "meta": f"{meta.relative_to(project.root)}/model.safetensors",
+    }
+    project.set_config(overrides={"experiment_changes": {"teacher_deit_large": {"imports": imports}}}, experiments=["teacher_deit_large"])
+    jobs = project.jobs("all_evaluate_teacher", "all_split_teacher")
+    assert {name: jobs.count(name) for name in set(jobs) if not name.startswith("all_")} == {
+        "import_weights": 1,
+        "evaluate_teacher": 1,
+        "split_teacher": 4,
+    }
+    # Only where modules are distilled is the meta model needed, and are the teacher's modules measured in it.
+    project.set_config(experiments=["vmoe_base/m2mkd"])
+    jobs = project.jobs("all_measure_hybrid")
+    assert sorted(jobs) == ["all_measure_hybrid", "import_weights", "measure_hybrid"]
+    assert {path.read_bytes() for path in (root / "measure_hybrid").glob("*/0/metrics.json")} == {measured}
+    os.utime(project.root / imports["meta"])
+    assert project.jobs("all_measure_hybrid") == []
 
 
 def test_removing_one_intermediate_redoes_what_depends_on_it(finished, copy_of):

@@ -1,14 +1,18 @@
 import json
+import os
 import subprocess
 import sys
 from glob import glob
 
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import validate
 
 
 def plan_runs():
     """The graph of runs, as the package resolves it from the configuration."""
     command = ["m2mkd", "runs", "plan", "--config", json.dumps(config)]
+    if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+        command.append("--in-container")
     planned = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if planned.returncode:
         sys.exit(planned.returncode)  # the command has said why, in one line
@@ -23,6 +27,15 @@ RUNS = f"{ROOT}/runs"
 LOGS = f"{ROOT}/logs"
 
 
+# Without --use-singularity Snakemake ignores the image and says so. With it, each job is told that it must find itself inside.
+container: PLAN["container"]["image"]
+
+
+os.environ.update(PLAN["container"]["environment"])
+if PLAN["container"]["prefix"]:
+    shell.prefix(PLAN["container"]["prefix"])
+
+
 def outputs(phase):
     """What a run of the phase publishes, with the wildcard key."""
     return [f"{RUNS}/{phase}/{{key}}/{name}" for name in PLAN["phases"][phase]]
@@ -32,14 +45,21 @@ def inputs(phase):
     """What a run of the phase builds on."""
 
     def of_key(wildcards):
-        run = PLAN["runs"].get(f"{phase}/{wildcards.key}")
-        if run is None:
+        run_id = f"{phase}/{wildcards.key}"
+        if run_id not in PLAN["runs"]:
             raise WorkflowError(
-                f"{phase}/{wildcards.key} is not a run of this configuration; 'm2mkd runs list' shows them"
+                f"{run_id} is not a run of this configuration; 'm2mkd runs list' shows them"
             )
-        return run["inputs"]
+        return inputs_of([run_id])
 
     return of_key
+
+
+def inputs_of(run_ids):
+    """What some runs build on."""
+    needed = {file for run_id in run_ids for file in PLAN["runs"][run_id]["inputs"]}
+    beside = {file for run_id in run_ids for file in PLAN["runs"][run_id]["ancient"]}
+    return sorted(needed) + [ancient(file) for file in sorted(beside - needed)]
 
 
 def results(selected):

@@ -1,4 +1,24 @@
+# Sets that are made from the same file share it; any of them can ask for it.
+OWNER = {file: data for data, files in PLAN["raw"].items() for file in files}
+
+
+rule fetch:
+    output:
+        "data/raw/{file}",
+    log:
+        f"{LOGS}/fetch/{{file}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
+    params:
+        name=lambda wildcards, output: OWNER[output[0]].partition("@")[0],
+    shell:
+        "m2mkd data fetch {params.name} --file {wildcards.file} > {log} 2>&1"
+
+
 rule prepare:
+    input:
+        # The digest of a source file is in the key, so its age does not matter.
+        lambda wildcards: ancient(PLAN["raw"].get(wildcards.data, [])),
     output:
         "data/packed/{data}/{key}/manifest.json",
     log:

@@ -2,12 +2,14 @@ rule compile:
     input:
         results(
             lambda run_id, run: run_id.startswith(
-                ("evaluate", "train_", "distill_", "assemble_")
+                ("evaluate", "measure_", "train_", "distill_", "assemble_")
             )
         ),
-        # What the tables quote beside the runs: published numbers, titles, terms of data sets.
-        glob("results/published/*.csv")
+        # What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
+        ["results/published", "config", "config/experiments"]
+        + glob("results/published/*.csv")
         + glob("config/*.yaml")
+        + ["config/claims.tsv"]
         + glob("config/experiments/*.yaml"),
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",

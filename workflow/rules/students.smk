@@ -16,6 +16,32 @@ rule distill_module:
         "m2mkd run distill_module/{wildcards.key} {params.arguments} > {log} 2>&1"
 
 
+# Several modules of one student in one job, where the scale asks for it.
+for first, members in PLAN["groups"].items():
+
+    rule:
+        name:
+            f"distill_modules_{first}"
+        input:
+            inputs_of(members),
+        output:
+            results(lambda run_id, run, members=members: run_id in members),
+        log:
+            f"{LOGS}/distill_module/{first}.log",
+        conda:
+            "../envs/m2mkd.yaml"
+        threads: PLAN["threads"]
+        resources:
+            gpu=1,
+        params:
+            runs=members,
+            arguments=PLAN["arguments"],
+        shell:
+            "m2mkd run {params.runs} {params.arguments} > {log} 2>&1"
+
+    workflow.ruleorder(f"distill_modules_{first}", "distill_module")
+
+
 rule train_student:
     input:
         inputs("train_student"),

@@ -1,3 +1,19 @@
+rule import_weights:
+    input:
+        inputs("import_weights"),
+    output:
+        outputs("import_weights"),
+    log:
+        f"{LOGS}/import_weights/{{key}}.log",
+    conda:
+        "../envs/m2mkd.yaml"
+    threads: PLAN["threads"]
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run import_weights/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
 rule pretrain_meta:
     input:
         inputs("pretrain_meta"),
@@ -86,3 +102,23 @@ rule evaluate_teacher:
         arguments=PLAN["arguments"],
     shell:
         "m2mkd run evaluate_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
+
+
+# As soon as it can, so that the teacher's modules are known to fit before any student is taught by them.
+rule measure_hybrid:
+    input:
+        inputs("measure_hybrid"),
+    output:
+        outputs("measure_hybrid"),
+    log:
+        f"{LOGS}/measure_hybrid/{{key}}.log",
+    priority: 1
+    conda:
+        "../envs/m2mkd.yaml"
+    threads: PLAN["threads"]
+    resources:
+        gpu=1,
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd run measure_hybrid/{wildcards.key} {params.arguments} > {log} 2>&1"

@@ -7,14 +7,14 @@ from m2mkd.models.vit import StagedViT
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
-from m2mkd.training.weights import load_weights
+from m2mkd.training.weights import load_modules
 
 
 def run(job: Job[AssembleTeacher]) -> Outcome:
     """Assemble the modules and train all of them together."""
     config = job.config
     teacher = StagedViT(config.model, image_size=config.data.image_size, num_classes=config.data.classes, drop_path=config.recipe.drop_path)
-    assemble({index: load_weights(folder) for index, folder in enumerate(job.upstream["modules"])}, teacher)
+    assemble(load_modules(job.upstream["modules"], range(config.model.modules)), teacher)
     task = Task(
         trained=teacher,
         network=teacher,

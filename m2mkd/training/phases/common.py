@@ -1,5 +1,7 @@
 """What the training phases share: opening the data and starting the loop."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +12,16 @@ from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import Pack, Split, open_pack, stratified_share
 from m2mkd.data.stream import TrainStream, eval_batches
 from m2mkd.errors import InputError
+from m2mkd.evaluation.released import Meter, twice_counted, whole_batches
 from m2mkd.training.job import Job
-from m2mkd.training.loop import Task, fit
+from m2mkd.training.loop import Task, Trainee, fit
 
 EVAL_BATCH = 256
 """Images measured at a time; fixed, because noise in evaluation, where it is switched on, is drawn batch by batch."""
+RELEASED_PROCESSES = 8
+"""Processes of a published run, among which a recipe's global batch is divided."""
+RELEASED_VAL_FACTOR = 1.5
+"""Images that the released trainer of NACs measures at a time, over those that it trains on (configs/nac_*_config.yml)."""
 
 
 def open_data(data: Data) -> Pack:
@@ -38,21 +45,34 @@ def train(job: Job[Any], task: Task, data: Data, recipe: Recipe) -> dict[str, fl
 
     The stream depends on data set, phase and replicate alone, so that variants and modules see the same images.
     """
+    return train_together([job], [task], data, recipe)[0]
+
+
+def train_together(jobs: Sequence[Job[Any]], tasks: Sequence[Task], data: Data, recipe: Recipe) -> list[dict[str, float]]:
+    """Train tasks of one phase and replicate in lock step, each with the result that `train` gives it alone."""
     pack = open_data(data)
     split = pack.split("train")
     share = stratified_share(split.labels, recipe.train_share, ("share", data.name))
-    return train_on(job, task, recipe, split, share, pack.split("val"), data)
+    val = measured_part(jobs[0].config, pack.split("val"), released_batch(recipe.batch_size))
+    return train_on(jobs, tasks, recipe, split, share, val, data)
 
 
 def train_on(
-    job: Job[Any], task: Task, recipe: Recipe, train: Split, indices: ArrayLike, val: Split, data: Data, classes: int | None = None
-) -> dict[str, float]:
+    jobs: Sequence[Job[Any]],
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    train: Split,
+    indices: ArrayLike,
+    val: Split,
+    data: Data,
+    classes: int | None = None,
+) -> list[dict[str, float]]:
     """Train on one split and measure on another.
 
     Parameters
     ----------
-    job, task, recipe
-        What is trained, and how.
+    jobs, tasks, recipe
+        What is trained, and how; all jobs are of one phase and replicate.
     train, indices
         Images and labels, and which of them are used.
     val
@@ -62,10 +82,33 @@ def train_on(
     classes
         Number of classes; none: all of the data set's.
     """
-    machine = job.machine()
+    job, machine = jobs[0], jobs[0].machine()
+    if job.config.compat.get("clip_in_fp32") == "ignored" and recipe.precision == "fp32":
+        recipe = recipe.model_copy(update={"clip_norm": None})
     names = (data.name, job.config.phase, job.replicate)
     stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device)
-    return fit(task, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH), names, job.work, machine, job.title)
+    trainees = [Trainee(task, job.work, job.title) for job, task in zip(jobs, tasks, strict=True)]
+    return fit(trainees, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH), names, machine)
+
+
+def released_batch(global_batch: int | None) -> int:
+    """Images of one process of the released code, which trains and validates in such batches (accumulation aside).
+
+    Of an imported model the global batch is not known; then it is that of the published fine-tuning, 1024.
+    """
+    return max(1, (global_batch or 1024) // RELEASED_PROCESSES)
+
+
+def measured_part(config: Phase, split: Split, batch: int) -> Split:
+    """Images that are measured: all of them, or as released those that fill batches of ``batch``."""
+    return whole_batches(split, batch) if config.compat.get("val_remainder") == "dropped" else split
+
+
+def meter(config: Phase, batch: float, processes: int) -> Meter | None:
+    """How the accuracy of single images is reported: none for their mean, or as released, where batches of ``batch`` images matter."""
+    if config.compat.get("accuracy_meter") != "twice":
+        return None
+    return partial(twice_counted, batch=max(1, round(batch)), processes=processes)
 
 
 def late_schedule(config: Phase) -> bool:

@@ -1,27 +1,45 @@
 """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there (specification vmoe.md 5)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from m2mkd.config.phases import DistillModule
 from m2mkd.config.seeds import derive_seed, forked_rng
-from m2mkd.distill.hybrid import DistillationHybrid
+from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments
 from m2mkd.models.vit import Stage, StagedViT, build_stage
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import kl_norm, late_schedule, train
+from m2mkd.training.phases.common import kl_norm, late_schedule, train_together
 from m2mkd.training.weights import load_weights, stages_of
 
 
 def run(job: Job[DistillModule]) -> Outcome:
     """Train the student module with its stitch layers; meta model and teacher module are frozen."""
+    return run_together([job])[0]
+
+
+def run_together(jobs: Sequence[Job[DistillModule]]) -> list[Outcome]:
+    """Train several modules of one student in lock step, each to the result that it has alone.
+
+    They share the batches and the meta model, of whose first stages each runs once a batch where the modules come in ascending order.
+    """
+    config = jobs[0].config
+    meta = StagedViT(config.meta, image_size=config.data.image_size, num_classes=config.data.classes)
+    assemble(stages_of(load_weights(jobs[0].upstream["meta"][0])), meta)
+    shared = SharedPrefix(meta)
+    tasks = [_task(job, meta, shared) for job in jobs]
+    measured = train_together(jobs, tasks, config.data, config.recipe)
+    return [Outcome(found, task.trained.state_dict()) for found, task in zip(measured, tasks, strict=True)]
+
+
+def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Task:
     config = job.config
-    size, classes, width = config.data.image_size, config.data.classes, config.meta.width
-    meta = StagedViT(config.meta, image_size=size, num_classes=classes)
-    assemble(stages_of(load_weights(job.upstream["meta"][0])), meta)
+    size, classes = config.data.image_size, config.data.classes
     teacher = None
     if config.loss.kind != "none":
         teacher = build_stage(config.teacher, config.index, image_size=size, num_classes=classes)
@@ -32,18 +50,19 @@ def run(job: Job[DistillModule]) -> Outcome:
             config.index,
             image_size=size,
             num_classes=classes,
-            stitch_width=width,
+            stitch_width=config.meta.width,
             drop_path=config.recipe.drop_path,
             state_seed=derive_seed("state", config.index, job.replicate),
+            places=config.recipe.batch_size,
             compat=config.compat,
         )
-    hybrid = DistillationHybrid(meta, config.index, student, teacher)
+    hybrid = DistillationHybrid(meta, config.index, student, teacher, shared)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         logits = hybrid(images, **noise_arguments(config.student, noise))
         return distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
 
-    task = Task(
+    return Task(
         trained=student,
         network=hybrid,
         loss=loss,
@@ -52,4 +71,3 @@ def run(job: Job[DistillModule]) -> Outcome:
         decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )
-    return Outcome(train(job, task, config.data, config.recipe), student.state_dict())

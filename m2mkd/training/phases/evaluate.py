@@ -5,10 +5,20 @@ from m2mkd.config.seeds import derive_seed
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
+from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.ood import measure_masked
+from m2mkd.evaluation.released import metered
 from m2mkd.models.build import build_student, evaluation
 from m2mkd.training.job import Job, Outcome
-from m2mkd.training.phases.common import EVAL_BATCH, open_data
+from m2mkd.training.phases.common import (
+    EVAL_BATCH,
+    RELEASED_PROCESSES,
+    RELEASED_VAL_FACTOR,
+    measured_part,
+    meter,
+    open_data,
+    released_batch,
+)
 from m2mkd.training.weights import load_weights
 
 
@@ -26,7 +36,22 @@ def run(job: Job[Evaluate]) -> Outcome:
     load_strictly(student, load_weights(job.upstream["student"][0]), "student")
     student.to(device).eval()
     predict = evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate))
-    pack = open_data(config.data)
-    iid = measure(predict, eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH), device).summary()
-    ood = {data.name: measure_masked(predict, open_data(data), pack.classes, EVAL_BATCH, device) for data in config.ood}
-    return Outcome(iid | {"ood": ood})
+    pack, batch = open_data(config.data), released_batch(config.batch_size)
+    count = meter(config, RELEASED_VAL_FACTOR * batch, RELEASED_PROCESSES)
+    val = measured_part(config, pack.split("val"), batch)
+    iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH), device)
+    ood = {
+        data.name: measure_masked(
+            predict,
+            open_data(data),
+            pack.classes,
+            EVAL_BATCH,
+            device,
+            masked=config.compat.get("ood_mask") != "ignored",
+            part=lambda split: measured_part(config, split, batch),
+            meter=count,
+        )
+        for data in config.ood
+    }
+    few = next(iter(eval_batches(pack.split("val"), pack.image_size, IMAGES))).images.to(device)
+    return Outcome(metered(iid, count).summary() | {"ood": ood, "diagnostics": diagnose(student, few)})

@@ -6,7 +6,7 @@ from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.vit import StagedViT
 from m2mkd.training.job import Job, Outcome
-from m2mkd.training.phases.common import EVAL_BATCH, open_data
+from m2mkd.training.phases.common import EVAL_BATCH, measured_part, open_data, released_batch
 from m2mkd.training.weights import load_weights, stages_of
 
 
@@ -17,4 +17,5 @@ def run(job: Job[EvaluateTeacher]) -> Outcome:
     assemble(stages_of(load_weights(job.upstream["teacher"][0])), teacher)
     teacher.to(device).eval()
     pack = open_data(config.data)
-    return Outcome(measure(teacher, eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH), device).summary())
+    val = measured_part(config, pack.split("val"), released_batch(config.batch_size))
+    return Outcome(measure(teacher, eval_batches(val, pack.image_size, EVAL_BATCH), device).summary())

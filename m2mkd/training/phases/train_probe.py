@@ -1,25 +1,35 @@
 """Few-shot linear probe: a new head on a frozen student (specification vmoe.md 5, FS; nac.md 13)."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from m2mkd.config.phases import CURVES, TrainProbe
 from m2mkd.config.seeds import derive_seed, forked_rng
-from m2mkd.data.fewshot import episode
+from m2mkd.data.fewshot import episode, episode_seed
+from m2mkd.data.pack import Split
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
+from m2mkd.models.nac.circuit import NAC
+from m2mkd.models.vmoe import VMoE
+from m2mkd.results.statistics import mean, summarise
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import late_schedule, open_data, train_on
+from m2mkd.training.phases.common import late_schedule, measured_part, meter, open_data, train_on
 from m2mkd.training.weights import load_weights
+
+PROBE_PROCESSES = 4
+"""Processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""
 
 
 def run(job: Job[TrainProbe]) -> Outcome:
-    """Train the head on one episode, drawn by the replicate's number, and measure on its validation images."""
+    """Train a head on each of the replicate's episodes, and measure on their validation images; the first head is kept."""
     config = job.config
     if config.data.image_size != config.student_data.image_size:
         raise InputError(
@@ -37,29 +47,61 @@ def run(job: Job[TrainProbe]) -> Outcome:
     )
     load_strictly(student, load_weights(job.upstream["student"][0]), "student")
     student.requires_grad_(False)
+    pack = open_data(config.data)
+    train, val = pack.split("train"), pack.split("val")
+    first = _episode(job, student, train, val, 0)
+    if config.episodes == 1:
+        return first
+    others = [_episode(_work_of(job, number), student, train, val, number).metrics for number in range(1, config.episodes)]
+    return replace(first, metrics=over_episodes([first.metrics, *others]))
+
+
+def over_episodes(measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Means of what was measured in each of several episodes; and under ``episodes`` the accuracy of each, with the 95 % interval.
+
+    The interval (Student's t) is about classes and images drawn; that over replicates is about training.
+    """
+    values = [one["val_top1"] for one in measured]
+    summary = summarise(values)
+    spread = {"count": summary.n, "std": summary.std, "half_width": summary.half_width, "val_top1": values}
+    return {name: mean(one[name] for one in measured) for name in measured[0]} | {"episodes": spread}
+
+
+def _work_of(job: Job[TrainProbe], number: int) -> Job[TrainProbe]:
+    """A job with a work folder of its own for one of the later episodes; the curves that are published are those of the first."""
+    return replace(job, work=job.work / f"episode-{number}", title=f"{job.title}, episode {number + 1}")
+
+
+def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split, number: int) -> Outcome:
+    """Train a new head on one episode."""
+    config = job.config
     with forked_rng("init", "probe", job.replicate):
         head = replace_head(student, config.way)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         return soft_cross_entropy(student(images, **noise_arguments(config.student, noise)), targets)
 
-    pack = open_data(config.data)
-    train, val = pack.split("train"), pack.split("val")
     from_train = config.compat.get("probe_val_split") == "train"
-    drawn = episode(train, val, config.way, config.shots, job.replicate + 1, "train" if from_train else "test")
+    seed = episode_seed(job.replicate, number)
+    drawn = episode(train, val, config.way, config.shots, seed, "train" if from_train else "test")
     shots = drawn.subset(train, drawn.train)
+    val = drawn.subset(train if from_train else val, drawn.val)
     # The whole episode is one batch, as published.
     recipe = config.recipe.model_copy(update={"batch_size": len(shots)})
+    # The head alone switches between training and evaluation where the features are frozen for good.
+    frozen = config.compat.get("probe_backbone") == "eval"
+    if frozen:
+        student.to(job.machine().device).eval()
     task = Task(
         trained=head,
-        network=student,
+        network=head if frozen else student,
         loss=loss,
         predict=evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate)),
+        meter=meter(config, len(val) / PROBE_PROCESSES, PROBE_PROCESSES),
         late_schedule=late_schedule(config),
     )
-    measured = train_on(
-        job, task, recipe, shots, range(len(shots)), drawn.subset(train if from_train else val, drawn.val), config.data, config.way
-    )
+    val = measured_part(config, val, len(shots))
+    (measured,) = train_on([job], [task], recipe, shots, range(len(shots)), val, config.data, config.way)
     if config.compat.get("probe_report") == "best":
         lines = [json.loads(line) for line in (job.work / CURVES).read_text().splitlines()]
         measured["val_top1"] = max(line["val_top1"] for line in lines if "val_top1" in line)

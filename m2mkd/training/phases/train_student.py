@@ -1,5 +1,7 @@
 """The assembled student, end to end (specification vmoe.md 5, nac.md 13 and 15)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from m2mkd.models.vmoe import VMoE
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train
-from m2mkd.training.weights import load_weights, stages_of
+from m2mkd.training.weights import load_modules, load_weights, stages_of
 
 
 def run(job: Job[TrainStudent]) -> Outcome:
@@ -62,12 +64,15 @@ def run(job: Job[TrainStudent]) -> Outcome:
 
 
 def _load_modules(job: Job[TrainStudent], student: VMoE | NAC) -> None:
-    modules = [load_weights(folder) for folder in job.upstream["modules"]]
+    only = job.config.load_modules
+    modules = load_modules(job.upstream["modules"], range(job.config.student.modules) if only is None else only)
     if isinstance(student, NAC):
         # The positional grid and the classifier fit only where modules and student see the same set at the same size.
-        transfer_modules(student, modules, same_geometry=job.config.module_data == job.config.data)
+        scorer: Any = job.config.compat.get("scorer_transfer", "fresh")
+        same_geometry = job.config.module_data == job.config.data
+        transfer_modules(student, list(modules.values()), same_geometry=same_geometry, scorer=scorer, only=only)
     else:
-        assemble(dict(enumerate(modules)), student)
+        assemble(modules, student, only)
 
 
 def _teacher(job: Job[TrainStudent]) -> StagedViT | None:

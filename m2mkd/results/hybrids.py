@@ -1,0 +1,32 @@
+"""How well the teacher's modules fit the meta model, measured before any student is taught by them."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from m2mkd.config.phases import MeasureHybrid
+from m2mkd.config.study import Study
+from m2mkd.results.layout import Table, percent
+from m2mkd.results.lineage import homes
+from m2mkd.results.records import Record
+
+
+def hybrids_table(study: Study, records: Iterable[Record]) -> Table:
+    """Accuracy of the meta model, alone and with each of the teacher's modules in the place of its own."""
+    home = homes(study)
+    exact, shown = [], []
+    for record in records:
+        config = record.run.config
+        if not isinstance(config, MeasureHybrid):
+            continue
+        experiment, _, profile = home[record.run.id]
+        for module, found in {"none": record.metrics["meta"], **record.metrics["hybrids"]}.items():
+            names = {"experiment": experiment, "profile": profile, "data": str(config.data), "module": module}
+            exact.append(names | {"images": found["count"], "top1": found["top1"], "top5": found["top5"]})
+            shown.append((*names.values(), str(found["count"]), percent(found["top1"]), percent(found["top5"])))
+    header = ("experiment", "profile", "set", "teacher's module", "images", "top-1 %", "top-5 %")
+    caption = (
+        "Accuracy in percent of the meta model with one module of the teacher in the place of its own (none: the meta model alone): "
+        "a module that does not fit here has nothing to teach."
+    )
+    return Table("hybrids", caption, header, tuple(shown), pd.DataFrame(exact))

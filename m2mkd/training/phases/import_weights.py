@@ -1,0 +1,89 @@
+"""Weights of others as the output of a run, so that what builds on them knows no difference."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from m2mkd.config.models import NAC, ViT, VMoE
+from m2mkd.config.phases import ImportWeights
+from m2mkd.distill.transfer import check_state
+from m2mkd.errors import InputError
+from m2mkd.files import sha256
+from m2mkd.models.build import build_module, build_student
+from m2mkd.models.vit import StagedViT
+from m2mkd.training.job import Job, Outcome
+from m2mkd.upstream.description import Description
+from m2mkd.upstream.imported import open_weights
+
+ONLY_IN_TRAINING = {"graph", "temperature", "code_noise", "layer_scale", "drop_path", "hinge", "graph_weight", "block_model_weight"}
+"""Fields of a NAC that change nothing of a trained one in evaluation."""
+OF_THE_WHOLE = {"depths", "moe_blocks", "stitch", "latents", "iterations", "signature_dim", "truncation"}
+"""Fields that a single module does not tell; the shapes of its tensors are compared all the same."""
+CONSTANTS = ("codes", "states")
+"""What a NAC's module has for itself alone; of any number in a file of others, and not part of the circuit."""
+
+
+def run(job: Job[ImportWeights]) -> Outcome:
+    """Check that the file holds what is wanted, and take its weights.
+
+    Raises
+    ------
+    InputError
+        If it is of another kind, architecture, size or shape, or has changed since the workflow was planned.
+    """
+    config, path = job.config, Path(job.config.file)
+    found = open_weights(path, None, None)
+    if sha256(path) != config.sha256:
+        raise InputError(f"{path}: has changed since the workflow was planned; run the workflow again")
+    check_description(found.description, config)
+    with torch.device("meta"):
+        wanted = {name: tensor for name, tensor in _network(config).state_dict().items() if name not in CONSTANTS}
+    state = found.state()
+    check_state(wanted, {name: tensor for name, tensor in state.items() if name not in CONSTANTS}, str(path))
+    return Outcome({}, {name: tensor.to(wanted[name].dtype) if name in wanted else tensor for name, tensor in state.items()})
+
+
+def check_description(found: Description, config: ImportWeights) -> None:
+    """Raise `InputError` unless a file holds what is wanted, as far as its header tells."""
+
+    def refuse(what: str, there: object, here: object) -> None:
+        if there != here:
+            raise InputError(f"{config.file}: {what} is {there} there, but {here} is wanted; import another file, or change the model")
+
+    wanted, index = config.model, config.index
+    first, last = index in (None, 0), index in (None, wanted.modules - 1)
+    refuse("kind", found.kind, _kind(wanted, index, first, last))
+    refuse("the single stage", found.stage, None)
+    ignored = ONLY_IN_TRAINING if isinstance(wanted, NAC) else set()
+    if index is not None:
+        ignored = ignored | OF_THE_WHOLE | (set() if first else {"tokenizer"})
+        refuse("whether it reads images", found.first, first)
+        refuse("whether it gives logits", found.last, last)
+    there, here = found.architecture.model_dump(mode="json"), wanted.model_dump(mode="json")
+    for field in sorted((there.keys() | here.keys()) - ignored):
+        refuse(field, there.get(field), here.get(field))
+    if first:
+        refuse("image size", found.image_size, config.image_size)
+    if last:
+        refuse("number of classes", found.num_classes, config.classes)
+    refuse("stitch width", found.stitch_width, config.stitch_width)
+    refuse("layers with other heads", tuple(name for name, *_ in found.layer_heads), ())
+
+
+def _kind(model: ViT | VMoE | NAC, index: int | None, first: bool, last: bool) -> str:
+    if index is None:
+        return model.family
+    if isinstance(model, NAC):
+        return "nac_readin" if first else "nac_readout" if last else "nac_mediator"
+    return "vmoe_module"
+
+
+def _network(config: ImportWeights) -> nn.Module:
+    model, sizes = config.model, {"image_size": config.image_size, "num_classes": config.classes}
+    if not isinstance(model, VMoE | NAC):
+        return StagedViT(model, **sizes)
+    if config.index is None:
+        return build_student(model, prior=None, stitch_width=config.stitch_width, compat={}, **sizes)
+    assert config.stitch_width is not None, "a module is planned with the width of its meta model"
+    return build_module(model, config.index, stitch_width=config.stitch_width, drop_path=0.0, state_seed=0, compat={}, **sizes)
