@@ -32,7 +32,7 @@ def with_upstream(study: Study, ids: Iterable[str]) -> set[str]:
 
 def gpu_hours(costs: Mapping[str, Cost], ids: Iterable[str]) -> float:
     """GPU-hours of those runs, each counted once."""
-    return sum(costs[id_].gpu_hours for id_ in set(ids))
+    return sum(costs[id_].gpu_hours for id_ in sorted(set(ids)))
 
 
 def by_phase(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,19 @@
 """Every finished run of a study as tidy frames."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from m2mkd.config.phases import METRICS, Data, Evaluate, EvaluateTeacher, TrainProbe
-from m2mkd.config.study import Row, Study
+from m2mkd.config.phases import METRICS, Data, Evaluate, EvaluateTeacher, ImportWeights, TrainProbe
+from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
-from m2mkd.results.lineage import homes, place_of, served_rows
-from m2mkd.results.records import Record, read_records
+from m2mkd.results.lineage import homes, place_of
+from m2mkd.results.lookup import Numbers
+from m2mkd.results.records import Record, read_record, read_records
+from m2mkd.results.runs_table import runs_frame
 
 MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "replicate", "split", "data", "rendition", "metric", "value", "count"]
 CURVE_COLUMNS = [
@@ -24,31 +27,45 @@ class Collected:
     """What a study measured."""
 
     runs: pd.DataFrame
-    """A row for each run and replicate: run, phase, key, slot, replicate, experiment, variant and profile that it is shown under,
-    used_by (all rows that need it), git_commit, torch, and seconds, the only column that two equal runs do not share."""
+    """A row for each run and replicate: see `m2mkd.results.runs_table.COLUMNS`."""
     measurements: pd.DataFrame
     """A row for each number: experiment, variant, profile, run, replicate, split (iid, ood, fewshot), data, rendition (empty: all
     images), metric (top1, top5, loss, classes, left_out), value (shares from 0 to 1), count (images)."""
     curves: pd.DataFrame
     """A row for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains."""
     records: tuple[Record, ...]
+    problems: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Why a run, by id and slot, is left out. Empty unless a part of a study was asked for."""
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """The measurements, to be looked up by row."""
+        return Numbers(self.measurements)
 
 
-def collect(study: Study) -> Collected:
+def collect(study: Study, *, partial: bool = False) -> Collected:
     """Read every run of a study that measures something.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    partial
+        Leave out what is missing or wrong, and all that builds on it, in place of refusing it.
 
     Raises
     ------
     InputError
-        If one is missing, damaged, or of another configuration than the study's; names the file.
+        If one is missing, damaged, or of another configuration than the study's, unless ``partial``; names the file.
     """
-    records = tuple(read_records(study, lambda run: METRICS in run.config.OUTPUTS))
+    problems: dict[tuple[str, int], str] = {}
+    records = tuple(_usable_records(study, problems) if partial else read_records(study, measures))
     by_run: dict[str, list[Record]] = {}
     for record in records:
         by_run.setdefault(record.run.id, []).append(record)
     measured: list[dict[str, Any]] = []
     for row in study.rows:
-        for record in (record for run_id in row.measured for record in by_run[run_id]):
+        for record in _counted(study, row, [record for run_id in row.measured for record in by_run.get(run_id, ())]):
             try:
                 measured += _measurements(row, record)
             except (KeyError, TypeError) as error:
@@ -56,31 +73,39 @@ def collect(study: Study) -> Collected:
                 where = f"{folder}/{record.slot}/metrics.json"
                 raise InputError(f"{where}: no measurement {error}; remove {folder} and run the workflow again") from None
     measurements = pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "value": "float64"})
-    return Collected(_runs(study, records), measurements, _curves(study, records), records)
+    return Collected(runs_frame(study, records), measurements, _curves(study, records), records, problems)
+
+
+def measures(run: Run) -> bool:
+    """Whether a run measures something."""
+    return METRICS in run.config.OUTPUTS
+
+
+def _usable_records(study: Study, problems: dict[tuple[str, int], str]) -> Iterator[Record]:
+    """What is there and right, upstream before downstream; ``problems`` takes the rest."""
+    for run in study.runs.values():
+        above = [study.runs[run_id] for ids in run.upstream.values() for run_id in ids]
+        for slot in range(len(run.config.replicates)):
+            inherited = (problems.get((parent.id, study.slot_of(parent, slot))) for parent in above)
+            problem = next((reason for reason in inherited if reason), None)
+            if problem is None and measures(run):
+                try:
+                    yield read_record(study, run, slot)
+                except InputError as error:
+                    problem = str(error).partition("; ")[0]
+            if problem is not None:
+                problems[run.id, slot] = problem
+
+
+def _counted(study: Study, row: Row, records: list[Record]) -> list[Record]:
+    """Records of a row; of the accuracy of an imported student only one, for it has the same weights under every seed."""
+    imported = isinstance(study.runs[row.trained[0]].config, ImportWeights)
+    return records[:1] if imported and records and isinstance(records[0].run.config, Evaluate) else records
 
 
 def data_name(data: Data) -> str:
     """A data set as people write it."""
     return f"{data.name}@{data.image_size}"
-
-
-def _runs(study: Study, records: Iterable[Record]) -> pd.DataFrame:
-    home, served = homes(study), served_rows(study)
-    return pd.DataFrame(
-        {
-            "run": record.run.id,
-            "phase": record.run.phase,
-            "key": record.run.key,
-            "slot": record.slot,
-            "replicate": record.replicate,
-            **home[record.run.id]._asdict(),
-            "used_by": "; ".join(str(place_of(row)) for row in served[record.run.id]),
-            "git_commit": record.provenance.get("git_commit"),
-            "torch": record.provenance.get("packages", {}).get("torch"),
-            "seconds": record.provenance.get("seconds"),
-        }
-        for record in records
-    )
 
 
 def _measurements(row: Row, record: Record) -> Iterator[dict[str, Any]]:

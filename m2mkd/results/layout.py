@@ -1,5 +1,6 @@
-"""One table in every form in which it is read: CSV for programs, Markdown and LaTeX for people."""
+"""One table in every form in which it is read: CSV for programs, Markdown, LaTeX and HTML for people."""
 
+import html
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,19 @@ from tabulate import tabulate
 from m2mkd.results.statistics import Summary
 
 NUMBERS = re.compile(r"[-\d., ±]*")
+
+
+class Linked(str):
+    """A cell that leads somewhere in the report, such as to the runs behind a number."""
+
+    target: str
+    """Id of an element of the report."""
+
+    def __new__(cls, text: str, target: str) -> "Linked":
+        """Text with a target; equal to the text alone."""
+        cell = super().__new__(cls, text)
+        cell.target = target
+        return cell
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Sheet:
     @property
     def is_text(self) -> tuple[bool, ...]:
         """Whether each column holds anything but numbers, so that it is aligned to the left."""
-        columns = zip(*self.rows, strict=True)
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
         return tuple(not any(cells) or not all(NUMBERS.fullmatch(cell) for cell in cells) for cells in columns)
 
     def without(self, *names: str) -> "Sheet":
@@ -56,9 +70,21 @@ class Table(Sheet):
         """A ``tabular`` with the rules of the package booktabs; its caption is a comment."""
         return f"% {self.caption}\n{self._tabulated('latex_booktabs', self.rows)}\n"
 
+    def to_html(self) -> str:
+        """A ``table`` element, whose cells lead to the report in the folder above."""
+        rows = [[_html_cell(cell) for cell in row] for row in self.rows]
+        header = [html.escape(name) for name in self.header]
+        body = tabulate(rows, headers=header, tablefmt="unsafehtml", disable_numparse=True)
+        return body.replace("<table>", f"<table>\n<caption>{html.escape(self.caption)}</caption>", 1) + "\n"
+
     def _tabulated(self, form: str, rows: Iterable[Sequence[str]]) -> str:
         align = ["left" if text else "right" for text in self.is_text]
         return tabulate(list(rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
+
+
+def _html_cell(cell: str) -> str:
+    text = html.escape(cell)
+    return f'<a href="../report.html#{html.escape(cell.target, quote=True)}">{text}</a>' if isinstance(cell, Linked) else text
 
 
 def as_csv(frame: pd.DataFrame) -> str:
@@ -74,7 +100,7 @@ def percent(share: float | None) -> str:
 
 
 def percent_over_seeds(summary: Summary | None) -> str:
-    """Mean and sample standard deviation in percent; the mean alone where there is one seed."""
+    """Mean and half of its 95 % interval in percent; the mean alone where there is one seed, which has no interval."""
     if summary is None:
         return ""
-    return percent(summary.mean) + ("" if summary.std is None else f" ± {percent(summary.std)}")
+    return percent(summary.mean) + ("" if summary.half_width is None else f" ± {percent(summary.half_width)}")

@@ -1,6 +1,6 @@
 """Which rows of the tables a run serves, and under which of them it is shown."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
@@ -8,7 +8,7 @@ from m2mkd.config.experiment import StudentExperiment, TeacherExperiment
 from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
 
-TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher")
+TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "measure_hybrid")
 
 
 class Place(NamedTuple):
@@ -27,6 +27,22 @@ def place_of(row: Row) -> Place:
     return Place(row.experiment, row.variant, row.profile)
 
 
+class Named(Protocol):
+    """Whatever belongs to one row of the tables."""
+
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def profile(self) -> Profile: ...
+
+
+def anchor_of(row: Named) -> str:
+    """Id, in the report, of the runs behind a row."""
+    return f"runs-{row.experiment}-{row.variant.replace('/', '-')}-{row.profile}"
+
+
 def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
     """Rows that need each run, by run id, in the study's order."""
     served: dict[str, list[Row]] = {run_id: [] for run_id in study.runs}
@@ -37,6 +53,8 @@ def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
         if not served[run.id]:  # a stage of a teacher that no student of the study is taught by
             upstream = {run_id for ids in run.upstream.values() for run_id in ids}
             served[run.id] = [row for row in study.rows if upstream & set(row.trained)]
+        if not served[run.id]:  # a measurement of a teacher, or a module of it that no variant loads, where the teacher is no row
+            served[run.id] = list(dict.fromkeys(row for run_id in run.upstream.get("teacher", ()) for row in served[run_id]))
     return {run_id: tuple(rows) for run_id, rows in served.items()}
 
 
@@ -81,7 +99,7 @@ def homes(study: Study) -> dict[str, Place]:
 
 
 def _home(study: Study, run: Run, row: Row) -> Place:
-    if run.phase in TEACHER_PHASES:
+    if run.phase in TEACHER_PHASES or (run.phase == "import_weights" and run.config.model.family == "vit"):  # type: ignore[attr-defined]
         return Place(teacher_of(study, row), "teacher", row.profile)
     return place_of(row)
 

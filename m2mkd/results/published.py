@@ -1,15 +1,22 @@
 """The numbers of the papers (``results/published``), which this suite never measured itself."""
 
 import csv
+import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from m2mkd.errors import InputError
+from m2mkd.files import write_text
 
 FOLDER = Path("results/published")
 COLUMNS = ("experiment", "variant", "split", "metric", "value", "unit", "source", "status")
 PAPER = "m2mkd"
 """File of the paper that is reproduced; the others are consulted where it has no value."""
+
+
+FILLABLE = ("VERIFIED", "SECONDARY")
+"""Statuses of a number that somebody has now seen."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +78,50 @@ class PublishedNumbers:
             if cells:
                 return next((cell for cell in cells if cell.value is not None), cells[0])
         return None
+
+
+def fill_cell(
+    paper: str, where: tuple[str, str, str, str], value: float, source: str, status: str = "VERIFIED", folder: Path = FOLDER
+) -> None:
+    """Fill one cell that nobody had seen, with its source; every other byte of the file stays.
+
+    Parameters
+    ----------
+    paper
+        Stem of its file in ``folder``.
+    where
+        Experiment, variant, split and metric.
+    value
+        As printed, in the unit that the file gives.
+    source, status
+        Where it was seen, and how: VERIFIED in the source itself, SECONDARY in a quotation.
+
+    Raises
+    ------
+    InputError
+        If there is not exactly one such cell, it has a value already, or value, source or status cannot be.
+    """
+    path = folder / f"{paper}.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such paper; there are {', '.join(sorted(file.stem for file in folder.glob('*.csv')))}")
+    PublishedNumbers(folder)  # refuses files that are not what they should be
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    name = " ".join(part or "''" for part in where)
+    found = [line for line in lines[1:] if tuple(line[:4]) == where]
+    if len(found) != 1:
+        raise InputError(f"{path}: {len(found)} cells are {name}; name exactly one by experiment, variant, split and metric")
+    (line,) = found
+    cell = dict(zip(COLUMNS, line, strict=True))
+    if cell["value"]:
+        raise InputError(f"{path}: {name} is {cell['value']} ({cell['status']}, {cell['source']}) already; edit the file if that is wrong")
+    if status not in FILLABLE:
+        raise InputError(f"status '{status}': a number that was seen is {' or '.join(FILLABLE)}")
+    if not source.strip():
+        raise InputError("source: empty; say version, table or figure, and address")
+    if not math.isfinite(value) or (cell["unit"].startswith("percent") and not 0 <= value <= 100):
+        raise InputError(f"value {value:g}: the cell is in {cell['unit']}, from 0 to 100; give it as it is printed")
+    line[4], line[6], line[7] = f"{value:.12g}", " ".join(source.split()), status
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    write_text(path, buffer.getvalue())

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from m2mkd.results.lineage import student_of
+from m2mkd.config.claims import load_claims
+from m2mkd.results.lineage import anchor_of, student_of
 from m2mkd.results.report import write_report
 from tests.fabricated import finish, plan
 
@@ -13,7 +14,7 @@ EXPERIMENTS = [
     *("nac_tiny_imagenet_ring_of_cliques", "ood_tiny_imagenet_r", "fewshot_cifar100_vmoe"),
 ]
 TABLES = {
-    *("teacher", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"),
+    *("claims", "published", "teacher", "hybrids", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"),
     *("cost", "data", "training", "switches", "environment", "commands"),
 }
 
@@ -49,7 +50,8 @@ def report(tmp_path_factory):
 def test_every_table_and_one_drawing_a_figure(report):
     study, _, text = report
     page = Page(text)
-    assert {table["id"] for table in page.all("table")} == {f"table-{name}" for name in TABLES}
+    behind = {f"{anchor_of(row)}-table" for row in study.rows}
+    assert {table["id"] for table in page.all("table")} == {f"table-{name}" for name in TABLES | behind}
     figures = [figure["id"] for figure in page.all("figure")]
     assert {"figure-bars-iid", "figure-bars-ood", "figure-curves-vmoe_base-corrected"} <= set(figures)
     students = {student_of(study, row.experiment, row.variant)[0] for row in study.rows if "teacher" not in row.experiment}
@@ -84,6 +86,33 @@ def test_those_who_do_not_see_are_told(report):
     assert "end to end 93.0, pure KD 93.0, m2mKD 93.0" in labels[0]
     assert len(page.all("caption")) == len(page.all("table"))
     assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
+
+
+def test_every_verdict_is_there_and_first(report):
+    _, _, text = report
+    assert text.index("<h2") == text.index('<h2 id="verdicts"')
+    board = text.partition('id="table-claims"')[2].partition("</table>")[0]
+    for claim in load_claims():
+        assert f'<a href="#claim-{claim.id}">{claim.id}</a>' in board
+        assert f'<h3 id="claim-{claim.id}">' in text
+    assert board.count('class="verdict smoke-pass"') == 5 and board.count('class="verdict not-run"') == 16
+
+
+def test_sections_stand_in_the_order_of_a_reproducibility_report(report):
+    titles = re.findall(r"<h2[^>]*>([^<]+)", report[2])
+    order = ["Verdicts", "Scope of reproducibility", "Methodology", "Results", "What was easy", "What was difficult"]
+    assert [title for title in titles if title in order] == order
+
+
+def test_every_number_leads_to_its_runs_digest_and_command(report):
+    study, _, text = report
+    for row in study.rows:
+        if row.experiment.startswith("vmoe"):
+            cell = f'<a href="#{anchor_of(row)}">93.00 ± 8.96</a>'
+            assert cell in text
+        behind = text.partition(f'id="table-{anchor_of(row)}-table"')[2].partition("</table>")[0]
+        for run_id in row.measured:
+            assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/0/metrics.json --config scale=smoke " in behind
 
 
 def test_it_judges_nothing_at_a_reduced_scale(report):

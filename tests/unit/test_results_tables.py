@@ -44,9 +44,13 @@ def test_mean_and_deviation_over_seeds(study):
     assert float(row["iid_top1_std"]) == pytest.approx(math.sqrt(0.0013), abs=1e-15)
     assert float(row["ood_top1_mean"]) == pytest.approx(0.465, abs=1e-15)
     assert (row["iid_data"], row["ood_data"]) == ("digits@32", "digits-r@32")
-    assert "93.00 ± 3.61" in Path("results/smoke/tables/results.md").read_text()
+    # t(0.975, 2) = 4.302653
+    assert float(row["iid_top1_half_width"]) == pytest.approx(4.302653 * math.sqrt(0.0013 / 3), abs=1e-7)
+    assert "93.00 ± 8.96" in Path("results/smoke/tables/results.md").read_text()
     latex = Path("results/smoke/tables/results.tex").read_text()
-    assert r"\toprule" in latex and "93.00 ± 3.61" in latex and r"vmoe\_base" in latex
+    assert r"\toprule" in latex and "93.00 ± 8.96" in latex and r"vmoe\_base" in latex
+    page = Path("results/smoke/tables/results.html").read_text()
+    assert '<a href="../report.html#runs-vmoe_base-m2mkd-corrected">93.00 ± 8.96</a>' in page
 
 
 def test_one_seed_has_no_deviation(tmp_path, monkeypatch):

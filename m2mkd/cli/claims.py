@@ -1,0 +1,48 @@
+"""``m2mkd claims``: verdicts, and what is behind them."""
+
+from typing import Annotated
+
+import typer
+
+from m2mkd.cli.options import ExperimentOption, ScaleOption, SetOption, read_study
+
+app = typer.Typer()
+
+
+@app.command()
+def claims(
+    claim: Annotated[str | None, typer.Argument(metavar="[ID]", help="Claim of config/claims.tsv; default: all of them.")] = None,
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdicts and numbers as JSON.")] = False,
+) -> None:
+    """Judge every claim by the runs that are there; with an ID, explain one verdict with its runs, digests and commands."""
+    from m2mkd.config.claims import load_claims
+    from m2mkd.errors import InputError
+    from m2mkd.results.board import verdict_board
+    from m2mkd.results.claims_table import claims_metrics, explanation
+    from m2mkd.results.collect import collect
+
+    # Looked up first, so that a slip of the pen does not take the time of reading all runs.
+    known = load_claims()
+    if claim is not None and claim not in {found.id for found in known}:
+        raise InputError(f"{claim}: no claim of that id in config/claims.tsv; it has {', '.join(found.id for found in known)}")
+    study = read_study(scale, experiment, overrides)
+    # All of them even for one, for its exact test is corrected over the whole board.
+    findings = verdict_board(study, collect(study, partial=True), known)
+    chosen = [finding for finding in findings if claim in (None, finding.claim.id)]
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(claims_metrics(chosen), indent=1))
+    elif claim is not None:
+        typer.echo(explanation(study, chosen[0]))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("claim", "verdict", "why", show_lines=True, title=f"Claims by the runs of scale {study.scale_name}")
+        for finding in chosen:
+            table.add_row(finding.claim.id, finding.verdict.word, finding.verdict.why)
+        Console().print(table)

@@ -1,0 +1,163 @@
+"""The verdict board: for every claim of ``config/claims.tsv`` what the runs of a study say about it, and which runs those are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from m2mkd.config import load
+from m2mkd.config.claims import Claim, load_claims
+from m2mkd.config.compat import Profile
+from m2mkd.config.plan import build_study
+from m2mkd.config.study import Study
+from m2mkd.errors import InputError
+from m2mkd.planning.cost import Cost, cost_of
+from m2mkd.planning.summary import gpu_hours, with_upstream
+from m2mkd.results.changes import changed_science
+from m2mkd.results.collect import Collected, measures
+from m2mkd.results.sides import EXACT_FROM, Comparison, Sides, exact_p_value, members_of, pairs_of
+from m2mkd.results.statistics import holm, smallest_p_value
+from m2mkd.results.verdicts import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and the answer to it."""
+
+    claim: Claim
+    verdict: Verdict
+    comparisons: tuple[Comparison, ...] = ()
+    """A and B for each experiment of the population; empty where the study has no run of them."""
+    runs: tuple[str, ...] = ()
+    """Ids of all runs behind it, upstream before downstream."""
+    cost: float | None = None
+    """GPU-hours that judging it would take, on H200 at 40 % of their peak; none where it is judged."""
+    p_value: float | None = None
+    """Of the exact sign-flip test; none where it is not judged, is no gain, or has too few seeds."""
+    adjusted: float | None = None
+    """The same, after Holm's correction over the board."""
+
+    @property
+    def seeds(self) -> int:
+        """Fewest seeds of a side."""
+        return min((len(side.accuracies) for side in members_of(self.comparisons)), default=0)
+
+    @property
+    def exact_test(self) -> str:
+        """What an exact test says, in words; empty where none applies."""
+        if self.p_value is not None and self.adjusted is not None:
+            return f"p = {self.p_value:.4g}, {self.adjusted:.4g} after Holm"
+        if self.verdict.interval is None or self.claim.direction != "greater":
+            return ""
+        return f"cannot reach 5 % with {self.seeds} seeds (smallest p {smallest_p_value(self.seeds):.4g}); {EXACT_FROM} can"
+
+
+def verdict_board(study: Study, collected: Collected, claims: Sequence[Claim] | None = None) -> list[Finding]:
+    """Every claim with its verdict, in the order of the file.
+
+    Parameters
+    ----------
+    study, collected
+        The graph of runs, and what of it is there (see ``collect``, ``partial``).
+    claims
+        What is claimed; none: ``config/claims.tsv``.
+
+    Raises
+    ------
+    InputError
+        If a claim names an experiment, variant or scale that there is not.
+    """
+    claims = load_claims() if claims is None else claims
+    board = _Board(study, collected, claims)
+    findings = [board.find(claim) for claim in claims]
+    tested = {place: finding.p_value for place, finding in enumerate(findings) if finding.p_value is not None}
+    for place, adjusted in zip(tested, holm(list(tested.values())), strict=True):
+        findings[place] = replace(findings[place], adjusted=adjusted)
+    return findings
+
+
+class _Board:
+    """Judges single claims by one study."""
+
+    def __init__(self, study: Study, collected: Collected, claims: Sequence[Claim]):
+        self.study, self.changes, self.claims = study, changed_science(study), claims
+        self.sides = Sides(study, collected)
+        self.plans: dict[tuple[str, Profile, int], tuple[Study, dict[str, Cost]]] = {}
+
+    def find(self, claim: Claim) -> Finding:
+        study, at_scale = self.study, self.study.scale_name == claim.scale and not self.changes
+        if claim.subject == "suite" and not at_scale:
+            changed = f"this study changes {', '.join(self.changes)}"
+            here = f"this is scale {study.scale_name}" if study.scale_name != claim.scale else changed
+            return self._not_run(claim, f"Judged at scale {claim.scale} alone; {here}.")
+        # A reduced scale need not have the authors' profile; it judges nothing about them anyway.
+        profile = claim.profile if at_scale or claim.profile in study.scale.profiles else study.scale.profiles[0]
+        rows = {(row.experiment, row.variant): row for row in study.rows if row.profile == profile}
+        there = {"/".join(member) for member in rows}
+        absent = [name for name in members_named(claim) if name not in there]
+        if absent:
+            more = f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""
+            return self._not_run(claim, f"This study has no {absent[0]}{more} in profile {profile}.")
+        comparisons = tuple(
+            (self.sides.side(claim, rows[one]), self.sides.side(claim, rows[other]) if other else None) for one, other in claim.members()
+        )
+        needed = with_upstream(study, [seed.run for side in members_of(comparisons) for seed in side.seeds])
+        runs = tuple(run_id for run_id in study.runs if run_id in needed)
+        finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
+        if not at_scale:
+            return replace(finding, verdict=self._smoke(finding), cost=self.planned_hours(claim))
+        if not any(side.accuracies for side in members_of(comparisons)):
+            return replace(self._not_run(claim, "None of its accuracies is there."), comparisons=comparisons, runs=runs)
+        if problems := _problems(comparisons):
+            return replace(finding, verdict=Verdict("inconclusive", f"{problems} Run the workflow again to complete it."))
+        verdict = judge(claim, pairs_of(comparisons))
+        return replace(finding, verdict=verdict, p_value=exact_p_value(claim, comparisons) if verdict.interval else None)
+
+    def _smoke(self, finding: Finding) -> Verdict:
+        """Whether the machinery works, which is all that a reduced or changed scale can say about the paper."""
+        scale = f"scale {self.study.scale_name}" + (f" with {', '.join(self.changes)}" if self.changes else "")
+        nothing = f"At {scale} this judges nothing about the paper."
+        sides = members_of(finding.comparisons)
+        failed = _problems(finding.comparisons) or next((problem for side in sides if (problem := side.not_above_chance)), None)
+        if failed:
+            return Verdict("smoke-fail", f"{failed} {nothing}")
+        measured = sum(measures(self.study.runs[run_id]) for run_id in finding.runs)
+        there = f"All {measured} runs are there and match their digests, and every accuracy is above chance"
+        return Verdict("smoke-pass", f"{there} (profile {sides[0].profile}). {nothing}")
+
+    def _not_run(self, claim: Claim, why: str) -> Finding:
+        hours = self.planned_hours(claim)
+        amount = f"about {hours:,.1f}" if hours >= 0.1 else "less than 0.1"
+        cost = f"Judging it at scale {claim.scale} would cost {amount} GPU-hours (H200, 40 % of peak)."
+        return Finding(claim, Verdict("not run", f"{why} {cost}"), cost=hours)
+
+    def planned_hours(self, claim: Claim) -> float:
+        """GPU-hours of all runs that a claim is judged by, at its scale, in its profile, with as many seeds as it needs."""
+        study, costs = self._plan(claim.scale, claim.profile, claim.seeds)
+        members = set(members_named(claim))
+        measured = [run_id for row in study.rows if f"{row.experiment}/{row.variant}" in members for run_id in row.measured]
+        return gpu_hours(costs, with_upstream(study, measured))
+
+    def _plan(self, scale: str, profile: Profile, seeds: int) -> tuple[Study, dict[str, Cost]]:
+        """The study of all claims that are judged alike, for planning it takes longer than all else."""
+        alike = scale, profile, seeds
+        if alike not in self.plans:
+            claims = [claim for claim in self.claims if (claim.scale, claim.profile, claim.seeds) == alike]
+            names = sorted({name for claim in claims for name in members_named(claim)})
+            overrides = {"profiles": [profile], "replicates": seeds, "replicates_per_job": seeds}
+            try:
+                study = build_study(load.settings({"scale": scale, "experiments": names, "overrides": overrides}))
+                self.plans[alike] = study, cost_of(study)
+            except InputError as error:
+                raise InputError(f"config/claims.tsv: {', '.join(claim.id for claim in claims)}: {error}") from None
+        return self.plans[alike]
+
+
+def members_named(claim: Claim) -> list[str]:
+    """Both sides of each comparison of a claim, as experiment/variant, each once."""
+    return list(dict.fromkeys("/".join(member) for pair in claim.members() for member in pair if member))
+
+
+def _problems(comparisons: Sequence[Comparison]) -> str:
+    """The first missing seed in one sentence, and how many more there are; empty where all are there."""
+    found = [problem for side in members_of(comparisons) for problem in side.problems]
+    more = len(found) - 1
+    return "".join(found[:1]) + (f" {more} more {'are' if more > 1 else 'is'} missing." if more > 0 else "")

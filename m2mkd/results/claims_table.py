@@ -1,0 +1,126 @@
+"""The verdict board as a table, as metrics for DVC, and in words for one claim."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from m2mkd.config.claims import Claim
+from m2mkd.config.study import Study
+from m2mkd.results.board import Finding
+from m2mkd.results.commands import Commands
+from m2mkd.results.layout import Linked, Table, percent
+from m2mkd.results.sides import Side, members_of
+
+CAPTION = (
+    "Claims and verdicts. 95 % intervals by Student's t over seeds decide (simultaneous ones where the claim is about a maximum); "
+    "exact tests are shown where the seeds suffice, corrected by Holm over this table. A claim of the paper is judged at the paper's "
+    "scale alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
+)
+
+
+def claim_anchor(claim: Claim) -> str:
+    """Id of a claim in the report."""
+    return f"claim-{claim.id}"
+
+
+def claims_table(findings: Sequence[Finding]) -> Table:
+    """A line for each claim."""
+    exact, shown = [], []
+    for finding in findings:
+        claim, verdict, interval = finding.claim, finding.verdict, finding.verdict.interval
+        exact.append(
+            {
+                "id": claim.id,
+                "verdict": verdict.word,
+                "subject": claim.subject,
+                "metric": claim.metric,
+                "comparison": claim.comparison,
+                "aggregate": claim.aggregate,
+                "direction": claim.direction,
+                "claimed": claim.size,
+                "tolerance": claim.tolerance,
+                "unit": claim.unit,
+                "status": claim.status,
+                "scale": claim.scale,
+                "profile": claim.profile,
+                "seeds_needed": claim.seeds,
+                "seeds": finding.seeds,
+                "estimate": interval and interval.estimate,
+                "low": interval and interval.low,
+                "high": interval and interval.high,
+                "p_exact": finding.p_value,
+                "p_holm": finding.adjusted,
+                "gpu_hours_to_judge": finding.cost,
+                "runs": len(finding.runs),
+                "why": verdict.why,
+                "claim": claim.claim,
+                "source": claim.source,
+            }
+        )
+        name = Linked(claim.id, claim_anchor(claim))
+        seeds = f"{finding.seeds} of {claim.seeds} seeds"
+        shown.append((name, verdict.word, claim.claim, claimed(claim), verdict.why, seeds, finding.exact_test))
+    header = ("claim", "verdict", "what is claimed", "claimed", "why", "seeds", "exact test")
+    return Table("claims", CAPTION, header, tuple(shown), pd.DataFrame(exact))
+
+
+def claimed(claim: Claim) -> str:
+    """The claimed size and how well it is known, in a few words."""
+    unit = {"points": " points", "relative": " % of the baseline", "unstated": " (unit not stated)"}[claim.unit]
+    what = {
+        "greater": f"A > B by {claim.size:g}{unit}" if claim.size is not None else "A > B",
+        "equal": f"A = B within {claim.tolerance:g}{unit}",
+        "value": f"{claim.size or 0.0:g} %",
+    }[claim.direction]
+    return f"{what}, {claim.status}"
+
+
+def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | float | int]]:
+    """Verdict, seeds and numbers of each claim by its id, for ``dvc metrics diff``."""
+    metrics: dict[str, dict[str, str | float | int]] = {}
+    for finding in findings:
+        found: dict[str, str | float | int] = {"verdict": finding.verdict.word, "seeds": finding.seeds}
+        if interval := finding.verdict.interval:
+            found |= {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+        metrics[finding.claim.id] = found
+    return metrics
+
+
+def in_words(side: Side) -> str:
+    """The accuracies of a side, seed by seed."""
+    seeds = (f"{seed.replicate}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in side.seeds)
+    return f"{side.name} ({side.profile}), {'seed' if len(side.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
+
+
+def commands_of(commands: Commands, finding: Finding) -> list[str]:
+    """A command for each experiment that redoes what is missing of a claim's runs."""
+    return [commands.to(name) for name in dict.fromkeys(side.experiment for side in members_of(finding.comparisons))]
+
+
+def explanation(study: Study, finding: Finding) -> str:
+    """Everything behind one verdict, as lines of text: numbers, runs, digests and commands."""
+    claim, verdict = finding.claim, finding.verdict
+    about = "the paper" if claim.subject == "paper" else "this suite"
+    lines = [
+        f"{claim.id}: {verdict.word}",
+        "",
+        claim.claim,
+        f"  source      {claim.source} ({claim.status})",
+        f"  about       {about}; judged at scale {claim.scale}, profile {claim.profile}",
+        f"  comparison  {claim.comparison}, {claim.metric}, {claim.aggregate} of {', '.join(claim.population)}",
+        f"  claimed     {claimed(claim)}, tolerance {claim.tolerance:g}, at least {claim.seeds} seeds",
+        "",
+        verdict.why,
+    ]
+    if finding.exact_test:
+        lines.append(f"Exact sign-flip test: {finding.exact_test}.")
+    for side in members_of(finding.comparisons):
+        lines += ["", f"{side.name} ({side.profile})"]
+        for seed in side.seeds:
+            accuracy = seed.problem or "not measured" if seed.accuracy is None else f"{percent(seed.accuracy)} %"
+            record = f"  record sha256 {seed.record[:16]}" if seed.record else ""
+            lines.append(f"  seed {seed.replicate}  {accuracy}  {study.folder(seed.run)}/{seed.slot}{record}")
+    if finding.runs:
+        lines += ["", f"{len(finding.runs)} runs in all; 'm2mkd runs show RUN' explains one. To redo what is missing:"]
+        lines += [f"  {command}" for command in commands_of(Commands(study), finding)]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""What was easy and what was difficult, in sentences that follow from the runs and the files alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from m2mkd.config import load
+from m2mkd.config.study import Study
+from m2mkd.results.board import Finding
+from m2mkd.results.collect import Collected, measures
+from m2mkd.results.published import PublishedNumbers
+
+
+def what_was_easy(study: Study, collected: Collected) -> list[str]:
+    """Work that the workflow took over."""
+    wanted = sum(len(run.config.replicates) for run in study.runs.values() if measures(run))
+    hours = sum(float(record.provenance["seconds"]) for record in collected.records) / 3600
+    shared = sum(len(run.users) > 1 for run in study.runs.values())
+    return [
+        f"One command computes the whole study; {len(collected.records)} of {wanted} measurements are there, true to their digests.",
+        f"They took {hours:.2f} hours of wall time in all, one after the other.",
+        f"{shared} of {len(study.runs)} runs serve more than one experiment and were computed once.",
+    ]
+
+
+def what_was_difficult(study: Study, collected: Collected, published: PublishedNumbers, findings: Sequence[Finding]) -> list[str]:
+    """What kept results from being judged, or had to be decided."""
+    places = [(row.experiment, row.variant, split) for row in study.rows for split in ("iid", "ood", "fewshot")]
+    cells = [cell for place in places if (cell := published.find(*place))]
+    unseen = sum(cell.value is None for cell in cells)
+    switches = {name for run in study.runs.values() for name in run.config.compat}
+    unstated = sum(finding.claim.unit == "unstated" for finding in findings)
+    words = Counter(finding.verdict.word for finding in findings)
+    lines = [
+        f"Of {len(cells)} published accuracies that belong beside this study's, {unseen} were not seen by anybody here.",
+        f"The released code has {len(load.switches())} known defects that change a result; {len(switches)} of them could matter in this "
+        f"study (profile {' and '.join(study.scale.profiles)}), see Switches.",
+        f"{unstated} of {len(findings)} claims do not say whether they mean points or per cent of the baseline: judged both ways.",
+        f"{words['not run'] + words['inconclusive']} of {len(findings)} claims could not be decided by these runs.",
+    ]
+    if collected.problems:
+        lines.append(f"{len(collected.problems)} runs and seeds are missing or wrong, or build on such.")
+    return lines

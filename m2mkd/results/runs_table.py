@@ -1,0 +1,76 @@
+"""The table of all runs (``tables/runs.parquet``): its columns, their meaning, and the version of both.
+
+The file carries this documentation itself: ``m2mkd.schema_version`` and ``m2mkd.key`` in its metadata, ``about`` in that of each column.
+"""
+
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from m2mkd.config.study import Study
+from m2mkd.results.lineage import homes, place_of, served_rows
+from m2mkd.results.records import Record
+
+SCHEMA_VERSION = 2
+"""Raised whenever a column comes, goes or changes its meaning. 2: hardware, record and system added."""
+KEY = ("run", "slot", "hardware")
+"""What tells two lines apart, also where tables of several machines are joined."""
+COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "run": (pa.string(), "Phase and key, as phase/key."),
+    "phase": (pa.string(), "What it does."),
+    "key": (pa.string(), "First 16 digits of the sha256 of its configuration, format, data and the keys of the runs that it builds on."),
+    "slot": (pa.int64(), "Place of its replicate in the run, and its folder's name."),
+    "replicate": (pa.int64(), "Seed."),
+    "hardware": (pa.string(), "Accelerator or processor that computed it; the instruction set alone where the run recorded no more."),
+    "experiment": (pa.string(), "Row of the tables that it is shown under: experiment,"),
+    "variant": (pa.string(), "variant,"),
+    "profile": (pa.string(), "and compat profile."),
+    "used_by": (pa.string(), "All rows that need it, separated by semicolons."),
+    "record": (
+        pa.string(),
+        "sha256 of its run.json, which holds the digests of its outputs, and its time.",
+    ),
+    "system": (pa.string(), "Operating system."),
+    "git_commit": (pa.string(), "Commit of the code; null outside a checkout."),
+    "torch": (pa.string(), "Version of torch."),
+    "seconds": (pa.float64(), "Wall time, of its last session where it was interrupted."),
+}
+VOLATILE = ("record", "seconds")
+"""Columns in which two computations of the same run differ."""
+
+
+def runs_frame(study: Study, records: Iterable[Record]) -> pd.DataFrame:
+    """A line for each record of a study; see COLUMNS."""
+    home, served = homes(study), served_rows(study)
+    used_by = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served.items()}
+    lines = [
+        {
+            "run": record.run.id,
+            "phase": record.run.phase,
+            "key": record.run.key,
+            "slot": record.slot,
+            "replicate": record.replicate,
+            "hardware": record.provenance.get("hardware") or record.provenance.get("machine"),
+            **home[record.run.id]._asdict(),
+            "used_by": used_by[record.run.id],
+            "record": record.digest,
+            "system": record.provenance.get("system"),
+            "git_commit": record.provenance.get("git_commit"),
+            "torch": record.provenance.get("packages", {}).get("torch"),
+            "seconds": record.provenance.get("seconds"),
+        }
+        for record in records
+    ]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def write_runs(frame: pd.DataFrame, file: BinaryIO) -> None:
+    """Write the table as Parquet, without the volatile columns, so that equal runs give equal bytes."""
+    kept = {name: column for name, column in COLUMNS.items() if name not in VOLATILE}
+    fields = [pa.field(name, kind, metadata={"about": about}) for name, (kind, about) in kept.items()]
+    described = {"m2mkd.schema_version": str(SCHEMA_VERSION), "m2mkd.key": ",".join(KEY)}
+    schema = pa.schema(fields, metadata=described)
+    pq.write_table(pa.Table.from_pandas(frame[list(kept)], schema=schema, preserve_index=False).replace_schema_metadata(described), file)

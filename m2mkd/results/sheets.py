@@ -1,0 +1,150 @@
+"""Sheets of the report beside the results: cost, data, recipes, switches, environment, commands, and the runs behind every number."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from m2mkd.config import load
+from m2mkd.config.phases import METRICS, PHASES
+from m2mkd.config.study import Row, Study
+from m2mkd.planning.cost import Cost, cost_of
+from m2mkd.results.collect import Collected, data_name
+from m2mkd.results.commands import Commands
+from m2mkd.results.layout import Sheet, percent
+from m2mkd.results.lineage import anchor_of, place_of, title_of
+from m2mkd.results.lookup import Numbers
+from m2mkd.results.published import PublishedNumbers
+from m2mkd.results.statistics import mean
+
+
+def commands_sheet(study: Study, commands: Commands) -> Sheet:
+    """The command that redoes each experiment."""
+    names = dict.fromkeys(row.experiment for row in study.rows)
+    rows = tuple((name, title_of(study, name), commands.to(name)) for name in names)
+    caption = "Each command computes what is missing of one experiment, all that it builds on included."
+    return Sheet("commands", caption, ("experiment", "reproduces, at its published scale", "command"), rows)
+
+
+def cost_sheet(study: Study, collected: Collected) -> Sheet:
+    """What each phase was planned to take, and what it took."""
+    seconds: dict[str, list[float]] = {}
+    for record in collected.records:
+        seconds.setdefault(record.run.phase, []).append(float(record.provenance["seconds"]))
+    planned: dict[str, list[Cost]] = {}
+    for run_id, cost in cost_of(study).items():
+        planned.setdefault(study.runs[run_id].phase, []).append(cost)
+    rows = [_cost_line(phase, planned[phase], seconds.get(phase, [])) for phase in PHASES if phase in planned]
+    every = [cost for costs in planned.values() for cost in costs]
+    rows.append(_cost_line("all", every, [spent for group in seconds.values() for spent in group]))
+    caption = (
+        "Planned: GPU-hours by the count of operations, on H200 at 40 % of their peak (m2mkd plan). Spent: wall time as each run "
+        "measured it on its own machine (see Environment), other jobs beside it or not; the start of a process is not in it, and for a run "
+        "that was interrupted only its last session counts."
+    )
+    header = ("phase", "planned GPU-hours", "runs × seeds", "spent hours", "mean seconds", "longest")
+    return Sheet("cost", caption, header, tuple(rows))
+
+
+def _cost_line(phase: str, planned: list[Cost], spent: list[float]) -> tuple[str, ...]:
+    hours = f"{sum(cost.gpu_hours for cost in planned):.3g}"
+    if not spent:
+        return (phase, hours, "0", "", "", "")
+    return (phase, hours, str(len(spent)), f"{sum(spent) / 3600:.3f}", f"{mean(spent):.2f}", f"{max(spent):.2f}")
+
+
+def quoted_sheet(rows: Iterable[Row], published: PublishedNumbers) -> Sheet:
+    """Where the published numbers beside ours come from."""
+    lines = []
+    for row in rows:
+        for split in ("iid", "ood", "fewshot"):
+            if cell := published.find(row.experiment, row.variant, split):
+                value = "" if cell.value is None else f"{cell.value:g}"
+                lines.append((row.experiment, row.variant, split, value, cell.paper, cell.status, cell.source))
+    caption = "Published numbers that stand beside ours, with their sources. An empty value was not seen by anybody here."
+    header = ("experiment", "variant", "split", "value", "paper", "status", "source")
+    return Sheet("published", caption, header, tuple(dict.fromkeys(lines)))
+
+
+def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Commands) -> list[tuple[str, str, Sheet]]:
+    """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
+    digests = {(record.run.id, record.slot): record.digest for record in collected.records}
+    found = []
+    for row in study.rows:
+        accuracies: dict[int, dict[str, str]] = {}
+        for split in ("iid", "ood", "fewshot"):
+            for cell in numbers.cells(row, split, "top1"):
+                for replicate, value in zip(cell.replicates, cell.seeds, strict=True):
+                    accuracies.setdefault(replicate, {})[f"{split}, {cell.data}, %"] = percent(value)
+        names = tuple(dict.fromkeys(name for cells in accuracies.values() for name in cells))
+        lines = []
+        for run_id in row.measured:
+            for slot, replicate in enumerate(study.runs[run_id].config.replicates):
+                digest = digests.get((run_id, slot))
+                cells = accuracies.get(replicate, {}) if digest else {}
+                target = f"{study.folder(run_id)}/{slot}/{METRICS}"
+                state = digest[:16] if digest else "absent"
+                lines.append((str(replicate), *(cells.get(name, "") for name in names), run_id, state, commands.to(target)))
+        header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
+        caption = f"Runs behind {place_of(row)}."
+        found.append((anchor_of(row), str(place_of(row)), Sheet(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+    return found
+
+
+def data_sheet(study: Study) -> Sheet:
+    """Data sets that the runs read."""
+    used = {data_name(data): data for run in study.runs.values() for data in run.config.data_sets}
+    registry = load.datasets()
+    rows = tuple(
+        (
+            name,
+            registry[data.name].title,
+            str(data.classes),
+            "synthetic" if registry[data.name].synthetic else "natural",
+            registry[data.name].licence,
+        )
+        for name, data in sorted(used.items())
+    )
+    caption = "Data sets of this study, as name@pixels. A synthetic set is made by image operations and stands in for a natural one."
+    return Sheet("data", caption, ("set", "what it is", "classes", "kind", "licence"), rows)
+
+
+def training_sheet(study: Study) -> Sheet:
+    """How long and with what each phase trains."""
+    rows = []
+    for run in study.runs.values():
+        config: Any = run.config
+        if recipe := getattr(config, "recipe", None):
+            model = getattr(config, "student", None) or config.model
+            how = (str(recipe.epochs), str(recipe.batch_size), f"{recipe.lr:g}", f"{recipe.train_share:g}", recipe.precision)
+            rows.append((run.phase, model.family, data_name(config.data), *how))
+    rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
+    caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."
+    header = ("phase", "family", "training set", "epochs", "batch", "lr", "share of the set", "precision")
+    return Sheet("training", caption, header, tuple(rows))
+
+
+def switches_sheet(study: Study) -> Sheet:
+    """Values of the compat switches that have an effect on the study."""
+    used: dict[str, set[str]] = {}
+    for run in study.runs.values():
+        for name, value in run.config.compat.items():
+            used.setdefault(name, set()).add(str(value))
+    rows = tuple((name, " and ".join(sorted(values)), load.switches()[name].about) for name, values in sorted(used.items()))
+    caption = "Known defects of the released code that could matter here, and which value was taken."
+    return Sheet("switches", caption, ("switch", "value", "what the released code does"), rows)
+
+
+def environment_sheet(collected: Collected) -> Sheet:
+    """With what the runs were computed; several values where they differ."""
+    facts: dict[str, list[str]] = {}
+    for record in collected.records:
+        source = record.provenance
+        commit = str(source.get("git_commit") or "none") + (" with uncommitted changes" if source.get("git_dirty") else "")
+        found = {"git commit": commit, "python": source.get("python"), "system": f"{source.get('system')} {source.get('machine')}"}
+        for name, value in (found | source.get("packages", {})).items():
+            facts.setdefault(name, []).append(str(value))
+    rows = tuple((name, _distinct(values)) for name, values in facts.items())
+    return Sheet("environment", "Recorded by every run in its run.json.", ("part", "version"), rows)
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))

@@ -1,0 +1,145 @@
+"""The two sides of a claim's comparison, as a study ran them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from m2mkd.config.claims import Claim
+from m2mkd.config.compat import Profile
+from m2mkd.config.phases import Evaluate, ImportWeights
+from m2mkd.config.study import Row, Study
+from m2mkd.errors import InputError
+from m2mkd.results.collect import Collected
+from m2mkd.results.statistics import binomial_interval, mean, permutation_test
+from m2mkd.results.verdicts import Pair
+
+EXACT_FROM = 6
+"""Fewest seeds with which an exact test can reach 5 %."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed of one side of a comparison."""
+
+    replicate: int
+    run: str
+    """Id of the run that measured it; its key is the digest of its configuration and of all that it builds on."""
+    slot: int
+    accuracy: float | None
+    """Share from 0 to 1; none where a run behind it is missing or wrong."""
+    record: str | None
+    """sha256 of the run's record."""
+    problem: str | None
+    """Why there is no accuracy."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a row of the tables and its seeds."""
+
+    experiment: str
+    variant: str
+    profile: Profile
+    seeds: tuple[Seed, ...]
+    images: int | None
+    """Images that measured one seed."""
+    chance: float
+    """Accuracy of guessing, as a share."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}/{self.variant}"
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of the seeds that are there, by replicate, so that the same seed stands in the same place of every side."""
+        ordered = sorted(self.seeds, key=lambda seed: seed.replicate)
+        return tuple(seed.accuracy for seed in ordered if seed.accuracy is not None)
+
+    @property
+    def problems(self) -> list[str]:
+        """Seeds that are missing or wrong, each in one sentence."""
+        return [
+            f"Seed {seed.replicate} of {self.name} is missing: {seed.problem or 'it was not measured'}."
+            for seed in self.seeds
+            if seed.accuracy is None
+        ]
+
+    @property
+    def not_above_chance(self) -> str | None:
+        """The first seed whose accuracy guessing could reach, in one sentence: the exact binomial interval holds chance, or lies below."""
+        for seed in self.seeds:
+            if seed.accuracy is None or not self.images:
+                return f"Seed {seed.replicate} of {self.name} does not say how many images it measured."
+            low = binomial_interval(round(seed.accuracy * self.images), self.images).low
+            if low <= self.chance:
+                measured = f"{100 * seed.accuracy:.2f} %, at least {100 * low:.2f} % by the exact binomial interval"
+                return f"Seed {seed.replicate} of {self.name} is not above chance ({100 * self.chance:.2f} %): {measured}."
+        return None
+
+
+Comparison = tuple[Side, Side | None]
+"""A, and B unless the claim is about A alone."""
+
+
+class Sides:
+    """Finds the sides of comparisons in what a study has."""
+
+    def __init__(self, study: Study, collected: Collected):
+        self.study, self.problems = study, collected.problems
+        self.numbers = collected.numbers
+        self.digests = {(record.run.id, record.slot): record.digest for record in collected.records}
+
+    def side(self, claim: Claim, row: Row) -> Side:
+        """A row of the tables as one side of a claim.
+
+        Raises
+        ------
+        InputError
+            If the row has not exactly one number of the claim's metric.
+        """
+        config = self.study.runs[row.measured[0]].config
+        split = claim.metric.removesuffix("_top1")
+        if not isinstance(config, Evaluate) or (split == "ood" and len(config.ood) != 1):
+            raise InputError(
+                f"config/claims.tsv: claim {claim.id}: {claim.metric} of {row.experiment}/{row.variant} is not one number; "
+                "name a student with exactly one such set"
+            )
+        cell = next(iter(self.numbers.cells(row, split, "top1")), None)
+        found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
+        common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
+        classes = common[0].seeds[0] if common else config.data.classes
+        seeds = tuple(self._seeds(row, found))
+        return Side(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes)
+
+    def _seeds(self, row: Row, found: Mapping[int, float]) -> Iterator[Seed]:
+        # The accuracy of an imported student counts once, for it has the same weights under every seed.
+        once = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
+        for run_id in row.measured:
+            for slot, replicate in enumerate(self.study.runs[run_id].config.replicates):
+                where = run_id, slot
+                yield Seed(replicate, *where, found.get(replicate), self.digests.get(where), self.problems.get(where))
+                if once:
+                    return
+
+
+def members_of(comparisons: Sequence[Comparison]) -> list[Side]:
+    """Every side once, in order."""
+    return list(dict.fromkeys(side for pair in comparisons for side in pair if side))
+
+
+def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+    """Accuracies as verdicts take them."""
+    return [Pair(one.experiment, one.accuracies, other.accuracies if other else None) for one, other in comparisons]
+
+
+def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:
+    """Two-sided sign-flip test that there is no gain, of the population as the claim speaks of it; none where it cannot be made."""
+    pairs = pairs_of(comparisons)
+    if claim.direction != "greater" or min(len(pair.treated) for pair in pairs) < EXACT_FROM:
+        return None
+    groups = [pair.values(claim.units[0]) for pair in pairs]
+    if claim.aggregate == "mean":
+        return permutation_test([mean(values) for values in zip(*groups, strict=True)])
+    found = [permutation_test(values) for values in groups]
+    # Each must hold, so that the weakest decides; or one is enough, with Bonferroni's correction for the choice.
+    return max(found) if claim.aggregate == "each" else min(1.0, len(found) * min(found))
