@@ -1,7 +1,7 @@
 """Building any student, whole or one module of it, from its configuration and the compat switches that concern it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,5 @@ def replace_head(student: VMoE | NAC, classes: int) -> nn.Linear:
     if isinstance(student, NAC):
         student.output_tokenizer.to_logits = nn.Linear(student.output_tokenizer.to_logits.in_features, classes)
         return student.output_tokenizer.to_logits
-    last: Any = student.stages[-1]
-    last.head = nn.Linear(last.head.in_features, classes)
-    return last.head
+    student.reset_classifier(classes)
+    return cast(nn.Linear, student.get_classifier())

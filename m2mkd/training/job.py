@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -147,6 +148,19 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
     )
 
 
+def hardware() -> str:
+    """Name of the GPU or, without one, of the processor."""
+    # A phase that computes nothing has not imported torch, and need not for this.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def provenance() -> dict[str, Any]:
     """Where and with what something is computed: recorded, but part of no key."""
 
@@ -162,6 +176,7 @@ def provenance() -> dict[str, Any]:
         "git_dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "hardware": hardware(),
         "system": platform.system(),
         "packages": {name: version(name) for name in ("m2mkd", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")},
     }

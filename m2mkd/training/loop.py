@@ -25,6 +25,8 @@ from m2mkd.training.progress import TrainingProgress
 
 CHECKPOINT_SECONDS = 20.0
 """Time between two checkpoints of one training."""
+DIAGNOSED = 32
+"""Validation images, the first ones, on which a network's use of its parts is measured."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Task:
     """Parameters without weight decay."""
     meter: Meter | None = None
     """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
+    diagnose: Callable[[Tensor], dict[str, float]] | None = None
+    """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
     decay_all: bool = False
     decay_scalars: bool = False
     late_schedule: bool = False
@@ -110,7 +114,7 @@ def fit(
                 for training in present:
                     training.step(epoch, step, there)
             last = epoch + 1 == recipe.epochs
-            measured = _validate(present, recipe, validation(), device) if last or (epoch + 1) % recipe.eval_every == 0 else None
+            measured = _validate(present, recipe, validation, device) if last or (epoch + 1) % recipe.eval_every == 0 else None
             for place, training in enumerate(present):
                 shown.epoch(training.title, epoch, training.end_epoch(measured[place] if measured else {}, last=last))
     return [training.measurements for training in trainings]
@@ -141,7 +145,7 @@ class _Training:
 
     @property
     def measurements(self) -> dict[str, float]:
-        return {name: value for name, value in self.progress["last"].items() if name not in ("epoch", "step", "lr")}
+        return {name: value for name, value in self.progress["last"].items() if name not in ("epoch", "step", "lr") and "/" not in name}
 
     def begin_epoch(self) -> None:
         self.task.network.train()
@@ -186,10 +190,16 @@ class _Training:
         return line
 
 
-def _validate(trainings: Sequence[_Training], recipe: Recipe, batches: Iterable[EvalBatch], device: torch.device) -> list[dict[str, float]]:
+def _validate(
+    trainings: Sequence[_Training], recipe: Recipe, validation: Callable[[], Iterable[EvalBatch]], device: torch.device
+) -> list[dict[str, float]]:
     for training in trainings:
         training.task.network.eval()
     with computing_in(recipe.precision, device):
-        measured = measure_together([training.task.predict for training in trainings], batches, device)
+        measured = measure_together([training.task.predict for training in trainings], validation(), device)
     accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
-    return [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
+    lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
+    for training, line in zip(trainings, lines, strict=True):
+        if training.task.diagnose is not None:
+            line.update(training.task.diagnose(next(iter(validation())).images[:DIAGNOSED].to(device)))
+    return lines

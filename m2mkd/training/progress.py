@@ -42,7 +42,7 @@ class TrainingProgress(AbstractContextManager):
 
     def epoch(self, title: str, epoch: int, measured: Mapping[str, float]) -> None:
         """Show that ``epoch`` (from 0) of a training has ended."""
-        news = "  ".join(f"{name} {value:.4g}" for name, value in measured.items() if name not in ("epoch", "step"))
+        news = "  ".join(f"{name} {value:.4g}" for name, value in measured.items() if name not in ("epoch", "step") and "/" not in name)
         if self.console.is_terminal:
             self.bar.update(self.tasks[title], completed=epoch + 1, news=news)
         else:

@@ -32,7 +32,21 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 def test_help_names_the_verbs():
     done = m2mkd("--help")
     assert done.returncode == 0
-    for verb in ("config", "runs", "run", "data", "compile", "report", "track", "reproduce"):
+    for verb in (
+        "config",
+        "runs",
+        "run",
+        "data",
+        "compile",
+        "report",
+        "track",
+        "reproduce",
+        "plan",
+        "graph",
+        "import",
+        "evaluate",
+        "claims",
+    ):
         assert verb in done.stdout
 
 

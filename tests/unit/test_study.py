@@ -37,7 +37,7 @@ def test_a_changed_recipe_changes_its_runs_and_what_builds_on_them_only():
 
 def test_a_format_version_changes_the_keys(monkeypatch):
     before = study()
-    monkeypatch.setattr(PHASES["pretrain_meta"], "FORMAT", 2)
+    monkeypatch.setattr(PHASES["pretrain_meta"], "FORMAT", PHASES["pretrain_meta"].FORMAT + 1)
     assert not ids(before, "pretrain_meta", "assemble_teacher") & ids(study(), "pretrain_meta", "assemble_teacher")
 
 

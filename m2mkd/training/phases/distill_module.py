@@ -10,7 +10,7 @@ from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
-from m2mkd.models.build import build_module, noise_arguments
+from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
@@ -60,7 +60,8 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         logits = hybrid(images, **noise_arguments(config.student, noise))
-        return distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
+        value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
+        return value + regularisation(student, config.compat)
 
     return Task(
         trained=student,

@@ -11,6 +11,7 @@ from m2mkd.distill.hybrid import freeze
 from m2mkd.distill.losses import distillation_loss, soft_cross_entropy
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.distill.transfer import assemble
+from m2mkd.evaluation.diagnostics import diagnose, scalars
 from m2mkd.models.build import build_student, noise_arguments, regularisation
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vit import StagedViT
@@ -56,6 +57,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
         network=student,
         loss=loss,
         predict=student,
+        diagnose=lambda images: scalars(diagnose(student, images)),
         spared=student.no_weight_decay(),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
