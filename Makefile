@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SCALE ?=
 
-.PHONY: reproduce test lint format lock mlflow-ui acceptance clean
+.PHONY: reproduce test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
@@ -48,6 +48,47 @@ acceptance: $(VENV)/.ok-dev
 clean:
 	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs
 
+# --- images: docs/containers.md ----------------------------------------------------------------------------------------
+
+# What `make standin` made; without it, what the machine has.
+STANDIN := build/standin
+
+images: image-cpu image-cuda
+
+image-cpu image-cuda: image-%: $(VENV)/.ok-run
+	if [ -e $(STANDIN)/env.sh ]; then . $(STANDIN)/env.sh; fi; $(PYTHON) containers/build.py $*
+
+resolve-images: $(VENV)/.ok-run
+	$(PYTHON) containers/build.py resolve
+
+standin:
+	containers/standin/setup.sh $(STANDIN)
+
+# The image from a stand-in for its base, and the small workflow in it, on a Debian machine that has neither engine nor registry.
+containers-check: $(VENV)/.ok-dev standin
+	$(MAKE) image-cpu
+	. $(STANDIN)/env.sh; M2MKD_REQUIRE=all pytest -q -m container $(PYTEST) tests/workflow/test_containers.py
+
+AUDIT := build/audit
+
+$(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
+	python3 -m venv --without-pip $(AUDIT)
+	$(UV) pip install -q --python $(AUDIT)/bin/python --require-hashes -r $(LOCKS)/audit.txt
+	@touch $@
+
+# Rules of Dockerfiles and shell scripts, secrets, licences. Digests, of which the project is full, are no secrets.
+audit: $(AUDIT)/.ok $(VENV)/.ok-run
+	$(AUDIT)/bin/hadolint containers/Dockerfile
+	$(AUDIT)/bin/shellcheck containers/install.sh containers/standin/*.sh .ci/run workflow/envs/*.sh
+	git ls-files --cached --others --exclude-standard | grep -v '^$(LOCKS)/' | \
+	  xargs $(AUDIT)/bin/detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines '\.example|user:secret@|M2MKD_DB_PASSWORD'
+	$(AUDIT)/bin/cyclonedx-py environment --of JSON -o $(AUDIT)/sbom.cdx.json $(PYTHON)
+	$(PYTHON) containers/licences.py $(AUDIT)/sbom.cdx.json containers/licences.txt > $(AUDIT)/licences.tsv
+
+# Known vulnerabilities of what is locked, where the advisory service answers.
+vulnerabilities: $(AUDIT)/.ok
+	$(PYTHON) containers/vulnerabilities.py $(AUDIT)/bin/pip-audit $(LOCKS)/run-cuda.txt
+
 # --- environment ------------------------------------------------------------------------------------------------------
 
 $(UV): $(LOCKS)/uv.txt
@@ -73,3 +114,10 @@ lock: | $(UV)
 	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev -o $(LOCKS)/dev-cpu.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline --extra gpu -o $(LOCKS)/run-cuda.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev --extra gpu -o $(LOCKS)/dev-cuda.txt
+	$(COMPILE) $(LOCKS)/audit.in -o $(LOCKS)/audit.txt
+
+# Locking again changes nothing as long as pyproject.toml and the locks agree.
+lock-check: | $(UV)
+	rm -rf build/locks && mkdir -p build && cp -a $(LOCKS) build/locks
+	@$(MAKE) --no-print-directory lock LOCKS=build/locks
+	diff -r $(LOCKS) build/locks

@@ -9,6 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from m2mkd.errors import InputError
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before any work is lost by it; one that is not there yet counts as its parent.
+
+    Raises
+    ------
+    InputError
+        If it is read-only for this user.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} is read-only for this user; make it writable, or work in a copy of the project")
+
 
 def sha256(path: Path) -> str:
     """Digest of a file, in hexadecimal."""

@@ -5,16 +5,20 @@ import sys
 
 import typer
 
-from m2mkd.cli import checkpoints, config, data, graph, plan, runs, study
+from m2mkd.cli import checkpoints, claims, config, data, doctor, graph, plan, published, runs, study
+from m2mkd.containers import inside
 from m2mkd.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Reproduce m2mKD at any scale.")
 app.add_typer(study.app)
 app.add_typer(checkpoints.app)
 app.add_typer(plan.app)
+app.add_typer(doctor.app)
+app.add_typer(claims.app)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
+app.add_typer(published.app, name="published")
 app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
 
@@ -22,6 +26,7 @@ app.add_typer(study.track, name="track")
 def main() -> None:
     """Run the command line; bad input gives one line and exit code 2."""
     try:
+        inside.obey()
         app()
     except InputError as error:
         sys.exit(_refuse(str(error)))

@@ -100,7 +100,7 @@ def _class_names(source: str) -> tuple[str, ...]:
 
 def _summarised(draws: list[dict[str, Any]]) -> dict[str, Any]:
     """Number of the draws, and for each measure its values, mean and 95 % interval by Student's t (none for a single draw)."""
-    from m2mkd.results.statistics import mean, t_interval
+    from m2mkd.statistics import mean, t_interval
 
     summary: dict[str, Any] = {"count": len(draws)}
     for measure in ("top1", "top5", "loss"):

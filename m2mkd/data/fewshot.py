@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from m2mkd.config.seeds import derive_seed
 from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
 
@@ -32,6 +33,11 @@ class Episode:
         """Those images of ``split``, with the new labels."""
         taken = split.take(indices)
         return replace(taken, labels=np.array([self.label_map[int(label)] for label in taken.labels], np.int64))
+
+
+def episode_seed(replicate: int, number: int) -> int:
+    """Seed of a replicate's episodes, 32 bits: the first as ever, from the replicate's number alone; the others from names."""
+    return derive_seed("episode", replicate, number) & 0xFFFFFFFF if number else replicate + 1
 
 
 def episode(train_split: Split, val_split: Split, way: int, shots: int, seed: int, val_from: Literal["test", "train"] = "test") -> Episode:

@@ -1,11 +1,14 @@
 """The stream of images that a run trains on, and the pass over a split that measures it.
 
 Everything random depends on (data set, protocol, replicate) and on the epoch, the image and its repeat; never on the experiment, the
-variant, the module or the number of workers. So variants are paired: they see the same images, augmented and mixed in the same way.
+variant, the module, the number of workers or of ranks. So variants are paired: they see the same images, augmented and mixed in the same
+way.
 """
 
+import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +64,10 @@ class Draw(NamedTuple):
 class TrainStream:
     """Training batches, epoch by epoch.
 
+    The global batch of a step is the same for any number of ranks. Each holds a block from its front and the mirror image of that block
+    from its back (`mirrored_part`), so that the partner of every image in mixup and CutMix, which is its mirror image in the global
+    batch, lies on the same rank: no image is augmented twice, and none has to travel.
+
     Parameters
     ----------
     split
@@ -76,12 +83,14 @@ class TrainStream:
     workers
         Processes that prepare batches; none: the calling one. The batches are the same.
     device
-        Where the batches will go; for a CUDA device they lie in pinned memory.
+        Where the batches come to lie. They go to a CUDA device as bytes from pinned memory, and are normalised, erased and mixed there.
+    rank, ranks
+        Which part of every global batch is made here, and of how many.
 
     Raises
     ------
     InputError
-        If there are fewer images than one batch holds.
+        If there are fewer images than one batch holds, or a batch cannot be divided among the ranks.
     """
 
     def __init__(
@@ -93,60 +102,166 @@ class TrainStream:
         names: tuple[str | int, ...],
         workers: int = 0,
         device: torch.device | str = "cpu",
+        rank: int = 0,
+        ranks: int = 1,
     ):
-        self._indices = np.asarray(indices, dtype=np.int64)
-        self._batch_size = recipe.batch_size
-        if len(self._indices) < self._batch_size:
-            short = f"{len(self._indices)} training images are fewer than one batch of {self._batch_size}"
+        chosen = np.asarray(indices, dtype=np.int64)
+        if len(chosen) < recipe.batch_size:
+            short = f"{len(chosen)} training images are fewer than one batch of {recipe.batch_size}"
             raise InputError(f"{names[0]}: {short}; lower batch_size or raise train_share")
+        self._device = torch.device(device)
+        self._order = _Order(chosen, recipe, names, mirrored_part(recipe.batch_size, rank, ranks))
         self._batches = _Batches(split, num_classes, recipe, names)
-        self._names = names
-        self._repeats = recipe.augmentation.repeats
-        self._workers = workers
-        self._pinned = torch.device(device).type == "cuda"
+        self._begun = 0
+        self._loader = DataLoader(
+            self._batches,
+            sampler=self._order,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
+        )
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch; what does not fill a batch is dropped."""
-        return len(self._indices) // self._batch_size
+        return self._order.steps
 
-    def draws(self, epoch: int) -> Iterator[Draw]:
-        """Which images the batches of an epoch hold, with repeated augmentation (vmoe.md 4.1)."""
+    def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
+        """Which images this rank's part of each batch holds, from ``start_step`` on.
+
+        With repeated augmentation the views of an image follow each other in the global order, so that they are in one batch, or in two
+        (vmoe.md 4.1); which rank has which of them is of no effect on the batch.
+        """
+        return self._order.draws(epoch, start_step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
+
+        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
+        `RuntimeError`.
+        """
+        self._begun += 1
+        self._order.start = epoch, start_step
+        return self._finished(iter(self._loader), self._begun)
+
+    def _finished(self, batches: Iterator["_Augmented"], number: int) -> Iterator[Batch]:
+        while number == self._begun:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield self._batches.finished(batch, self._device)
+        raise RuntimeError("a newer epoch of this stream has begun")
+
+
+class _Order:
+    """The draws of every epoch; as a sampler, of the one that is to start."""
+
+    def __init__(self, indices: NDArray[np.int64], recipe: Recipe, names: tuple[str | int, ...], part: NDArray[np.int64]):
+        self.start = 0, 0
+        """Epoch and step."""
+        self.steps = len(indices) // recipe.batch_size
+        self._indices, self._names, self._part = indices, names, part
+        self._batch_size, self._repeats = recipe.batch_size, recipe.augmentation.repeats
+
+    def __iter__(self) -> Iterator[Draw]:
+        return self.draws(*self.start)
+
+    def draws(self, epoch: int, start_step: int) -> Iterator[Draw]:
         order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
         samples = np.repeat(order, self._repeats)[: len(order)]
         repeats = np.arange(len(order)) % self._repeats
-        for step in range(self.steps_per_epoch):
-            here = slice(step * self._batch_size, (step + 1) * self._batch_size)
+        for step in range(start_step, self.steps):
+            here = step * self._batch_size + self._part
             yield Draw(epoch, step, samples[here], repeats[here])
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made."""
-        loader = DataLoader(
-            self._batches,
-            sampler=list(self.draws(epoch))[start_step:],
-            batch_size=None,
-            num_workers=self._workers,
-            pin_memory=self._pinned,
-            generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
-        )
-        return iter(loader)
 
+def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:
+    """Places of a batch that one of its parts holds: a block from the front and its mirror image from the back.
 
-def eval_batches(split: Split, image_size: int, batch_size: int) -> Iterator[EvalBatch]:
-    """All images of a split in order, none dropped.
+    Reversed, a part is the same places of the reversed batch. A part of a part is a part of the batch: of R ranks with M micro-batches
+    each, micro-batch m of rank r is what rank r M + m of R M would hold.
 
-    Images that have the geometry of evaluation from their packing are only normalised.
+    Parameters
+    ----------
+    size
+        Images of the batch.
+    part, parts
+        Which part, from 0, and of how many; together they are the batch.
+
+    Returns
+    -------
+    ndarray
+        int64, (size / parts,), ascending.
+
+    Raises
+    ------
+    InputError
+        If ``size`` is no multiple of twice ``parts``.
     """
-    for start in range(0, len(split), batch_size):
-        images = split.images[start : start + batch_size]
-        if not split.final:
-            images = [np.asarray(evaluated(Image.fromarray(image), image_size)) for image in images]
-        labels = torch.from_numpy(np.array(split.labels[start : start + batch_size]))
-        yield EvalBatch(normalised(np.array(images)), labels, torch.arange(start, start + len(labels)))
+    if parts == 1:
+        return np.arange(size)
+    if size % (2 * parts):
+        wanted = f"{size // (2 * parts) * 2 * parts} or {(size // (2 * parts) + 1) * 2 * parts}"
+        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of an even number; set batch_size to {wanted}")
+    block = size // (2 * parts)
+    front = np.arange(part * block, (part + 1) * block)
+    return np.concatenate([front, size - 1 - front[::-1]])
 
 
-class _Batches(Dataset[Batch]):
-    """Makes the batch of a draw; all that worker processes need."""
+def microbatches(batch: Batch, count: int) -> Iterator[Batch]:
+    """Parts of a rank's batch, for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
+    for number in range(count):
+        chosen = torch.from_numpy(mirrored_part(len(batch.ids), number, count))
+        yield batch if count == 1 else Batch(*(field[chosen.to(field.device)] for field in batch))
+
+
+def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0) -> Iterator[EvalBatch]:
+    """All images of a split in order, none dropped; of several ranks, each has every so many-th batch.
+
+    Every image is in one batch of one rank, and the batches of all ranks are those of one: what is computed batch by batch comes to the
+    same bits, and ``ids`` tell where it belongs. A rank that has no batch gets none, so that counts have to be summed, not averaged.
+
+    Parameters
+    ----------
+    split
+        What is measured on. Images that have the geometry of evaluation from their packing are only normalised.
+    image_size
+        Side of what the network sees, in pixels.
+    batch_size
+        Images in a batch; the last one of all may have fewer.
+    rank, ranks
+        Which batches are made here, and of how many.
+    workers
+        Processes that decode and resize beside this one; not used where images are only normalised, which is less work than to hand
+        them over.
+    """
+    starts = range(rank * batch_size, len(split), ranks * batch_size)
+    loaded = _EvalBatches(split, image_size, batch_size)
+    generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global one
+    processes = 0 if split.final else workers
+    loader = DataLoader(loaded, sampler=starts, batch_size=None, num_workers=processes, generator=generator)
+    return (EvalBatch(normalised(images), labels, ids) for images, labels, ids in loader)
+
+
+class _EvalBatches(Dataset[EvalBatch]):
+    """Makes the batch that begins at an image, up to normalisation: bytes (B, S, S, 3)."""
+
+    def __init__(self, split: Split, image_size: int, batch_size: int):
+        self._split, self._image_size, self._batch_size = split, image_size, batch_size
+
+    def __getitem__(self, start: int) -> EvalBatch:
+        here = slice(start, start + self._batch_size)
+        images = self._split.images[here]
+        if not self._split.final:
+            images = [np.asarray(evaluated(Image.fromarray(image), self._image_size)) for image in images]
+        labels = torch.from_numpy(np.array(self._split.labels[here]))
+        return EvalBatch(torch.from_numpy(np.array(images)), labels, torch.arange(start, start + len(labels)))
+
+
+class _Batches(Dataset["_Augmented"]):
+    """Makes the batch of a draw: image by image in worker processes, then all at once in the calling one."""
 
     def __init__(self, split: Split, num_classes: int, recipe: Recipe, names: tuple[str | int, ...]):
         mixing = recipe.augmentation
@@ -167,16 +282,43 @@ class _Batches(Dataset[Batch]):
                 num_classes=num_classes,
             )
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: Draw) -> "_Augmented":
         seeds = [
             derive_seed(*self._names, "augment", draw.epoch, int(sample), int(repeat))
             for sample, repeat in zip(draw.samples, draw.repeats, strict=True)
         ]
-        images = self._transform(self._split.images[draw.samples], seeds)
-        labels = torch.from_numpy(self._split.labels[draw.samples])
+        _announce(self._split.images, draw.samples)
+        images = torch.from_numpy(self._transform.augmented(self._split.images[draw.samples], seeds))
+        labels, ids = torch.from_numpy(self._split.labels[draw.samples]), torch.from_numpy(draw.samples)
+        return _Augmented(images, labels, ids, draw.epoch, draw.step, seeds)
+
+    def finished(self, batch: "_Augmented", device: torch.device) -> Batch:
+        """Normalise, erase and mix a batch, where it is needed."""
+        images = self._transform.finished(batch.images.to(device, non_blocking=True), batch.seeds)
         if self._mix is None:
-            targets = mixup_target(labels, self._num_classes, smoothing=self._smoothing)
+            targets = mixup_target(batch.labels, self._num_classes, smoothing=self._smoothing)
         else:
-            with forked_rng(*self._names, "mixup", draw.epoch, draw.step):
-                images, targets = self._mix(images, labels)
-        return Batch(images, targets, labels, torch.from_numpy(draw.samples.copy()))
+            with forked_rng(*self._names, "mixup", batch.epoch, batch.step):
+                images, targets = self._mix(images, batch.labels)
+        return Batch(images, targets.to(device, non_blocking=True), batch.labels, batch.ids)
+
+
+def _announce(images: Any, indices: NDArray[np.int64]) -> None:
+    """Ask the system for images of a memory map: touched one after the other, those still on the disk take a hundred times as long."""
+    if isinstance(images, np.memmap) and images.filename is not None and hasattr(os, "posix_fadvise"):
+        with Path(images.filename).open("rb") as file:
+            for index in indices.tolist():
+                os.posix_fadvise(file.fileno(), images.offset + index * images.strides[0], images.strides[0], os.POSIX_FADV_WILLNEED)
+
+
+class _Augmented(NamedTuple):
+    """A batch on its way from the process that loads it: bytes, a quarter of what it will be."""
+
+    images: Tensor
+    """uint8, (B, S, S, 3)."""
+    labels: Tensor
+    ids: Tensor
+    epoch: int
+    step: int
+    seeds: list[int]
+    """Of each image."""

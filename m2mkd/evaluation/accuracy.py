@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2mkd.data.stream import EvalBatch
+from m2mkd.evaluation.calibration import calibration_error
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,18 @@ class Accuracy:
     """Share of images whose label is among the five largest logits (all of them, where there are fewer than five)."""
     correct: Tensor
     """Whether each image is correct at top-1, bool (count,), in the set's order."""
+    confidence: Tensor
+    """Probability of each image's predicted class, (count,)."""
+    labels: Tensor
+    """Label of each image, int64 (count,)."""
 
     def summary(self) -> dict[str, float]:
-        """Everything but the single images."""
-        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
+        """Everything but the single images; ``ece`` is the expected calibration error."""
+        calibration = {
+            "ece": calibration_error(self.confidence, self.correct),
+            "ece_equal_mass": calibration_error(self.confidence, self.correct, equal_mass=True),
+        }
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count, **calibration}
 
 
 def measure(
@@ -63,9 +72,7 @@ def measure_together(
     label_map: Tensor | None = None,
 ) -> list[Accuracy]:
     """Measure several networks in one pass over ``batches``, each of which all of them see one after the other; as `measure` otherwise."""
-    losses: list[list[Tensor]] = [[] for _ in predictors]
-    correct1: list[list[Tensor]] = [[] for _ in predictors]
-    correct5: list[list[Tensor]] = [[] for _ in predictors]
+    found: list[list[tuple[Tensor, ...]]] = [[] for _ in predictors]
     for batch in batches:
         images = batch.images.to(device)
         for place, predict in enumerate(predictors):
@@ -73,18 +80,19 @@ def measure_together(
             if columns is not None and label_map is not None:
                 labels = label_map[labels]
                 logits, labels = logits[labels >= 0][:, columns], labels[labels >= 0]
-            losses[place].append(F.cross_entropy(logits, labels, reduction="none"))
+            loss = F.cross_entropy(logits, labels, reduction="none")
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            correct1[place].append(ranked[:, 0])
-            correct5[place].append(ranked.any(dim=1))
-    return [_accuracy(*(torch.cat(parts) for parts in found)) for found in zip(losses, correct1, correct5, strict=True)]
+            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels))
+    return [_accuracy(*(torch.cat(parts) for parts in zip(*batches_of_one, strict=True))) for batches_of_one in found]
 
 
-def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor) -> Accuracy:
+def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor) -> Accuracy:
     return Accuracy(
         count=len(correct1),
         loss=losses.mean().item(),
         top1=correct1.double().mean().item(),
         top5=correct5.double().mean().item(),
         correct=correct1,
+        confidence=confidence,
+        labels=labels,
     )

@@ -14,8 +14,8 @@ from m2mkd.planning.summary import gpu_hours, with_upstream
 from m2mkd.results.changes import changed_science
 from m2mkd.results.collect import Collected, measures
 from m2mkd.results.sides import EXACT_FROM, Comparison, Sides, exact_p_value, members_of, pairs_of
-from m2mkd.results.statistics import holm, smallest_p_value
 from m2mkd.results.verdicts import Verdict, judge
+from m2mkd.statistics import holm, smallest_p_value
 
 
 @dataclass(frozen=True)

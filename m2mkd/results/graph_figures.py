@@ -13,7 +13,7 @@ from m2mkd.results.figures import Illustration
 from m2mkd.results.lineage import student_of
 from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Line, colours, curves_figure, variant_label
 from m2mkd.results.records import Record
-from m2mkd.results.statistics import mean
+from m2mkd.statistics import mean
 
 if TYPE_CHECKING:
     from m2mkd.evaluation.graph import GraphComparison

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from tabulate import tabulate
 
-from m2mkd.results.statistics import Summary
+from m2mkd.statistics import Summary
 
 NUMBERS = re.compile(r"[-\d., ±]*")
 

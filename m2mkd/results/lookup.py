@@ -7,7 +7,7 @@ import pandas as pd
 
 from m2mkd.config.study import Row, Study
 from m2mkd.results.lineage import place_of
-from m2mkd.results.statistics import Summary, summarise
+from m2mkd.statistics import Summary, summarise
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.results.statistics import mean, std
+from m2mkd.statistics import mean, std
 
 INK, MUTED, RULE = "#16191d", "#59616a", "#d3d7dc"
 SERIES = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a4a9e", "#8a6d00", "#a12f5a")

@@ -13,7 +13,7 @@ from m2mkd.results.layout import Sheet, percent
 from m2mkd.results.lineage import anchor_of, place_of, title_of
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.statistics import mean
+from m2mkd.statistics import mean
 
 
 def commands_sheet(study: Study, commands: Commands) -> Sheet:

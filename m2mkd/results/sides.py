@@ -9,8 +9,8 @@ from m2mkd.config.phases import Evaluate, ImportWeights
 from m2mkd.config.study import Row, Study
 from m2mkd.errors import InputError
 from m2mkd.results.collect import Collected
-from m2mkd.results.statistics import binomial_interval, mean, permutation_test
 from m2mkd.results.verdicts import Pair
+from m2mkd.statistics import binomial_interval, mean, permutation_test
 
 EXACT_FROM = 6
 """Fewest seeds with which an exact test can reach 5 %."""

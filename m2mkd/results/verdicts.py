@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from m2mkd.config.claims import Claim
-from m2mkd.results.statistics import (
+from m2mkd.statistics import (
     Interval,
     gains,
     interval_of_maximum,

@@ -1,6 +1,7 @@
 """Where and in which precision a job computes."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
@@ -33,6 +34,8 @@ def choose_device(name: str) -> torch.device:
 
 def prepare_torch(threads: int) -> None:
     """Fix what decides the last bit of a sum: the number of CPU threads, and deterministic algorithms."""
+    # Huge pages: large batches otherwise wait for page faults.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     torch.set_num_threads(threads)
     # Some CUDA operations have no deterministic form; there a warning must do.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2mkd.data.fewshot import episode
+from m2mkd.data.fewshot import episode, episode_seed
 from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
 
@@ -48,6 +48,14 @@ def test_the_seed_decides_everything():
     np.testing.assert_array_equal(first.train, again.train)
     np.testing.assert_array_equal(first.val, again.val)
     assert first.classes != other.classes
+
+
+def test_the_first_episode_of_a_replicate_is_as_ever_and_the_others_differ():
+    assert [episode_seed(replicate, 0) for replicate in range(5)] == [1, 2, 3, 4, 5]
+    seeds = [episode_seed(replicate, number) for replicate in range(5) for number in range(200)]
+    assert len(set(seeds)) == 1000
+    assert 0 <= min(seeds) <= max(seeds) < 2**32
+    assert len({episode(TRAIN, VAL, 4, 2, seed).classes for seed in seeds[:50]}) > 40
 
 
 def test_the_images_are_shuffled_over_the_classes():

@@ -1,14 +1,17 @@
 """The training stream: what it depends on, and what it does not."""
 
+import os
 import random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m2mkd.config.recipe import Augmentation, Recipe
 from m2mkd.data.pack import Split
-from m2mkd.data.stream import TrainStream, eval_batches
+from m2mkd.data.stream import Batch, TrainStream, eval_batches, microbatches, mirrored_part
 from m2mkd.data.transforms import normalised
 from m2mkd.errors import InputError
 
@@ -18,9 +21,9 @@ EVERYTHING = {"repeats": 3}
 PLAIN = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip": 0, "rand_augment": None, "erase": 0, "mixup": 0, "cutmix": 0}
 
 
-def stream(indices=range(70), names=("digits", "student", 0), batch_size=16, workers=0, **augmentation):
+def stream(indices=range(70), names=("digits", "student", 0), batch_size=16, workers=0, rank=0, ranks=1, device="cpu", **augmentation):
     recipe = Recipe(epochs=1, batch_size=batch_size, lr=1e-3, augmentation=Augmentation(**augmentation))
-    return TrainStream(SPLIT, list(indices), 5, recipe, names, workers=workers)
+    return TrainStream(SPLIT, list(indices), 5, recipe, names, workers, device, rank, ranks)
 
 
 def same(first, second):
@@ -41,6 +44,79 @@ def test_a_batch_has_its_shapes():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     assert same(list(stream(**EVERYTHING).epoch(3)), list(stream(**EVERYTHING, workers=workers).epoch(3)))
+
+
+def gathered(parts):
+    """The batch that its parts are of."""
+    size = sum(len(part.ids) for part in parts)
+    places = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
+    return Batch(*(torch.cat(fields)[places.argsort()] for fields in zip(*parts, strict=True)))
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (4, 0), (2, 1), (2, 2)])
+def test_ranks_change_nothing(ranks, workers):
+    whole = list(stream(**EVERYTHING).epoch(3))
+    parts = [list(stream(**EVERYTHING, workers=workers, rank=rank, ranks=ranks).epoch(3)) for rank in range(ranks)]
+    assert all(len(batch.ids) == 16 // ranks for part in parts for batch in part)
+    assert same(whole, [gathered(step) for step in zip(*parts, strict=True)])
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0}, {"cutmix": 0}, {"mixup": 0, "cutmix": 0}])
+def test_mixing_is_that_of_the_global_batch(mixing):
+    whole = list(stream(**mixing).epoch(0))
+    parts = [list(stream(**mixing, rank=rank, ranks=2).epoch(0)) for rank in range(2)]
+    assert same(whole, [gathered(step) for step in zip(*parts, strict=True)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_was_left_gives_way_to_the_next(workers):
+    expected, left = list(stream().epoch(5)), stream(workers=workers)
+    old = left.epoch(4)
+    next(old)
+    new = left.epoch(5)
+    with pytest.raises(RuntimeError, match="a newer epoch"):
+        next(old)
+    assert same(list(new), expected)
+    assert same(list(left.epoch(5, start_step=2)), expected[2:])
+
+
+def test_a_rank_resumes_in_an_epoch():
+    whole = list(stream(**EVERYTHING, rank=1, ranks=2).epoch(2))
+    assert same(whole[3:], list(stream(**EVERYTHING, rank=1, ranks=2, workers=1).epoch(2, start_step=3)))
+
+
+def test_microbatches_are_ranks_of_ranks():
+    parts = [list(stream(rank=rank, ranks=2).epoch(0)) for rank in range(2)]
+    smaller = [list(stream(rank=rank, ranks=4).epoch(0)) for rank in range(4)]
+    for rank, part in enumerate(parts):
+        for step, batch in enumerate(part):
+            assert same(list(microbatches(batch, 2)), [smaller[2 * rank + number][step] for number in range(2)])
+            assert same(list(microbatches(batch, 1)), [batch])
+
+
+@given(parts=st.integers(1, 6), block=st.integers(1, 5))
+def test_parts_of_a_batch_hold_each_place_once_and_its_mirror_image(parts, block):
+    size = 2 * parts * block
+    found = [mirrored_part(size, part, parts) for part in range(parts)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.arange(size))
+    for part in found:
+        assert len(part) == 2 * block
+        np.testing.assert_array_equal(size - 1 - part[::-1], part)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(
+        InputError, match="a batch of 20 images cannot be divided into 4 parts of an even number; set batch_size to 16 or 24"
+    ):
+        stream(batch_size=20, rank=1, ranks=4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_batches():
+    for there, here in zip(stream(**EVERYTHING, device="cuda").epoch(0), stream(**EVERYTHING).epoch(0), strict=True):
+        assert there.images.is_cuda
+        torch.testing.assert_close(there.images.cpu(), here.images, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(there.targets.cpu(), here.targets)
 
 
 def test_resuming_in_an_epoch_changes_nothing():
@@ -190,6 +266,18 @@ def test_the_packed_images_are_not_changed():
     np.testing.assert_array_equal(SPLIT.images, before)
 
 
+def test_images_on_the_disk_are_asked_for_before_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "images.npy"
+    np.save(path, SPLIT.images)
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, offset, length, advice: asked.append(path.read_bytes()[offset : offset + length]))
+    split = Split(np.load(path, mmap_mode="r"), SPLIT.labels)
+    recipe = Recipe(epochs=1, batch_size=16, lr=1e-3)
+    batches = list(TrainStream(split, range(70), 5, recipe, ("digits", "student", 0)).epoch(0))
+    assert same(batches, list(stream().epoch(0)))
+    assert asked == [SPLIT.images[index].tobytes() for batch in batches for index in batch.ids]
+
+
 def test_a_set_smaller_than_a_batch_is_refused():
     with pytest.raises(InputError, match="digits: 15 training images are fewer than one batch of 16; lower batch_size"):
         stream(range(15))
@@ -201,6 +289,23 @@ def test_evaluation_sees_every_image_in_order():
     assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(70))
     assert torch.cat([batch.labels for batch in batches]).tolist() == SPLIT.labels.tolist()
     assert torch.equal(torch.cat([batch.images for batch in batches]), normalised(SPLIT.images))
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 32), (2, 32), (3, 7), (4, 32), (5, 70)])
+def test_ranks_divide_an_evaluation(ranks, batch_size):
+    whole = {int(batch.ids[0]): batch for batch in eval_batches(SPLIT, 16, batch_size)}
+    parts = [batch for rank in range(ranks) for batch in eval_batches(SPLIT, 16, batch_size, rank, ranks)]
+    assert sorted(torch.cat([batch.ids for batch in parts]).tolist()) == list(range(70))
+    # Batch by batch what one rank has, so that nothing depends on what shares a batch.
+    assert same(parts, [whole[int(batch.ids[0])] for batch in parts])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_resize_what_is_evaluated(workers):
+    raw = Split(SPLIT.images, SPLIT.labels, final=False)
+    before = torch.get_rng_state()
+    assert same(list(eval_batches(raw, 24, 32)), list(eval_batches(raw, 24, 32, workers=workers)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_evaluation_at_another_size_resizes_and_crops():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2mkd.results.statistics import (
+from m2mkd.statistics import (
     binomial_interval,
     bootstrap_interval,
     gains,

@@ -88,7 +88,7 @@ def train_on(
     names = (data.name, job.config.phase, job.replicate)
     stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device)
     trainees = [Trainee(task, job.work, job.title) for job, task in zip(jobs, tasks, strict=True)]
-    return fit(trainees, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH), names, machine)
+    return fit(trainees, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH, workers=machine.workers), names, machine)
 
 
 def released_batch(global_batch: int | None) -> int:

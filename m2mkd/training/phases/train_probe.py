@@ -18,7 +18,7 @@ from m2mkd.errors import InputError
 from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
-from m2mkd.results.statistics import mean, summarise
+from m2mkd.statistics import mean, summarise
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, measured_part, meter, open_data, train_on

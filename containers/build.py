@@ -1,0 +1,247 @@
+"""Builds the images: ``build.py cpu|cuda`` with whatever engine is there, ``build.py resolve`` to look digests up. Called by make."""
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import m2mkd
+from m2mkd.containers.source import source_digest
+
+ROOT = Path(__file__).parents[1]
+CONTAINERS = Path("containers")
+IMAGES_LOCK = CONTAINERS / "images.lock"
+IN_CONTEXT = ("pyproject.toml", "README.md", "LICENSE", "config/models.yaml", "m2mkd", "containers")
+"""What a build may see; Dockerfile.dockerignore lets the same through."""
+SQUASH = "-comp zstd -Xcompression-level 1"
+"""As small as gzip makes it within a few percent, in a fifth of the time."""
+
+
+class BuildError(Exception):
+    """One line that says what is wrong and what to do."""
+
+
+def run(*command: str, capture: bool = False) -> str:
+    """Run a command; its failure ends the build in one line after what it printed."""
+    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE if capture else None)
+    if done.returncode:
+        raise BuildError(f"'{shlex.join(command[:4])} ...' failed with status {done.returncode}; see what it printed above")
+    return (done.stdout or "").strip()
+
+
+def answers(*command: str) -> bool:
+    """Whether a program is there and works."""
+    if not shutil.which(command[0]):
+        return False
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def find_engine(wanted: str | None) -> str:
+    """The engine to build with: the wanted one, or the first that answers."""
+    questions = {"docker": ("docker", "info"), "podman": ("podman", "info"), "apptainer": ("apptainer", "--version")}
+    if wanted and wanted not in questions:
+        raise BuildError(f"ENGINE={wanted} is none of {', '.join(questions)}")
+    for engine in [wanted] if wanted else questions:
+        if answers(*questions[engine]):
+            return engine
+    missing = f"{wanted} does not answer" if wanted else "no engine answers (docker, podman, apptainer)"
+    raise BuildError(f"{missing}; start or install one, or type 'make standin' on a Debian machine")
+
+
+def git(*arguments: str) -> str:
+    """What git answers, or nothing outside a repository."""
+    done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lock(text: str) -> dict[str, list[str]]:
+    """Rows of images.lock by name: digest, date, digest of the locked requirements; what is unknown is empty."""
+    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: [*values, "", "", ""][:3] for name, *values in rows}
+
+
+def note(name: str, found: str, lock: str) -> None:
+    """Write what became known of an image to images.lock."""
+    text = IMAGES_LOCK.read_text()
+    rows = read_lock(text) | {name: [found, datetime.date.today().isoformat(), lock]}
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    IMAGES_LOCK.write_text("\n".join([*comments, *("\t".join([key, *values]) for key, values in sorted(rows.items()))]) + "\n")
+
+
+def default_base() -> str:
+    """The base that the Dockerfile names, pinned where its digest is known."""
+    (name,) = re.findall(r"^ARG BASE_IMAGE=(\S+)", (CONTAINERS / "Dockerfile").read_text(), re.M)
+    known = read_lock(IMAGES_LOCK.read_text()).get(name, [""])[0]
+    if not known:
+        sys.stderr.write(f"unlocked: {name} has no digest in {IMAGES_LOCK}; 'make resolve-images' looks it up where a registry answers\n")
+    return f"{name}@{known}" if known else name
+
+
+def provenance(accelerator: str, engine: str, base: str) -> dict:
+    """Where an image comes from."""
+    # The whole environment is in the lock, so that its digest stands for all versions.
+    locks = {
+        path.name: digest(path) for path in (CONTAINERS / "locks" / name for name in (f"run-{accelerator}.txt", "uv.txt", "audit.txt"))
+    }
+    return {
+        "name": f"m2mkd:{accelerator}",
+        "version": m2mkd.__version__,
+        "revision": git("rev-parse", "HEAD") or "unknown",
+        "changed": bool(git("status", "--porcelain", "--", *IN_CONTEXT)),
+        "source": source_digest(Path("m2mkd")),
+        "locks": locks,
+        "base": base,
+        "command": f"make image-{accelerator} ENGINE={engine}",
+        "created": datetime.datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())), datetime.UTC).isoformat(),
+    }
+
+
+def lay_out(context: Path, accelerator: str, facts: dict) -> None:
+    """Fill the folder that a build sees: files that git knows or would know, wheels, provenance."""
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "--", *IN_CONTEXT).splitlines()
+    if not listed:
+        raise BuildError("git lists no files here; build in a clone of the repository")
+    for name in listed:
+        if Path(name).is_file():
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, context / name)
+    wheels = context / CONTAINERS / "wheels"
+    wheels.mkdir()
+    for requirement in local_versions((CONTAINERS / "locks" / f"run-{accelerator}.txt").read_text()):
+        # A version with a local part is on no common registry; pip knows where this machine has it, and the build checks its hash.
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), requirement],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise BuildError(f"pip finds no wheel of {requirement}; set PIP_FIND_LINKS to a place that has it, or type 'make image-cuda'")
+    (context / CONTAINERS / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def local_versions(lock: str) -> list[str]:
+    """Requirements of a lock whose version has a local part, as name==version."""
+    return re.findall(r"^([\w.-]+==[\w.]+\+[\w.]+)", lock, re.M)
+
+
+def arguments(facts: dict) -> list[str]:
+    """Build arguments for the labels."""
+    values = {
+        "PROVENANCE": json.dumps(facts, separators=(",", ":")),
+        "REVISION": facts["revision"] + ("-changed" if facts["changed"] else ""),
+        "VERSION": facts["version"],
+        "CREATED": facts["created"],
+        "SOURCE": facts["source"],
+    }
+    return [word for name, value in values.items() for word in ("--build-arg", f"{name}={value}")]
+
+
+def build_with_engine(engine: str, accelerator: str, context: Path, facts: dict) -> Path:
+    """Image in the engine's store, and a docker-archive of it."""
+    tag = f"localhost/m2mkd:{accelerator}"
+    extra = shlex.split(os.environ.get("ENGINE_ARGUMENTS", ""))
+    # The other format of Podman forgets SHELL.
+    form = ["--format", "docker"] if engine == "podman" else []
+    dockerfile = str(context / CONTAINERS / "Dockerfile")
+    base = ["--build-arg", f"BASE_IMAGE={facts['base']}"]
+    run(engine, "build", *form, *extra, *base, *arguments(facts), "--target", accelerator, "-f", dockerfile, "-t", tag, str(context))
+    identity = run(engine, "image", "inspect", "--format", "{{.Id}}", tag, capture=True).removeprefix("sha256:")
+    note(f"m2mkd:{accelerator}", f"sha256:{identity}", facts["locks"][f"run-{accelerator}.txt"])
+    archive = CONTAINERS / f"m2mkd-{accelerator}.tar"
+    archive.unlink(missing_ok=True)
+    run(engine, "save", *(["-q", "--format", "docker-archive"] if engine == "podman" else []), "-o", str(archive), tag)
+    return archive
+
+
+def build_sif(accelerator: str, definition: str, words: list[str]) -> Path:
+    """The SIF, whole or not at all."""
+    image = CONTAINERS / f"m2mkd-{accelerator}.sif"
+    temporary = image.with_name(f".{image.name}")
+    run("apptainer", "build", "--force", *words, "--mksquashfs-args", SQUASH, str(temporary), str(CONTAINERS / definition))
+    temporary.replace(image)
+    return image
+
+
+def without_engine(accelerator: str, context: Path, facts: dict) -> Path:
+    """The SIF from Debian's packages; what this machine trusts is lent to the build and stays outside the image."""
+    targets = run("apt-get", "indextargets", "--format", "$(REPO_URI)", capture=True).splitlines()
+    mirror = next((uri for uri in targets if uri.endswith("/debian/")), None)
+    if mirror is None:
+        raise BuildError("no list of Debian's packages here; run apt-get update, or build with docker or podman")
+    trusted = "/etc/ssl/certs/ca-certificates.crt"
+    os.environ["APPTAINERENV_SSL_CERT_FILE"] = "/mnt/ca-certificates.crt"
+    words = ["--bind", f"{trusted}:/mnt/ca-certificates.crt:ro"]
+    for name, value in {"MIRROR": mirror, "CONTEXT": str(context), "ACCELERATOR": accelerator}.items():
+        words += ["--build-arg", f"{name}={value}"]
+    return build_sif(accelerator, "m2mkd-debootstrap.def", [*words, *arguments(facts)])
+
+
+def build(accelerator: str, engine: str) -> None:
+    """Build one image in every form that this machine allows."""
+    lock = digest(CONTAINERS / "locks" / f"run-{accelerator}.txt")
+    base = "debootstrap:bookworm" if engine == "apptainer" else os.environ.get("BASE_IMAGE") or default_base()
+    facts = provenance(accelerator, engine, base)
+    sif = None
+    with tempfile.TemporaryDirectory(prefix="m2mkd-image-") as folder:
+        lay_out(Path(folder), accelerator, facts)
+        if engine == "apptainer":
+            sif = without_engine(accelerator, Path(folder), facts)
+        else:
+            archive = build_with_engine(engine, accelerator, Path(folder), facts)
+            if answers("apptainer", "--version"):
+                sif = build_sif(accelerator, "m2mkd.def", ["--build-arg", f"ARCHIVE={archive.resolve()}"])
+    if sif is None:
+        sys.stdout.write(f"{archive}: no apptainer to make a SIF of it; 'container: docker-archive:{archive}' converts it later\n")
+        return
+    note(sif.name, f"sha256:{digest(sif)}", lock)
+    sys.stdout.write(f"{sif}: {sif.stat().st_size / 1e6:.0f} MB\n")
+
+
+def resolve(engine: str) -> None:
+    """Look up digests of the images of others, for images.lock."""
+    own = re.compile(r"m2mkd[:-]")
+    for name in read_lock(IMAGES_LOCK.read_text()):
+        if own.match(name):
+            continue
+        if not answers(engine, "pull", "-q", name):
+            sys.stdout.write(f"unlocked: {name}; no registry answered for it\n")
+            continue
+        found = run(engine, "image", "inspect", "--format", "{{index .RepoDigests 0}}", name, capture=True).rpartition("@")[2]
+        note(name, found, "")
+        sys.stdout.write(f"{name}@{found}\n")
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("cpu", "cuda", "resolve"))
+    what = parser.parse_args().what
+    os.chdir(ROOT)
+    try:
+        engine = find_engine(os.environ.get("ENGINE"))
+        if what == "resolve":
+            resolve(engine)
+        else:
+            build(what, engine)
+    except BuildError as error:
+        sys.stderr.write(f"image {what}: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The image that ``config/config.yaml`` names, ready to be run by Apptainer, or one line that says what to do about it."""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from m2mkd.config.experiment import Settings
+from m2mkd.errors import InputError
+
+HOST = "none"
+"""In the place of an image: run on the host."""
+ARCHIVE = "docker-archive:"
+CONVERTED = Path(".snakemake/images")
+"""SIFs that were made from archives."""
+HANDED_ON = ("M2MKD_DEVICE", "M2MKD_WORKERS", "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES")
+"""Variables that a job needs although the rest of the host's environment stays outside."""
+
+
+def runtime() -> str:
+    """The program that runs SIFs.
+
+    Raises
+    ------
+    InputError
+        If neither Apptainer nor Singularity is there.
+    """
+    found = next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
+    if found is None:
+        raise InputError(
+            "neither apptainer nor singularity is on the PATH, which --use-singularity needs; install Apptainer "
+            "('make standin' does on Debian), or add --config container=none to run on the host"
+        )
+    return found
+
+
+def named_image(settings: Settings) -> str | None:
+    """The image that the settings name, as Snakemake takes it; none: the host.
+
+    Raises
+    ------
+    InputError
+        If it is no .sif, no docker-archive and no URL that is pinned by its digest.
+    """
+    image = settings.container
+    if image == HOST:
+        return None
+    if "://" in image:
+        if not re.search(r"@sha256:[0-9a-f]{64}$", image):
+            raise InputError(f"container: {image} is not pinned; end it with @sha256: and the 64 digits of its digest")
+        return image
+    if not image.removeprefix(ARCHIVE) or (not image.startswith(ARCHIVE) and not image.endswith(".sif")):
+        raise InputError(
+            f"container: '{image}' is no image; give a .sif, docker-archive:FILE, a URL that ends in @sha256:DIGEST, or none for the host"
+        )
+    if re.search(r"[\s'\"{}$`\\]", image):
+        raise InputError(f"container: '{image}' has a blank or a quote in its path, which Snakemake cannot take; move the image")
+    return str(_converted(image)) if image.startswith(ARCHIVE) else image
+
+
+def _converted(image: str) -> Path:
+    """Where the SIF of an archive lies: a changed archive has another one, while Snakemake's own cache would keep the first."""
+    archive = Path(image.removeprefix(ARCHIVE))
+    try:
+        state = archive.stat()
+    except OSError:
+        return CONVERTED / "absent.sif"
+    digest = hashlib.sha256(f"{archive.resolve()}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
+    return CONVERTED / f"{digest[:16]}.sif"
+
+
+def prepared_image(settings: Settings) -> str | None:
+    """The image, when it is sure that jobs can start in it; an archive is converted on the way.
+
+    Raises
+    ------
+    InputError
+        If Apptainer or the image is missing, or the conversion fails.
+    """
+    image = named_image(settings)
+    if image is None:
+        sys.stderr.write("container: none, so every job runs on the host\n")
+        return None
+    program = runtime()
+    if settings.container.startswith(ARCHIVE):
+        _convert(program, Path(settings.container.removeprefix(ARCHIVE)), Path(image))
+    elif "://" not in image and not Path(image).is_file():
+        target = "image-cuda" if "cuda" in Path(image).name else "image-cpu"
+        raise InputError(f"container: {image} is not there; 'make {target}' makes it, or add --config container=none to run on the host")
+    return image
+
+
+def _convert(program: str, archive: Path, image: Path) -> None:
+    if not archive.is_file():
+        raise InputError(f"container: the archive {archive} is not there; 'make image-cpu' makes containers/m2mkd-cpu.tar, or name another")
+    if image.is_file():
+        return
+    image.parent.mkdir(parents=True, exist_ok=True)
+    temporary = image.with_suffix(f".{os.getpid()}.sif")
+    sys.stderr.write(f"container: converting {archive}\n")
+    done = subprocess.run(
+        [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), f"{ARCHIVE}{archive.resolve()}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        temporary.unlink(missing_ok=True)
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"container: {archive} cannot be converted ({reason}); make it anew with 'make image-cpu'")
+    temporary.replace(image)
+
+
+def bind(folders: tuple[str, ...]) -> str:
+    """Folders of the host for Apptainer's own variable of binds.
+
+    Raises
+    ------
+    InputError
+        If one is missing, or its name has a character that Apptainer gives a meaning.
+    """
+    bound = []
+    for folder in folders:
+        source, _, rest = folder.partition(":")
+        if "," in folder or rest.count(":") > 1:
+            raise InputError(f"binds: '{folder}' has a comma or too many colons, which Apptainer cannot take; bind the folder above")
+        if not Path(source).exists():
+            raise InputError(f"binds: {source} is not there; make it, or remove it from binds in config/config.yaml")
+        bound.append(f"{Path(source).resolve()}:{rest or Path(source).absolute()}")
+    return ",".join(bound)
+
+
+def for_workflow(settings: Settings, threads: int, *, enter: bool) -> dict[str, Any]:
+    """What the workflow must know to run its jobs in the image.
+
+    Parameters
+    ----------
+    settings
+        ``container`` and ``binds``.
+    threads
+        Threads of each job; the libraries in the image are told, as the host's environment stays outside.
+    enter
+        Whether jobs are to run in it; otherwise it is only named.
+
+    Returns
+    -------
+    dict
+        ``image`` (or none), ``environment`` (variables for Snakemake's own process), ``prefix`` (what each job's shell does first).
+    """
+    if not enter:
+        return {"image": named_image(settings), "environment": {}, "prefix": None}
+    image = prepared_image(settings)
+    if image is None:
+        return {"image": None, "environment": {}, "prefix": None}
+    handed = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    handed |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    tool = runtime().upper()
+    environment = {f"{tool}ENV_{name}": value for name, value in handed.items()}
+    # A job on a cluster reads this anew, with what was added before it was sent there.
+    bound = ",".join(dict.fromkeys(part for part in f"{os.environ.get(f'{tool}_BIND', '')},{bind(settings.binds)}".split(",") if part))
+    # The order would be forgotten by a job that is not in the image after all, so that its shell is told, not its environment.
+    return {
+        "image": image,
+        "environment": environment | ({f"{tool}_BIND": bound} if bound else {}),
+        "prefix": f"set -euo pipefail; export M2MKD_CONTAINER={shlex.quote(image)};",
+    }

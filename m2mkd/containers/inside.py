@@ -1,0 +1,77 @@
+"""What a process finds out about the image that it is in."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from m2mkd.errors import InputError
+
+ORDER = "M2MKD_CONTAINER"
+"""Variable by which the workflow orders a job to be in an image."""
+
+
+ABOUT = Path(sys.prefix, "share", "m2mkd")
+"""What an image knows of itself: ``lock.txt``, ``provenance.json``, ``sbom.cdx.json``, ``licences.tsv``."""
+
+
+def image_path() -> str | None:
+    """The file or URL of the image that Apptainer runs this process in; none: there is none, or another engine's."""
+    return os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+
+
+def is_image() -> bool:
+    """Whether this Python is that of one of the suite's images; any machine may itself be a container of another kind."""
+    return (ABOUT / "lock.txt").is_file()
+
+
+def about() -> dict[str, Any]:
+    """The image's own provenance, as it was written when it was built; empty outside, and where an image was built by hand."""
+    path = ABOUT / "provenance.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def record() -> dict[str, Any] | None:
+    """What a run records of the image that it was computed in: path or URL, commit, and digests of lock and SBOM; none: the host."""
+    if not is_image():
+        return None
+    from m2mkd.files import sha256
+
+    digests = {name: sha256(path) for name, path in (("lock", ABOUT / "lock.txt"), ("sbom", ABOUT / "sbom.cdx.json")) if path.is_file()}
+    return {"image": image_path() or about().get("name"), "revision": about().get("revision")} | digests
+
+
+def root_is_read_only() -> bool:
+    """Whether nothing can be written to the image."""
+    return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
+
+
+def obey() -> None:
+    """Refuse to compute outside an image where the workflow ordered one, and say in the log which it is.
+
+    Raises
+    ------
+    InputError
+        If this process is in no image, or the image holds another package than the project that it works on.
+    """
+    ordered = os.environ.get(ORDER)
+    if not ordered:
+        return
+    image = image_path()
+    if image is None or not is_image():
+        raise InputError(
+            f"this job was to run in {ordered} and is on the host; run Snakemake with --use-singularity, or with --config container=none"
+        )
+    _same_package(ordered)
+    root = "read-only" if root_is_read_only() else "writable"
+    sys.stderr.write(f"container: {image}, root {root}, uid {os.getuid()}, revision {about().get('revision', 'unknown')}\n")
+
+
+def _same_package(image: str) -> None:
+    from m2mkd.containers.source import PACKAGE, source_digest
+
+    project = Path("m2mkd")
+    if project.is_dir() and source_digest(project) != source_digest(PACKAGE):
+        target = "image-cuda" if "cuda" in image else "image-cpu"
+        raise InputError(f"{image} holds another m2mkd than this folder; 'make {target}' makes it anew, or add --config container=none")

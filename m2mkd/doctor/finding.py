@@ -1,0 +1,16 @@
+"""What one check found."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table. A warning leaves something out or slow; a failure stops some work."""
+
+    check: str
+    status: Status
+    found: str
+    mend: str = ""

@@ -1,0 +1,141 @@
+"""Checks of the project: image, data roots, DVC, MLflow, versions."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import urllib.request
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.error import URLError
+
+from m2mkd.config.experiment import Settings
+from m2mkd.containers.image import ARCHIVE, bind, named_image, runtime
+from m2mkd.containers.source import source_digest
+from m2mkd.doctor.finding import Finding
+from m2mkd.doctor.machine import answer
+from m2mkd.errors import InputError
+
+LOCKS = Path("containers/locks")
+
+
+def image(settings: Settings) -> Finding:
+    """Whether the image that the configuration names is there and holds this package."""
+    try:
+        name = named_image(settings)
+        if name is None:
+            return Finding("image", "pass", "container: none; jobs run on the host")
+        program = runtime()
+    except InputError as error:
+        return Finding("image", "warn", *_split(error))
+    if "://" in name or settings.container.startswith(ARCHIVE):
+        return Finding("image", "pass", settings.container)
+    if not Path(name).is_file():
+        return Finding("image", "warn", f"{name} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
+    labels = answer_lines(program, "inspect", "--labels", name)
+    held = next((line.partition(":")[2].strip() for line in labels if line.startswith("org.m2mkd.source:")), "")
+    if held != source_digest(Path("m2mkd")):
+        return Finding("image", "fail", f"{name} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
+    return Finding("image", "pass", name)
+
+
+def data_roots(settings: Settings) -> list[Finding]:
+    """Whether each folder of ``binds`` is there, and can be read inside the image."""
+    if not settings.binds:
+        return [Finding("data roots", "pass", "binds is empty; data are in the project")]
+    return [_data_root(settings, folder) for folder in settings.binds]
+
+
+def _data_root(settings: Settings, folder: str) -> Finding:
+    try:
+        bound = bind((folder,))
+        name, program = named_image(settings), runtime()
+    except InputError as error:
+        return Finding("data roots", "fail", *_split(error))
+    if name is None or "://" in name or not Path(name).is_file():
+        return Finding("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
+    place = bound.split(":")[1]
+    done = subprocess.run([program, "exec", "--cleanenv", "--bind", bound, name, "ls", place], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return Finding("data roots", "fail", f"{place} cannot be read inside {name}: {reason}", "make it readable, or correct binds")
+    return Finding("data roots", "pass", f"{place}, {len(done.stdout.splitlines())} entries inside {name}")
+
+
+def dvc_remote() -> Finding:
+    """Whether DVC has a place to share results, and whether a folder among them is there."""
+    remotes = dict(line.split(maxsplit=1) for line in answer_lines("dvc", "remote", "list") if " " in line or "\t" in line)
+    if not remotes:
+        return Finding("dvc remote", "warn", "none", "only to share results: 'dvc remote add --default NAME URL'")
+    shown = ", ".join(f"{name} {url}" for name, url in remotes.items())
+    missing = [path for url in remotes.values() if "://" not in (path := url.removesuffix("(default)").strip()) and not Path(path).is_dir()]
+    if missing:
+        return Finding("dvc remote", "warn", f"{missing[0]} is not there", "mount it; DVC makes it at the first push")
+    return Finding("dvc remote", "pass", shown)
+
+
+def mlflow_store(patience: float = 5) -> Finding:
+    """Whether runs can be recorded: in the file of this project, or at the server that MLFLOW_TRACKING_URI names."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=patience) as reply:
+                healthy = reply.status == 200
+        except (URLError, OSError, ValueError) as error:
+            return Finding("mlflow store", "fail", f"{uri} does not answer ({error})", "start the server, or unset MLFLOW_TRACKING_URI")
+        return Finding("mlflow store", "pass" if healthy else "fail", uri, "" if healthy else "look at the server's log")
+    store = Path("results/mlflow.db")
+    if not store.exists():
+        return Finding("mlflow store", "pass", f"{store} will be made")
+    try:
+        with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
+            state = connection.execute("pragma quick_check").fetchone()[0]
+    except sqlite3.Error as error:
+        state = str(error)
+    if state != "ok":
+        return Finding("mlflow store", "fail", f"{store}: {state}", "remove it; 'm2mkd track sync' fills a new one from the runs")
+    return Finding("mlflow store", "pass", f"{store}, {store.stat().st_size / 1e6:.0f} MB")
+
+
+def versions(lock: Path) -> Finding:
+    """Whether what is installed is what the lock says.
+
+    Parameters
+    ----------
+    lock
+        Requirements, each ``name==version``.
+    """
+    try:
+        pins = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.M))
+    except OSError as error:
+        return Finding("versions", "warn", f"{lock}: {error.strerror}", "run from the root of the project")
+    differing = [f"{name} {found or 'absent'} instead of {pin}" for name, pin in pins.items() if (found := installed(name)) != pin]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        return Finding("versions", "warn", f"{', '.join(differing[:3])}{more}", f"'make reproduce' or pip installs {lock}")
+    return Finding("versions", "pass", f"all {len(pins)} as in {lock}")
+
+
+def lock_of_this_machine() -> Path:
+    """The lock that belongs to the installed torch."""
+    return LOCKS / ("run-cpu.txt" if (installed("torch") or "").endswith("+cpu") else "run-cuda.txt")
+
+
+def installed(name: str) -> str | None:
+    """Version of an installed distribution, or none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def answer_lines(*command: str) -> list[str]:
+    """All lines that a program prints; none where it is absent or fails."""
+    if answer(*command) is None:
+        return []
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stdout.splitlines()
+
+
+def _split(error: InputError) -> tuple[str, str]:
+    found, _, mend = str(error).partition("; ")
+    return found, mend

@@ -1,0 +1,77 @@
+"""A probe over several episodes: the real phase on a tiny student."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from m2mkd.config import load
+from m2mkd.config.phases import CURVES
+from m2mkd.config.plan import build_study
+from m2mkd.config.seeds import forked_rng
+from m2mkd.data.pack import Split
+from m2mkd.models.build import build_student
+from m2mkd.training.job import Job
+from m2mkd.training.phases.train_probe import over_episodes
+
+MACHINE = SimpleNamespace(device=torch.device("cpu"), workers=0)
+
+
+def test_mean_and_interval_by_hand():
+    found = over_episodes([{"val_top1": 0.2, "val_loss": 1.0}, {"val_top1": 0.6, "val_loss": 3.0}])
+    assert (found["val_top1"], found["val_loss"]) == (pytest.approx(0.4), 2.0)
+    spread = found["episodes"]
+    assert spread["count"] == 2
+    assert spread["val_top1"] == [0.2, 0.6]
+    assert spread["std"] == pytest.approx(0.4 / 2**0.5)
+    assert spread["half_width"] == pytest.approx(12.706 * 0.2, abs=1e-3)  # t(0.975, 1 degree of freedom) x std / sqrt(2)
+
+
+@pytest.fixture(scope="module")
+def run():
+    overrides = {"experiment_changes": {"fewshot_cifar100_vmoe": {"probe": {"episodes": 3}}}}
+    study = build_study(load.settings({"scale": "smoke", "overrides": overrides}))
+    return next(run for run in study.runs.values() if run.phase == "train_probe")
+
+
+@pytest.fixture
+def probed(monkeypatch, tmp_path, run):
+    """Runs the probe over a number of episodes on images of noise."""
+    module, config = import_module("m2mkd.training.phases.train_probe"), run.config
+    assert config.episodes == 3  # the experiment's field reaches the run
+    rng, side = np.random.default_rng(0), config.data.image_size
+    pack = {name: Split(rng.integers(0, 255, (120, side, side, 3), np.uint8), np.repeat(np.arange(10), 12)) for name in ("train", "val")}
+    with forked_rng("weights"):
+        sizes = {"image_size": side, "num_classes": config.student_data.classes, "compat": config.compat}
+        state = build_student(config.student, prior=None, stitch_width=config.stitch_width, **sizes).state_dict()
+    monkeypatch.setattr(module, "load_weights", lambda folder: state)
+    monkeypatch.setattr(module, "open_data", lambda data: SimpleNamespace(split=pack.__getitem__))
+
+    def probe(episodes, name, replicate=0):
+        changed = config.model_copy(update={"episodes": episodes, "recipe": config.recipe.model_copy(update={"epochs": 1})})
+        work = tmp_path / name
+        return module.run(Job(changed, replicate, {"student": (Path("student"),)}, work, lambda: MACHINE, "test")), work
+
+    return probe
+
+
+def test_the_first_episode_is_what_a_single_one_gives(probed):
+    (one, alone), (three, together) = probed(1, "one"), probed(3, "three")
+    assert "episodes" not in one.metrics
+    assert three.metrics["episodes"]["val_top1"][0] == one.metrics["val_top1"]
+    assert all(torch.equal(three.weights[name], tensor) for name, tensor in one.weights.items())
+    assert (together / CURVES).read_bytes() == (alone / CURVES).read_bytes()
+    losses = [json.loads((together / folder / CURVES).read_text())["val_loss"] for folder in ("", "episode-1", "episode-2")]
+    assert len(set(losses)) == 3
+    assert three.metrics["val_loss"] == pytest.approx(sum(losses) / 3)
+
+
+def test_finished_episodes_are_not_trained_again(monkeypatch, probed):
+    before, _ = probed(2, "again")
+    monkeypatch.setattr("m2mkd.training.loop._Training.step", lambda *_: pytest.fail("trained again"))
+    after, _ = probed(2, "again")
+    assert after.metrics == before.metrics
