@@ -113,7 +113,7 @@ def test_the_image_holds_what_it_says_and_no_data_history_or_cache(apptainer, si
     assert inside(apptainer, sif, "cat", f"{about}/lock.txt").stdout == (ROOT / "containers/locks/run-cpu.txt").read_text()
     parts = json.loads(inside(apptainer, sif, "cat", f"{about}/sbom.cdx.json").stdout)
     assert parts["bomFormat"] == "CycloneDX"
-    versions = {part["name"].lower().replace("_", "-"): part["version"] for part in parts["components"]}
+    versions = {re.sub(r"[-_.]+", "-", part["name"]).lower(): part["version"] for part in parts["components"]}
     pins = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "containers/locks/run-cpu.txt").read_text(), re.M)
     assert [name for name, version in pins if versions.get(name) != version] == []
 
