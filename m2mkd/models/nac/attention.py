@@ -9,6 +9,9 @@ from m2mkd.models.nac.kernel import DotProductKernel
 from m2mkd.models.nac.modulated import ModFC
 from m2mkd.models.nac.noise import Noise, Select, drop_path, required
 
+CACHED_SCORES = 1 << 18
+"""Attention scores that are computed at a time where there is no fused attention: 1 MB in single precision."""
+
 
 class ReadInAttention(nn.Module):
     """Attention of input latents to image tokens, each latent with its own keys and values of every token.
@@ -154,9 +157,10 @@ class LatentAttention(nn.Module):
             bias = bias.masked_fill(isolated, 0)
             return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).masked_fill(isolated, 0)
         if bias.requires_grad and bias.device.type == "cpu":
-            # There PyTorch has no fused attention whose bias has a gradient. The scores of one sample fit the cache.
+            # There PyTorch has no fused attention whose bias has a gradient. So many samples at a time that their scores fit the cache.
             batched = queries, keys, values, bias.expand(len(queries), -1, -1, -1)
-            return torch.cat([_attend(*sample) for sample in zip(*(tensor.split(1) for tensor in batched), strict=True)])
+            samples = max(1, CACHED_SCORES // (self.heads * bias.shape[-2] * bias.shape[-1]))
+            return torch.cat([_attend(*part) for part in zip(*(tensor.split(samples) for tensor in batched), strict=True)])
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
 
     def _split(self, x: Tensor) -> Tensor:
