@@ -67,7 +67,7 @@ standin:
 # The image from a stand-in for its base, and the small workflow in it, on a Debian machine that has neither engine nor registry.
 containers-check: $(VENV)/.ok-dev standin
 	$(MAKE) image-cpu
-	. $(STANDIN)/env.sh; M2MKD_REQUIRE=all pytest -q -m container $(PYTEST) tests/workflow/test_containers.py
+	. $(STANDIN)/env.sh; M2MKD_REQUIRE=all pytest -q -m "container and not slow" $(PYTEST) tests/workflow/test_containers.py
 
 AUDIT := build/audit
 

@@ -5,6 +5,9 @@
 #   package       m2mkd itself, and what is known of the image: lock, provenance, parts (SBOM), licences
 set -eu
 
+# A slow machine is no fault of a package.
+export UV_COMPILE_BYTECODE_TIMEOUT=900
+
 environment=/opt/m2mkd
 about=$environment/share/m2mkd
 install="/build/tools/bin/uv pip install --no-cache --python"
