@@ -59,7 +59,7 @@ def by_variant(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
                 "experiment": row.experiment,
                 "variant": row.variant,
                 "profile": row.profile,
-                "training_hours": sum(costs[id_].training_hours for id_ in own),
+                "training_hours": sum(costs[id_].training_hours for id_ in sorted(own)),
                 "gpu_hours": gpu_hours(costs, own),
                 "teacher_hours": gpu_hours(costs, teacher - own),
             }

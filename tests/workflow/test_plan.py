@@ -5,6 +5,7 @@ import re
 import pytest
 
 PAPER_JOBS = {
+    "fetch": 7,
     "prepare": 6,
     "pretrain_meta": 4,
     "incubate_module": 28,
