@@ -50,18 +50,7 @@ class Dataset(Config):
     """One data set of ``config/datasets.yaml``."""
 
     title: str
-    layout: Literal[
-        "digits",
-        "digits_rendition",
-        "tiny_imagenet",
-        "tiny_imagenet_r",
-        "image_folder",
-        "imagenet",
-        "imagenet_r",
-        "cifar100",
-        "cub",
-        "coco",
-    ]
+    layout: Layout
     """How the source is laid out; names the code that prepares it."""
     classes: PositiveInt
     """Number of classes."""

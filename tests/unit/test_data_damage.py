@@ -248,7 +248,6 @@ def test_other_counts_than_registered(raw: Path, fields, message: str):
     refused(registered("tiny_imagenet", **fields), message)
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on the size of files")
 def test_a_full_disk(raw: Path):
     pack(raw, tiny())
     with _limit(3000):
