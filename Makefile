@@ -4,6 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 LOCKS := containers/locks
+AUDIT := build/audit
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # The CPU build of torch is taken where pip is told of a place that has it; uv knows only its own variable.
@@ -23,7 +24,7 @@ SCALE ?=
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
 
-test: $(VENV)/.ok-dev
+test: $(VENV)/.ok-dev $(AUDIT)/.ok
 	pytest -q $(PYTEST)
 
 lint: $(VENV)/.ok-dev
@@ -42,7 +43,7 @@ format: $(VENV)/.ok-dev
 mlflow-ui: $(VENV)/.ok-run
 	mlflow server --backend-store-uri sqlite:///results/mlflow.db --artifacts-destination results/mlruns --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
 
-acceptance: $(VENV)/.ok-dev
+acceptance: $(VENV)/.ok-dev $(AUDIT)/.ok
 	pytest -q -m slow
 
 clean:
@@ -68,8 +69,6 @@ standin:
 containers-check: $(VENV)/.ok-dev standin
 	$(MAKE) image-cpu
 	. $(STANDIN)/env.sh; M2MKD_REQUIRE=all pytest -q -m "container and not slow" $(PYTEST) tests/workflow/test_containers.py
-
-AUDIT := build/audit
 
 $(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
 	python3 -m venv --without-pip $(AUDIT)
@@ -109,11 +108,12 @@ $(VENV)/.ok-dev: $(VENV)/.ok-run
 
 COMPILE = $(UV) pip compile -q --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
+# Runs take the versions that tests have, so that what was tested is what runs.
 lock: | $(UV)
-	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline -o $(LOCKS)/run-cpu.txt
 	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev -o $(LOCKS)/dev-cpu.txt
-	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline --extra gpu -o $(LOCKS)/run-cuda.txt
+	$(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline -c $(LOCKS)/dev-cpu.txt -o $(LOCKS)/run-cpu.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev --extra gpu -o $(LOCKS)/dev-cuda.txt
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline --extra gpu -c $(LOCKS)/dev-cuda.txt -o $(LOCKS)/run-cuda.txt
 	$(COMPILE) $(LOCKS)/audit.in -o $(LOCKS)/audit.txt
 
 # Locking again changes nothing as long as pyproject.toml and the locks agree.
