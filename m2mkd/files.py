@@ -64,9 +64,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Let the file ``source`` appear whole as ``target`` too, without copying it where the file systems allow."""
+    """Let the file ``source`` appear whole as ``target`` too, without copying it where the file systems allow.
+
+    Of one target only one process may do so at a time; what an interrupted one has left is used up.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.new")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

@@ -1,13 +1,15 @@
 """``m2mkd``: every rule of the workflow is one of these commands, and a person can type it."""
 
 import errno
+import os
 import sys
 
 import typer
 
 from m2mkd.cli import checkpoints, claims, config, data, doctor, graph, plan, published, runs, study
 from m2mkd.containers import inside
-from m2mkd.errors import InputError
+from m2mkd.errors import INTERRUPTED, InputError, Interrupted
+from m2mkd.ranks import Ranks
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Reproduce m2mKD at any scale.")
 app.add_typer(study.app)
@@ -35,6 +37,11 @@ def main() -> None:
             raise
         mend = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "free some space"
         sys.exit(_refuse(f"{error.filename or 'a file'}: {error.strerror}; {mend} and run the same command again"))
+    except Interrupted as stopped:
+        if Ranks.here().leads:
+            sys.stderr.write(f"m2mkd: stopped by {stopped}\n")
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # at once: whoever sent the signal may not wait for Python to tidy up
     except KeyboardInterrupt:
         sys.stderr.write("m2mkd: interrupted; the same command goes on where this one stopped\n")
         sys.exit(130)

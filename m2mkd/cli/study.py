@@ -1,5 +1,6 @@
 """Computing a study, and what comes out of it."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -18,15 +19,25 @@ def run(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load data, for each rank.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    ranks: Annotated[int, typer.Option(help="Processes, each with its device, that share a training.", min=1, envvar="M2MKD_RANKS")] = 1,
+    device_batch: Annotated[
+        int | None, typer.Option(help="Most images on a device at a time; more are accumulated.", min=2, envvar="M2MKD_DEVICE_BATCH")
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
+    from m2mkd.training import launch
     from m2mkd.training.job import execute
-    from m2mkd.training.machine import machine_for
+    from m2mkd.training.machine import Policy, machine_for
 
     study = read_study(scale, experiment, overrides)
     found = [study.find(run) for run in runs]
-    execute(study, found, machine_for(device, workers, found[0].config.threads), lambda news: typer.echo(news, err=True))
+    here = launch.ranks_for(found[0].config, ranks, device_batch, sys.argv[1:])
+    policy = Policy(study.scale.checkpoint_minutes, study.scale.checkpoint_updates)
+    options = {"device_batch": device_batch, "compiled": compiled, "checkpoints": policy}
+    machine = machine_for(device, found[0].config.threads, workers, ranks=here, **options)
+    execute(study, found, machine, lambda news: typer.echo(news, err=True), here)
 
 
 @app.command("compile")

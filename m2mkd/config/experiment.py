@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
@@ -170,6 +170,10 @@ class Scale(Config):
     """Modules of one student that one job distills in lock step, sharing batches and meta model; results and keys do not depend on it."""
     threads: PositiveInt
     """CPU threads of each job. It is part of every key, because sums depend on it in the last bit."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Time between two checkpoints of a training; results and keys do not depend on it."""
+    checkpoint_updates: PositiveInt | None = None
+    """Updates between two checkpoints; none: time alone decides."""
     data: dict[str, str] = {}
     """Data sets that stand in for those of the experiments, both as name@size."""
     models: dict[str, dict] = {}

@@ -43,6 +43,8 @@ class Phase(Config):
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
     COMPUTES: ClassVar[bool] = True
     """Whether it needs torch and a device; moving tensors from file to file does not."""
+    DIVISIBLE: ClassVar[bool] = False
+    """Whether several processes may share it."""
     threads: PositiveInt
     replicates: tuple[NonNegativeInt, ...] = (0,)
     """Seeds that the run trains, one output folder (slot) each."""
@@ -87,6 +89,7 @@ class ImportWeights(Phase):
 class PretrainMeta(Phase):
     """PT: the meta model, end to end, on labels."""
 
+    DIVISIBLE: ClassVar[bool] = True
     phase: Literal["pretrain_meta"] = "pretrain_meta"
     model: ViT
     data: Data
@@ -96,6 +99,7 @@ class PretrainMeta(Phase):
 class IncubateModule(Phase):
     """MT: one teacher module in the place of its meta stage, the rest of the meta model frozen."""
 
+    DIVISIBLE: ClassVar[bool] = True
     phase: Literal["incubate_module"] = "incubate_module"
     meta: ViT
     model: ViT
@@ -107,6 +111,7 @@ class IncubateModule(Phase):
 class AssembleTeacher(Phase):
     """FT: the incubated modules in one network, fine-tuned on labels."""
 
+    DIVISIBLE: ClassVar[bool] = True
     phase: Literal["assemble_teacher"] = "assemble_teacher"
     model: ViT
     data: Data
@@ -136,6 +141,7 @@ class MeasureHybrid(Phase):
 class DistillModule(Phase):
     """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
 
+    DIVISIBLE: ClassVar[bool] = True
     phase: Literal["distill_module"] = "distill_module"
     student: Student
     index: NonNegativeInt
@@ -149,6 +155,7 @@ class DistillModule(Phase):
 class TrainStudent(Phase):
     """The assembled student, end to end: from scratch, from distilled modules, or taught by the whole teacher."""
 
+    DIVISIBLE: ClassVar[bool] = True
     phase: Literal["train_student"] = "train_student"
     student: Student
     prior: Prior | None
@@ -169,6 +176,7 @@ class TrainStudent(Phase):
 class TrainProbe(Phase):
     """Few-shot: a new head on a frozen student."""
 
+    FORMAT: ClassVar[int] = 3
     phase: Literal["train_probe"] = "train_probe"
     student: Student
     prior: Prior | None

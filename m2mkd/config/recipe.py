@@ -83,6 +83,8 @@ class Recipe(Config):
     weight_decay: NonNegativeFloat = 0.05
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; none: not clipped."""
+    skip_nonfinite: NonNegativeInt = 0
+    """Batches that are left out because their loss or gradient is not finite, before the training stops."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of ViT and V-MoE: rate of the last block, linear from 0 (a NAC has its own)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -18,7 +18,8 @@ HOST = "none"
 ARCHIVE = "docker-archive:"
 CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives."""
-HANDED_ON = ("M2MKD_DEVICE", "M2MKD_WORKERS", "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES")
+MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
+HANDED_ON = (*MACHINE, "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES")
 """Variables that a job needs although the rest of the host's environment stays outside."""
 
 

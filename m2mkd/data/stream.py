@@ -24,6 +24,7 @@ from m2mkd.data.images import evaluated
 from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.errors import InputError
+from m2mkd.signals import end_with_parent, leave_to_parent
 
 
 class Batch(NamedTuple):
@@ -113,13 +114,15 @@ class TrainStream:
         self._order = _Order(chosen, recipe, names, mirrored_part(recipe.batch_size, rank, ranks))
         self._batches = _Batches(split, num_classes, recipe, names)
         self._begun = 0
-        self._loader = DataLoader(
+        self._running: Iterator[_Augmented] | None = None
+        self._loader: DataLoader | None = DataLoader(
             self._batches,
             sampler=self._order,
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=leave_to_parent,
             generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
         )
 
@@ -142,17 +145,24 @@ class TrainStream:
         One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
         `RuntimeError`.
         """
+        if self._loader is None:
+            raise RuntimeError("this stream is closed")
         self._begun += 1
         self._order.start = epoch, start_step
-        return self._finished(iter(self._loader), self._begun)
+        self._running = iter(self._loader)
+        return self._finished(self._begun)
 
-    def _finished(self, batches: Iterator["_Augmented"], number: int) -> Iterator[Batch]:
-        while number == self._begun:
-            batch = next(batches, None)
+    def close(self) -> None:
+        """End the processes that load; they would not end at a signal."""
+        self._running = self._loader = None
+
+    def _finished(self, number: int) -> Iterator[Batch]:
+        while number == self._begun and self._running is not None:
+            batch = next(self._running, None)
             if batch is None:
                 return
             yield self._batches.finished(batch, self._device)
-        raise RuntimeError("a newer epoch of this stream has begun")
+        raise RuntimeError("a newer epoch of this stream has begun, or it is closed")
 
 
 class _Order:
@@ -241,7 +251,7 @@ def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, 
     loaded = _EvalBatches(split, image_size, batch_size)
     generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global one
     processes = 0 if split.final else workers
-    loader = DataLoader(loaded, sampler=starts, batch_size=None, num_workers=processes, generator=generator)
+    loader = DataLoader(loaded, sampler=starts, batch_size=None, num_workers=processes, worker_init_fn=end_with_parent, generator=generator)
     return (EvalBatch(normalised(images), labels, ids) for images, labels, ids in loader)
 
 

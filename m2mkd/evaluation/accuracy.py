@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from m2mkd.data.stream import EvalBatch
 from m2mkd.evaluation.calibration import calibration_error
+from m2mkd.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ def measure_together(
     device: torch.device,
     columns: Tensor | None = None,
     label_map: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Accuracy]:
-    """Measure several networks in one pass over ``batches``, each of which all of them see one after the other; as `measure` otherwise."""
+    """Measure several networks in one pass over ``batches``, each of which all of them see one after the other; as `measure` otherwise.
+
+    Of several ``ranks`` each measures its own batches, and all get the numbers that one would get from all of them, to the bit.
+    """
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in predictors]
     for batch in batches:
         images = batch.images.to(device)
@@ -83,7 +89,13 @@ def measure_together(
             loss = F.cross_entropy(logits, labels, reduction="none")
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels))
-    return [_accuracy(*(torch.cat(parts) for parts in zip(*batches_of_one, strict=True))) for batches_of_one in found]
+    return [_accuracy(*(torch.cat(parts) for parts in zip(*_in_order(batches, ranks), strict=True))) for batches in found]
+
+
+def _in_order(batches: list[tuple[Tensor, ...]], ranks: Ranks) -> list[tuple[Tensor, ...]]:
+    """The batches of all ranks, of which each has every so many-th one."""
+    rounds = zip_longest(*ranks.gathered(batches))
+    return [batch for one_round in rounds for batch in one_round if batch is not None]
 
 
 def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor) -> Accuracy:

@@ -1,48 +1,161 @@
-"""The state of a training between two steps, on disk."""
+"""The state of a training between two updates, on disk: written in the background, whole or not at all, and checked when read."""
 
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from m2mkd.files import write_atomically
+from m2mkd.files import publish, sha256
+from m2mkd.ranks import ALONE, Ranks
+from m2mkd.training.machine import Policy
 
-NAME = "checkpoint.pt"
-
-
-def save(folder: Path, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, progress: dict[str, Any]) -> None:
-    """Write everything that the next step depends on. Random states are not in it: they follow from names and step numbers."""
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "progress": progress}
-
-    def write(file: BinaryIO) -> None:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:
-            # torch hides what the system said, such as that the disk is full.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-    write_atomically(folder / NAME, write)
+FORMAT = 1
+"""Version of what a checkpoint holds, part of its name; one of another version is passed over."""
+KEPT = 2
+"""Newest checkpoints that are kept, so that one may be damaged."""
 
 
-def load(
-    folder: Path, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, device: torch.device
-) -> dict[str, Any] | None:
-    """Restore what ``save`` wrote; none if there is nothing to restore.
+class Checkpoints:
+    """Checkpoints of one training: the newest two, and the one with the best validation.
 
-    Returns
-    -------
-    dict or None
-        The progress that was saved.
+    Each is a file ``checkpointFORMAT-UPDATES.SHA256.pt``, which appears by being renamed and whose name says what its bytes must be.
+    Random states are not in it: they follow from names and numbers of steps.
+
+    Parameters
+    ----------
+    folder
+        Where they lie; what an interrupted write left there is removed.
+    policy
+        How often `due` says yes.
+    say
+        Told what is wrong with a file.
+    ranks
+        The processes of the training: the first one writes, all of them read.
     """
-    path = folder / NAME
-    if not path.is_file():
+
+    def __init__(self, folder: Path, policy: Policy, say: Callable[[str], object], ranks: Ranks = ALONE):
+        self.folder, self.policy, self.say, self.ranks = folder, policy, say, ranks
+        self._written: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._time, self._updates = time.monotonic(), 0
+        if ranks.leads:
+            for left in folder.glob(".checkpoint*"):
+                left.unlink()
+
+    def restore(self, device: torch.device) -> dict[str, Any] | None:
+        """The newest state that is whole; none if there is none."""
+        path = self.ranks.agreed(self._newest() if self.ranks.leads else None)
+        if path is None:
+            return None
+        state = torch.load(path, map_location=device, weights_only=True)
+        self._updates = state["updates"]
+        return state
+
+    def due(self, updates: int) -> bool:
+        """Whether it is time for a checkpoint, and the last one is on the disk."""
+        if self._written is not None:
+            if not self._written.done():
+                return False
+            self.wait()
+        by_number = self.policy.updates is not None and updates - self._updates >= self.policy.updates
+        return by_number or time.monotonic() - self._time >= 60 * self.policy.minutes
+
+    def save(self, updates: int, state: Mapping[str, Any], *, best: bool = False) -> None:
+        """Take a copy of ``state`` after so many updates and write it in the background.
+
+        Parameters
+        ----------
+        updates
+            Number of updates behind it.
+        state
+            Nested dictionaries, lists and tuples of tensors and plain values.
+        best
+            Whether its validation is the best so far.
+
+        Raises
+        ------
+        OSError
+            If the write before could not be done, as on a full disk.
+        """
+        self._time, self._updates = time.monotonic(), updates
+        if not self.ranks.leads:
+            return
+        self.wait()
+        self._written = self._writer.submit(self._write, updates, _copied(dict(state) | {"updates": updates}), best)
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk; raises what kept it from getting there."""
+        if self._written is not None:
+            written, self._written = self._written, None
+            written.result()
+
+    def _write(self, updates: int, state: dict[str, Any], best: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".checkpoint.{os.getpid()}"
+        try:
+            with temporary.open("wb") as file:
+                hashed = _Hashed(file)
+                try:
+                    torch.save(state, cast(BinaryIO, hashed))
+                except RuntimeError as error:
+                    # torch hides what the system said, such as that the disk is full.
+                    if isinstance(error.__context__, OSError):
+                        raise error.__context__ from None
+                    raise
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.folder / f"checkpoint{FORMAT}-{updates:09d}.{hashed.digest}.pt"
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if best:
+            publish(path, self.folder / path.name.replace("checkpoint", "best", 1))
+            for older in self._found("best")[1:]:
+                older.unlink()
+        for older in self._found("checkpoint")[KEPT:]:
+            older.unlink()
+
+    def _found(self, kind: str) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob(f"{kind}{FORMAT}-*.pt"), reverse=True)
+
+    def _newest(self) -> Path | None:
+        for path in sorted(self._found("checkpoint") + self._found("best"), key=lambda path: path.name.partition("-")[2], reverse=True):
+            if path.name.split(".")[-2] == sha256(path):
+                return path
+            self.say(f"{path}: is damaged; going on from the checkpoint before it, if there is one")
+            path.unlink()
         return None
-    state = torch.load(path, map_location=device, weights_only=True)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return state["progress"]
+
+
+class _Hashed:
+    """A file that is written and digested at once."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._sha256 = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self._sha256.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def _copied(value: Any) -> Any:
+    """The same on the CPU, sharing no memory, so that training may go on."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, list | tuple) else value

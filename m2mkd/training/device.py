@@ -1,6 +1,7 @@
 """Where and in which precision a job computes."""
 
 import contextlib
+import datetime
 import os
 import re
 from collections.abc import Iterator
@@ -8,12 +9,20 @@ from collections.abc import Iterator
 import torch
 
 from m2mkd.errors import InputError
+from m2mkd.ranks import ALONE, Ranks
+from m2mkd.training.machine import Machine
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
+PATIENCE = datetime.timedelta(minutes=30)
+"""Time that a rank waits for the others, such as for the first one to measure or to get hold of a lock."""
+
+
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """The device of that name: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which takes a GPU where there is one.
+
+    Of several ranks on a machine, each has the GPU of its number there.
 
     Raises
     ------
@@ -26,6 +35,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this machine's torch {torch.__version__} sees no GPU; use --device cpu")
+    if ranks.count > 1 and name.startswith("cuda"):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0; use one of them")
@@ -40,6 +51,17 @@ def prepare_torch(threads: int) -> None:
     # Some CUDA operations have no deterministic form; there a warning must do.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
+
+
+def join(machine: Machine) -> None:
+    """Meet the other ranks: gloo between CPUs, and NCCL between GPUs."""
+    if machine.ranks.count == 1 or torch.distributed.is_initialized():
+        return
+    on_gpu = machine.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(machine.device)
+    # Small numbers go between CPUs in any case, where nobody has to wait for a GPU.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,8 @@ from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
+from m2mkd.ranks import ALONE, Ranks
+from m2mkd.signals import Caught
 from m2mkd.training.machine import Machine
 from m2mkd.training.weights import save_weights
 
@@ -52,11 +54,11 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], say: Callable[[str], object]) -> None:
+def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
     """Compute every replicate of a run and publish the outputs of all of them at the end.
 
     Finished replicates wait in the work folder, so that an interruption costs no more than the steps since the last
-    checkpoint; a published output is always whole.
+    checkpoint; a published output is always whole. Of several ranks all compute, and the first one writes.
 
     Parameters
     ----------
@@ -68,36 +70,67 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
         Gives the device; called only if a tensor is to be computed.
     say
         Told what is going on.
+    ranks
+        The processes that share the work.
 
     Raises
     ------
     InputError
-        If the runs are not modules of one student.
+        If the runs are not modules of one student, or the memory does not suffice.
+    Interrupted
+        After a signal.
     """
     check_together(runs)
     phase = importlib.import_module(f"m2mkd.training.phases.{runs[0].phase}")
     work = {run.id: Path(study.root) / "work" / run.id for run in runs}
-    with ExitStack() as locks:
-        for run_id in sorted(work):  # always in the same order, so that two jobs cannot wait for each other
-            locks.enter_context(exclusive(work[run_id], "snakemake", say))
+    with ExitStack() as held:
+        held.enter_context(Caught(at_once=True))
+        for run_id in sorted(work) if ranks.leads else ():  # always in the same order, so that two jobs cannot wait for each other
+            held.enter_context(exclusive(work[run_id], "snakemake", say))
         if runs[0].config.COMPUTES:
             machine()  # before anything else, for it fixes the number of threads
         for slot in range(len(runs[0].config.replicates)):
-            pending = [run for run in runs if not (work[run.id] / str(slot) / RECORD).is_file()]
+            done = ranks.agreed([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
+            pending = [run for run, is_done in zip(runs, done, strict=True) if not is_done]
             jobs = [job_of(study, run, slot, work[run.id] / str(slot), machine) for run in pending]
             started = time.time()
-            outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
-            for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
-                record_outputs(run, slot, job.work, outcome, started, len(jobs))
-        for run in runs:
-            for slot in range(len(run.config.replicates)):
-                for output in study.outputs(run, slot):
-                    publish(work[run.id] / str(slot) / Path(output).name, Path(output))
-        for folder in work.values():
-            # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
-            done = folder.with_name(f".{folder.name}.done")
-            shutil.rmtree(done, ignore_errors=True)
-            shutil.rmtree(folder.rename(done))
+            with _memory_explained(study, runs[0], machine):
+                outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
+            if ranks.leads:
+                for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
+                    record_outputs(run, slot, job.work, outcome, started, len(jobs))
+        if ranks.leads:
+            publish_outputs(study, runs, work)
+
+
+def publish_outputs(study: Study, runs: Sequence[Run], work: Mapping[str, Path]) -> None:
+    """Let the outputs of finished runs appear in their places, and remove the work folders, which are given by run."""
+    for run in runs:
+        for slot in range(len(run.config.replicates)):
+            for output in study.outputs(run, slot):
+                publish(work[run.id] / str(slot) / Path(output).name, Path(output))
+    for folder in work.values():
+        # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
+        done = folder.with_name(f".{folder.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        shutil.rmtree(folder.rename(done))
+
+
+def _memory_explained(study: Study, run: Run, machine: Callable[[], Machine]) -> AbstractContextManager[None]:
+    """Where a batch is trained on: what to say if it does not fit."""
+    if not run.config.DIVISIBLE:
+        return nullcontext()
+    from m2mkd.training.guards import memory_explained, out_of_memory
+
+    def explain() -> str:
+        from m2mkd.planning.cost import Assumptions, cost_of
+
+        here = machine()
+        batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
+        cost = cost_of(study, Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model"))[run.id]
+        return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
+
+    return memory_explained(explain)
 
 
 def check_together(runs: Sequence[Run]) -> None:
@@ -178,5 +211,6 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "hardware": hardware(),
         "system": platform.system(),
+        "ranks": Ranks.here().count,
         "packages": {name: version(name) for name in ("m2mkd", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")},
     }

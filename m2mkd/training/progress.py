@@ -1,49 +1,86 @@
 """What a person sees of a training: live bars on a terminal, one line an epoch elsewhere."""
 
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from m2mkd.config.recipe import Recipe
+from m2mkd.training import update
 
 
-class TrainingProgress(AbstractContextManager):
-    """Epochs and the last measurements of one or more trainings.
+class TrainingProgress:
+    """Epochs, speed and the last measurements of one or more trainings.
 
     Parameters
     ----------
-    epochs
-        Epochs of each training.
-    done
-        Epochs that each has behind it, by its title.
+    recipe
+        Gives epochs and images of a batch.
+    steps_per_epoch
+        Batches in an epoch.
+    quiet
+        Say nothing: for all ranks but the first.
     """
 
-    def __init__(self, epochs: int, done: Mapping[str, int]):
-        self.epochs = epochs
-        self.console = Console(file=sys.stderr)
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, *, quiet: bool = False):
+        self.epochs, self.steps, self.batch, self.quiet = recipe.epochs, steps_per_epoch, recipe.batch_size, quiet
+        self.console = Console(file=sys.stderr, quiet=quiet)
+        self.live = self.console.is_terminal and not quiet
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}  {task.fields[epoch]}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[now]}  {task.fields[news]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.live,
         )
-        self.tasks = {title: self.bar.add_task(title, total=epochs, completed=count, news="") for title, count in done.items()}
+        self.tasks: dict[str, TaskID] = {}
+        self._began, self._steps = time.monotonic(), 0
 
-    def __enter__(self):
-        self.bar.start()
-        return self
+    @contextmanager
+    def of(self, done: Mapping[str, int]) -> Iterator[None]:
+        """Show trainings, each by its title with the updates that it has behind it."""
+        total = self.epochs * self.steps
+        self.tasks = {
+            title: self.bar.add_task(title, total=total, completed=updates, epoch="", now="", news="") for title, updates in done.items()
+        }
+        self._began = time.monotonic()
+        with self.bar:
+            yield
 
-    def __exit__(self, *_):
-        self.bar.stop()
+    def say(self, text: str) -> None:
+        """Print a line between the others."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def step(self, title: str, progress: update.Progress) -> None:
+        """Show that a training has one more batch behind it."""
+        self._steps += 1
+        if self.live:
+            self.bar.update(
+                self.tasks[title],
+                completed=progress.updates,
+                epoch=f"epoch {progress.epochs + 1}/{self.epochs}",
+                now=f"loss {progress.total / max(1, progress.counted):.4g}  {self._speed()}",
+            )
 
     def epoch(self, title: str, epoch: int, measured: Mapping[str, float]) -> None:
         """Show that ``epoch`` (from 0) of a training has ended."""
         news = "  ".join(f"{name} {value:.4g}" for name, value in measured.items() if name not in ("epoch", "step") and "/" not in name)
-        if self.console.is_terminal:
-            self.bar.update(self.tasks[title], completed=epoch + 1, news=news)
+        if self.live:
+            self.bar.update(self.tasks[title], completed=(epoch + 1) * self.steps, news=news)
         else:
-            self.console.print(f"{title}  epoch {epoch + 1}/{self.epochs}  {news}", highlight=False, soft_wrap=True)
+            self.say(f"{title}  epoch {epoch + 1}/{self.epochs}  {news}  {self._speed()}  {self._left(epoch)}")
+
+    def _speed(self) -> str:
+        """Images a second since the start, of all trainings and validation included, and what the GPU holds at most."""
+        speed = f"{self._steps * self.batch / max(1e-9, time.monotonic() - self._began):,.0f} images/s"
+        return f"{speed}  {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_initialized() else speed
+
+    def _left(self, epoch: int) -> str:
+        batches = (self.epochs - epoch - 1) * self.steps * len(self.tasks)
+        seconds = round(batches * (time.monotonic() - self._began) / max(1, self._steps))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"

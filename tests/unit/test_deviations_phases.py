@@ -22,10 +22,11 @@ from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.training import optim
 from m2mkd.training.job import Job
+from m2mkd.training.machine import Machine
 from m2mkd.training.phases import common
 
 SWITCHES = load.switches()
-MACHINE = SimpleNamespace(device=torch.device("cpu"), workers=0)
+MACHINE = Machine(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_clip_in_fp32(monkeypatch):
     monkeypatch.setattr(
         common, "fit", lambda *given, **named: seen.append(next(x for x in (*given, *named.values()) if isinstance(x, Recipe)))
     )
-    monkeypatch.setattr(common, "TrainStream", lambda *_: SimpleNamespace(steps_per_epoch=1))
+    monkeypatch.setattr(common, "TrainStream", lambda *_: SimpleNamespace(close=lambda: None))
     split = Split(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64))
     data = SimpleNamespace(name="data", classes=2, image_size=8)
     for value in both("clip_in_fp32"):

@@ -13,9 +13,9 @@ from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.distill import hybrid
 from m2mkd.models.vit import StagedViT, build_stage
-from m2mkd.training import loop
+from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.job import Job
-from m2mkd.training.machine import Machine
+from m2mkd.training.machine import Machine, Policy
 from m2mkd.training.phases import common, distill_module
 
 IMAGES, BATCH, EPOCHS = 16, 8, 2
@@ -47,7 +47,7 @@ def distil(configs, monkeypatch):
     def run(folder, family, *indices):
         def job(config):
             upstream = {"meta": (Path("meta"),), "teacher_module": (Path(f"teacher{config.index}"),)}
-            machine = Machine(torch.device("cpu"))
+            machine = Machine(torch.device("cpu"), checkpoints=Policy(minutes=0.0))
             return Job(config, 0, upstream, folder / str(config.index), lambda: machine, f"{family} {config.index}")
 
         return distill_module.run_together([job(configs[family][index]) for index in indices])
@@ -71,22 +71,22 @@ def test_modules_in_lock_step_equal_modules_alone_to_the_bit(distil, tmp_path, f
         assert logs[0] == logs[1] and logs[0].count(b"val_top1") == EPOCHS
 
 
-@pytest.mark.parametrize("saved", [1, 2, 4])
+@pytest.mark.parametrize("saved", [1, 2, 4, 8])
 def test_an_interruption_between_two_checkpoints_costs_no_bit(distil, tmp_path, monkeypatch, saved):
     expected = distil(tmp_path / "undisturbed", "vmoe", 1, 2, 3)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    save, calls = loop.checkpoint.save, []
+    save, calls = Checkpoints.save, []
 
-    def save_until(*arguments):
+    def save_until(*arguments, **options):
         if len(calls) == saved:
             raise KeyboardInterrupt
         calls.append(arguments)
-        save(*arguments)
+        save(*arguments, **options)
+        arguments[0].wait()
 
-    monkeypatch.setattr(loop.checkpoint, "save", save_until)
+    monkeypatch.setattr(Checkpoints, "save", save_until)
     with pytest.raises(KeyboardInterrupt):
         distil(tmp_path / "resumed", "vmoe", 1, 2, 3)
-    monkeypatch.setattr(loop.checkpoint, "save", save)
+    monkeypatch.setattr(Checkpoints, "save", save)
     for outcome, undisturbed in zip(distil(tmp_path / "resumed", "vmoe", 1, 2, 3), expected, strict=True):
         assert_same(outcome, undisturbed)
     for index in (1, 2, 3):

@@ -16,9 +16,10 @@ from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.models.build import build_student
 from m2mkd.training.job import Job
+from m2mkd.training.machine import Machine
 from m2mkd.training.phases.train_probe import over_episodes
 
-MACHINE = SimpleNamespace(device=torch.device("cpu"), workers=0)
+MACHINE = Machine(torch.device("cpu"))
 
 
 def test_mean_and_interval_by_hand():
@@ -72,6 +73,6 @@ def test_the_first_episode_is_what_a_single_one_gives(probed):
 
 def test_finished_episodes_are_not_trained_again(monkeypatch, probed):
     before, _ = probed(2, "again")
-    monkeypatch.setattr("m2mkd.training.loop._Training.step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("m2mkd.training.update.Training.step", lambda *_: pytest.fail("trained again"))
     after, _ = probed(2, "again")
     assert after.metrics == before.metrics

@@ -1,11 +1,19 @@
 """The training loop: it learns, resumes to the bit, and schedules as specified."""
 
+import io
 import itertools
 import json
+import os
+import re
+import signal
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from m2mkd.config.models import ViT
@@ -14,16 +22,18 @@ from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.data.stream import TrainStream, eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
-from m2mkd.errors import InputError
+from m2mkd.errors import InputError, Interrupted
 from m2mkd.models.vit import StagedViT
-from m2mkd.training import loop
+from m2mkd.signals import SIGNALS
+from m2mkd.training import loop, progress
 from m2mkd.training.curves import Curves, read_curves
-from m2mkd.training.machine import Machine
+from m2mkd.training.machine import Machine, Policy, machine_for
 from m2mkd.training.optim import LearningRate, build_optimizer
 
 PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0.0, mixup=0.2, cutmix=0.0)
 RECIPE = Recipe(epochs=4, batch_size=8, lr=3e-3, lr_batch=None, drop_path=0.2, warmup_epochs=1, clip_norm=1.0, augmentation=PLAIN)
 PLAIN_RECIPE = RECIPE.model_copy(update={"augmentation": PLAIN.model_copy(update={"mixup": 0.0})})
+CPU = Machine(torch.device("cpu"))
 MODEL = ViT(patch_size=8, width=16, heads=2, depths=(1, 1))
 
 
@@ -36,17 +46,16 @@ def stripes(count: int) -> Split:
     return Split(images, labels.astype(np.int64))
 
 
-def train(folder, recipe=RECIPE, predict=None):
-    """Train a small ViT on stripes from fixed seeds; returns it with the measurements."""
+def train(folder, recipe=RECIPE, predict=None, loss=None, machine=CPU):
+    """Train a small ViT on stripes from fixed seeds; returns it with the measurements. ``loss`` gets the model and a batch's arguments."""
     data = stripes(32)
     with forked_rng("model"):
         model = StagedViT(MODEL, image_size=16, num_classes=2, drop_path=recipe.drop_path)
-    task = loop.Task(
-        model, model, lambda images, targets, _: soft_cross_entropy(model(images), targets), predict or model, model.no_weight_decay()
-    )
-    stream = TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0))
+    loss = loss or (lambda model, images, targets, _: soft_cross_entropy(model(images), targets))
+    task = loop.Task(model, model, lambda *batch: loss(model, *batch), predict or model, model.no_weight_decay())
     trainees = [loop.Trainee(task, folder, "stripes")]
-    (measured,) = loop.fit(trainees, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), Machine(torch.device("cpu")))
+    with closing(TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0), machine.workers)) as stream:
+        (measured,) = loop.fit(trainees, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), machine)
     return model, measured
 
 
@@ -67,29 +76,106 @@ def test_the_same_seeds_give_the_same_bits_whatever_the_global_state(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
-    expected, measured = train(tmp_path / "undisturbed")
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    calls = 0
-    append = loop.Curves.append
+def assert_same(folder, undisturbed, first, second):
+    (model, measured), (again, measured_again) = first, second
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert measured == measured_again
+    assert (folder / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
 
-    def append_until(self, line):
-        nonlocal calls
-        size = append(self, line)
-        calls += 1
-        if calls == stop + 1:  # after the log was written, before the checkpoint that knows of it
-            raise KeyboardInterrupt
-        return size
 
-    monkeypatch.setattr(loop.Curves, "append", append_until)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "resumed")
-    monkeypatch.setattr(loop.Curves, "append", append)
-    resumed, again = train(tmp_path / "resumed")
-    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), resumed.parameters(), strict=True))
-    assert again == measured
-    assert (tmp_path / "resumed/metrics.jsonl").read_bytes() == (tmp_path / "undisturbed/metrics.jsonl").read_bytes()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(folder)
+
+
+@pytest.mark.parametrize("policy", [Policy(minutes=0.0), Policy(updates=3), Policy(updates=7)])
+def test_broken_off_in_any_update_it_goes_on_to_the_same_bits(tmp_path, undisturbed, policy):
+    machine = replace(CPU, checkpoints=policy)
+    updates, stop = 0, 2
+
+    def loss(model, images, targets, noise):
+        nonlocal updates
+        updates += 1
+        if updates == stop:
+            raise ZeroDivisionError
+        return soft_cross_entropy(model(images), targets)
+
+    breaks = 0
+    while True:
+        try:
+            result = train(tmp_path, loss=loss, machine=machine)
+            break
+        except ZeroDivisionError:
+            breaks += 1
+            assert breaks < 10
+            stop = updates + 9  # of 16; what is not in a checkpoint is done again
+    assert breaks >= 2
+    assert_same(tmp_path, undisturbed[0], result, undisturbed[1])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_saves_after_the_update_that_runs(tmp_path, undisturbed, number):
+    seen = []
+
+    def loss(model, images, targets, noise):
+        seen.append(None)
+        if len(seen) == 6:
+            os.kill(os.getpid(), number)
+        return soft_cross_entropy(model(images), targets)
+
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(Interrupted, match=f"{number.name}: saved after 6 updates"):
+        train(tmp_path, loss=loss)
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    result = train(tmp_path, loss=loss)
+    assert len(seen) == 16
+    assert_same(tmp_path, undisturbed[0], result, undisturbed[1])
+
+
+def test_a_signal_while_measuring_is_heeded(tmp_path, undisturbed):
+    seen = []
+
+    def predict(images):
+        seen.append(None)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict.model(images)
+
+    def loss(model, images, targets, noise):
+        predict.model = model
+        return soft_cross_entropy(model(images), targets)
+
+    with pytest.raises(Interrupted, match="saved after 4 updates"):
+        train(tmp_path, predict=predict, loss=loss)
+    assert_same(tmp_path, undisturbed[0], train(tmp_path, predict=predict, loss=loss), undisturbed[1])
+
+
+def test_processes_that_load_leave_signals_to_the_loop(tmp_path, undisturbed):
+    before, loading = psutil.Process().children(), []
+
+    def loss(model, images, targets, noise):
+        if not loading:
+            loading.extend(child for child in psutil.Process().children() if child not in before)
+            for process in (*loading, psutil.Process()):  # as a signal to the whole group
+                process.send_signal(signal.SIGTERM)
+        return soft_cross_entropy(model(images), targets)
+
+    with pytest.raises(Interrupted, match="saved after 1 updates"):
+        train(tmp_path, loss=loss, machine=replace(CPU, workers=1))
+    gone, alive = psutil.wait_procs(loading, timeout=10)
+    assert gone and not alive
+    assert_same(tmp_path, undisturbed[0], train(tmp_path, loss=loss), undisturbed[1])
+
+
+def test_a_second_signal_does_not_wait_for_the_update(tmp_path):
+    def loss(model, images, targets, noise):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it waited")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        train(tmp_path, loss=loss)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):
@@ -104,6 +190,45 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_mend(tmp_path):
     with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch .* lower the recipe's lr"):
         train(tmp_path, RECIPE.model_copy(update={"lr": 1e30, "clip_norm": None, "warmup_epochs": 0, "epochs": 3}))
+
+
+def test_a_scaled_gradient_gives_the_same_bits_and_the_scale_is_kept(tmp_path, monkeypatch, undisturbed):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**12, growth_interval=6))
+    assert_same(tmp_path / "scaled", undisturbed[0], train(tmp_path / "scaled"), undisturbed[1])  # by a power of two
+    # Six updates double the scale once; what goes on from a checkpoint has the scale of that time.
+    (path,) = sorted((tmp_path / "scaled").glob("checkpoint*"))[-1:]
+    assert torch.load(path, weights_only=True)["scaler"]["scale"] == 2.0**14
+
+
+def test_compiled_it_comes_to_the_same_with_a_backend_that_changes_nothing(tmp_path, monkeypatch, undisturbed):
+    compiled = []
+
+    def compile_(module):
+        compiled.append(module)
+        module.forward = torch.compile(module.forward, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    assert_same(tmp_path, undisturbed[0], train(tmp_path, machine=replace(CPU, compiled=True)), undisturbed[1])
+    assert len(compiled) == 1
+
+
+def test_compiling_is_refused_on_a_cpu():
+    with pytest.raises(InputError, match="--compile: is for GPUs"):
+        machine_for("cpu", 1, compiled=True)()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_has_loss_speed_and_time_left(monkeypatch, tmp_path, terminal):
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda **options: Console(file=shown, force_terminal=terminal, width=200))
+    train(tmp_path)
+    if terminal:
+        assert "epoch 4/4" in shown.getvalue() and "images/s" in shown.getvalue()
+    else:
+        lines = shown.getvalue().splitlines()
+        assert len(lines) == RECIPE.epochs
+        assert re.fullmatch(r"stripes  epoch 4/4  lr .* loss 0\.\d+  val_loss .* val_top1 .*  \d+ images/s  0:00:00 left", lines[-1])
 
 
 def test_fp16_is_refused_on_a_cpu(tmp_path):

@@ -1,6 +1,7 @@
 """What the training phases share: opening the data and starting the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 from m2mkd.config.phases import Data, Phase
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import Pack, Split, open_pack, stratified_share
-from m2mkd.data.stream import TrainStream, eval_batches
+from m2mkd.data.stream import EvalBatch, TrainStream, eval_batches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter, twice_counted, whole_batches
 from m2mkd.training.job import Job
@@ -86,9 +87,15 @@ def train_on(
     if job.config.compat.get("clip_in_fp32") == "ignored" and recipe.precision == "fp32":
         recipe = recipe.model_copy(update={"clip_norm": None})
     names = (data.name, job.config.phase, job.replicate)
-    stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device)
+    ranks = machine.ranks.rank, machine.ranks.count
+
+    def validation() -> Iterator[EvalBatch]:
+        return eval_batches(val, data.image_size, EVAL_BATCH, *ranks, machine.workers)
+
+    stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device, *ranks)
     trainees = [Trainee(task, job.work, job.title) for job, task in zip(jobs, tasks, strict=True)]
-    return fit(trainees, recipe, stream, lambda: eval_batches(val, data.image_size, EVAL_BATCH, workers=machine.workers), names, machine)
+    with closing(stream):
+        return fit(trainees, recipe, stream, validation, names, machine)
 
 
 def released_batch(global_batch: int | None) -> int:

@@ -96,7 +96,8 @@ def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split
         trained=head,
         network=head if frozen else student,
         loss=loss,
-        predict=evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate)),
+        predict=student,
+        predictor=lambda: evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate)),
         meter=meter(config, len(val) / PROBE_PROCESSES, PROBE_PROCESSES),
         late_schedule=late_schedule(config),
     )

@@ -1,0 +1,268 @@
+"""One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from m2mkd.config.recipe import Recipe
+from m2mkd.config.seeds import derive_seed, forked_rng
+from m2mkd.data.stream import Batch, microbatches
+from m2mkd.errors import InputError
+from m2mkd.evaluation.released import Meter
+from m2mkd.files import write_json
+from m2mkd.training.checkpoint import Checkpoints
+from m2mkd.training.curves import Curves
+from m2mkd.training.device import computing_in
+from m2mkd.training.guards import ExpertWatch, LossWatch
+from m2mkd.training.machine import Machine
+from m2mkd.training.optim import LearningRate, build_optimizer
+
+NONFINITE = "nonfinite.json"
+"""Where the batch is described whose loss or gradient was no number."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a phase gives the loop: the network that trains, its loss, and its predictions."""
+
+    trained: nn.Module
+    """Its parameters that require a gradient are optimised; all of it is saved."""
+    network: nn.Module
+    """Everything that switches between training and evaluation mode; contains ``trained``."""
+    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor]
+    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss."""
+    predict: Callable[[Tensor], Tensor]
+    """From images to logits (B, C), without noise."""
+    spared: Collection[str] = ()
+    """Parameters without weight decay."""
+    meter: Meter | None = None
+    """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
+    diagnose: Callable[[Tensor], dict[str, float]] | None = None
+    """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
+    decay_all: bool = False
+    decay_scalars: bool = False
+    late_schedule: bool = False
+    predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
+    """Gives what takes the place of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A task, and where its training is kept."""
+
+    task: Task
+    folder: Path
+    """Work folder: checkpoints, and ``metrics.jsonl``."""
+    title: str
+    """Shown with the progress."""
+
+
+@dataclass
+class Progress:
+    """How far a training is: everything but tensors that the next update depends on."""
+
+    updates: int = 0
+    """Batches behind it, of all epochs."""
+    epochs: int = 0
+    """Epochs that are measured and in the log."""
+    total: float = 0.0
+    """Sum of the losses of the epoch that runs."""
+    counted: int = 0
+    """Number of them."""
+    lr: float = 0.0
+    """Learning rate of the last update."""
+    skipped: int = 0
+    """Batches left out because their loss or gradient was no number."""
+    log_bytes: int = 0
+    """Size of the log, beyond which nothing in it counts."""
+    best: float = -1.0
+    """Largest ``val_top1`` so far."""
+    last: dict[str, float] = field(default_factory=dict)
+    """Last line of the log."""
+
+
+class Training:
+    """One trainee with its optimiser, schedule, log and checkpoints.
+
+    Parameters
+    ----------
+    trainee, recipe
+        What is trained, and how.
+    steps_per_epoch
+        Batches in an epoch.
+    names
+        Name of the stream of model noise.
+    machine
+        Where.
+    say
+        Told of what is unusual.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        names: tuple[str | int, ...],
+        machine: Machine,
+        say: Callable[[str], object],
+    ):
+        task = trainee.task
+        self.task, self.folder, self.title = task, trainee.folder, trainee.title
+        self.recipe, self.steps_per_epoch, self.names, self.say = recipe, steps_per_epoch, names, say
+        self.ranks, self.device = machine.ranks, machine.device
+        self.parts = machine.accumulation(recipe.batch_size)
+        task.network.to(self.device)
+        self.optimizer = build_optimizer(task.trained, recipe, task.spared, decay_all=task.decay_all, decay_scalars=task.decay_scalars)
+        self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.curves = Curves(self.folder / "metrics.jsonl")
+        self.checkpoints = Checkpoints(self.folder, machine.checkpoints, say, self.ranks)
+        self.progress = self._restored()
+        if machine.compiled:
+            task.network.compile()
+        self.loss = task.loss if self.ranks.count == 1 else _shared(task)
+        self.losses, self.experts = LossWatch(), ExpertWatch(task.trained)
+
+    @property
+    def measurements(self) -> dict[str, float]:
+        """The last ones, without those of diagnosis."""
+        last = self.progress.last
+        return {name: value for name, value in last.items() if name not in ("epoch", "step", "lr") and "/" not in name}
+
+    def _restored(self) -> Progress:
+        state = self.checkpoints.restore(self.device)
+        progress = Progress()
+        if state is not None:
+            self.task.trained.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            progress = Progress(**state["progress"])
+        if self.ranks.leads:
+            self.curves.cut(progress.log_bytes)
+        return progress
+
+    def begin_epoch(self) -> None:
+        """Get ready for the batches of an epoch, its first or later ones."""
+        self.task.network.train()
+        if self.progress.updates == self.progress.epochs * self.steps_per_epoch:
+            self.progress.total, self.progress.counted = 0.0, 0
+            self.experts.begin()
+
+    def step(self, epoch: int, step: int, batch: Batch) -> None:
+        """One update by this rank's share of a batch, or none if its loss or gradient is no number and that is allowed.
+
+        Raises
+        ------
+        InputError
+            If it is not allowed.
+        """
+        self.progress.lr = self.rate.set(epoch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        mean = sum(self._backward(epoch, step, number, part) for number, part in enumerate(microbatches(batch, self.parts)))
+        value = self.ranks.summed(torch.as_tensor(mean).cpu()).item() / (self.parts * self.ranks.count)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._gradient_norm()
+        self.progress.updates += 1
+        # The scaler leaves out updates whose gradient is too large for half precision, and scales the next ones down.
+        if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            self._leave_out(epoch, step, batch, value, norm)
+            return
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.progress.total += value
+        self.progress.counted += 1
+        usual = self.losses.leaps_from(value)
+        if usual is not None:
+            self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
+
+    def _backward(self, epoch: int, step: int, number: int, part: Batch) -> Tensor:
+        """Add the gradient of one of the parts that a batch is accumulated from; gives its loss."""
+        # A part has the noise of its place in the batch, whichever rank has it.
+        place = () if self.parts * self.ranks.count == 1 else (self.ranks.rank * self.parts + number,)
+        noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *place))
+        waits = isinstance(self.loss, DistributedDataParallel) and number + 1 < self.parts
+        with self.loss.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
+            # timm's drop path draws from the global generator.
+            with forked_rng(*self.names, "drop path", epoch, step, *place), computing_in(self.recipe.precision, self.device):
+                loss = self.loss(part.images, part.targets, noise)
+            self.scaler.scale(loss if self.parts == 1 else loss / self.parts).backward()
+        self.experts.saw()
+        return loss.detach().double()
+
+    def _gradient_norm(self) -> float:
+        """Norm of the whole gradient, which is clipped if the recipe says so."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip_norm, norm)
+        return norm.item()
+
+    def _leave_out(self, epoch: int, step: int, batch: Batch, loss: float, norm: float) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.progress.skipped += 1
+        ids = [number for share in self.ranks.gathered(batch.ids.tolist()) for number in share]
+        path = self.folder / NONFINITE
+        if self.ranks.leads:
+            write_json(path, {"epoch": epoch + 1, "step": step + 1, "loss": str(loss), "gradient_norm": str(norm), "samples": ids})
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+        where = f"{self.title}: {what} in epoch {epoch + 1}, step {step + 1}"
+        if self.progress.skipped > self.recipe.skip_nonfinite:
+            raise InputError(f"{where} (samples in {path}); lower the recipe's lr, set clip_norm, or allow some with skip_nonfinite")
+        self.say(f"{where} (samples in {path}); left out, {self.progress.skipped} of at most {self.recipe.skip_nonfinite}")
+
+    def end_epoch(self, measured: dict[str, float], *, last: bool) -> dict[str, float]:
+        """Log the epoch, save now and then, and give back what was logged."""
+        progress = self.progress
+        for expert in self.experts.idle(self.ranks):
+            self.say(f"{self.title}: {expert} computed no token in epoch {progress.epochs + 1}")
+        progress.epochs += 1
+        progress.last = {
+            "epoch": progress.epochs,
+            "step": progress.epochs * self.steps_per_epoch,
+            "lr": progress.lr,
+            "loss": progress.total / max(1, progress.counted),
+            **({"skipped": progress.skipped} if progress.skipped else {}),
+            **measured,
+        }
+        if self.ranks.leads:
+            progress.log_bytes = self.curves.append(progress.last)
+        best = measured.get("val_top1", -1.0) > progress.best
+        if best:
+            progress.best = measured["val_top1"]
+        if best or last or self.checkpoints.due(progress.updates):
+            self.save(best=best, wait=last)
+        return progress.last
+
+    def save(self, *, best: bool = False, wait: bool = False) -> None:
+        """Write a checkpoint; unless ``wait`` says so, in the background."""
+        state = {"module": self.task.trained.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
+        if wait:
+            self.checkpoints.wait()
+
+
+class _Loss(nn.Module):
+    """A task's loss as the forward pass of a module that holds what is trained."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.trained = task.trained
+        self._compute = task.loss
+
+    def forward(self, images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
+        return self._compute(images, targets, noise)
+
+
+def _shared(task: Task) -> DistributedDataParallel:
+    """The loss of this rank's share, whose gradient is averaged over the ranks."""
+    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
+    return DistributedDataParallel(_Loss(task), find_unused_parameters=True, gradient_as_bucket_view=True)
