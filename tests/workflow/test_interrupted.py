@@ -1,11 +1,13 @@
 """``make reproduce`` killed in the middle, and typed again."""
 
 import os
+import random
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.workflow.conftest import ROOT, Project
@@ -69,3 +71,45 @@ def test_typing_it_again_gives_the_same_results(finished, copy_of, project, tmp_
     assert mine
     assert mine == {name: theirs[name] for name in mine}
     assert start(project, tmp_path / "third.log").wait(timeout=60) == 0
+
+
+def jobs_of(process: subprocess.Popen) -> dict[str, psutil.Process]:
+    """Jobs that compute a run now, by the run."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            words = child.cmdline()
+        except psutil.Error:
+            continue
+        if len(words) > 3 and Path(words[0]).name.startswith("python") and Path(words[1]).name == "m2mkd" and words[2] == "run":
+            found[words[3]] = child
+    return found
+
+
+@pytest.mark.slow
+def test_five_kills_of_a_study_cost_no_bit(finished, project, tmp_path):
+    """Jobs are killed, or told to stop, and Snakemake gives them again; then all that runs is killed, and the command is typed again."""
+    project.set_config(scale="smoke")
+    (project.root / ".venv").symlink_to(ROOT / ".venv")
+    process, moments, ended = start(project, tmp_path / "first.log"), random.Random(0), set()
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1):
+        time.sleep(moments.uniform(2, 8))
+        deadline = time.monotonic() + 240
+        while not (running := {run: job for run, job in jobs_of(process).items() if run not in ended}):
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()[-3000:]
+            time.sleep(0.05)
+        run = moments.choice(sorted(running))
+        time.sleep(moments.uniform(0, 6))
+        try:
+            running[run].send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+        ended.add(run)
+    assert len(ended) >= 3
+    time.sleep(moments.uniform(2, 8))
+    assert process.poll() is None, (tmp_path / "first.log").read_text()[-3000:]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert start(project, tmp_path / "again.log").wait(timeout=1200) == 0, (tmp_path / "again.log").read_text()[-3000:]
+    assert tables(project) == tables(finished)
+    assert weights(project) == weights(finished)
