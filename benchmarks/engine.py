@@ -136,13 +136,13 @@ def bare(task: Task, batch: int, updates: int, clock: Callable[[], float]) -> li
     return np.diff(asked).tolist()
 
 
-def measure_update(batch: int, updates: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+def measure_update(batch: int, updates: int, rounds: int, clock: str) -> dict[str, float]:
     """The loop against a bare one, in turn."""
     ways: dict[str, Callable[..., list[float]]] = {"loop": trained, "bare": bare}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in sorted(ways, reverse=bool(number % 2)):
-            seconds[name].append(statistics.median(ways[name](vit_task(), batch, updates, clock)[2:]))
+            seconds[name].append(statistics.median(ways[name](vit_task(), batch, updates, getattr(time, clock))[2:]))
     ratio = statistics.median(a / b for a, b in zip(seconds["loop"], seconds["bare"], strict=True))
     return {"loop": statistics.median(seconds["loop"]), "bare": statistics.median(seconds["bare"]), "ratio": ratio}
 
@@ -181,17 +181,17 @@ def quietly() -> None:
     sys.stderr = SimpleNamespace(write=lambda _: 0, flush=lambda: None, isatty=lambda: False)
 
 
-def _ranks_worker(rank: int, port: int, barrier: Any, results: Any, batch: int, updates: int, rounds: int) -> None:
+def _ranks_worker(rank: int, port: int, barrier: Any, results: Any, batch: int, updates: int, rounds: int, clock: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     quietly()
     torch.set_num_threads(1)
-    both = Ranks(rank, 2)
+    both, now = Ranks(rank, 2), getattr(time, clock)
     join(Machine(CPU, ranks=both))
     for _ in range(rounds):
         barrier.wait()
-        alone = statistics.median(trained(vit_task(), batch, updates)[2:]) if rank == 0 else 0.0
+        alone = statistics.median(trained(vit_task(), batch, updates, now)[2:]) if rank == 0 else 0.0
         barrier.wait()
-        together = statistics.median(trained(vit_task(), batch, updates, ranks=both)[2:])
+        together = statistics.median(trained(vit_task(), batch, updates, now, both)[2:])
         if rank == 0:
             results.put((alone, together))
 
@@ -219,7 +219,7 @@ def _jobs_worker(rank: int, _: int, barrier: Any, results: Any, batch: int, upda
         results.put(("together", job()))
 
 
-def _pairs(worker: Callable[..., None], *settings: int) -> list[Any]:
+def _pairs(worker: Callable[..., None], *settings: int | str) -> list[Any]:
     """What two processes of that kind put into their queue."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as free:
@@ -237,9 +237,9 @@ def _pairs(worker: Callable[..., None], *settings: int) -> list[Any]:
     return found
 
 
-def measure_ranks(batch: int, updates: int, rounds: int) -> dict[str, float]:
+def measure_ranks(batch: int, updates: int, rounds: int, clock: str) -> dict[str, float]:
     """Two ranks against one, in turn, with as many updates of the same batch."""
-    found = _pairs(_ranks_worker, batch, updates, rounds)
+    found = _pairs(_ranks_worker, batch, updates, rounds, clock)
     one, two = (statistics.median(column) for column in zip(*found, strict=True))
     return {"one": one, "two": two, "ratio": statistics.median(a / b for a, b in found)}
 
@@ -260,20 +260,23 @@ def main(
     batch: Annotated[int, typer.Option(min=4, help="Images of an update; four times as many for ranks and jobs.")] = 8,
     updates: Annotated[int, typer.Option(min=5, help="Updates in a round.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each.")] = 5,
-    processor: Annotated[bool, typer.Option("--processor", help="For update: processor time, which a busy machine spoils less.")] = False,
+    processor: Annotated[
+        bool, typer.Option("--processor", help="For update and ranks: processor time, without waiting; for a busy machine.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
     """Measure on CPU threads, one for each process."""
     torch.set_num_threads(1)
     quietly()
+    clock = "thread_time" if processor else "perf_counter"
     chosen = [str(one) for one in what or What]
     found: dict[str, dict[str, float]] = {}
     if "update" in chosen:
-        found["update"] = measure_update(batch, updates, rounds, time.thread_time if processor else time.perf_counter)
+        found["update"] = measure_update(batch, updates, rounds, clock)
     if "checkpoint" in chosen:
         found["checkpoint"] = measure_checkpoint(rounds)
     if "ranks" in chosen:
-        found["ranks"] = measure_ranks(4 * batch, updates, rounds)
+        found["ranks"] = measure_ranks(4 * batch, updates, rounds, clock)
     if "jobs" in chosen:
         found["jobs"] = measure_jobs(4 * batch, updates, rounds)
     if as_json:
