@@ -182,5 +182,5 @@ _EVENTS: dict[str, Callable[[], tuple[Any, str, Any]]] = {
     "final rename": _of("pathlib", "Path", "replace", lambda _, target: "runs" in target.parts),
     "removal of the work folder": _of("shutil", None, "rmtree", lambda path, *_: str(path).endswith(".done")),
 }
-EVENTS = tuple(_EVENTS)
-"""Kinds of instants at which a job can be killed."""
+EVENTS = dict(zip(_EVENTS, (22, 1, 150, 6, 4, 2, 2, 4, 2), strict=True))
+"""Kinds of instants at which a job can be killed, each with a number that an undisturbed job comes to."""
