@@ -90,15 +90,16 @@ class _Board:
             return self._not_run(claim, f"Judged at scale {claim.scale} alone; {here}.")
         # A reduced scale need not have the authors' profile; it judges nothing about them anyway.
         profile = claim.profile if at_scale or claim.profile in study.scale.profiles else study.scale.profiles[0]
-        rows = {(row.experiment, row.variant): row for row in study.rows if row.profile == profile}
-        there = {"/".join(member) for member in rows}
-        absent = [name for name in members_named(claim) if name not in there]
+        rows = {f"{row.experiment}/{row.variant}": row for row in study.rows if row.profile == profile}
+        absent = [name for name in members_named(claim) if name not in rows]
         if absent:
             more = f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""
             return self._not_run(claim, f"This study has no {absent[0]}{more} in profile {profile}.")
-        comparisons = tuple(
-            (self.sides.side(claim, rows[one]), self.sides.side(claim, rows[other]) if other else None) for one, other in claim.members()
-        )
+        unclear = [name for name in members_named(claim) if not self.sides.is_one_number(claim, rows[name])]
+        if unclear:
+            return self._not_run(claim, f"{unclear[0]} has not exactly one {claim.metric} in this study.")
+        sides = {name: self.sides.side(claim, rows[name]) for name in members_named(claim)}
+        comparisons = tuple((sides["/".join(one)], sides["/".join(other)] if other else None) for one, other in claim.members())
         needed = with_upstream(study, [seed.run for side in members_of(comparisons) for seed in side.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
         finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
@@ -120,7 +121,7 @@ class _Board:
         if failed:
             return Verdict("smoke-fail", f"{failed} {nothing}")
         measured = sum(measures(self.study.runs[run_id]) for run_id in finding.runs)
-        there = f"All {measured} runs are there and match their digests, and every accuracy is above chance"
+        there = f"All {measured} runs that measure something are there and match their digests, and every accuracy is above chance"
         return Verdict("smoke-pass", f"{there} (profile {sides[0].profile}). {nothing}")
 
     def _not_run(self, claim: Claim, why: str) -> Finding:

@@ -10,6 +10,7 @@ from m2mkd.config.phases import CURVES, METRICS, RECORD
 from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
+from m2mkd.results.measurements import measurements_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Record:
     slot: int
     metrics: dict[str, Any]
     """Final measurements; empty for a phase that measures nothing."""
+    measurements: list[dict[str, Any]]
+    """Its accuracies, see `m2mkd.results.measurements`."""
     curves: list[dict[str, Any]]
     """One line an epoch; empty for a phase that trains nothing."""
     provenance: dict[str, Any]
@@ -84,10 +87,22 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
     metrics: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
     if METRICS in run.config.OUTPUTS:
-        metrics = json.loads(_verified(folder / METRICS, outputs, mend))
+        metrics = _parsed(_verified(folder / METRICS, outputs, mend), folder / METRICS, mend)
     if CURVES in run.config.OUTPUTS:
-        curves = [json.loads(line) for line in _verified(folder / CURVES, outputs, mend).splitlines()]
-    return Record(run, slot, metrics, curves, provenance, sha256(path))
+        lines = _verified(folder / CURVES, outputs, mend).splitlines()
+        curves = [_parsed(line, folder / CURVES, mend) for line in lines]
+    try:
+        measurements = measurements_of(run.config, metrics)
+    except ValueError as error:
+        raise InputError(f"{folder / METRICS}: {error}; {mend}") from None
+    return Record(run, slot, metrics, measurements, curves, provenance, sha256(path))
+
+
+def _parsed(text: str, path: Path, mend: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {mend}") from None
 
 
 def _verified(path: Path, outputs: dict[str, str], mend: str) -> str:
