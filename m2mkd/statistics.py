@@ -78,8 +78,8 @@ def t_interval(values: Sequence[float], level: float = LEVEL, rounding: float = 
     level
         Coverage, in (0, 1).
     rounding
-        Variance that each value has from being rounded; the seeds' own is taken for no smaller, for seeds that agree to the last digit do not
-        say that all seeds would.
+        Variance that each value has from being rounded. The seeds' own is taken for no smaller: that a few agree to the last digit does
+        not say that all would.
     """
     if len(values) < 2:
         return None

@@ -25,6 +25,8 @@ class Record:
     """Its accuracies, see `m2mkd.results.measurements`."""
     curves: list[dict[str, Any]]
     """One line an epoch; empty for a phase that trains nothing."""
+    outputs: dict[str, str]
+    """sha256 of every other output by its name."""
     provenance: dict[str, Any]
     """When, where and with what it was computed."""
     digest: str
@@ -95,7 +97,7 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         measurements = measurements_of(run.config, metrics)
     except ValueError as error:
         raise InputError(f"{folder / METRICS}: {error}; {mend}") from None
-    return Record(run, slot, metrics, measurements, curves, provenance, sha256(path))
+    return Record(run, slot, metrics, measurements, curves, outputs, provenance, sha256(path))
 
 
 def _parsed(text: str, path: Path, mend: str) -> Any:

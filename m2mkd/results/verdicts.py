@@ -126,9 +126,11 @@ def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
         together = averaged(pairs)
         return _decide(claim, together.interval(unit, LEVEL), together, unit, LEVEL)
     level = simultaneous_level(len(pairs))
-    known = {pair: interval for pair in pairs if (interval := pair.interval(unit, level)) is not None}
-    best = max(known, key=lambda pair: known[pair].estimate, default=pairs[0])
-    return _decide(claim, interval_of_maximum(list(known.values())) if len(known) == len(pairs) else None, best, unit, level)
+    known = [(interval, pair) for pair in pairs if (interval := pair.interval(unit, level)) is not None]
+    if len(known) < len(pairs):
+        return _decide(claim, None, pairs[0], unit, level)
+    best = max(known, key=lambda found: found[0].estimate)[1]
+    return _decide(claim, interval_of_maximum([interval for interval, _ in known]), best, unit, level)
 
 
 def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:

@@ -116,9 +116,10 @@ def test_at_a_bound_of_the_ratio_the_difference_could_just_be_nothing(found, lev
     numerators, denominators = zip(*found, strict=True)
     interval = ratio_interval(numerators, denominators, level)
     assume(interval is not None and interval.high < 100)
-    for bound, side in ((interval.low, "low"), (interval.high, "high")):
+    for side in ("low", "high"):
+        bound = getattr(interval, side)
         differences = t_interval([one - bound * other for one, other in found], level)
-        assert getattr(differences, "high" if side == "low" else "low") == pytest.approx(0, abs=1e-6)
+        assert getattr(differences, side) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_ratio_by_hand():
