@@ -1,6 +1,6 @@
 """Every finished run of a study as tidy frames."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,16 +10,14 @@ import pandas as pd
 from m2mkd.config.phases import METRICS, Evaluate, ImportWeights
 from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
-from m2mkd.results.lineage import homes, place_of
+from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.records import Record, read_record, read_records
 from m2mkd.results.runs_table import runs_frame
 
 MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "replicate", "split", "data", "rendition", "metric", "value", "count"]
-CURVE_COLUMNS = [
-    *("phase", "experiment", "variant", "profile", "run", "module", "replicate"),
-    *("epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"),
-]
+EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"]
+CURVE_COLUMNS = ["phase", "experiment", "variant", "profile", "run", "module", "replicate", *EPOCH_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,9 @@ def collect(study: Study, *, partial: bool = False) -> Collected:
             place = place_of(row)._asdict() | {"run": record.run.id, "replicate": record.replicate}
             measured += [place | line for line in record.measurements]
     measurements = pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "value": "float64"})
-    return Collected(runs_frame(study, records), measurements, _curves(study, records), records, problems)
+    served = served_rows(study)
+    home = homes(study, served)
+    return Collected(runs_frame(records, home, served), measurements, _curves(records, home), records, problems)
 
 
 def measures(run: Run) -> bool:
@@ -99,19 +99,10 @@ def _counted(study: Study, row: Row, records: list[Record]) -> list[Record]:
     return records[:1] if imported and records and isinstance(records[0].run.config, Evaluate) else records
 
 
-def _curves(study: Study, records: Iterable[Record]) -> pd.DataFrame:
-    home = homes(study)
-    lines = [
-        {
-            "phase": record.run.phase,
-            **home[record.run.id]._asdict(),
-            "run": record.run.id,
-            "module": getattr(record.run.config, "index", None),
-            "replicate": record.replicate,
-            **line,
-        }
-        for record in records
-        for line in record.curves
-    ]
+def _curves(records: Iterable[Record], home: Mapping[str, Place]) -> pd.DataFrame:
+    lines: list[tuple[Any, ...]] = []
+    for record in records:
+        place = record.run.phase, *home[record.run.id], record.run.id, getattr(record.run.config, "index", None), record.replicate
+        lines += [(*place, *map(line.get, EPOCH_COLUMNS)) for line in record.curves]
     frame = pd.DataFrame(lines, columns=CURVE_COLUMNS)
     return frame.astype({"module": "Int64"} | dict.fromkeys(["lr", "loss", "val_loss", "val_top1", "val_top5"], "float64"))
