@@ -12,7 +12,8 @@ from m2mkd.results.layout import Linked, Table, percent
 from m2mkd.results.sides import Side, members_of
 
 CAPTION = (
-    "Claims and verdicts. 95 % intervals by Student's t over seeds decide (simultaneous ones where the claim is about a maximum); "
+    "Claims and verdicts. 95 % intervals over seeds decide, by Student's t and for relative gains by Fieller's theorem (simultaneous ones "
+    "where the claim is about a maximum, or one of many members would fail); "
     "exact tests are shown where the seeds suffice, corrected by Holm over this table. A claim of the paper is judged at the paper's "
     "scale alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
 )
