@@ -195,6 +195,15 @@ def test_exact_tests_are_corrected_over_the_board(tmp_path):
     assert [finding.verdict.word for finding in found.values()] == ["reproduced", "reproduced", "direction only"]
 
 
+def test_a_bootstrap_is_shown_from_twenty_seeds_on_and_decides_nothing(tmp_path):
+    study = fabricate(tmp_path, gains=tuple(0.02 + 0.001 * (seed % 5) for seed in range(20)), replicates=20)
+    text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
+    assert "vmoe_base, besides: exact sign test p = 1.907e-06; bootstrap (BCa) of the gain in points [+2.1" in text
+    study = fabricate(tmp_path, replicates=6)
+    text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
+    assert "exact sign test p = 0.03125." in text and "bootstrap" not in text
+
+
 def test_a_claim_about_one_side(tmp_path):
     study = fabricate(tmp_path)
     value = claim("nac_authors_scale_free_iid", population="vmoe_base", subject="suite", scale="small", profile="corrected", size=90.0)
