@@ -13,9 +13,10 @@ SOURCES = (
     *("config", "containers", "docs", "m2mkd", "profiles", "results/published", "workflow"),
 )
 """Files and folders that the workflow, or whoever reads of it, needs."""
-LEFT_OUT = {"__pycache__", "standin"}
-"""Folders of nobody's interest."""
-LEFT_OUT_SUFFIXES = {".pyc", ".sif", ".tar"}
+LEFT_OUT = {"__pycache__"}
+"""Folders that Python makes again."""
+LEFT_OUT_SUFFIXES = {".sif", ".tar"}
+"""Images, which are as large as they are easy to make."""
 
 
 def source_files() -> list[str]:
