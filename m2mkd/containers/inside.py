@@ -33,15 +33,13 @@ def about() -> dict[str, Any]:
 
 
 def record() -> dict[str, Any] | None:
-    """What a run records of the image that it was computed in: name or URL, commit, and digests of lock and SBOM; none: the host."""
+    """What a run records of the image that it was computed in: path or URL, commit, and digests of lock and SBOM; none: the host."""
     if not is_image():
         return None
     from m2mkd.files import sha256
 
     digests = {name: sha256(path) for name, path in (("lock", ABOUT / "lock.txt"), ("sbom", ABOUT / "sbom.cdx.json")) if path.is_file()}
-    image = image_path() or about().get("name")
-    named = image if image is None or "://" in image else Path(image).name
-    return {"image": named, "revision": about().get("revision")} | digests
+    return {"image": image_path() or about().get("name"), "revision": about().get("revision")} | digests
 
 
 def root_is_read_only() -> bool:

@@ -29,7 +29,7 @@ from m2mkd.training import job
 from tests.fabricated import ROOT, finish, first, plan
 
 VALIDATOR = ROOT / "build" / "audit" / "bin" / "python"
-IMAGE = {"image": "m2mkd:cpu", "revision": "abc", "lock": "1" * 64, "sbom": "2" * 64}
+IMAGE = {"image": "/somewhere/m2mkd-cpu.sif", "digest": "sha256:" + "3" * 64, "revision": "abc", "lock": "1" * 64, "sbom": "2" * 64}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,8 @@ def test_every_replicate_is_an_action_with_what_it_used_and_made(crate, study):
     assert {f"{study.folder(id_)}/0/run.json" for id_ in run.upstream["modules"]} < used
     assert any(re.fullmatch(r"data/packed/digits%4032/\w+/manifest\.json", path) for path in used)
     assert action["instrument"] == {"@id": "#tool/train_student"} and action["startTime"] < action["endTime"]
-    assert found[action["containerImage"]["@id"]]["name"] == "m2mkd:cpu"
+    image = found[action["containerImage"]["@id"]]
+    assert (image["name"], image["sha256"]) == ("m2mkd-cpu.sif", "3" * 64)
     workflow = found["workflow/Snakefile"]
     assert {part["@id"] for part in workflow["step"]} == {f"#step/{run.phase}" for run in study.runs.values()} | {"#step/compile"}
     assert found["#value/overrides"]["value"] == "replicates=3"

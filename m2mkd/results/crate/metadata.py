@@ -180,9 +180,15 @@ def _image(graph: Graph, image: Mapping[str, Any] | None) -> Reference | None:
     if image is None:
         return None
     name = str(image.get("image"))
-    digest = name.rpartition("@sha256:")[2] if "@sha256:" in name else None
+    digest = image.get("digest") or (name if "@sha256:" in name else None)
     requirements = f"Locked requirements sha256 {image.get('lock')}, SBOM sha256 {image.get('sbom')}, commit {image.get('revision')}."
-    return graph.add(f"#image/{image.get('lock')}", "ContainerImage", name=name, sha256=digest, description=requirements)
+    return graph.add(
+        f"#image/{image.get('lock')}",
+        "ContainerImage",
+        name=name if "://" in name else Path(name).name,  # where the file lay is of no use elsewhere
+        sha256=digest.rpartition("sha256:")[2] if digest else None,
+        description=requirements,
+    )
 
 
 def _compilation(graph: Graph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]]) -> Reference:
