@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,16 @@ class Record:
     slot: int
     metrics: dict[str, Any]
     """Final measurements; empty for a phase that measures nothing."""
-    measurements: list[dict[str, Any]]
-    """Its accuracies, see `m2mkd.results.measurements`."""
     curves: list[dict[str, Any]]
     """One line an epoch; empty for a phase that trains nothing."""
-    outputs: dict[str, str]
-    """sha256 of every other output by its name."""
     provenance: dict[str, Any]
     """When, where and with what it was computed."""
     digest: str
     """sha256 of the record file, which holds the digests of all other outputs."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """The same of every other output by its name."""
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    """Its accuracies, see `m2mkd.results.measurements`."""
 
     @property
     def replicate(self) -> int:
@@ -99,7 +99,7 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         measurements = measurements_of(run.config, metrics)
     except ValueError as error:
         raise InputError(f"{folder}/{METRICS}: {error}; {mend}") from None
-    return Record(run, slot, metrics, measurements, curves, outputs, provenance, hashlib.sha256(record).hexdigest())
+    return Record(run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements)
 
 
 def _parsed(text: bytes, path: str, mend: str) -> Any:
