@@ -64,10 +64,11 @@ def result_files(study: Study) -> list[str]:
     """
     root = Path(study.root)
     receipt = root / "tables" / f"study-{study.key}.json"
-    single = [root / "metrics.json", root / "report.html", root / "overview.png"]
+    single = [root / "metrics.json", root / "report.html"]
     for path in (receipt, *single):
         if not path.is_file():
             mend = f"run 'snakemake --cores all --config scale={study.scale_name}' with the same changes"
             raise InputError(f"{path}: absent, so tables and report are not those of this study; {mend}")
     tables = sorted(path for path in (root / "tables").iterdir() if path.is_file())
-    return [path.as_posix() for path in (*tables, *single)]
+    drawn = [path for path in (root / "overview.png",) if path.is_file()]  # a study without students has none
+    return [path.as_posix() for path in (*tables, *single, *drawn)]
