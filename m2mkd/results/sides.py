@@ -91,7 +91,7 @@ class Sides:
     def is_one_number(self, claim: Claim, row: Row) -> bool:
         """Whether the row has exactly one number of the claim's metric."""
         config = self.study.runs[row.measured[0]].config
-        return isinstance(config, Evaluate) and (claim.metric == "iid_top1" or len(config.ood) == 1)
+        return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
 
     def side(self, claim: Claim, row: Row) -> Side:
         """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
