@@ -155,7 +155,8 @@ def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(finished, copy_of, 
     clone.run("git", "commit", "-qam", "another learning rate")
     metrics = json.loads(clone.run("dvc", "metrics", "diff", "HEAD~1", "HEAD", "--json").stdout)
     moved = {tuple(name.split(".")[:2]) for name in metrics["results/smoke/metrics.json"]}
-    assert moved == {("vmoe_base", "end_to_end"), ("vmoe_base", "pure_kd")}
+    # The probe of the student may move too; nothing else can.
+    assert moved - {("fewshot_cifar100_vmoe", "vmoe_base/end_to_end")} == {("vmoe_base", "end_to_end"), ("vmoe_base", "pure_kd")}
     plots = json.loads(clone.run("dvc", "plots", "diff", "HEAD~1", "HEAD", "--json").stdout)["data"]
     (accuracies,) = plots["accuracy of students"]
     points = accuracies["content"]["data"]["values"]
@@ -178,7 +179,7 @@ def test_a_crate_is_a_target_and_goes_on_as_a_project(finished, copy_of):
     assert "0 outputs are in it by their digest alone" in inside.run("m2mkd", "crate", "check", ".").stdout
     printed = inside.snakemake("--dry-run", "--quiet", "rules")
     jobs = re.findall(r"^(\w+) +\d+$", printed.stdout + printed.stderr, flags=re.MULTILINE)
-    assert set(jobs) <= {"all", "compile", "report", "track", "total"}
+    assert {"all", "track"} <= set(jobs) <= {"all", "compile", "report", "track", "total"}
 
 
 @pytest.mark.parametrize("damage", ["config", "weights"])
