@@ -1,5 +1,6 @@
 """Computing a study, and what comes out of it."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -19,14 +20,21 @@ def run(
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    gpus: Annotated[int, typer.Option(help="GPUs that it takes for itself, and waits for; 0: it shares those it sees.", min=0)] = 0,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
+    from m2mkd.training.gpus import take
     from m2mkd.training.job import execute
     from m2mkd.training.machine import machine_for
 
+    def say(news: str) -> None:
+        typer.echo(news, err=True)
+
     study = read_study(scale, experiment, overrides)
     found = [study.find(run) for run in runs]
-    execute(study, found, machine_for(device, workers, found[0].config.threads), lambda news: typer.echo(news, err=True))
+    if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
+        take(gpus, say)
+    execute(study, found, machine_for(device, workers, found[0].config.threads), say)
 
 
 @app.command("compile")
