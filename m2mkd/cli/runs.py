@@ -15,19 +15,27 @@ app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
 def plan(
     config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")],
     in_container: Annotated[bool, typer.Option("--in-container", help="Jobs are to run in the image; it must be there.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="As of m2mkd plan, like the next two; none: jobs ask for nothing.")] = None,
+    mfu: float = 0.4,
+    gpus: Annotated[int, typer.Option(help="GPUs of a job that trains.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
 ) -> None:
     """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
     from m2mkd.config.plan import build_study
     from m2mkd.config.runs import as_graph, settle_times
     from m2mkd.containers.image import for_workflow
     from m2mkd.files import require_writable
+    from m2mkd.planning.cost import Assumptions
+    from m2mkd.planning.request import Terms, requests
 
     settings = read_settings(None, None, None, config)
     study = build_study(settings)
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     settle_times(study)
-    typer.echo(json.dumps(as_graph(study, settings) | {"container": container}))
+    asked = requests(study, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
+    typer.echo(json.dumps(as_graph(study, settings) | {"container": container, "requests": asked}))
 
 
 @app.command("list")

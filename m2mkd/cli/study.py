@@ -1,5 +1,6 @@
 """Computing a study, and what comes out of it."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -20,7 +21,11 @@ def run(
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(help="Processes that load data, for each rank.", min=0, envvar="M2MKD_WORKERS")] = 0,
-    ranks: Annotated[int, typer.Option(help="Processes, each with its device, that share a training.", min=1, envvar="M2MKD_RANKS")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs that it takes for itself, and waits for; 0: it shares those it sees.", min=0)] = 0,
+    ranks: Annotated[
+        int | None,
+        typer.Option(help="Processes, each with its device, that share a training; default: --gpus, or 1.", min=1, envvar="M2MKD_RANKS"),
+    ] = None,
     device_batch: Annotated[
         int | None, typer.Option(help="Most images on a device at a time; more are accumulated.", min=2, envvar="M2MKD_DEVICE_BATCH")
     ] = None,
@@ -28,16 +33,22 @@ def run(
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
     from m2mkd.training import launch
+    from m2mkd.training.gpus import take
     from m2mkd.training.job import execute
     from m2mkd.training.machine import Policy, machine_for
 
+    def say(news: str) -> None:
+        typer.echo(news, err=True)
+
     study = read_study(scale, experiment, overrides)
     found = [study.find(run) for run in runs]
-    here = launch.ranks_for(found[0].config, ranks, device_batch, sys.argv[1:])
+    if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
+        take(gpus, say)
+    here = launch.ranks_for(found[0].config, ranks or max(1, gpus), device_batch, sys.argv[1:])
     policy = Policy(study.scale.checkpoint_minutes, study.scale.checkpoint_updates)
     options = {"device_batch": device_batch, "compiled": compiled, "checkpoints": policy}
     machine = machine_for(device, found[0].config.threads, workers, ranks=here, **options)
-    execute(study, found, machine, lambda news: typer.echo(news, err=True), here)
+    execute(study, found, machine, say, here)
 
 
 @app.command("compile")

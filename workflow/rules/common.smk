@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 from glob import glob
@@ -8,9 +9,16 @@ from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import validate
 
 
+def machine():
+    """What a profile says of the machine among its default resources, as ``plan``: options of `m2mkd plan`."""
+    defaults = workflow.resource_settings.default_resources
+    given = dict(arg.split("=", 1) for arg in defaults.args) if defaults else {}
+    return shlex.split(given.get("plan", ""))
+
+
 def plan_runs():
-    """The graph of runs, as the package resolves it from the configuration."""
-    command = ["m2mkd", "runs", "plan", "--config", json.dumps(config)]
+    """The graph of runs, as the package resolves it from the configuration, and what each asks of the machine."""
+    command = ["m2mkd", "runs", "plan", "--config", json.dumps(config), *machine()]
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         command.append("--in-container")
     planned = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -59,7 +67,12 @@ def inputs_of(run_ids):
     """What some runs build on."""
     needed = {file for run_id in run_ids for file in PLAN["runs"][run_id]["inputs"]}
     beside = {file for run_id in run_ids for file in PLAN["runs"][run_id]["ancient"]}
-    return sorted(needed) + [ancient(file) for file in sorted(beside - needed)]
+    sets = {file for file in needed if file.startswith("data/")}
+    return (
+        sorted(needed - sets)
+        + [local(file) for file in sorted(sets)]
+        + [ancient(local(file)) for file in sorted(beside - needed)]
+    )
 
 
 def results(selected):
@@ -70,6 +83,35 @@ def results(selected):
         if selected(run_id, run)
         for name in PLAN["phases"][run_id.split("/")[0]]
     ]
+
+
+def asked(job, resource):
+    """What a job asks of the machine that a profile describes: a run, written with the wildcard key, or a group by the first key."""
+    return lambda wildcards: PLAN["requests"][job.format(**wildcards)][resource]
+
+
+def cores(job):
+    """Cores of a job."""
+    return asked(job, "threads") if PLAN["requests"] else PLAN["threads"]
+
+
+def needs(job):
+    """Resources of a job that computes."""
+    if not PLAN["requests"]:
+        return {"gpu": 1}
+    memory = asked(job, "mem_mb")
+    return {
+        "gpu": asked(job, "gpu"),
+        "runtime": asked(job, "runtime"),
+        # A job that was killed for its memory gets more when it is retried.
+        "mem_mb": lambda wildcards, attempt: attempt * memory(wildcards),
+    }
+
+
+def arguments(wildcards, resources):
+    """Arguments of a job that computes. On a machine that a profile describes, its GPUs are its own."""
+    own = f" --gpus {resources.gpu}" if PLAN["requests"] else ""
+    return PLAN["arguments"] + own
 
 
 wildcard_constraints:

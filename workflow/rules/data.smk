@@ -2,11 +2,13 @@
 OWNER = {file: data for data, files in PLAN["raw"].items() for file in files}
 
 
+# Nodes of a cluster seldom reach the outside.
 rule fetch:
     output:
-        "data/raw/{file}",
+        local("data/raw/{file}"),
     log:
         f"{LOGS}/fetch/{{file}}.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     params:
@@ -18,9 +20,9 @@ rule fetch:
 rule prepare:
     input:
         # The digest of a source file is in the key, so its age does not matter.
-        lambda wildcards: ancient(PLAN["raw"].get(wildcards.data, [])),
+        lambda wildcards: ancient(local(PLAN["raw"].get(wildcards.data, []))),
     output:
-        "data/packed/{data}/{key}/manifest.json",
+        local("data/packed/{data}/{key}/manifest.json"),
     log:
         f"{LOGS}/prepare/{{data}}-{{key}}.log",
     conda:
@@ -31,4 +33,4 @@ rule prepare:
 
 rule all_data:
     input:
-        [f"{folder}/manifest.json" for folder in PLAN["data"]],
+        [local(f"{folder}/manifest.json") for folder in PLAN["data"]],

@@ -6,15 +6,19 @@ rule compile:
             )
         ),
         # What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
-        ["results/published", "config", "config/experiments"]
-        + glob("results/published/*.csv")
-        + glob("config/*.yaml")
-        + ["config/claims.tsv"]
-        + glob("config/experiments/*.yaml"),
+        [
+            local(file)
+            for file in ["results/published", "config", "config/experiments"]
+            + glob("results/published/*.csv")
+            + glob("config/*.yaml")
+            + ["config/claims.tsv"]
+            + glob("config/experiments/*.yaml")
+        ],
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
     log:
         f"{LOGS}/compile.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     params:
@@ -30,6 +34,7 @@ rule report:
         f"{ROOT}/report.html",
     log:
         f"{LOGS}/report.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     params:
@@ -46,6 +51,7 @@ rule track:
         f"{ROOT}/tracking.json",
     log:
         f"{LOGS}/track.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     params:

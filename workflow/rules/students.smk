@@ -7,11 +7,11 @@ rule distill_module:
         f"{LOGS}/distill_module/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("distill_module/{key}")
     resources:
-        gpu=1,
+        **needs("distill_module/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run distill_module/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -30,12 +30,12 @@ for first, members in PLAN["groups"].items():
             f"{LOGS}/distill_module/{first}.log",
         conda:
             "../envs/m2mkd.yaml"
-        threads: PLAN["threads"]
+        threads: cores(first)
         resources:
-            gpu=1,
+            **needs(first),
         params:
             runs=members,
-            arguments=PLAN["arguments"],
+            arguments=arguments,
         shell:
             "m2mkd run {params.runs} {params.arguments} > {log} 2>&1"
 
@@ -51,11 +51,11 @@ rule train_student:
         f"{LOGS}/train_student/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("train_student/{key}")
     resources:
-        gpu=1,
+        **needs("train_student/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run train_student/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -69,11 +69,11 @@ rule train_probe:
         f"{LOGS}/train_probe/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("train_probe/{key}")
     resources:
-        gpu=1,
+        **needs("train_probe/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run train_probe/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -87,10 +87,10 @@ rule evaluate:
         f"{LOGS}/evaluate/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("evaluate/{key}")
     resources:
-        gpu=1,
+        **needs("evaluate/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run evaluate/{wildcards.key} {params.arguments} > {log} 2>&1"

@@ -5,6 +5,7 @@ rule import_weights:
         outputs("import_weights"),
     log:
         f"{LOGS}/import_weights/{{key}}.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
@@ -23,11 +24,11 @@ rule pretrain_meta:
         f"{LOGS}/pretrain_meta/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("pretrain_meta/{key}")
     resources:
-        gpu=1,
+        **needs("pretrain_meta/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run pretrain_meta/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -41,11 +42,11 @@ rule incubate_module:
         f"{LOGS}/incubate_module/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("incubate_module/{key}")
     resources:
-        gpu=1,
+        **needs("incubate_module/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run incubate_module/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -59,11 +60,11 @@ rule assemble_teacher:
         f"{LOGS}/assemble_teacher/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("assemble_teacher/{key}")
     resources:
-        gpu=1,
+        **needs("assemble_teacher/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run assemble_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -75,11 +76,10 @@ rule split_teacher:
         outputs("split_teacher"),
     log:
         f"{LOGS}/split_teacher/{{key}}.log",
+    localrule: True
     conda:
         "../envs/m2mkd.yaml"
     threads: PLAN["threads"]
-    resources:
-        gpu=1,
     params:
         arguments=PLAN["arguments"],
     shell:
@@ -95,11 +95,11 @@ rule evaluate_teacher:
         f"{LOGS}/evaluate_teacher/{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("evaluate_teacher/{key}")
     resources:
-        gpu=1,
+        **needs("evaluate_teacher/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run evaluate_teacher/{wildcards.key} {params.arguments} > {log} 2>&1"
 
@@ -115,10 +115,10 @@ rule measure_hybrid:
     priority: 1
     conda:
         "../envs/m2mkd.yaml"
-    threads: PLAN["threads"]
+    threads: cores("measure_hybrid/{key}")
     resources:
-        gpu=1,
+        **needs("measure_hybrid/{key}"),
     params:
-        arguments=PLAN["arguments"],
+        arguments=arguments,
     shell:
         "m2mkd run measure_hybrid/{wildcards.key} {params.arguments} > {log} 2>&1"

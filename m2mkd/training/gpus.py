@@ -1,0 +1,96 @@
+"""The GPUs of one machine, shared out among the jobs on it."""
+
+import fcntl
+import os
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from m2mkd.errors import InputError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
+"""Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
+
+
+def known_to_driver() -> dict[str, str]:
+    """UUID of every GPU that the driver shows, by its number; empty where there is no driver."""
+    try:
+        printed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = [line.split(",") for line in printed.splitlines() if line.count(",") == 1]
+    return {number.strip(): uuid.strip() for number, uuid in rows}
+
+
+def visible() -> list[str]:
+    """GPUs that this process may use: those that ``CUDA_VISIBLE_DEVICES`` names, or all.
+
+    They are called by their UUIDs, for a number may mean another GPU in a container or under a scheduler; a number that
+    the driver does not know stays as it is.
+    """
+    known = known_to_driver()
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return list(known.values())
+    return [known.get(name.strip(), name.strip()) for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+
+
+def take(count: int, say: Callable[[str], object]) -> list[str]:
+    """Take so many GPUs for this process alone, waiting until they are free, and let CUDA see no others.
+
+    It has them until it ends, however it ends. Only jobs that do the same are kept off.
+
+    Parameters
+    ----------
+    count
+        How many; at least 1.
+    say
+        Told what is waited for, and what was got.
+
+    Returns
+    -------
+    list of str
+        Their UUIDs.
+
+    Raises
+    ------
+    InputError
+        If this process may not use as many.
+    """
+    devices = visible()
+    if len(devices) < count:
+        raise InputError(f"--gpus {count}: {len(devices)} can be seen here; leave the option out, or look at nvidia-smi and {VISIBLE}")
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while not (held := _hold(count, devices)):
+        if not waited:
+            say(f"waiting for {count} of the GPUs {', '.join(devices)}")
+            waited = True
+        time.sleep(random.uniform(0.2, 1.0))
+    os.environ[VISIBLE] = ",".join(held)
+    say(f"on {os.environ[VISIBLE]}")
+    return held
+
+
+def _hold(count: int, devices: list[str]) -> list[str]:
+    """So many of the devices, locked; or none, so that two jobs that want several never wait for each other."""
+    held: dict[str, int] = {}
+    for device in devices:
+        descriptor = os.open(LOCKS / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        held[device] = descriptor
+        if len(held) == count:
+            return list(held)
+    for descriptor in held.values():
+        os.close(descriptor)
+    return []

@@ -1,0 +1,72 @@
+"""Profiles of machines: what jobs ask for there, and that several GPUs are shared out."""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+
+from tests.workflow.conftest import Project
+
+GPUS = ("GPU-aaaa", "GPU-bbbb")
+
+
+def held_gpus(project: Project, phase: str) -> list[tuple[str, float, float]]:
+    """GPU of each run of a phase, as its log names it, with start and end; fails if two of them had one at the same time."""
+    held: list[tuple[str, float, float]] = []
+    for record in (project.root / "results" / project.scale / "runs" / phase).glob("*/0/run.json"):
+        run = json.loads(record.read_text())
+        log = (project.root / "results" / project.scale / "logs" / phase / f"{run['key']}.log").read_text()
+        (device,) = re.findall(r"^on (\S+)$", log, re.M)
+        begin = run["provenance"]["started"]
+        end = begin + run["provenance"]["seconds"]
+        assert not [other for other in held if other[0] == device and begin < other[2] and other[1] < end]
+        held.append((device, begin, end))
+    return held
+
+
+def test_jobs_ask_for_what_is_planned_on_a_machine_that_a_profile_describes(project):
+    planned = project.run("m2mkd", "plan", "vmoe_base", "--scale", "paper", "--gpu", "h100", "--gpus", "1", "--json")
+    hours = {run["id"]: run["gpu_hours"] for profile in json.loads(planned.stdout)["profiles"].values() for run in profile["runs"]}
+    shown = project.run(
+        "snakemake", "--profile", "profiles/slurm", "--slurm-no-account", "--dry-run", "vmoe_base", "--config", "scale=paper"
+    )
+    asked = {}
+    for job in re.split(r"^(?=(?:local)?rule )", shown.stdout + shown.stderr, flags=re.M):
+        if found := re.search(r"^rule (\w+):$.*^    wildcards: key=(\w+)$.*^    resources: (.*?)$", job, re.M | re.S):
+            asked[f"{found[1]}/{found[2]}"] = dict(re.findall(r"(\w+)=(\d+)\b", found[3]))
+    # Where the submitting machine does a job itself, nothing is asked for.
+    both = [id_ for id_ in asked.keys() & hours.keys() if not id_.startswith("split_teacher/")]
+    assert len(both) > 20
+    for id_ in both:
+        assert int(asked[id_]["gpu"]) == 1
+        assert int(asked[id_]["mem_mb"]) >= 6000
+        assert int(asked[id_]["runtime"]) == pytest.approx(min(30 + 120 * hours[id_], 24 * 60), abs=1.01)
+    assert len({asked[id_]["runtime"] for id_ in both}) > 3
+
+
+def test_without_such_a_profile_jobs_share_what_is_there(project):
+    shown = project.run("snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "all_pretrain_meta", "--config", "scale=small")
+    assert "m2mkd run pretrain_meta/" in shown.stdout + shown.stderr
+    assert "--gpus" not in shown.stdout + shown.stderr
+    assert "runtime" not in shown.stdout + shown.stderr
+
+
+def test_jobs_of_one_machine_have_gpus_of_their_own(finished, copy_of, monkeypatch, tmp_path):
+    project = copy_of(finished)
+    runs = project.root / "results/smoke/runs/incubate_module"
+    before = {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")}
+    shutil.rmtree(runs)
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\n" + "".join(f"echo {number}, {name}\n" for number, name in enumerate(GPUS)))
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    # Twice as many jobs at a time as there are GPUs.
+    project.run("snakemake", "all_incubate_module", "--profile", "profiles/gpu", "--cores", "4", "--resources", "gpu=4")
+
+    assert {device for device, _, _ in held_gpus(project, "incubate_module")} == set(GPUS)
+    assert {path.relative_to(runs): path.read_bytes() for path in runs.rglob("*.safetensors")} == before
