@@ -21,13 +21,15 @@ def plan(
     from m2mkd.config.runs import as_graph, settle_times
     from m2mkd.containers.image import for_workflow
     from m2mkd.files import require_writable
+    from m2mkd.tracking.address import prefer
 
     settings = read_settings(None, None, None, config)
+    tracking = prefer(settings.tracking_uri)
     study = build_study(settings)
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     settle_times(study)
-    typer.echo(json.dumps(as_graph(study, settings) | {"container": container}))
+    typer.echo(json.dumps(as_graph(study, settings) | {"container": container, "tracking": tracking}))
 
 
 @app.command("list")

@@ -21,10 +21,14 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
+    from m2mkd.config.plan import build_study
+    from m2mkd.tracking.address import prefer
     from m2mkd.training.job import execute
     from m2mkd.training.machine import machine_for
 
-    study = read_study(scale, experiment, overrides)
+    settings = read_settings(scale, experiment, overrides)
+    prefer(settings.tracking_uri)
+    study = build_study(settings)
     found = [study.find(run) for run in runs]
     execute(study, found, machine_for(device, workers, found[0].config.threads), lambda news: typer.echo(news, err=True))
 
@@ -50,11 +54,20 @@ def report(
 
 
 @track.command()
-def sync(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+def sync(
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
+) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
+    from m2mkd.config.plan import build_study
     from m2mkd.tracking import mlflow_sink
+    from m2mkd.tracking.address import prefer
 
-    mlflow_sink.sync(read_study(scale, experiment, overrides))
+    settings = read_settings(scale, experiment, overrides)
+    prefer(settings.tracking_uri)
+    mlflow_sink.sync(build_study(settings), partial=partial)
 
 
 @app.command()

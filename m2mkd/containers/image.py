@@ -18,7 +18,10 @@ HOST = "none"
 ARCHIVE = "docker-archive:"
 CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives."""
-HANDED_ON = ("M2MKD_DEVICE", "M2MKD_WORKERS", "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES")
+HANDED_ON = (
+    *("M2MKD_DEVICE", "M2MKD_WORKERS", "CUDA_VISIBLE_DEVICES"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+)
 """Variables that a job needs although the rest of the host's environment stays outside."""
 
 

@@ -28,6 +28,8 @@ class Accuracy:
     """Probability of each image's predicted class, (count,)."""
     labels: Tensor
     """Label of each image, int64 (count,)."""
+    predicted: Tensor
+    """Class with the largest logit of each image, int64 (count,)."""
 
     def summary(self) -> dict[str, float]:
         """Everything but the single images; ``ece`` is the expected calibration error."""
@@ -81,12 +83,13 @@ def measure_together(
                 labels = label_map[labels]
                 logits, labels = logits[labels >= 0][:, columns], labels[labels >= 0]
             loss = F.cross_entropy(logits, labels, reduction="none")
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels))
+            largest = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            ranked = largest == labels[:, None]
+            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels, largest[:, 0]))
     return [_accuracy(*(torch.cat(parts) for parts in zip(*batches_of_one, strict=True))) for batches_of_one in found]
 
 
-def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor) -> Accuracy:
+def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor, predicted: Tensor) -> Accuracy:
     return Accuracy(
         count=len(correct1),
         loss=losses.mean().item(),
@@ -95,4 +98,5 @@ def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Te
         correct=correct1,
         confidence=confidence,
         labels=labels,
+        predicted=predicted,
     )

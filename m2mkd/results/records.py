@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Record:
     """When, where and with what it was computed."""
     digest: str
     """sha256 of the record file, which holds the digests of all other outputs."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Digests of the manifests of the sets that it saw, by name@size."""
 
     @property
     def replicate(self) -> int:
@@ -87,7 +89,7 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         metrics = json.loads(_verified(folder / METRICS, outputs, mend))
     if CURVES in run.config.OUTPUTS:
         curves = [json.loads(line) for line in _verified(folder / CURVES, outputs, mend).splitlines()]
-    return Record(run, slot, metrics, curves, provenance, sha256(path))
+    return Record(run, slot, metrics, curves, provenance, sha256(path), content.get("data", {}))
 
 
 def _verified(path: Path, outputs: dict[str, str], mend: str) -> str:

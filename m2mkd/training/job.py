@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from m2mkd.config.phases import METRICS, RECORD, Phase
 from m2mkd.config.study import Run, Study
+from m2mkd.containers import inside
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
+from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
+from m2mkd.training.usage import Usage
 from m2mkd.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -82,13 +85,14 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
             locks.enter_context(exclusive(work[run_id], "snakemake", say))
         if runs[0].config.COMPUTES:
             machine()  # before anything else, for it fixes the number of threads
+        locks.enter_context(mirrored(study, runs))
         for slot in range(len(runs[0].config.replicates)):
             pending = [run for run in runs if not (work[run.id] / str(slot) / RECORD).is_file()]
             jobs = [job_of(study, run, slot, work[run.id] / str(slot), machine) for run in pending]
-            started = time.time()
+            started, usage = time.time(), Usage()
             outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
             for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
-                record_outputs(run, slot, job.work, outcome, started, len(jobs))
+                record_outputs(run, slot, job.work, outcome, started, len(jobs), usage)
         for run in runs:
             for slot in range(len(run.config.replicates)):
                 for output in study.outputs(run, slot):
@@ -120,10 +124,12 @@ def job_of(study: Study, run: Run, slot: int, folder: Path, machine: Callable[[]
     return Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
 
 
-def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1) -> None:
+def record_outputs(
+    run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1, usage: Usage | None = None
+) -> None:
     """Write the outputs of one replicate; its record comes last and marks it as finished.
 
-    Of the time since ``started`` it notes its share, where as many as ``together`` were computed at once.
+    Of the time since ``started``, and of what was used meanwhile, it notes its share, where as many as ``together`` were computed at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [name for name in run.config.OUTPUTS if name != RECORD]
@@ -143,7 +149,9 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "seconds": (time.time() - started) / together},
+            "provenance": provenance()
+            | {"started": started, "seconds": (time.time() - started) / together}
+            | (usage.read(together) if usage else {}),
         },
     )
 
@@ -178,5 +186,6 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "hardware": hardware(),
         "system": platform.system(),
+        "container": inside.record(),
         "packages": {name: version(name) for name in ("m2mkd", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")},
     }
