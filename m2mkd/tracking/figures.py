@@ -1,4 +1,4 @@
-"""Figures among the artifacts of a row: learning curves, confusion, and how the network's parts are used."""
+"""Figures among the artifacts of a row: confusion, and how the network's parts are used. MLflow draws the learning curves itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from m2mkd.results.figures import ACCURACY, PANELS
 from m2mkd.results.graph_figures import diagnosis_figure, series_figure
-from m2mkd.results.plots import INK, STYLE, Line, curves_figure
+from m2mkd.results.plots import INK, STYLE
 from m2mkd.results.records import Record
 from m2mkd.results.svg import write_png
 
@@ -36,9 +35,6 @@ def row_figures(variant: str, curves: Curves, measured: Sequence[Record]) -> dic
         Evaluations of its seeds.
     """
     drawn: dict[str, Callable[[], Figure | None]] = {}
-    panels = {title: [Line("", _seeds(curves[column]))] for title, column in PANELS.items() if column in curves}
-    if panels:
-        drawn["curves.png"] = partial(curves_figure, panels, percent=(ACCURACY,))
     diagnoses = [record.metrics["diagnostics"] for record in measured if "diagnostics" in record.metrics]
     if diagnoses:
         drawn["parts.png"] = partial(diagnosis_figure, {variant: diagnoses})
@@ -58,10 +54,6 @@ def _write(draw: Callable[[], Figure | None], file: BinaryIO) -> None:
     figure = draw()
     assert figure is not None
     write_png(figure, file)
-
-
-def _seeds(values: Mapping[int, Sequence[float]]) -> dict[int, tuple[float, ...]]:
-    return {epoch: tuple(seeds) for epoch, seeds in values.items()}
 
 
 def _means(curves: Curves, epoch: int) -> dict[str, float]:

@@ -74,7 +74,8 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
         },
         params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
         points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
-        artifacts=dict(row_figures(place.variant, curves, [record for record in own if record.run.id not in trained])),
+        # A row of a transfer experiment shows nothing that its student's does not.
+        artifacts=dict(row_figures(place.variant, curves, members)) if members else {},
         start=start,
         end=end,
     )

@@ -70,12 +70,9 @@ def sync(study: Study, *, partial: bool = False) -> None:
                 pass
             time.sleep(random.uniform(0, 1))
         else:
-            raise InputError(
-                f"MLflow store {without_credentials(store_uri())}: others keep on changing the same runs; run the command again"
-            )
+            raise InputError(f"MLflow store {address}: others keep on changing the same runs; run the command again")
     if not partial:
-        written = {"study": study.key, "store": without_credentials(store_uri()), "runs": len(records)}
-        write_json(Path(study.root) / "tracking.json", written)
+        write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
 
 
 def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Record]:

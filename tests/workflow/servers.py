@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -99,28 +100,29 @@ def _postgresql() -> Path:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A fresh cluster on loopback, by a user without privileges; gives the address of an empty database with its password."""
     programs, port, password = _postgresql(), free_port(), secrets.token_hex(8)
     root = os.geteuid() == 0
     user = "postgres" if root else getpass.getuser()
     as_user = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if root else []
-    data, word = folder / "cluster", folder / "password"
-    data.mkdir()
-    word.write_text(password)
-    for path in (folder, data, word):
-        if root:
-            shutil.chown(path, user, user)
 
     def run(*command: str) -> None:
-        done = subprocess.run([*as_user, *command], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+        done = subprocess.run([*as_user, *command], cwd=folder, stdout=out, stderr=out, check=False)
+        assert done.returncode == 0, f"{command[0]}: {Path(out.name).read_text()}"
 
-    run(str(programs / "initdb"), "-D", str(data), "-U", "m2mkd", "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync")
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
-    log = str(data / "log")
-    try:
-        run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-t", str(PATIENCE), "-l", log, "-o", options, "start")
-        yield f"postgresql://m2mkd:{password}@127.0.0.1:{port}/postgres"
-    finally:
-        run(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    # Not below pytest's own folder, which no other user may enter.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.NamedTemporaryFile("w+") as out:
+        word, data = Path(folder, "password"), f"{folder}/cluster"
+        word.write_text(password)
+        if root:
+            shutil.chown(folder, user, user)
+            shutil.chown(word, user, user)
+        run(str(programs / "initdb"), "-D", data, "-U", "m2mkd", "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync")
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
+        control = [str(programs / "pg_ctl"), "-D", data, "-w", "-t", str(PATIENCE)]
+        run(*control, "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield f"postgresql://m2mkd:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            run(*control, "-m", "immediate", "stop")

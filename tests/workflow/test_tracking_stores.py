@@ -54,7 +54,7 @@ def store(request, tmp_path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/one.db"
     else:
-        with postgresql(tmp_path) as uri:
+        with postgresql() as uri:
             yield uri
 
 
@@ -122,6 +122,14 @@ def assert_once(uri: str, root: Path) -> None:
         versions = connection.execute(
             sqlalchemy.text("select run_id from model_versions where current_stage != 'Deleted_Internal'")
         ).fetchall()
+        parents = connection.execute(
+            sqlalchemy.text(
+                """select distinct l.value, r.lifecycle_stage from tags p join runs r on r.run_uuid = p.value
+                join tags l on l.run_uuid = r.run_uuid and l.key = 'level' join runs c on c.run_uuid = p.run_uuid
+                where p.key = 'mlflow.parentRunId' and c.lifecycle_stage = 'active'"""
+            )
+        ).fetchall()
+    assert [tuple(parent) for parent in parents] == [("row", "active")]
     assert len({(level, key) for level, key, _ in active}) == len(active)
     assert {status for *_, status in active} == {"FINISHED"}
     assert len(versions) == len(list((root / "results/smoke/runs").glob(f"{TrainStudent.model_fields['phase'].default}/*/*")))
