@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 PATIENCE = 120_000
 """Milliseconds until a page must have drawn what is wanted."""
 ROWS = "tags.level = 'row'"
-VIEW = {"width": 1280, "height": 860}
+VIEW = {"width": 1280, "height": 720}
 Runs = dict[str, str]
 """Ids of runs by name."""
 
@@ -47,6 +47,7 @@ def open_rows(page: Page, uri: str, experiment: str) -> None:
     """The list of runs, cut to the rows of the tables."""
     page.goto(f"{uri}/#/experiments/{experiment}/runs?searchFilter={quote(ROWS)}")
     page.get_by_text("matching runs").wait_for(timeout=PATIENCE)
+    page.get_by_role("button", name="Toggle sidebar").first.click()
     _tidy(page)
 
 
@@ -61,7 +62,8 @@ def open_curves(page: Page, uri: str, experiment: str, runs: Runs, metric: str) 
     """The page that a metric's link in the comparison leads to, by epoch; the links themselves are drawn only when they are scrolled to."""
     names = f"metric={quote(json.dumps(metric))}&plot_metric_keys={quote(json.dumps([metric]))}"
     page.goto(f"{uri}/#/metric?{_chosen(experiment, runs)}&{names}&x_axis=step")
-    page.wait_for_function("wanted => document.querySelector('.js-plotly-plot')?.data?.length == wanted", arg=len(runs), timeout=PATIENCE)
+    for name in runs:
+        page.get_by_text(f"{name} ({metric})").first.wait_for(timeout=PATIENCE)
     _tidy(page)
 
 
@@ -70,10 +72,9 @@ def _chosen(experiment: str, runs: Runs) -> str:
 
 
 def _tidy(page: Page) -> None:
-    """Close what has nothing to do with runs."""
-    close = page.get_by_role("button", name="Close")
-    if close.count():
-        close.first.click()
+    """Close what lies over the runs, and let the page settle."""
+    for button in page.get_by_role("button", name="Close").all()[:1]:
+        button.click()
     page.wait_for_timeout(1500)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
+from m2mkd.models.build import build_student
 from m2mkd.results.tables import compile_tables
 from m2mkd.tracking import store as store_module
 from m2mkd.tracking.address import without_credentials
@@ -14,6 +15,7 @@ from m2mkd.tracking.entry import Point, flat
 from m2mkd.tracking.figures import confusion_matrix
 from m2mkd.tracking.mlflow_sink import sync
 from m2mkd.tracking.store import open_store
+from m2mkd.training.weights import save_weights
 from tests.fabricated import edit_record, finish, first, plan, publish
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "nac_tiny_imagenet_ring_of_cliques"]
@@ -284,6 +286,29 @@ def test_students_are_registered_once_with_what_was_measured(synced):
     assert measured["final/top1"] == "0.92" and measured["seed"] == "1" and "final/ood/imagenet-r/top1" not in measured
     sync(synced)
     assert versions() == found
+
+
+def test_a_registered_student_loads_and_computes_what_it_did(synced):
+    import mlflow
+    import numpy as np
+    import torch
+
+    run = first(synced, "train_student")
+    config, folder = run.config, Path(synced.folder(run.id)) / "0"
+    sizes = {"image_size": config.data.image_size, "num_classes": config.data.classes}
+    network = build_student(config.student, **sizes, prior=config.prior, stitch_width=config.stitch_width, compat=config.compat).eval()
+    save_weights(folder, network.state_dict(), run.id)
+    edit_record(synced, run, lambda content: content["outputs"].update({"model.safetensors": sha256(folder / "model.safetensors")}))
+    sync(synced, partial=True)
+    (found,) = [entry["id"] for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")]
+    model = mlflow.pyfunc.load_model(f"results/mlruns/m2mkd-smoke/{found}/artifacts/model")
+    (wanted,) = model.metadata.signature.inputs.inputs
+    assert wanted.shape == (-1, 3, config.data.image_size, config.data.image_size)
+    images = np.random.default_rng(0).random((2, 3, config.data.image_size, config.data.image_size), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    assert np.array_equal(model.predict(images), expected)
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, config.data.classes)
 
 
 def test_a_part_of_a_study_is_taken_where_it_is_asked_for(synced):
