@@ -55,6 +55,9 @@ class Followed:
             return
         if self.run is None:
             self.run = claim(store, self.entry)
+            if self.run is None:
+                self.given_up = True
+                return
             store.client.update_run(self.run.info.run_id, status="RUNNING")
         try:
             store.log_points(self.run.info.run_id, self.run.info.start_time, points, self.entry.params)
@@ -72,14 +75,20 @@ class Followed:
             store.client.set_terminated(self.run.info.run_id, "FINISHED" if finished else "KILLED")
 
 
-def claim(store: "Store", entry: Entry) -> "Run":
-    """The one run to mirror to: the first of those that have no record yet; another that this process made is deleted."""
+def claim(store: "Store", entry: Entry) -> "Run | None":
+    """The one run to mirror to: the first that is there, or a new one; none where somebody has the finished run already.
+
+    Whoever made one looks again: either this process sees the other's, or the other sees this one's.
+    """
     own = None
     while True:
-        found = [run for run in store.find(entry) if RECORD_TAG not in run.data.tags]
+        found = store.find(entry)
+        finished = any(RECORD_TAG in run.data.tags for run in found)
+        if own is not None and (finished or all(run.info.run_id != own.info.run_id for run in found[:1])):
+            store.client.delete_run(own.info.run_id)
+        if finished:
+            return None
         if found:
-            if own is not None and own.info.run_id != found[0].info.run_id:
-                store.client.delete_run(own.info.run_id)
             return found[0]
         own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.tags, run_name=entry.name)
 

@@ -43,7 +43,7 @@ def mirrored(study: Study, runs: Sequence[Run]) -> Iterator[None]:
 def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None":
     try:
         followed = [
-            _followed(study, run, slot) for run in runs if CURVES in run.config.OUTPUTS for slot in range(len(run.config.replicates))
+            order_of(study, run, slot) for run in runs if CURVES in run.config.OUTPUTS for slot in range(len(run.config.replicates))
         ]
         if not followed:
             return None
@@ -59,7 +59,7 @@ def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None
         return None
 
 
-def _followed(study: Study, run: Run, slot: int) -> dict[str, Any]:
+def order_of(study: Study, run: Run, slot: int) -> dict[str, Any]:
     """What the other process must know of one replicate."""
     from m2mkd.results.lineage import homes
     from m2mkd.tracking.entry import run_entry

@@ -12,6 +12,7 @@ Three rules make do without:
   to has none yet; it is taken over only if each of its points is among those of the files.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -185,8 +186,6 @@ class Store:
 
     def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
         """Note what data a run saw."""
-        import json
-
         from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
 

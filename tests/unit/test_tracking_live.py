@@ -53,7 +53,7 @@ def line(epoch: int, loss: float) -> dict:
 
 
 def follower(study, run) -> Follower:
-    return Follower({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live._followed(study, run, 0)]}, os.getppid())
+    return Follower({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live.order_of(study, run, 0)]}, os.getppid())
 
 
 def stored(database: Path) -> list[tuple]:
