@@ -17,6 +17,9 @@ Artifact = Path | Callable[[BinaryIO], object]
 RECORD_TAG = "record"
 """Tag with the digest of all that a run was made from; a run that is still mirrored from its training has none."""
 
+NOTE_TAG = "mlflow.note.content"
+"""Tag that MLflow's pages show as a run's description."""
+
 
 class Point(NamedTuple):
     """One number of one run. With its run, name and step identify it."""

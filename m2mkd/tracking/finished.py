@@ -1,6 +1,6 @@
 """What finished runs are to be in MLflow: the study, the rows of its tables, and each seed of each run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from m2mkd.files import sha256
 from m2mkd.results.collect import Collected
 from m2mkd.results.lineage import Place, place_of, title_of
 from m2mkd.results.records import Record
-from m2mkd.results.tables import final_metrics
 from m2mkd.statistics import mean
-from m2mkd.tracking.entry import RECORD_TAG, Entry, Point, curve_points, flat, leaves, place_tags, points, run_entry
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, place_tags, points, run_entry
 from m2mkd.tracking.figures import row_figures
 from m2mkd.tracking.registry import model_artifacts
 
@@ -36,7 +35,7 @@ def study_entry(study: Study, records: Iterable[Record], tables: list[Path]) -> 
         "key": study.key,
         RECORD_TAG: digest([sha256(path) for path in tables]),
         "scale": study.scale_name,
-        "mlflow.note.content": study.scale.title,
+        NOTE_TAG: study.scale.title,
     }
     return Entry(f"study {study.key}", tags, artifacts={path.name: path for path in tables}, start=start, end=end)
 
@@ -52,8 +51,20 @@ def own_records(study: Study, place: Place, collected: Collected) -> list[Record
     return [record for record in collected.records if record.run.id in wanted]
 
 
-def row_entry(study: Study, place: Place, members: list[Record], own: list[Record], collected: Collected) -> Entry:
-    """One row of the tables; a teacher that only lends its modules has no numbers of its own."""
+def row_entry(study: Study, place: Place, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:
+    """One row of the tables; a teacher that only lends its modules has no numbers of its own.
+
+    Parameters
+    ----------
+    study, place
+        Which row.
+    members
+        Runs that are shown below it.
+    own
+        Runs that its numbers come from.
+    accuracies
+        Means, deviations and intervals over its seeds, by name.
+    """
     row = _row_of(study, place)
     trained = row.trained if row else tuple(record.run.id for record in members if record.run.phase == "assemble_teacher")
     trained = trained or (members[0].run.id,)  # the teacher, or only its meta model, was imported
@@ -68,7 +79,7 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
             RECORD_TAG: digest([record.digest for record in [*members, *own]]),
             "row": str(place),
             "study": study.key,
-            "mlflow.note.content": title_of(study, place.experiment),
+            NOTE_TAG: title_of(study, place.experiment),
             **place_tags(study, place),
             **_commit(members or own),
         },
@@ -79,9 +90,7 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
         start=start,
         end=end,
     )
-    entry.points += points("cost/", _total(members))
-    if row:
-        entry.points += points("final/", final_metrics(study, collected)[row.experiment][row.variant][row.profile])
+    entry.points += points("cost/", _total(members)) + points("final/", accuracies)
     return entry
 
 
@@ -118,7 +127,7 @@ def _curves_by_seed(records: Iterable[Record]) -> dict[str, dict[int, list[float
     }
 
 
-def accuracies(student: Record, own: Iterable[Record]) -> dict[str, str]:
+def version_tags(student: Record, own: Iterable[Record]) -> dict[str, str]:
     """What was measured of one seed's student, as tags of its version in the registry."""
     found: dict[str, str] = {}
     for record in own:

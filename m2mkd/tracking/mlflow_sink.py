@@ -25,9 +25,10 @@ from m2mkd.files import write_json
 from m2mkd.results.collect import Collected, collect
 from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.records import Record, read_record
+from m2mkd.results.tables import final_metrics
 from m2mkd.tracking.address import store_uri, without_credentials
 from m2mkd.tracking.entry import RECORD_TAG, Entry
-from m2mkd.tracking.finished import STUDENT, accuracies, own_records, record_entry, row_entry, study_entry
+from m2mkd.tracking.finished import STUDENT, own_records, record_entry, row_entry, study_entry, version_tags
 from m2mkd.tracking.registry import model_name, register
 from m2mkd.tracking.store import ContestedError, Store, open_store
 
@@ -105,7 +106,7 @@ def _put_all(store: Store, study: Study, records: list[Record], collected: Colle
 
     if tables:
         put(study_entry(study, records, tables))
-    home = homes(study)
+    home, final = homes(study), final_metrics(study, collected)
     grouped: dict[Place, list[Record]] = {place_of(row): [] for row in study.rows}
     for record in records:
         grouped.setdefault(home[record.run.id], []).append(record)
@@ -114,11 +115,12 @@ def _put_all(store: Store, study: Study, records: list[Record], collected: Colle
         own = own_records(study, place, collected)
         if not members and not own:
             continue
-        parent_id = put(row_entry(study, place, members, own, collected))
+        accuracies = final.get(place.experiment, {}).get(place.variant, {}).get(place.profile, {})
+        parent_id = put(row_entry(study, place, members, own, accuracies))
         for record in members:
             child = record_entry(study, place, record)
             child.tags |= {"used_by": served[record.run.id][:TAG_LENGTH], "mlflow.parentRunId": parent_id}
             run_id = put(child)
             if record.run.phase == STUDENT:
-                register(store, model_name(study.scale_name, place), run_id, child.tags | accuracies(record, own))
+                register(store, model_name(study.scale_name, place), run_id, child.tags | version_tags(record, own))
     return written

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 from m2mkd.errors import InputError
 from m2mkd.files import publish, write_atomically
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, artifact_folder, is_database, open_client, store_uri, without_credentials
-from m2mkd.tracking.entry import RECORD_TAG, Artifact, Dataset, Entry, Point, identity_of, origin
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Artifact, Dataset, Entry, Point, identity_of, origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +114,7 @@ class Store:
         try:
             if kept.info.status == FINISHED and not mirrored:
                 for name, value in entry.tags.items():
-                    if kept.data.tags.get(name) != value:
+                    if kept.data.tags.get(name) != value and name != NOTE_TAG:  # which people write to
                         self.client.set_tag(run_id, name, value)
             else:
                 self._fill(kept, entry)
