@@ -23,8 +23,8 @@ LONGEST_PAUSE = 60.0
 """Seconds between two tries while the store is away, at most."""
 LAST_WORDS = 30
 """Seconds for what is left to say when the training has ended."""
-LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-"""Of one request; it is made again later anyway."""
+LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}
+"""A request is made again later anyway, and the job's log is not MLflow's."""
 
 
 class Followed:
