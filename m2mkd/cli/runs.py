@@ -28,14 +28,16 @@ def plan(
     from m2mkd.files import require_writable
     from m2mkd.planning.cost import Assumptions
     from m2mkd.planning.request import Terms, requests
+    from m2mkd.tracking.address import prefer
 
     settings = read_settings(None, None, None, config)
+    tracking = prefer(settings.tracking_uri)
     study = build_study(settings)
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     settle_times(study)
     asked = requests(study, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
-    typer.echo(json.dumps(as_graph(study, settings) | {"container": container, "requests": asked}))
+    typer.echo(json.dumps(as_graph(study, settings) | {"container": container, "tracking": tracking, "requests": asked}))
 
 
 @app.command("list")

@@ -32,6 +32,8 @@ def run(
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
+    from m2mkd.config.plan import build_study
+    from m2mkd.tracking.address import prefer
     from m2mkd.training import launch
     from m2mkd.training.gpus import take
     from m2mkd.training.job import execute
@@ -40,7 +42,9 @@ def run(
     def say(news: str) -> None:
         typer.echo(news, err=True)
 
-    study = read_study(scale, experiment, overrides)
+    settings = read_settings(scale, experiment, overrides)
+    prefer(settings.tracking_uri)
+    study = build_study(settings)
     found = [study.find(run) for run in runs]
     if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
         take(gpus, say)
@@ -72,11 +76,20 @@ def report(
 
 
 @track.command()
-def sync(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+def sync(
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
+) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
+    from m2mkd.config.plan import build_study
     from m2mkd.tracking import mlflow_sink
+    from m2mkd.tracking.address import prefer
 
-    mlflow_sink.sync(read_study(scale, experiment, overrides))
+    settings = read_settings(scale, experiment, overrides)
+    prefer(settings.tracking_uri)
+    mlflow_sink.sync(build_study(settings), partial=partial)
 
 
 @app.command()

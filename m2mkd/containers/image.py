@@ -19,7 +19,8 @@ ARCHIVE = "docker-archive:"
 CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
-HANDED_ON = (*MACHINE, "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES")
+TRACKING = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+HANDED_ON = (*MACHINE, *TRACKING, "CUDA_VISIBLE_DEVICES")
 """Variables that a job needs although the rest of the host's environment stays outside."""
 
 

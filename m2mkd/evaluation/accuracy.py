@@ -30,6 +30,8 @@ class Accuracy:
     """Probability of each image's predicted class, (count,)."""
     labels: Tensor
     """Label of each image, int64 (count,)."""
+    predicted: Tensor
+    """Class with the largest logit of each image, int64 (count,)."""
 
     def summary(self) -> dict[str, float]:
         """Everything but the single images; ``ece`` is the expected calibration error."""
@@ -87,8 +89,9 @@ def measure_together(
                 labels = label_map[labels]
                 logits, labels = logits[labels >= 0][:, columns], labels[labels >= 0]
             loss = F.cross_entropy(logits, labels, reduction="none")
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels))
+            largest = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            ranked = largest == labels[:, None]
+            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels, largest[:, 0]))
     return [_accuracy(*(torch.cat(parts) for parts in zip(*_in_order(batches, ranks), strict=True))) for batches in found]
 
 
@@ -98,7 +101,7 @@ def _in_order(batches: list[tuple[Tensor, ...]], ranks: Ranks) -> list[tuple[Ten
     return [batch for one_round in rounds for batch in one_round if batch is not None]
 
 
-def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor) -> Accuracy:
+def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Tensor, labels: Tensor, predicted: Tensor) -> Accuracy:
     return Accuracy(
         count=len(correct1),
         loss=losses.mean().item(),
@@ -107,4 +110,5 @@ def _accuracy(losses: Tensor, correct1: Tensor, correct5: Tensor, confidence: Te
         correct=correct1,
         confidence=confidence,
         labels=labels,
+        predicted=predicted,
     )

@@ -68,3 +68,22 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
     images = torch.bincount(labels, minlength=len(classes)).tolist()
     right = torch.bincount(labels[correct], minlength=len(classes)).tolist()
     return {name: hits / count for name, hits, count in zip(classes, right, images, strict=True) if count}
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, list]:
+    """How many images of each class are taken for each class.
+
+    Parameters
+    ----------
+    predicted, labels
+        Places of the predicted and of the true class in ``classes``, int64 (N,).
+    classes
+        Names of the classes.
+
+    Returns
+    -------
+    dict
+        ``classes``, and ``images``: a triple of label, prediction and number of images for each pair that occurs, in order.
+    """
+    pairs, counts = torch.unique(torch.stack([labels, predicted], dim=1), dim=0, return_counts=True)
+    return {"classes": list(classes), "images": [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)]}

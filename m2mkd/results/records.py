@@ -31,6 +31,8 @@ class Record:
     """The same of every other output by its name."""
     measurements: list[dict[str, Any]] = field(default_factory=list)
     """Its accuracies, see `m2mkd.results.measurements`."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Digests of the manifests of the sets that it saw, by name@size."""
 
     @property
     def replicate(self) -> int:
@@ -99,7 +101,9 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         measurements = measurements_of(run.config, metrics)
     except ValueError as error:
         raise InputError(f"{folder}/{METRICS}: {error}; {mend}") from None
-    return Record(run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements)
+    return Record(
+        run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content.get("data", {})
+    )
 
 
 def _parsed(text: bytes, path: str, mend: str) -> Any:

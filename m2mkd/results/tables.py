@@ -35,7 +35,7 @@ def all_tables(study: Study, collected: Collected, published: PublishedNumbers) 
 
 
 def final_metrics(study: Study, collected: Collected) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Mean (and deviation, where there are several seeds) of every accuracy by experiment, variant and profile."""
+    """Mean of every accuracy by experiment, variant and profile; where there are several seeds, deviation and 95 % interval too."""
     numbers = collected.numbers
     metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in study.rows:
@@ -45,9 +45,11 @@ def final_metrics(study: Study, collected: Collected) -> dict[str, dict[str, dic
                 cells = numbers.cells(row, split, metric)
                 for cell in cells:
                     name = f"{split}_{metric}" if len(cells) == 1 else f"{split}_{metric} {cell.data}"
-                    found[name] = cell.over_seeds.mean
-                    if cell.over_seeds.std is not None:
-                        found[f"{name}_std"] = cell.over_seeds.std
+                    over = cell.over_seeds
+                    found[name] = over.mean
+                    if over.std is not None and over.half_width is not None:
+                        found[f"{name}_std"] = over.std
+                        found |= {f"{name}_low": over.mean - over.half_width, f"{name}_high": over.mean + over.half_width}
     return metrics
 
 

@@ -1,77 +1,91 @@
 """Replaying the finished runs of a study into MLflow.
 
-The files of the runs are the truth; the store is a view on them, which this one writer fills afterwards and can fill again.
-One MLflow experiment holds a scale. In it stand
+The files of the runs are the truth; the store is a view on them, which can be filled again at any time, from any machine, by any number
+of processes (see :mod:`m2mkd.tracking.store`). One MLflow experiment holds a scale. In it stand
 
 - a run for the study, with the tables as artifacts;
-- a run for each row of the tables (experiment, variant, profile) with mean and standard deviation over seeds;
-- below it a run for each seed of each phase that the row depends on.
+- a run for each row of the tables (experiment, variant, profile) with mean, standard deviation and 95 % interval over seeds, the mean
+  learning curves, and figures;
+- below it a run for each seed of each phase that the row depends on. That of a final student is also a version in the model registry.
 
 Each run of the workflow is logged once: a teacher's below the row of its experiment, one that several rows share (the NAC
 modules of all priors) below the first of them in the study. Its tag ``used_by`` names all rows of the study synchronised last
-that need it. ``final/`` holds what a run measured at its end, which is what the tables report, and ``best/`` the best epoch.
-What an evaluation says of the use of the network's parts is a figure among its artifacts; so is what a training says in the course
-of its epochs, where it does, which is among its metrics too.
+that need it. ``final/`` holds what a run measured at its end, which is what the tables report, ``best/`` the best epoch, and ``cost/``
+what it took.
 """
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
-from m2mkd.config.phases import METRICS, digest
 from m2mkd.config.study import Study
 from m2mkd.errors import InputError
-from m2mkd.files import sha256, write_atomically, write_json
+from m2mkd.files import write_json
 from m2mkd.results.collect import Collected, collect
 from m2mkd.results.lineage import Place, homes, place_of, served_rows
-from m2mkd.results.records import Record, read_records
+from m2mkd.results.records import Record, read_record
 from m2mkd.results.tables import final_metrics
-from m2mkd.tracking.store import Entry, Store, open_store, store_uri, without_credentials
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
+from m2mkd.tracking.address import store_uri, without_credentials
+from m2mkd.tracking.entry import RECORD_TAG, Entry
+from m2mkd.tracking.finished import STUDENT, own_records, record_entry, row_entry, study_entry, version_tags
+from m2mkd.tracking.registry import model_name, register
+from m2mkd.tracking.store import ContestedError, Store, open_store
 
 TAG_LENGTH = 5000
 """Longer tag values are cut; MLflow refuses them at some point."""
+ROUNDS = 12
+"""How often it begins again where other processes write the same runs."""
 
 
-def sync(study: Study) -> None:
-    """Bring every finished run of a study into the MLflow store.
+def sync(study: Study, *, partial: bool = False) -> None:
+    """Bring every finished run of a study into the MLflow store, once.
 
-    A run that is there already, complete and from the same record, is left alone; one that an interruption left half-written, or
-    whose files have changed since, is deleted and replayed. At the end ``tracking.json`` says how many runs of the workflow the
-    store holds.
+    A run that is there already, complete and from the same record, is left alone; of one that a training mirrored to, or an interruption
+    left half-written, what is missing is added; one whose files have changed since is replaced. At the end ``tracking.json`` says how many
+    runs of the workflow the store holds.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    partial
+        Take the runs that are there, and no tables; ``tracking.json`` is not written, so that the workflow will do the rest.
 
     Raises
     ------
     InputError
-        If a run or the tables are missing or of another configuration, or the store cannot be used.
+        If a run or the tables are missing or of another configuration, unless ``partial``, or the store cannot be used.
     """
-    collected = collect(study)
-    records = [*read_records(study, lambda run: METRICS not in run.config.OUTPUTS), *collected.records]
-    tables = _tables(study)
-    home = homes(study)
+    address = without_credentials(store_uri())
+    collected = collect(study, partial=partial)
+    records = list(_records(study, collected, partial))
+    tables = [] if partial else _tables(study)
     with open_store(f"m2mkd/{study.scale_name}") as store:
-        _put_study(store, study, records, tables)
-        grouped: dict[Place, list[Record]] = {place_of(row): [] for row in study.rows}
-        for record in records:
-            grouped.setdefault(home[record.run.id], []).append(record)
-        served = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served_rows(study).items()}
-        for place, members in grouped.items():
-            parent = _row_entry(study, place, members, collected)
-            parent_id = store.put(parent)
-            for record in members:
-                child = _run_entry(study, place, record, served[record.run.id], parent_id)
-                child_id = store.put(child, replace=True)
-                if not store.is_finished(child):
-                    _put_figures(store, child_id, record)
-                store.finish(child_id, child)
-            store.finish(parent_id, parent)
-    write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": without_credentials(store_uri()), "runs": len(records)})
+        for _ in range(ROUNDS):
+            try:
+                store.look()
+                if store.holds(_put_all(store, study, records, collected, tables)):
+                    break
+            except ContestedError:
+                pass
+            time.sleep(random.uniform(0, 1))
+        else:
+            raise InputError(f"MLflow store {address}: others keep on changing the same runs; run the command again")
+    if not partial:
+        write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
+
+
+def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Record]:
+    """Every replicate of every run, those too that measure nothing; if ``partial``, those that are there."""
+    known = {(record.run.id, record.slot): record for record in collected.records}
+    for run in study.runs.values():
+        for slot in range(len(run.config.replicates)):
+            try:
+                yield known.get((run.id, slot)) or read_record(study, run, slot)
+            except InputError:
+                if not partial:
+                    raise
 
 
 def _tables(study: Study) -> list[Path]:
@@ -81,135 +95,32 @@ def _tables(study: Study) -> list[Path]:
     return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.root) / "metrics.json"]
 
 
-def _put_study(store: Store, study: Study, records: Iterable[Record], tables: list[Path]) -> None:
-    entry = Entry(
-        name=f"study {study.key}",
-        tags={
-            "level": "study",
-            "key": study.key,
-            "record": digest([sha256(path) for path in tables]),
-            "scale": study.scale_name,
-            "mlflow.note.content": study.scale.title,
-        },
-    )
-    entry.start, entry.end = _span(records)
-    run_id = store.put(entry)
-    if not store.is_finished(entry):
-        store.put_artifacts(run_id, tables)
-    store.finish(run_id, entry)
+def _put_all(store: Store, study: Study, records: list[Record], collected: Collected, tables: list[Path]) -> list[tuple[str, str]]:
+    """Bring everything into the store, and give ids and records of what is there now."""
+    written = []
 
+    def put(entry: Entry) -> str:
+        run_id = store.put(entry)
+        written.append((run_id, entry.tags[RECORD_TAG]))
+        return run_id
 
-def _put_figures(store: Store, run_id: str, record: Record) -> None:
-    """Draw what the run says of the use of its network's parts: at its end, and over its epochs."""
-    from m2mkd.results.graph_figures import diagnosis_figure, series_figure
-    from m2mkd.results.svg import write_png
-
-    diagnosis = record.metrics.get("diagnostics")
-    figures = {
-        "diagnostics": diagnosis_figure({f"seed {record.replicate}": [diagnosis]}) if diagnosis else None,
-        "diagnostics-by-epoch": series_figure(record.curves),
-    }
-    with TemporaryDirectory() as folder:
-        for name, figure in figures.items():
-            if figure is not None:
-                path = Path(folder) / f"{name}.png"
-                write_atomically(path, partial(write_png, figure))
-                store.put_artifacts(run_id, [path])
-
-
-def _row_entry(study: Study, place: Place, members: list[Record], collected: Collected) -> Entry:
-    """One row of the tables; a teacher that only lends its modules has no numbers of its own."""
-    row = next((row for row in study.rows if place_of(row) == place), None)
-    trained = row.trained if row else tuple(record.run.id for record in members if record.run.phase == "assemble_teacher")
-    trained = trained or (members[0].run.id,)  # the teacher, or only its meta model, was imported
-    measured = set(row.measured if row else ())
-    seeds = sum(len(study.runs[run_id].config.replicates) for run_id in trained)
-    own = [record for record in collected.records if record.run.id in {*trained, *measured}]
-    entry = Entry(
-        name=f"{place.experiment}/{place.variant}",
-        tags={
-            "level": "row",
-            "key": digest([*place, trained]),
-            "record": digest([study.key, [record.digest for record in [*members, *own]]]),
-            "row": str(place),
-            **_names(study, place),
-            "study": study.key,
-            **_commit(members or own),
-        },
-        params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
-    )
-    entry.start, entry.end = _span(members or own)
-    if row:
-        numbers = final_metrics(study, collected)[row.experiment][row.variant][row.profile]
-        entry.metrics = _metrics({f"final/{name}": value for name, value in numbers.items()}, entry.end, 0)
-    return entry
-
-
-def _run_entry(study: Study, place: Place, record: Record, used_by: str, parent_id: str) -> Entry:
-    """One seed of one run."""
-    config: Any = record.run.config
-    module = f" module {config.index}" if getattr(config, "index", None) is not None else ""
-    entry = Entry(
-        name=f"{record.run.phase}{module} seed {record.replicate}",
-        tags={
-            "level": "run",
-            "key": record.run.key,
-            "slot": str(record.slot),
-            "record": record.digest,
-            "phase": record.run.phase,
-            "seed": str(record.replicate),
-            **_names(study, place),
-            "used_by": used_by[:TAG_LENGTH],
-            "folder": f"{study.folder(record.run.id)}/{record.slot}",
-            "mlflow.parentRunId": parent_id,
-            **_commit([record]),
-        },
-        params=flat(config.model_dump(mode="json")),
-    )
-    entry.start, entry.end = _span([record])
-    for line in record.curves:
-        values = {name: value for name, value in line.items() if name not in ("epoch", "step")}
-        entry.metrics += _metrics(values, entry.end, line["epoch"])
-    last = record.curves[-1]["epoch"] if record.curves else 0
-    numbers = {name: value for name, value in record.metrics.items() if name != "diagnostics"}
-    entry.metrics += _metrics({f"final/{name}": value for name, value in _leaves(numbers)}, entry.end, last)
-    tops = [(line["val_top1"], line["epoch"]) for line in record.curves if "val_top1" in line]
-    if tops:
-        best, epoch = max(tops, key=lambda top: (top[0], -top[1]))
-        entry.metrics += _metrics({"best/val_top1": best}, entry.end, epoch)
-    return entry
-
-
-def _names(study: Study, place: Place) -> dict[str, str]:
-    return {"scale": study.scale_name, **place._asdict()}
-
-
-def _commit(records: Iterable[Record]) -> dict[str, str]:
-    """Git commits of the records, under the name that MLflow's own pages show too."""
-    commits = ", ".join(dict.fromkeys(str(record.provenance["git_commit"]) for record in records if record.provenance.get("git_commit")))
-    return {"git_commit": commits, "mlflow.source.git.commit": commits} if commits else {}
-
-
-def _span(records: Iterable[Record]) -> tuple[int, int]:
-    """Milliseconds from 1970 to the first start and to the last end."""
-    spans = [(record.provenance["started"], record.provenance["started"] + record.provenance["seconds"]) for record in records]
-    return round(1000 * min(start for start, _ in spans)), round(1000 * max(end for _, end in spans))
-
-
-def _metrics(values: Mapping[str, float], timestamp: int, step: int) -> "list[Metric]":
-    from mlflow.entities import Metric
-
-    return [Metric(re.sub(r"[^\w\-. :/]", "-", name), float(value), timestamp, step) for name, value in values.items()]
-
-
-def flat(content: Mapping[str, Any]) -> dict[str, str]:
-    """Nested configuration as dotted names and text; a list is JSON."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _leaves(content, ".")}
-
-
-def _leaves(content: Mapping[str, Any], separator: str = "/", prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, separator, f"{prefix}{name}{separator}")
-        else:
-            yield f"{prefix}{name}", value
+    if tables:
+        put(study_entry(study, records, tables))
+    home, final = homes(study), final_metrics(study, collected)
+    grouped: dict[Place, list[Record]] = {place_of(row): [] for row in study.rows}
+    for record in records:
+        grouped.setdefault(home[record.run.id], []).append(record)
+    served = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served_rows(study).items()}
+    for place, members in grouped.items():
+        own = own_records(study, place, collected)
+        if not members and not own:
+            continue
+        accuracies = final.get(place.experiment, {}).get(place.variant, {}).get(place.profile, {})
+        parent_id = put(row_entry(study, place, members, own, accuracies))
+        for record in members:
+            child = record_entry(study, place, record)
+            child.tags |= {"used_by": served[record.run.id][:TAG_LENGTH], "mlflow.parentRunId": parent_id}
+            run_id = put(child)
+            if record.run.phase == STUDENT:
+                register(store, model_name(study.scale_name, place), run_id, child.tags | version_tags(record, own))
+    return written

@@ -1,191 +1,267 @@
-"""The MLflow store: where it is, and what is already in it."""
+"""One experiment of an MLflow store, which any number of processes on any number of machines may write at once.
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+MLflow makes a new run for everybody who asks for one and takes a number as often as it is sent, and a server offers no lock.
+Three rules make do without:
+
+- **A point is always the same row.** Its time is the start of its run and a millisecond for every step, so that whoever sends it sends
+  the same bytes; the primary key of MLflow's table (run, name, step, value, time) then holds it once, and MLflow drops the second.
+- **Who makes a run looks again.** A run is found by its tags. Whoever found none makes one, writes, and last of all lists the store anew:
+  it is done only if every identity has one run, its own, whole. If there are more, all but one are deleted, and it begins again. Of
+  several processes the one that lists last has seen every run that any of them made, so that when all are done each is there once.
+- **A run is never mixed.** A run made from other files has another ``record`` and is replaced, not changed. One that a training mirrors
+  to has none yet; it is taken over only if each of its points is among those of the files.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
-
-from filelock import FileLock
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
 
 from m2mkd.errors import InputError
+from m2mkd.files import publish, write_atomically
+from m2mkd.tracking.address import DATABASE, DEFAULT_URI, artifact_folder, is_database, open_client, store_uri, without_credentials
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Artifact, Dataset, Entry, Point, identity_of, origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
-RESULTS = Path("results")
-DATABASE = RESULTS / "mlflow.db"
-DEFAULT_URI = f"sqlite:///{DATABASE}"
-ARTIFACTS = RESULTS / "mlruns"
+T = TypeVar("T")
 PROXY = "mlflow-artifacts:/"
 """MLflow stores absolute artifact addresses, which break when the project moves; an address behind this prefix is resolved by
 whoever serves the store (``mlflow server --artifacts-destination results/mlruns``)."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100
 FINISHED = "FINISHED"
+ATTEMPTS = 6
+"""How often a call is made that the database could not serve because of another's."""
+PASSING = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")
+"""What MLflow calls a locked database, and two inserts of the same row."""
 
 
-def store_uri() -> str:
-    """Address of the store: ``MLFLOW_TRACKING_URI``, or the database in ``results``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def without_credentials(uri: str) -> str:
-    """An address without user name, password and query."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    # An empty authority is kept: sqlite:///path.
-    return urlunsplit((parts.scheme, host, parts.path, "", "")) if host else uri.partition("?")[0]
-
-
-@dataclass
-class Entry:
-    """What one MLflow run is to hold."""
-
-    name: str
-    tags: dict[str, str]
-    """Beside others ``level``, ``key`` and ``slot``, which identify it, and ``record``, the digest of what it was made from."""
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: "list[Metric]" = field(default_factory=list)
-    start: int = 0
-    end: int = 0
-    """Milliseconds since 1970."""
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """What makes it the same run as one in the store."""
-        return _identity(self.tags)
-
-
-def _identity(tags: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(tags.get(name, "") for name in ("level", "key", "slot"))
+class ContestedError(Exception):
+    """Another process deleted or filled a run while this one wrote it; look again."""
 
 
 class Store:
-    """One experiment of an MLflow store, which this process alone writes."""
+    """One experiment of a store."""
 
     def __init__(self, client: "MlflowClient", experiment: str):
-        self.client = client
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise InputError(f"MLflow experiment {experiment} is deleted; run 'mlflow gc' or 'mlflow experiments restore' on the store")
-        # A server decides itself where its artifacts lie; to a database they are nothing but an address.
-        self.database = any(store_uri().startswith(kind) for kind in ("sqlite", "postgresql", "mysql", "mssql"))
-        location = PROXY + experiment.replace("/", "-") if self.database else None
-        self.experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=location)
-        self.runs: dict[tuple[str, ...], Run] = {}
-        for run in self._all_runs():
-            self.runs.setdefault(_identity(run.data.tags), run)
+        from mlflow.exceptions import MlflowException
 
-    def _all_runs(self) -> "Iterator[Run]":
+        self.client, self.database = client, is_database(store_uri())
+        # A server decides itself where its artifacts lie; to a database they are nothing but an address.
+        location = PROXY + experiment.replace("/", "-") if self.database else None
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            with suppress(MlflowException):  # another process may have been first
+                client.create_experiment(experiment, artifact_location=location)
+            found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage != "active":
+            raise InputError(f"MLflow experiment {experiment} is deleted; run 'mlflow gc' or 'mlflow experiments restore' on the store")
+        self.experiment_id = str(found.experiment_id)
+        self.listed: dict[tuple[str, ...], list[Run]] = {}
+
+    def look(self) -> None:
+        """Look what is there."""
+        self.listed = {}
+        for run in self._search(""):
+            self.listed.setdefault(identity_of(run.data.tags), []).append(run)
+
+    def find(self, entry: Entry) -> "list[Run]":
+        """Runs of the identity of an entry that are there now, always in the same order."""
+        wanted = zip(("level", "key", "slot"), entry.identity, strict=True)
+        return self._search(" and ".join(f"tags.{name} = '{value}'" for name, value in wanted if value))
+
+    def _search(self, filter_string: str) -> "list[Run]":
+        found: list[Run] = []
         token = None
         while True:
-            page = self.client.search_runs([self.experiment_id], max_results=1000, page_token=token)
-            yield from page
+            page = self.client.search_runs([self.experiment_id], filter_string, max_results=1000, page_token=token)
+            found += page
             token = page.token
             if not token:
-                return
+                return sorted(found, key=lambda run: run.info.run_id)
 
-    def put(self, entry: Entry, replace: bool = False) -> str:
-        """Bring a run into the store, unless it is there, finished, and made from the same record.
-
-        Parameters
-        ----------
-        entry
-            What to write.
-        replace
-            Whether an unfinished or outdated run is deleted and written anew; otherwise it is brought up to date in its place.
+    def put(self, entry: Entry) -> str:
+        """Bring a run into the store whole, unless it is there, as it was last listed.
 
         Returns
         -------
         str
             Its id in the store.
+
+        Raises
+        ------
+        ContestedError
+            If another process interfered.
         """
-        run = self.runs.get(entry.identity)
-        if run is not None and run.info.status == FINISHED and run.data.tags.get("record") == entry.tags["record"]:
-            for name, value in entry.tags.items():
-                if run.data.tags.get(name) != value:
-                    self.client.set_tag(run.info.run_id, name, value)
-            return str(run.info.run_id)
-        if run is not None and replace:
-            self.client.delete_run(run.info.run_id)
-            run = None
-        if run is None:
-            run = self.client.create_run(self.experiment_id, start_time=entry.start, tags=entry.tags, run_name=entry.name)
-            self.runs[entry.identity] = run
-        elif run.info.status == FINISHED:  # until it is up to date again
-            self.client.update_run(run.info.run_id, status="RUNNING")
-        run_id = str(run.info.run_id)
-        self._write(run_id, entry)
+        found = self.listed.get(entry.identity, [])
+        kept = next((run for run in found if run.data.tags.get(RECORD_TAG) == entry.tags[RECORD_TAG]), None)
+        mirrored = kept is None and next((run for run in found if self._can_become(run, entry)), None)
+        kept = kept or mirrored or None
+        for run in found:
+            if run is not kept:
+                self.client.delete_run(run.info.run_id)
+        if kept is None:
+            kept = self.client.create_run(self.experiment_id, start_time=entry.start, tags=entry.tags, run_name=entry.name)
+        run_id = str(kept.info.run_id)
+        try:
+            if kept.info.status == FINISHED and not mirrored:
+                for name, value in entry.tags.items():
+                    if kept.data.tags.get(name) != value and name != NOTE_TAG:  # which people write to
+                        self.client.set_tag(run_id, name, value)
+            else:
+                self._fill(kept, entry)
+        except Exception as error:
+            if self.is_deleted(run_id):
+                raise ContestedError from error
+            raise
         return run_id
 
-    def _write(self, run_id: str, entry: Entry) -> None:
-        from mlflow.entities import Param, RunTag
+    def _fill(self, run: "Run", entry: Entry) -> None:
+        run_id = run.info.run_id
+        self.log_points(run_id, run.info.start_time, entry.points, entry.params)
+        self.log_datasets(run_id, entry.datasets)
+        self._put_artifacts(run, entry.artifacts)
+        if RECORD_TAG not in run.data.tags:
+            # Two machines that computed the same run may have taken over the same mirrored one.
+            if not self._holds_only(run_id, entry.points):
+                self.client.delete_run(run_id)
+                raise ContestedError
+            self.set_tags(run_id, entry.tags)
+        self.client.set_terminated(run_id, FINISHED, end_time=entry.end)
 
-        params = [Param(name, value) for name, value in entry.params.items()]
-        batches = zip_longest(_chunks(entry.metrics, METRICS_PER_BATCH), _chunks(params, PARAMS_PER_BATCH), fillvalue=())
-        for metrics, some_params in batches:
-            self.client.log_batch(run_id, metrics=metrics, params=some_params)
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
+    def _can_become(self, run: "Run", entry: Entry) -> bool:
+        return RECORD_TAG not in run.data.tags and self._holds_only(run.info.run_id, entry.points)
 
-    def finish(self, run_id: str, entry: Entry) -> None:
-        """Mark a run as complete; until then the next synchronisation takes it for half-written."""
-        if not self.is_finished(entry):
-            self.client.set_terminated(run_id, FINISHED, end_time=entry.end)
+    def _holds_only(self, run_id: str, points: Iterable[Point]) -> bool:
+        """Whether every point of a run is one of these, and there once."""
+        names = self.client.get_run(run_id).data.metrics
+        there = [Point(name, metric.value, metric.step) for name in names for metric in self.client.get_metric_history(run_id, name)]
+        return set(there) <= set(points) and len(set(there)) == len(there)
 
-    def is_finished(self, entry: Entry) -> bool:
-        """Whether the store held the run, complete and made from the same record, when it was opened."""
-        run = self.runs.get(entry.identity)
-        return run is not None and run.info.status == FINISHED and run.data.tags.get("record") == entry.tags["record"]
+    def holds(self, entries: Iterable[tuple[str, str]]) -> bool:
+        """Whether, listed anew, each of these ids and records is the only run of its identity, and whole."""
+        self.look()
+        alone = {runs[0].info.run_id: runs[0] for runs in self.listed.values() if len(runs) == 1}
+        return all(
+            run_id in alone and alone[run_id].info.status == FINISHED and alone[run_id].data.tags.get(RECORD_TAG) == record
+            for run_id, record in entries
+        )
 
-    def put_artifacts(self, run_id: str, files: Sequence[Path]) -> None:
-        """Add files to a run."""
-        address = str(self.client.get_run(run_id).info.artifact_uri)
-        for file in files:
-            if self.database and address.startswith(PROXY):
-                target = ARTIFACTS / address.removeprefix(PROXY) / file.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-            else:
-                self.client.log_artifact(run_id, str(file))
+    def is_deleted(self, run_id: str) -> bool:
+        """Whether a run was deleted."""
+        return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
+
+    def log_points(self, run_id: str, start: int, points: Sequence[Point], params: "dict[str, str] | None" = None) -> None:
+        """Send points and parameters, in few batches; what is there already stays there once.
+
+        Parameters
+        ----------
+        run_id
+            The run,
+        start
+            and its start in milliseconds since 1970, as the store has it.
+        points, params
+            What to send.
+        """
+        from mlflow.entities import Metric, Param
+
+        metrics: list[Metric] = [Metric(name, value, start + step, step) for name, value, step in points]
+        sent = [Param(name, value) for name, value in (params or {}).items()]
+        for some, few in zip_longest(_chunks(metrics, METRICS_PER_BATCH), _chunks(sent, PARAMS_PER_BATCH), fillvalue=()):
+            persistently(partial(self.client.log_batch, run_id, metrics=some, params=few))
+
+    def set_tags(self, run_id: str, tags: "dict[str, str]") -> None:
+        """Set several tags of a run."""
+        from mlflow.entities import RunTag
+
+        persistently(partial(self.client.log_batch, run_id, tags=[RunTag(name, value) for name, value in tags.items()]))
+
+    def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
+        """Note what data a run saw."""
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                MlflowDataset(
+                    name=str(item.data),
+                    digest=item.digest[:36],  # as much as MLflow takes
+                    source_type="prepared",
+                    source=json.dumps(origin(item.data)),
+                    profile=json.dumps({"image_size": item.data.image_size, "classes": item.data.classes, "digest": item.digest}),
+                ),
+                [InputTag("mlflow.data.context", item.context)],
+            )
+            for item in datasets
+        ]
+        if inputs:
+            persistently(partial(self.client.log_inputs, run_id, datasets=inputs))
+
+    def _put_artifacts(self, run: "Run", artifacts: "dict[str, Artifact]") -> None:
+        address = str(run.info.artifact_uri)
+        if self.database and address.startswith(PROXY):
+            _lay(artifacts, artifact_folder() / address.removeprefix(PROXY))
+        elif artifacts:
+            with TemporaryDirectory() as folder:
+                _lay(artifacts, Path(folder))
+                self.client.log_artifacts(run.info.run_id, folder)
 
 
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _lay(artifacts: "dict[str, Artifact]", folder: Path) -> None:
+    for name, content in artifacts.items():
+        if isinstance(content, Path):
+            publish(content, folder / name)
+        else:
+            write_atomically(folder / name, content)
+
+
+def persistently(call: Callable[[], T]) -> T:
+    """What ``call`` gives, made again a few times where another's call was in its way; it must not matter how often it is made."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code not in PASSING:
+                raise
+        time.sleep(random.uniform(0, 0.05 * 2**attempt))
+    return call()
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for first in range(0, len(items), size):
         yield items[first : first + size]
 
 
 @contextmanager
 def open_store(experiment: str) -> Iterator[Store]:
-    """The store, made or brought into being by this process alone: several that start on a fresh database break each other.
+    """An experiment of the store, made if it is not there.
 
     Raises
     ------
     InputError
         If the store cannot be reached or is of another version of MLflow.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    RESULTS.mkdir(exist_ok=True)
-    with FileLock(RESULTS / ".mlflow.lock"):
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-        uri = store_uri()
-        # MLflow keeps a store open by its address, which must not mean another file in another working directory.
-        address = f"sqlite:///{DATABASE.resolve()}" if uri == DEFAULT_URI else uri
-        try:
-            yield Store(MlflowClient(address), experiment)
-        except (MlflowException, SQLAlchemyError) as error:
-            reason = str(error).strip().splitlines()[0].replace(address, without_credentials(uri))
-            mend = (
-                f"if it is damaged, remove {DATABASE} and run 'm2mkd track sync' again, which fills it from the runs"
-                if uri == DEFAULT_URI
-                else "check MLFLOW_TRACKING_URI"
-            )
-            raise InputError(f"MLflow store {without_credentials(uri)}: {reason}; {mend}") from None
+    uri = store_uri()
+    try:
+        yield Store(open_client(), experiment)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).strip().splitlines()[0].replace(str(DATABASE.resolve()), str(DATABASE)).replace(uri, without_credentials(uri))
+        mend = (
+            f"if it is damaged, remove {DATABASE} and run 'm2mkd track sync' again, which fills it from the runs"
+            if uri == DEFAULT_URI
+            else "check MLFLOW_TRACKING_URI"
+        )
+        raise InputError(f"MLflow store {without_credentials(uri)}: {reason}; {mend}") from None

@@ -22,7 +22,9 @@ from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
 from m2mkd.ranks import ALONE, Ranks
 from m2mkd.signals import Caught
+from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
+from m2mkd.training.usage import Usage
 from m2mkd.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -90,16 +92,17 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
             held.enter_context(exclusive(work[run_id], "snakemake", say))
         if runs[0].config.COMPUTES:
             machine()  # before anything else, for it fixes the number of threads
+        held.enter_context(mirrored(study, runs))
         for slot in range(len(runs[0].config.replicates)):
             done = ranks.agreed([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
             pending = [run for run, is_done in zip(runs, done, strict=True) if not is_done]
             jobs = [job_of(study, run, slot, work[run.id] / str(slot), machine) for run in pending]
-            started = time.time()
+            started, usage = time.time(), Usage()
             with _memory_explained(study, runs[0], machine):
                 outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
             if ranks.leads:
                 for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
-                    record_outputs(run, slot, job.work, outcome, started, len(jobs))
+                    record_outputs(run, slot, job.work, outcome, started, len(jobs), usage)
         if ranks.leads:
             publish_outputs(study, runs, work)
 
@@ -154,10 +157,12 @@ def job_of(study: Study, run: Run, slot: int, folder: Path, machine: Callable[[]
     return Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
 
 
-def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1) -> None:
+def record_outputs(
+    run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1, usage: Usage | None = None
+) -> None:
     """Write the outputs of one replicate; its record comes last and marks it as finished.
 
-    Of the time since ``started`` it notes its share, where as many as ``together`` were computed at once.
+    Of the time since ``started``, and of what was used meanwhile, it notes its share, where as many as ``together`` were computed at once.
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +183,9 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "ended": ended, "seconds": (ended - started) / together},
+            "provenance": provenance()
+            | {"started": started, "ended": ended, "seconds": (ended - started) / together}
+            | (usage.read(together) if usage else {}),
         },
     )
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2mkd.evaluation.calibration import calibration_error, class_accuracies
+from m2mkd.evaluation.calibration import calibration_error, class_accuracies, confusion
 
 
 def error(pairs, *arguments, **options):
@@ -73,3 +73,9 @@ def test_no_image_is_refused():
 def test_accuracy_of_each_class():
     correct, labels = torch.tensor([1, 0, 1, 1, 0]).bool(), torch.tensor([0, 0, 3, 0, 1])
     assert class_accuracies(correct, labels, ("a", "b", "c", "d")) == {"a": 2 / 3, "b": 0.0, "d": 1.0}
+
+
+def test_confusion_counts_every_image_once():
+    labels, predicted = torch.tensor([0, 0, 2, 0, 2]), torch.tensor([1, 0, 2, 1, 0])
+    found = confusion(predicted, labels, ("a", "b", "c"))
+    assert found == {"classes": ["a", "b", "c"], "images": [[0, 0, 1], [0, 1, 2], [2, 0, 1], [2, 2, 1]]}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow.servers import need
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 VARIABLES = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "true"}
@@ -110,3 +112,18 @@ def copy_of(tmp_path: Path) -> Callable[[Project], Project]:
         return Project(tmp_path / "copy", original.scale)
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    need(chromium, "no chromium; on Debian: apt-get install -y chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        need(None, "no playwright; install the extra dev")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield opened
+        opened.close()

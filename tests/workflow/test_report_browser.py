@@ -1,7 +1,6 @@
 """The report in a real browser: what is drawn, what it asks for, and whether people can use it on a phone and with a keyboard."""
 
 import importlib
-import os
 import shutil
 from pathlib import Path
 
@@ -21,25 +20,6 @@ EMPTY_DRAWINGS = """() => [...document.querySelectorAll("figure")].filter(figure
   const drawing = figure.querySelector("svg"), box = drawing && drawing.getBoundingClientRect();
   return !drawing || box.width < 200 || box.height < 60 || drawing.querySelectorAll("path").length < 20;
 }).map(figure => figure.id)"""
-
-
-def _need(found: object, message: str) -> None:
-    if not found:
-        (pytest.fail if os.environ.get("M2MKD_REQUIRE") == "all" else pytest.skip)(message)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    _need(chromium, "no chromium; on Debian: apt-get install -y chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _need(None, "no playwright; install the extra dev")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

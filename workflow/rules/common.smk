@@ -39,7 +39,7 @@ LOGS = f"{ROOT}/logs"
 container: PLAN["container"]["image"]
 
 
-os.environ.update(PLAN["container"]["environment"])
+os.environ.update(PLAN["tracking"] | PLAN["container"]["environment"])
 if PLAN["container"]["prefix"]:
     shell.prefix(PLAN["container"]["prefix"])
 

@@ -5,7 +5,7 @@ from m2mkd.config.seeds import derive_seed
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
-from m2mkd.evaluation.calibration import class_accuracies
+from m2mkd.evaluation.calibration import class_accuracies, confusion
 from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
@@ -55,5 +55,8 @@ def run(job: Job[Evaluate]) -> Outcome:
         for data in config.ood
     }
     few = next(iter(eval_batches(pack.split("val"), pack.image_size, IMAGES))).images.to(device)
-    by_class = class_accuracies(iid.correct, iid.labels, pack.classes)
-    return Outcome(metered(iid, count).summary() | {"per_class": by_class, "ood": ood, "diagnostics": diagnose(student, few)})
+    by_class = {
+        "per_class": class_accuracies(iid.correct, iid.labels, pack.classes),
+        "confusion": confusion(iid.predicted, iid.labels, pack.classes),
+    }
+    return Outcome(metered(iid, count).summary() | by_class | {"ood": ood, "diagnostics": diagnose(student, few)})

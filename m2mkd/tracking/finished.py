@@ -1,0 +1,174 @@
+"""What finished runs are to be in MLflow: the study, the rows of its tables, and each seed of each run."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from m2mkd.config.phases import METRICS, RECORD, TrainStudent, digest
+from m2mkd.config.study import Row, Study
+from m2mkd.files import sha256
+from m2mkd.results.collect import Collected
+from m2mkd.results.lineage import Place, place_of, title_of
+from m2mkd.results.records import Record
+from m2mkd.statistics import mean
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, place_tags, points, run_entry
+from m2mkd.tracking.figures import row_figures
+from m2mkd.tracking.registry import model_artifacts
+
+APART = ("diagnostics", "confusion", "per_class")
+"""Measurements that are no single numbers: they are drawn, and stand in the artifact ``metrics.json``."""
+STUDENT = TrainStudent.model_fields["phase"].default
+UNITS = {
+    "seconds": ("seconds", 1.0),
+    "peak_memory_bytes": ("peak_memory_gib", 2.0**30),
+    "peak_gpu_memory_bytes": ("peak_gpu_memory_gib", 2.0**30),
+    "gpu_joules": ("gpu_energy_wh", 3600.0),
+}
+"""What a run records of its cost, what it is called here, and the unit that people read."""
+
+
+def study_entry(study: Study, records: Iterable[Record], tables: list[Path]) -> Entry:
+    """A study with its tables."""
+    start, end = _span(records)
+    tags = {
+        "level": "study",
+        "key": study.key,
+        RECORD_TAG: digest([sha256(path) for path in tables]),
+        "scale": study.scale_name,
+        NOTE_TAG: study.scale.title,
+    }
+    return Entry(f"study {study.key}", tags, artifacts={path.name: path for path in tables}, start=start, end=end)
+
+
+def _row_of(study: Study, place: Place) -> Row | None:
+    return next((row for row in study.rows if place_of(row) == place), None)
+
+
+def own_records(study: Study, place: Place, collected: Collected) -> list[Record]:
+    """Trainings and measurements that a row's numbers come from, wherever they are shown."""
+    row = _row_of(study, place)
+    wanted = {*row.trained, *row.measured} if row else set()
+    return [record for record in collected.records if record.run.id in wanted]
+
+
+def row_entry(study: Study, place: Place, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:
+    """One row of the tables; a teacher that only lends its modules has no numbers of its own.
+
+    Parameters
+    ----------
+    study, place
+        Which row.
+    members
+        Runs that are shown below it.
+    own
+        Runs that its numbers come from.
+    accuracies
+        Means, deviations and intervals over its seeds, by name.
+    """
+    row = _row_of(study, place)
+    trained = row.trained if row else tuple(record.run.id for record in members if record.run.phase == "assemble_teacher")
+    trained = trained or (members[0].run.id,)  # the teacher, or only its meta model, was imported
+    seeds = sum(len(study.runs[run_id].config.replicates) for run_id in trained)
+    start, end = _span(members or own)
+    curves = _curves_by_seed([record for record in own if record.run.id in trained])
+    entry = Entry(
+        name=f"{place.experiment}/{place.variant}",
+        tags={
+            "level": "row",
+            "key": digest([*place, trained]),
+            RECORD_TAG: digest([record.digest for record in [*members, *own]]),
+            "row": str(place),
+            "study": study.key,
+            NOTE_TAG: title_of(study, place.experiment),
+            **place_tags(study, place),
+            **_commit(members or own),
+        },
+        params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
+        points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
+        # A row of a transfer experiment shows nothing that its student's does not.
+        artifacts=dict(row_figures(place.variant, curves, members)) if members else {},
+        start=start,
+        end=end,
+    )
+    entry.points += points("cost/", _total(members)) + points("final/", accuracies)
+    return entry
+
+
+def record_entry(study: Study, place: Place, record: Record) -> Entry:
+    """One seed of one finished run."""
+    run, folder = record.run, Path(study.folder(record.run.id), str(record.slot))
+    entry = run_entry(study, run, record.slot, place, record.data)
+    entry.tags |= {RECORD_TAG: record.digest, **_commit([record]), **_environment(record.provenance)}
+    entry.start, entry.end = _span([record])
+    entry.points = curve_points(record.curves)
+    last = record.curves[-1]["epoch"] if record.curves else 0
+    entry.points += points("final/", dict(leaves({name: value for name, value in record.metrics.items() if name not in APART})), last)
+    tops = [(line["val_top1"], line["epoch"]) for line in record.curves if "val_top1" in line]
+    if tops:
+        best, epoch = max(tops, key=lambda top: (top[0], -top[1]))
+        entry.points += points("best/", {"val_top1": best}, epoch)
+    entry.points += points("cost/", _costs(record.provenance), last)
+    entry.artifacts = {name: folder / name for name in (RECORD, METRICS) if name in (RECORD, *run.config.OUTPUTS)}
+    if run.phase == STUDENT:
+        entry.artifacts |= model_artifacts(folder, record)
+    return entry
+
+
+def _curves_by_seed(records: Iterable[Record]) -> dict[str, dict[int, list[float]]]:
+    """Values of the seeds by name and epoch, where every seed has one."""
+    found: dict[str, dict[int, list[float]]] = {}
+    trained = [record.curves for record in records]
+    for point in (point for lines in trained for point in curve_points(lines)):
+        found.setdefault(point.name, {}).setdefault(point.step, []).append(point.value)
+    return {
+        name: whole
+        for name, epochs in found.items()
+        if (whole := {epoch: values for epoch, values in epochs.items() if len(values) == len(trained)})
+    }
+
+
+def version_tags(student: Record, own: Iterable[Record]) -> dict[str, str]:
+    """What was measured of one seed's student, as tags of its version in the registry."""
+    found: dict[str, str] = {}
+    for record in own:
+        if record.replicate == student.replicate and student.run.id in record.run.upstream.get("student", ()):
+            numbers = {name: value for name, value in record.metrics.items() if name not in APART}
+            found |= {f"final/{name}": f"{value:.6g}" for name, value in leaves(numbers)}
+    return found
+
+
+def _costs(provenance: dict[str, Any]) -> dict[str, float]:
+    """What a run took, as far as it recorded it."""
+    return {name: provenance[key] / unit for key, (name, unit) in UNITS.items() if provenance.get(key) is not None}
+
+
+def _total(records: Iterable[Record]) -> dict[str, float]:
+    """Seconds and energy of several runs; peaks do not add up."""
+    total: dict[str, float] = {}
+    for record in records:
+        for name, value in _costs(record.provenance).items():
+            if not name.startswith("peak"):
+                total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _environment(provenance: dict[str, Any]) -> dict[str, str]:
+    """Where and with what a run was computed, as tags."""
+    found = {
+        name: str(provenance[name]) for name in ("git_dirty", "hardware", "machine", "system", "python") if provenance.get(name) is not None
+    }
+    image = provenance.get("container") or {}
+    found |= {f"container.{name}": str(value) for name, value in image.items() if value}
+    return found | {f"package.{name}": str(version) for name, version in provenance.get("packages", {}).items()}
+
+
+def _commit(records: Iterable[Record]) -> dict[str, str]:
+    """Git commits of the records, under the name that MLflow's own pages show too."""
+    commits = ", ".join(dict.fromkeys(str(record.provenance["git_commit"]) for record in records if record.provenance.get("git_commit")))
+    return {"git_commit": commits, "mlflow.source.git.commit": commits} if commits else {}
+
+
+def _span(records: Iterable[Record]) -> tuple[int, int]:
+    """Milliseconds from 1970 to the first start and to the last end."""
+    spans = [(record.provenance["started"], record.provenance["started"] + record.provenance["seconds"]) for record in records]
+    return round(1000 * min(start for start, _ in spans)), round(1000 * max(end for _, end in spans))

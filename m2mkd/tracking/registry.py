@@ -1,0 +1,137 @@
+"""Finished students in MLflow's model registry: one model for each row of the tables, one version for each seed.
+
+A version is a model that ``mlflow.pyfunc.load_model`` loads wherever this package is installed. It holds the run's safetensors and its
+record and no pickle, and can be written without loading torch.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from m2mkd.config.phases import RECORD, WEIGHTS, TrainStudent
+from m2mkd.results.lineage import Place
+from m2mkd.results.records import Record
+from m2mkd.tracking.entry import RECORD_TAG, Artifact
+from m2mkd.tracking.store import ATTEMPTS, ContestedError, Store, persistently
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+FOLDER = "model"
+"""Of the model, among a run's artifacts."""
+IDENTITY = ("key", "slot")
+"""Tags of a version that say which run it is of."""
+
+
+def model_name(scale: str, place: Place) -> str:
+    """Name of a row's students in the registry, which takes neither slashes nor colons."""
+    return ".".join((scale, place.experiment, place.variant.replace("/", "-"), place.profile))
+
+
+def model_artifacts(folder: Path, record: Record) -> dict[str, Artifact]:
+    """Files of a student as an MLflow model.
+
+    Parameters
+    ----------
+    folder
+        Where its run's outputs lie.
+    record
+        The run, of phase ``train_student``.
+    """
+    inside = f"{record.run.id}/{record.slot}"
+    files: dict[str, Artifact] = {f"{FOLDER}/{inside}/{name}": folder / name for name in (WEIGHTS, RECORD)}
+    return files | {f"{FOLDER}/MLmodel": partial(_describe, record, inside)}
+
+
+def _describe(record: Record, inside: str, file: BinaryIO) -> None:
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    config: Any = record.run.config
+    assert isinstance(config, TrainStudent)
+    size, number = config.data.image_size, np.dtype("float32")
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(number, (-1, 3, size, size), "images")]),
+        outputs=Schema([TensorSpec(number, (-1, config.data.classes))]),
+    )
+    model = Model(utc_time_created=None, signature=signature, model_uuid=record.digest[:32], metadata={"run": inside})
+    model.add_flavor("python_function", loader_module=__name__, data=inside, python_version=record.provenance.get("python"))
+    file.write(model.to_yaml().encode())
+
+
+def register(store: Store, name: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Let a run's model be a version of the registered one, exactly once.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    name
+        Of the registered model, which is made if it is not there.
+    run_id
+        The run, with a model among its artifacts.
+    tags
+        Of the version; ``key`` and ``slot`` say which run it is of. Another version of the same is replaced, if it is of another MLflow
+        run or record.
+
+    Raises
+    ------
+    ContestedError
+        If other processes keep on changing it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    for _ in range(ATTEMPTS):
+        try:
+            versions = client.search_model_versions(f"name = '{name}' and tags.key = '{tags['key']}'")
+            found = [version for version in versions if all(version.tags.get(tag) == tags[tag] for tag in IDENTITY)]
+            found.sort(key=lambda version: int(version.version))
+            right = [version for version in found if (version.run_id, version.tags.get(RECORD_TAG)) == (run_id, tags[RECORD_TAG])]
+            for version in found:
+                if version not in right[:1]:
+                    client.delete_model_version(name, version.version)
+            if right and len(found) == 1:
+                return
+            if not right:
+                _make_sure_of(client, name)
+                persistently(partial(client.create_model_version, name, f"runs:/{run_id}/{FOLDER}", run_id, tags=dict(tags)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by another in the meantime
+                raise
+    raise ContestedError
+
+
+def _make_sure_of(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+class Student:
+    """A student as MLflow's ``python_function`` flavour wants it."""
+
+    def __init__(self, network: "nn.Module"):
+        self.network = network
+
+    def predict(self, images: "np.ndarray | Mapping[str, np.ndarray]", params: object = None) -> "np.ndarray":
+        """From normalised images, float32 (B, 3, H, W), to logits (B, classes)."""
+        import torch
+
+        batch = images["images"] if isinstance(images, Mapping) else images
+        with torch.no_grad():
+            return self.network(torch.from_numpy(batch)).numpy()
+
+
+def _load_pyfunc(path: str) -> Student:
+    """The student in a folder with weights and record; called by MLflow."""
+    from m2mkd.upstream.imported import open_run
+
+    return Student(open_run(Path(path, WEIGHTS)).build())
