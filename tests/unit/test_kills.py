@@ -23,7 +23,7 @@ INSTANTS = [
     KilledAt("removal of an old checkpoint", 1),
     KilledAt("record rename", 1),
     KilledAt("final rename", 3),
-    KilledAt("removal of the work folder", 2),
+    KilledAt("removal of the work folder", 1),
 ]
 """In the order in which one job meets them, each after resuming from the one before."""
 
