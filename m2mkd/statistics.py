@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 LEVEL = 0.95
 POWER = 0.8
@@ -69,7 +68,7 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(len(found), mean(found), std(found), None if interval is None else interval.high - interval.estimate)
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+def t_interval(values: Sequence[float], level: float = LEVEL, rounding: float = 0.0) -> Interval | None:
     """Interval of the mean by Student's t; none for fewer than two values.
 
     Parameters
@@ -78,32 +77,71 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
         Independent, one for each seed.
     level
         Coverage, in (0, 1).
+    rounding
+        Variance that each value has from being rounded. The seeds' own is taken for no smaller: that a few agree to the last digit does
+        not say that all would.
     """
-    spread = std(values)
-    if spread is None:
+    if len(values) < 2:
         return None
-    from scipy.special import stdtrit
-
-    centre, half = mean(values), float(stdtrit(len(values) - 1, (1 + level) / 2)) * spread / math.sqrt(len(values))
+    centre, spread = mean(values), math.sqrt(max(statistics.variance(values), rounding))
+    half = _t(len(values), level) * spread / math.sqrt(len(values))
     return Interval(centre, centre - half, centre + half)
 
 
-def simultaneous_t_intervals(groups: Sequence[Sequence[float]], level: float = LEVEL) -> list[Interval] | None:
-    """Intervals of several means that all hold at once with probability ``level`` (Bonferroni); none if one has fewer than two values."""
-    found = [t_interval(values, 1 - (1 - level) / len(groups)) for values in groups]
-    return None if any(interval is None for interval in found) else [interval for interval in found if interval is not None]
+def _t(count: int, level: float) -> float:
+    """Two-sided critical value of Student's t for the mean of so many values."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, (1 + level) / 2))
 
 
-def interval_of_maximum(groups: Sequence[Sequence[float]], level: float = LEVEL) -> Interval | None:
-    """Interval of the largest of several means.
+def ratio_interval(
+    numerators: Sequence[float], denominators: Sequence[float], level: float = LEVEL, rounding: float = 0.0
+) -> Interval | None:
+    """Interval of the ratio of two means of paired values, by Fieller's theorem (1954): exact where the pairs are normal.
 
-    Where all simultaneous intervals hold, the largest mean is at least the largest lower and at most the largest upper bound. The largest
-    of the estimates itself is biased upwards, which the interval allows for.
+    It holds every ratio r with which the mean of numerator - r * denominator could be 0, so that it lies above 1 just where the interval
+    of the mean difference lies above 0.
+
+    Parameters
+    ----------
+    numerators, denominators
+        Positive, of the same seeds in the same order.
+    level, rounding
+        As in `t_interval`.
+
+    Returns
+    -------
+    Interval or None
+        None for fewer than two pairs, and where the denominators' own interval holds 0, for then no bounded interval has that coverage.
     """
-    found = simultaneous_t_intervals(groups, level)
-    if found is None:
+    count = len(numerators)
+    if count < 2:
         return None
-    return Interval(max(one.estimate for one in found), max(one.low for one in found), max(one.high for one in found))
+    top, below = mean(numerators), mean(denominators)
+    squares = statistics.variance(numerators), statistics.covariance(numerators, denominators), statistics.variance(denominators)
+    if below and squares[0] - 2 * top / below * squares[1] + (top / below) ** 2 * squares[2] < rounding * (1 + (top / below) ** 2):
+        squares = rounding, 0.0, rounding
+    share = _t(count, level) ** 2 / count
+    first, middle, last = below**2 - share * squares[2], top * below - share * squares[1], top**2 - share * squares[0]
+    if first <= 0:
+        return None
+    root = math.sqrt(max(0.0, middle**2 - first * last))
+    return Interval(top / below, (middle - root) / first, (middle + root) / first)
+
+
+def simultaneous_level(number: int, level: float = LEVEL) -> float:
+    """Level of each of several intervals that are to hold all at once with probability ``level`` (Bonferroni)."""
+    return 1 - (1 - level) / number
+
+
+def interval_of_maximum(intervals: Sequence[Interval]) -> Interval:
+    """Interval of the largest of several values, from intervals of each that hold all at once.
+
+    Then the largest is at least the largest lower and at most the largest upper bound. The largest of the estimates itself is biased
+    upwards, which the interval allows for.
+    """
+    return Interval(max(one.estimate for one in intervals), max(one.low for one in intervals), max(one.high for one in intervals))
 
 
 def bootstrap_interval(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Interval:
@@ -177,9 +215,9 @@ def power_of_t_test(difference: float, spread: float, seeds: int, level: float =
     seeds
         At least 2.
     """
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import nctdtr
 
-    return 1 - float(nctdtr(seeds - 1, abs(difference) / spread * math.sqrt(seeds), stdtrit(seeds - 1, (1 + level) / 2)))
+    return 1 - float(nctdtr(seeds - 1, abs(difference) / spread * math.sqrt(seeds), _t(seeds, level)))
 
 
 def minimum_detectable_difference(spread: float, seeds: int, level: float = LEVEL, power: float = POWER) -> float:
@@ -201,6 +239,13 @@ def seeds_to_detect(difference: float, spread: float, level: float = LEVEL, powe
     return _fewest(lambda seeds: power_of_t_test(difference, spread, seeds, level) >= power)
 
 
+def seeds_for_half_width(spread: float, half_width: float, level: float = LEVEL) -> int | None:
+    """Fewest seeds of that standard deviation whose interval is so narrow; none if that takes more than 10,000."""
+    if spread == 0:
+        return 2
+    return _fewest(lambda seeds: _t(seeds, level) * spread / math.sqrt(seeds) <= half_width)
+
+
 def _fewest(enough: Callable[[int], bool]) -> int | None:
     """Smallest number of seeds, from 2 on, that is enough; what is enough stays so."""
     low, high = 1, 2
@@ -212,20 +257,3 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-Unit = Literal["points", "relative"]
-
-
-def gains(treated: Sequence[float], control: Sequence[float], unit: Unit) -> list[float]:
-    """Differences of pairs in percent: of the accuracy itself (points), or of the control's (relative).
-
-    Parameters
-    ----------
-    treated, control
-        Accuracies as shares, 0 to 1, of the same seeds in the same order.
-    unit
-        In relative terms a pair counts against the mean of all controls, so that one weak control does not outweigh the others.
-    """
-    differences = [100 * (one - other) for one, other in zip(treated, control, strict=True)]
-    return differences if unit == "points" else [difference / mean(control) for difference in differences]

@@ -66,6 +66,13 @@ class Claim(Config):
             raise ValueError("direction value needs a size, and an aggregate each or mean")
         if self.direction == "equal" and (self.size or not self.tolerance or self.aggregate == "max"):
             raise ValueError("direction equal has no size, needs a tolerance above 0, and an aggregate each or mean")
+        if self.direction == "value" and (self.unit != "points" or not 0 <= (self.size or 0) <= 100):
+            raise ValueError("direction value needs a size from 0 to 100 in points, for it is an accuracy in percent")
+        if self.direction == "greater" and self.size is not None and self.size <= 0:
+            raise ValueError("direction greater needs a size above 0, or none; turn the comparison round")
+        with_itself = any(members[0] == members[1] for members in self.members() if len(members) > 1)
+        if with_itself or len(set(self.population)) < len(self.population):
+            raise ValueError("an experiment stands twice in the population, or is compared with itself; remove one")
         if self.subject == "paper" and self.scale != "paper":
             raise ValueError(f"scale {self.scale} cannot judge a claim of the paper; write paper")
         return self

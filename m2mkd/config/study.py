@@ -8,7 +8,7 @@ from m2mkd.config.experiment import Scale
 from m2mkd.config.phases import Phase, digest, run_key
 from m2mkd.errors import InputError
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 """Version of tables and report; raising it compiles them anew."""
 
 

@@ -1,13 +1,13 @@
 """The verdict board: for every claim of ``config/claims.tsv`` what the runs of a study say about it, and which runs those are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
 from m2mkd.config.plan import build_study
-from m2mkd.config.study import Study
+from m2mkd.config.study import Row, Study
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours, with_upstream
@@ -84,21 +84,13 @@ class _Board:
 
     def find(self, claim: Claim) -> Finding:
         study, at_scale = self.study, self.study.scale_name == claim.scale and not self.changes
-        if claim.subject == "suite" and not at_scale:
-            changed = f"this study changes {', '.join(self.changes)}"
-            here = f"this is scale {study.scale_name}" if study.scale_name != claim.scale else changed
-            return self._not_run(claim, f"Judged at scale {claim.scale} alone; {here}.")
         # A reduced scale need not have the authors' profile; it judges nothing about them anyway.
         profile = claim.profile if at_scale or claim.profile in study.scale.profiles else study.scale.profiles[0]
-        rows = {(row.experiment, row.variant): row for row in study.rows if row.profile == profile}
-        there = {"/".join(member) for member in rows}
-        absent = [name for name in members_named(claim) if name not in there]
-        if absent:
-            more = f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""
-            return self._not_run(claim, f"This study has no {absent[0]}{more} in profile {profile}.")
-        comparisons = tuple(
-            (self.sides.side(claim, rows[one]), self.sides.side(claim, rows[other]) if other else None) for one, other in claim.members()
-        )
+        rows = {f"{row.experiment}/{row.variant}": row for row in study.rows if row.profile == profile}
+        if unfit := self._unfit(claim, rows, profile, at_scale):
+            return self._not_run(claim, unfit)
+        sides = {name: self.sides.side(claim, rows[name]) for name in members_named(claim)}
+        comparisons = tuple((sides["/".join(one)], sides["/".join(other)] if other else None) for one, other in claim.members())
         needed = with_upstream(study, [seed.run for side in members_of(comparisons) for seed in side.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
         finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
@@ -111,6 +103,20 @@ class _Board:
         verdict = judge(claim, pairs_of(comparisons))
         return replace(finding, verdict=verdict, p_value=exact_p_value(claim, comparisons) if verdict.interval else None)
 
+    def _unfit(self, claim: Claim, rows: Mapping[str, Row], profile: Profile, at_scale: bool) -> str:
+        """Why the study says nothing about a claim, whatever its runs measured; empty where it does."""
+        if claim.subject == "suite" and not at_scale:
+            changed = f"this study changes {', '.join(self.changes)}"
+            here = f"this is scale {self.study.scale_name}" if self.study.scale_name != claim.scale else changed
+            return f"Judged at scale {claim.scale} alone; {here}."
+        names = members_named(claim)
+        if absent := [name for name in names if name not in rows]:
+            more = f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""
+            return f"This study has no {absent[0]}{more} in profile {profile}."
+        if unclear := [name for name in names if not self.sides.is_one_number(claim, rows[name])]:
+            return f"{unclear[0]} has not exactly one {claim.metric} in this study."
+        return ""
+
     def _smoke(self, finding: Finding) -> Verdict:
         """Whether the machinery works, which is all that a reduced or changed scale can say about the paper."""
         scale = f"scale {self.study.scale_name}" + (f" with {', '.join(self.changes)}" if self.changes else "")
@@ -120,7 +126,7 @@ class _Board:
         if failed:
             return Verdict("smoke-fail", f"{failed} {nothing}")
         measured = sum(measures(self.study.runs[run_id]) for run_id in finding.runs)
-        there = f"All {measured} runs are there and match their digests, and every accuracy is above chance"
+        there = f"All {measured} runs that measure something are there and match their digests, and every accuracy is above chance"
         return Verdict("smoke-pass", f"{there} (profile {sides[0].profile}). {nothing}")
 
     def _not_run(self, claim: Claim, why: str) -> Finding:

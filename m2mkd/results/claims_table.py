@@ -9,10 +9,12 @@ from m2mkd.config.study import Study
 from m2mkd.results.board import Finding
 from m2mkd.results.commands import Commands
 from m2mkd.results.layout import Linked, Table, percent
-from m2mkd.results.sides import Side, members_of
+from m2mkd.results.sides import Side, members_of, pairs_of
+from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
 
 CAPTION = (
-    "Claims and verdicts. 95 % intervals by Student's t over seeds decide (simultaneous ones where the claim is about a maximum); "
+    "Claims and verdicts. 95 % intervals over seeds decide, by Student's t and for relative gains by Fieller's theorem (simultaneous ones "
+    "where the claim is about a maximum, or one of many members would fail); "
     "exact tests are shown where the seeds suffice, corrected by Holm over this table. A claim of the paper is judged at the paper's "
     "scale alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
 )
@@ -114,6 +116,7 @@ def explanation(study: Study, finding: Finding) -> str:
     ]
     if finding.exact_test:
         lines.append(f"Exact sign-flip test: {finding.exact_test}.")
+    lines += _besides(finding)
     for side in members_of(finding.comparisons):
         lines += ["", f"{side.name} ({side.profile})"]
         for seed in side.seeds:
@@ -124,3 +127,15 @@ def explanation(study: Study, finding: Finding) -> str:
         lines += ["", f"{len(finding.runs)} runs in all; 'm2mkd runs show RUN' explains one. To redo what is missing:"]
         lines += [f"  {command}" for command in commands_of(Commands(study), finding)]
     return "\n".join(lines)
+
+
+def _besides(finding: Finding) -> list[str]:
+    """What needs more seeds than most studies have, of each member of the population; it decides nothing."""
+    lines = []
+    for pair in pairs_of(finding.comparisons) if finding.p_value is not None else ():
+        found = f"{pair.name}, besides: exact sign test p = {sign_test(pair.differences):.4g}"
+        if len(pair.treated) >= BOOTSTRAP_FROM:
+            interval = bootstrap_interval(pair.differences)
+            found += f"; bootstrap (BCa) of the gain in points [{interval.low:+.2f}, {interval.high:+.2f}]"
+        lines.append(f"{found}.")
+    return lines

@@ -1,25 +1,23 @@
 """Every finished run of a study as tidy frames."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from m2mkd.config.phases import METRICS, Data, Evaluate, EvaluateTeacher, ImportWeights, TrainProbe
+from m2mkd.config.phases import METRICS, Evaluate, ImportWeights
 from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
-from m2mkd.results.lineage import homes, place_of
+from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.records import Record, read_record, read_records
 from m2mkd.results.runs_table import runs_frame
 
 MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "replicate", "split", "data", "rendition", "metric", "value", "count"]
-CURVE_COLUMNS = [
-    *("phase", "experiment", "variant", "profile", "run", "module", "replicate"),
-    *("epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"),
-]
+EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"]
+CURVE_COLUMNS = ["phase", "experiment", "variant", "profile", "run", "module", "replicate", *EPOCH_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,12 @@ def collect(study: Study, *, partial: bool = False) -> Collected:
     measured: list[dict[str, Any]] = []
     for row in study.rows:
         for record in _counted(study, row, [record for run_id in row.measured for record in by_run.get(run_id, ())]):
-            try:
-                measured += _measurements(row, record)
-            except (KeyError, TypeError) as error:
-                folder = study.folder(record.run.id)
-                where = f"{folder}/{record.slot}/metrics.json"
-                raise InputError(f"{where}: no measurement {error}; remove {folder} and run the workflow again") from None
+            place = place_of(row)._asdict() | {"run": record.run.id, "replicate": record.replicate}
+            measured += [place | line for line in record.measurements]
     measurements = pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "value": "float64"})
-    return Collected(runs_frame(study, records), measurements, _curves(study, records), records, problems)
+    served = served_rows(study)
+    home = homes(study, served)
+    return Collected(runs_frame(records, home, served), measurements, _curves(records, home), records, problems)
 
 
 def measures(run: Run) -> bool:
@@ -103,49 +99,10 @@ def _counted(study: Study, row: Row, records: list[Record]) -> list[Record]:
     return records[:1] if imported and records and isinstance(records[0].run.config, Evaluate) else records
 
 
-def data_name(data: Data) -> str:
-    """A data set as people write it."""
-    return f"{data.name}@{data.image_size}"
-
-
-def _measurements(row: Row, record: Record) -> Iterator[dict[str, Any]]:
-    """Numbers of one record, as one row of the tables uses them."""
-    config, metrics = record.run.config, record.metrics
-    base = {**place_of(row)._asdict(), "run": record.run.id, "replicate": record.replicate, "rendition": ""}
-    if isinstance(config, TrainProbe):
-        base |= {"split": "fewshot", "data": data_name(config.data)}
-        for name in ("val_top1", "val_top5", "val_loss"):
-            yield base | {"metric": name.removeprefix("val_"), "value": metrics[name]}
-    elif isinstance(config, Evaluate | EvaluateTeacher):
-        yield from _accuracies(base | {"split": "iid", "data": data_name(config.data)}, metrics)
-        for data in config.ood if isinstance(config, Evaluate) else ():
-            found = metrics["ood"][data.name]
-            named = base | {"split": "ood", "data": data_name(data)}
-            yield from _accuracies(named, found)
-            for name in ("classes", "left_out"):
-                yield named | {"metric": name, "value": found[name]}
-            for rendition, top1 in found["renditions"].items():
-                yield named | {"rendition": rendition, "metric": "top1", "value": top1}
-
-
-def _accuracies(base: dict[str, Any], found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in ("top1", "top5", "loss"):
-        yield base | {"metric": name, "value": found[name], "count": found["count"]}
-
-
-def _curves(study: Study, records: Iterable[Record]) -> pd.DataFrame:
-    home = homes(study)
-    lines = [
-        {
-            "phase": record.run.phase,
-            **home[record.run.id]._asdict(),
-            "run": record.run.id,
-            "module": getattr(record.run.config, "index", None),
-            "replicate": record.replicate,
-            **line,
-        }
-        for record in records
-        for line in record.curves
-    ]
+def _curves(records: Iterable[Record], home: Mapping[str, Place]) -> pd.DataFrame:
+    lines: list[tuple[Any, ...]] = []
+    for record in records:
+        place = record.run.phase, *home[record.run.id], record.run.id, getattr(record.run.config, "index", None), record.replicate
+        lines += [(*place, *map(line.get, EPOCH_COLUMNS)) for line in record.curves]
     frame = pd.DataFrame(lines, columns=CURVE_COLUMNS)
     return frame.astype({"module": "Int64"} | dict.fromkeys(["lr", "loss", "val_loss", "val_top1", "val_top5"], "float64"))

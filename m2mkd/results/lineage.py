@@ -1,5 +1,6 @@
 """Which rows of the tables a run serves, and under which of them it is shown."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from m2mkd.config import load
@@ -55,7 +56,7 @@ def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
             served[run.id] = [row for row in study.rows if upstream & set(row.trained)]
         if not served[run.id]:  # a measurement of a teacher, or a module of it that no variant loads, where the teacher is no row
             served[run.id] = list(dict.fromkeys(row for run_id in run.upstream.get("teacher", ()) for row in served[run_id]))
-    return {run_id: tuple(rows) for run_id, rows in served.items()}
+    return {run_id: tuple(rows) for run_id, rows in (served or served_rows(study)).items()}
 
 
 def _needed(study: Study, run_ids: tuple[str, ...]) -> set[str]:
@@ -87,15 +88,22 @@ def teacher_of(study: Study, row: Row) -> str:
     return student.teacher
 
 
-def homes(study: Study) -> dict[str, Place]:
+def homes(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, Place]:
     """Where each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    served
+        What `served_rows` says of it, where that is known already.
 
     Raises
     ------
     InputError
         If an experiment's file is gone.
     """
-    return {run_id: _home(study, study.runs[run_id], rows[0]) for run_id, rows in served_rows(study).items()}
+    return {run_id: _home(study, study.runs[run_id], rows[0]) for run_id, rows in (served or served_rows(study)).items()}
 
 
 def _home(study: Study, run: Run, row: Row) -> Place:

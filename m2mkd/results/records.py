@@ -1,15 +1,16 @@
 """Reading what finished runs published, and refusing what is not of this study."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from m2mkd.config.phases import CURVES, METRICS, RECORD
 from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
-from m2mkd.files import sha256
+from m2mkd.results.measurements import measurements_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Record:
     """When, where and with what it was computed."""
     digest: str
     """sha256 of the record file, which holds the digests of all other outputs."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """The same of every other output by its name."""
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    """Its accuracies, see `m2mkd.results.measurements`."""
 
     @property
     def replicate(self) -> int:
@@ -60,13 +65,14 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
     InputError
         If it is missing, damaged, or of another configuration; names the file and the first difference.
     """
-    folder = Path(study.folder(run.id)) / str(slot)
+    folder = f"{study.folder(run.id)}/{slot}"
     mend = f"remove {study.folder(run.id)} and run the workflow again"
-    path = folder / RECORD
-    if not path.is_file():
+    path = f"{folder}/{RECORD}"
+    record = _content(path)
+    if record is None:
         raise InputError(f"{path}: absent, so the run is not finished; run 'snakemake --cores all --config scale={study.scale_name}'")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(record)
         written = {name: content[name] for name in ("id", "key", "slot", "replicate", "config", "upstream")}
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
     except (ValueError, KeyError, TypeError) as error:
@@ -79,25 +85,46 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         "config": run.config.model_dump(mode="json"),
         "upstream": run.upstream_lists,
     }
-    for name, there, here in differences(written, expected):
+    if written != expected:
+        name, there, here = next(differences(written, expected))
         raise InputError(f"{path}: {name} is {there} in this file, but {here} in the study; {mend}")
     metrics: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
     if METRICS in run.config.OUTPUTS:
-        metrics = json.loads(_verified(folder / METRICS, outputs, mend))
+        metrics = _parsed(_verified(f"{folder}/{METRICS}", outputs.get(METRICS), mend), f"{folder}/{METRICS}", mend)
     if CURVES in run.config.OUTPUTS:
-        curves = [json.loads(line) for line in _verified(folder / CURVES, outputs, mend).splitlines()]
-    return Record(run, slot, metrics, curves, provenance, sha256(path))
+        lines = _verified(f"{folder}/{CURVES}", outputs.get(CURVES), mend).splitlines()
+        curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", mend)  # at once, which is quicker than line by line
+    try:
+        measurements = measurements_of(run.config, metrics)
+    except ValueError as error:
+        raise InputError(f"{folder}/{METRICS}: {error}; {mend}") from None
+    return Record(run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements)
 
 
-def _verified(path: Path, outputs: dict[str, str], mend: str) -> str:
+def _parsed(text: bytes, path: str, mend: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {mend}") from None
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _verified(path: str, expected: str | None, mend: str) -> bytes:
     """Content of an output whose digest is the recorded one."""
-    if not path.is_file():
+    content = _content(path)
+    if content is None:
         raise InputError(f"{path}: absent, though its record lists it; {mend}")
-    actual, expected = sha256(path), str(outputs.get(path.name))
+    actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
-        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {mend}")
-    return path.read_text()
+        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {str(expected)[:12]}...; {mend}")
+    return content
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -3,15 +3,15 @@
 The file carries this documentation itself: ``m2mkd.schema_version`` and ``m2mkd.key`` in its metadata, ``about`` in that of each column.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from m2mkd.config.study import Study
-from m2mkd.results.lineage import homes, place_of, served_rows
+from m2mkd.config.study import Row
+from m2mkd.results.lineage import Place, place_of
 from m2mkd.results.records import Record
 
 SCHEMA_VERSION = 2
@@ -42,9 +42,8 @@ VOLATILE = ("record", "seconds")
 """Columns in which two computations of the same run differ."""
 
 
-def runs_frame(study: Study, records: Iterable[Record]) -> pd.DataFrame:
-    """A line for each record of a study; see COLUMNS."""
-    home, served = homes(study), served_rows(study)
+def runs_frame(records: Iterable[Record], home: Mapping[str, Place], served: Mapping[str, tuple[Row, ...]]) -> pd.DataFrame:
+    """A line for each record, with the row that each run is shown under and those that it serves; see COLUMNS."""
     used_by = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served.items()}
     lines = [
         {

@@ -7,7 +7,7 @@ from m2mkd.config import load
 from m2mkd.config.phases import METRICS, PHASES
 from m2mkd.config.study import Row, Study
 from m2mkd.planning.cost import Cost, cost_of
-from m2mkd.results.collect import Collected, data_name
+from m2mkd.results.collect import Collected
 from m2mkd.results.commands import Commands
 from m2mkd.results.layout import Sheet, percent
 from m2mkd.results.lineage import anchor_of, place_of, title_of
@@ -91,7 +91,7 @@ def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Com
 
 def data_sheet(study: Study) -> Sheet:
     """Data sets that the runs read."""
-    used = {data_name(data): data for run in study.runs.values() for data in run.config.data_sets}
+    used = {str(data): data for run in study.runs.values() for data in run.config.data_sets}
     registry = load.datasets()
     rows = tuple(
         (
@@ -115,7 +115,7 @@ def training_sheet(study: Study) -> Sheet:
         if recipe := getattr(config, "recipe", None):
             model = getattr(config, "student", None) or config.model
             how = (str(recipe.epochs), str(recipe.batch_size), f"{recipe.lr:g}", f"{recipe.train_share:g}", recipe.precision)
-            rows.append((run.phase, model.family, data_name(config.data), *how))
+            rows.append((run.phase, model.family, str(config.data), *how))
     rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
     caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."
     header = ("phase", "family", "training set", "epochs", "batch", "lr", "share of the set", "precision")

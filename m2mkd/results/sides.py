@@ -7,10 +7,9 @@ from m2mkd.config.claims import Claim
 from m2mkd.config.compat import Profile
 from m2mkd.config.phases import Evaluate, ImportWeights
 from m2mkd.config.study import Row, Study
-from m2mkd.errors import InputError
 from m2mkd.results.collect import Collected
-from m2mkd.results.verdicts import Pair
-from m2mkd.statistics import binomial_interval, mean, permutation_test
+from m2mkd.results.verdicts import Pair, averaged, rounding_of
+from m2mkd.statistics import binomial_interval, permutation_test
 
 EXACT_FROM = 6
 """Fewest seeds with which an exact test can reach 5 %."""
@@ -89,21 +88,16 @@ class Sides:
         self.numbers = collected.numbers
         self.digests = {(record.run.id, record.slot): record.digest for record in collected.records}
 
-    def side(self, claim: Claim, row: Row) -> Side:
-        """A row of the tables as one side of a claim.
-
-        Raises
-        ------
-        InputError
-            If the row has not exactly one number of the claim's metric.
-        """
+    def is_one_number(self, claim: Claim, row: Row) -> bool:
+        """Whether the row has exactly one number of the claim's metric."""
         config = self.study.runs[row.measured[0]].config
+        return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
+
+    def side(self, claim: Claim, row: Row) -> Side:
+        """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
+        config = self.study.runs[row.measured[0]].config
+        assert isinstance(config, Evaluate)
         split = claim.metric.removesuffix("_top1")
-        if not isinstance(config, Evaluate) or (split == "ood" and len(config.ood) != 1):
-            raise InputError(
-                f"config/claims.tsv: claim {claim.id}: {claim.metric} of {row.experiment}/{row.variant} is not one number; "
-                "name a student with exactly one such set"
-            )
         cell = next(iter(self.numbers.cells(row, split, "top1")), None)
         found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
@@ -129,7 +123,12 @@ def members_of(comparisons: Sequence[Comparison]) -> list[Side]:
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Accuracies as verdicts take them."""
-    return [Pair(one.experiment, one.accuracies, other.accuracies if other else None) for one, other in comparisons]
+    return [_pair(*comparison) for comparison in comparisons]
+
+
+def _pair(one: Side, other: Side | None) -> Pair:
+    images = [side.images for side in (one, other) if side and side.images]
+    return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding_of(min(images, default=None)))
 
 
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:
@@ -137,9 +136,8 @@ def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | No
     pairs = pairs_of(comparisons)
     if claim.direction != "greater" or min(len(pair.treated) for pair in pairs) < EXACT_FROM:
         return None
-    groups = [pair.values(claim.units[0]) for pair in pairs]
     if claim.aggregate == "mean":
-        return permutation_test([mean(values) for values in zip(*groups, strict=True)])
-    found = [permutation_test(values) for values in groups]
+        return permutation_test(averaged(pairs).differences)
+    found = [permutation_test(pair.differences) for pair in pairs]
     # Each must hold, so that the weakest decides; or one is enough, with Bonferroni's correction for the choice.
     return max(found) if claim.aggregate == "each" else min(1.0, len(found) * min(found))

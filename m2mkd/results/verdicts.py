@@ -1,22 +1,25 @@
 """What measured accuracies say about a claim: pure functions, never more certain than the measurements."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from m2mkd.config.claims import Claim
 from m2mkd.statistics import (
+    LEVEL,
     Interval,
-    gains,
     interval_of_maximum,
     mean,
     minimum_detectable_difference,
+    ratio_interval,
+    seeds_for_half_width,
     seeds_to_detect,
+    simultaneous_level,
     std,
     t_interval,
 )
 
+Unit = Literal["points", "relative"]
 Word = Literal["reproduced", "direction only", "not reproduced", "inconclusive", "not run", "smoke-pass", "smoke-fail"]
 WORST_FIRST: tuple[Word, ...] = ("not run", "not reproduced", "inconclusive", "direction only", "reproduced")
 """How the members of a population make one verdict where the claim is about each of them."""
@@ -32,10 +35,43 @@ class Pair:
     """A's."""
     control: tuple[float, ...] | None
     """B's; none for a claim about A alone."""
+    rounding: float = 0.0
+    """Variance of one share from counting whole images, see `rounding_of`."""
 
-    def values(self, unit: Literal["points", "relative"]) -> list[float]:
-        """A - B in ``unit``, or A in percent, for each seed."""
-        return [100 * share for share in self.treated] if self.control is None else gains(self.treated, self.control, unit)
+    @property
+    def differences(self) -> list[float]:
+        """A - B in points, or A in percent, for each seed."""
+        if self.control is None:
+            return [100 * share for share in self.treated]
+        return [100 * (one - other) for one, other in zip(self.treated, self.control, strict=True)]
+
+    def interval(self, unit: Unit, level: float) -> Interval | None:
+        """Interval of what the claim is about; none where B is not known well enough to divide by."""
+        if self.control is None or unit == "points":
+            return t_interval(self.differences, level, 1e4 * self.rounding * (1 if self.control is None else 2))
+        ratio = ratio_interval(self.treated, self.control, level, self.rounding)
+        return ratio and Interval(*(100 * (bound - 1) for bound in (ratio.estimate, ratio.low, ratio.high)))
+
+    def values(self, unit: Unit) -> list[float]:
+        """The same for each seed, with their mean and spread; of a ratio to first order (delta method)."""
+        if self.control is None or unit == "points":
+            return self.differences
+        below = mean(self.control)
+        ratio = mean(self.treated) / below
+        return [100 * ((one - ratio * other) / below + ratio - 1) for one, other in zip(self.treated, self.control, strict=True)]
+
+
+def rounding_of(images: int | None) -> float:
+    """Variance of an accuracy from counting whole images: that of a uniform number as wide as one image."""
+    return 1 / (12 * images**2) if images else 0.0
+
+
+def averaged(pairs: Sequence[Pair]) -> Pair:
+    """The mean of a population, seed by seed."""
+    treated = tuple(mean(seed) for seed in zip(*(pair.treated for pair in pairs), strict=True))
+    controls = [pair.control for pair in pairs if pair.control is not None]
+    control = tuple(mean(seed) for seed in zip(*controls, strict=True)) if controls else None
+    return Pair("mean", treated, control, sum(pair.rounding for pair in pairs) / len(pairs) ** 2)
 
 
 @dataclass(frozen=True)
@@ -64,11 +100,17 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
     Verdict
         Of the weaker reading, where two units disagree.
     """
-    seeds = min(len(pair.treated) for pair in pairs)
+    counts = {len(side) for pair in pairs for side in (pair.treated, pair.control) if side is not None}
+    seeds = min(counts)
+    if len(counts) > 1:
+        some = " and ".join(str(count) for count in sorted(counts))
+        return Verdict("inconclusive", f"Sides of {some} seeds cannot be paired; weights of others count as one seed.")
     if seeds < claim.seeds:
         return Verdict(
             "inconclusive", f"{seeds} of the {claim.seeds} seeds that the claim is judged with; {claim.seeds - seeds} more are needed."
         )
+    if seeds < 2:
+        return Verdict("inconclusive", "One seed has no interval; at least 2 are needed.")
     found = [_judge_in(claim, pairs, unit) for unit in claim.units]
     if len(found) == 1 or found[0].word == found[1].word:
         return found[0]
@@ -77,30 +119,45 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
     return Verdict(weaker.word, f"{weaker.why} The unit is not stated: {readings}.", weaker.interval)
 
 
-def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Literal["points", "relative"]) -> Verdict:
-    groups = [pair.values(unit) for pair in pairs]
+def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
     if claim.aggregate == "each":
-        single = [_decide(claim, t_interval(values), values, unit) for values in groups]
-        worst = min(range(len(single)), key=lambda place: WORST_FIRST.index(single[place].word))
-        where = f"{pairs[worst].name}: " if len(pairs) > 1 else ""
-        return Verdict(single[worst].word, where + single[worst].why, single[worst].interval)
+        return _judge_each(claim, pairs, unit)
     if claim.aggregate == "mean":
-        together = [mean(values) for values in zip(*groups, strict=True)]
-        return _decide(claim, t_interval(together), together, unit)
-    best = max(groups, key=mean)
-    return _decide(claim, interval_of_maximum(groups), best, unit)
+        together = averaged(pairs)
+        return _decide(claim, together.interval(unit, LEVEL), together, unit, LEVEL)
+    level = simultaneous_level(len(pairs))
+    known = [(interval, pair) for pair in pairs if (interval := pair.interval(unit, level)) is not None]
+    if len(known) < len(pairs):
+        return _decide(claim, None, pairs[0], unit, level)
+    best = max(known, key=lambda found: found[0].estimate)[1]
+    return _decide(claim, interval_of_maximum([interval for interval, _ in known]), best, unit, level)
 
 
-def _decide(claim: Claim, interval: Interval | None, values: Sequence[float], unit: Literal["points", "relative"]) -> Verdict:
-    """Judge by one interval; ``values`` are the seeds behind it, for saying what is missing."""
+def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
+    def singly(level: float) -> list[Verdict]:
+        return [_decide(claim, pair.interval(unit, level), pair, unit, level) for pair in pairs]
+
+    found = singly(LEVEL)
+    # Where every member passes, the whole claim does at the same level (intersection-union test). That one among several fails
+    # is bound to happen by chance, and is only said where it holds at a corrected level.
+    if any(verdict.word != "reproduced" for verdict in found):
+        found = singly(simultaneous_level(len(pairs)))
+    worst = min(range(len(found)), key=lambda place: WORST_FIRST.index(found[place].word))
+    where = f"{pairs[worst].name}: " if len(pairs) > 1 else ""
+    return Verdict(found[worst].word, where + found[worst].why, found[worst].interval)
+
+
+def _decide(claim: Claim, interval: Interval | None, pair: Pair, unit: Unit, level: float) -> Verdict:
+    """Judge by one interval of that level; ``pair`` is behind it, for saying what is missing."""
     if interval is None:
-        return Verdict("inconclusive", "One seed has no interval; at least 2 are needed.")
+        return Verdict("inconclusive", "The baseline's own interval holds 0, so that no gain relative to it can be bounded.")
     label = "%" if claim.direction == "value" else {"points": "points", "relative": "% of the baseline"}[unit]
-    decide = _decide_gain if claim.direction == "greater" else _decide_equality
-    return decide(claim, interval, values, label)
+    if claim.direction == "greater":
+        return _decide_gain(claim, interval, label, lambda: _to_detect(pair.values(unit), label, level))
+    return _decide_equality(claim, interval, label, lambda margin: _to_narrow(pair.values(unit), margin, level))
 
 
-def _decide_gain(claim: Claim, interval: Interval, values: Sequence[float], label: str) -> Verdict:
+def _decide_gain(claim: Claim, interval: Interval, label: str, missing: Callable[[], str]) -> Verdict:
     size, tolerance = claim.size, claim.tolerance
     measured = f"{interval.estimate:+.2f} {label} [{interval.low:+.2f}, {interval.high:+.2f}]"
     claimed = "" if size is None else f"{size:g} ± {tolerance:g}"
@@ -113,10 +170,10 @@ def _decide_gain(claim: Claim, interval: Interval, values: Sequence[float], labe
         return Verdict("not reproduced", f"{measured} does not lie above 0.", interval)
     if too_small:
         return Verdict("not reproduced", f"{measured} does not exclude 0, but excludes {claimed}.", interval)
-    return Verdict("inconclusive", f"{measured} holds 0. {_missing(values, label)}", interval)
+    return Verdict("inconclusive", f"{measured} holds 0. {missing()}", interval)
 
 
-def _decide_equality(claim: Claim, interval: Interval, values: Sequence[float], label: str) -> Verdict:
+def _decide_equality(claim: Claim, interval: Interval, label: str, missing: Callable[[float], str]) -> Verdict:
     target = claim.size or 0.0
     low, high = target - claim.tolerance, target + claim.tolerance
     measured = f"{interval.estimate:.2f} {label} [{interval.low:.2f}, {interval.high:.2f}]"
@@ -125,15 +182,21 @@ def _decide_equality(claim: Claim, interval: Interval, values: Sequence[float], 
         return Verdict("reproduced", f"{measured} lies within {band}.", interval)
     if interval.high < low or high < interval.low:
         return Verdict("not reproduced", f"{measured} lies outside {band}.", interval)
-    return Verdict("inconclusive", f"{measured} lies partly within {band}. {_missing(values, label)}", interval)
+    margin = abs(claim.tolerance - abs(interval.estimate - target))
+    return Verdict("inconclusive", f"{measured} lies partly within {band}. {missing(margin)}", interval)
 
 
-def _missing(values: Sequence[float], label: str) -> str:
-    """What would decide it: the difference that so many seeds can find, and the seeds that the measured one takes."""
+def _to_detect(values: Sequence[float], label: str, level: float) -> str:
+    """What would decide about a gain: the difference that so many seeds can find, and the seeds that the measured one takes."""
     spread, measured = std(values) or 0.0, abs(mean(values))
-    detectable = minimum_detectable_difference(spread, len(values))
-    needed = seeds_to_detect(measured, spread) if measured else None
-    if math.isinf(detectable):
-        return "More seeds are needed."
+    detectable = minimum_detectable_difference(spread, len(values), level)
+    needed = seeds_to_detect(measured, spread, level) if measured else None
     more = "no number of seeds up to 10,000 would find the measured one" if needed is None else f"the measured one takes {needed}"
     return f"{len(values)} seeds find {detectable:.2f} {label} with 80 % power; {more}."
+
+
+def _to_narrow(values: Sequence[float], margin: float, level: float) -> str:
+    """What would decide about a band: the seeds whose interval, around the same estimate, ends at its edge."""
+    needed = seeds_for_half_width(std(values) or 0.0, margin, level)
+    more = "No number of seeds up to 10,000" if needed is None else f"{needed} seeds"
+    return f"{more} would decide it, if estimate and spread stay."

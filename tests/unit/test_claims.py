@@ -7,7 +7,8 @@ import pytest
 
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
-from m2mkd.results.verdicts import Pair, judge
+from m2mkd.results import verdicts
+from m2mkd.results.verdicts import Pair, judge, rounding_of
 
 CLAIM = Claim(
     id="gain",
@@ -122,14 +123,71 @@ def test_too_few_seeds_are_never_enough():
     assert judge(claim(seeds=1), [pair(5.0)]).word == "inconclusive"
 
 
-@pytest.mark.parametrize("aggregate", ["each", "mean", "max"])
-@pytest.mark.parametrize("seeds", [3, 10])
-def test_nothing_is_reproduced_where_there_is_no_effect(aggregate, seeds):
-    """At most 5 % of studies without an effect."""
+def test_sides_of_unequal_numbers_of_seeds_are_not_paired():
+    """As where one side is a checkpoint of others, which counts once."""
+    for treated, control in (((0.9, 0.91, 0.92), (0.8,)), ((0.9,), (0.8, 0.81, 0.82))):
+        verdict = judge(CLAIM, [Pair("one", treated, control)])
+        assert verdict.word == "inconclusive" and "1 and 3 seeds cannot be paired" in verdict.why
+    mean = claim(population=("one", "two"), aggregate="mean")
+    assert judge(mean, [pair(1.0, 2.0, 3.0), pair(1.0, name="two")]).word == "inconclusive"
+
+
+def test_a_baseline_that_is_not_known_bounds_no_relative_gain():
+    # Control 0.1, 0.5, 0.9: t interval [-0.49, 1.49].
+    verdict = judge(claim(unit="relative"), [Pair("one", (0.9, 0.9, 0.9), (0.1, 0.5, 0.9))])
+    assert verdict.word == "inconclusive" and "own interval holds 0" in verdict.why
+    nothing = Pair("one", (0.9, 0.9, 0.9), (0.0, 0.0, 0.0))
+    assert judge(claim(unit="relative"), [nothing]).word == "inconclusive"
+    best = claim(unit="relative", aggregate="max", population=("one", "two"))
+    assert judge(best, [nothing, pair(5.0, 5.1, 4.9, name="two")]).word == "inconclusive"
+
+
+def test_a_relative_gain_counts_the_noise_of_its_baseline():
+    # The differences are 20 points each time, but of a baseline between 0.3 and 0.5.
+    verdict = judge(claim(unit="relative", size=50.0), [Pair("one", (0.5, 0.6, 0.7), (0.3, 0.4, 0.5))])
+    assert verdict.interval.estimate == pytest.approx(50.0)
+    # Fieller: bounds r of 0.6 - 0.4 r = ± 2.484 * 0.1 * |1 - r|, of which r - 1 = 0.2 / (0.4 ± 0.2484)
+    assert (verdict.interval.low, verdict.interval.high) == pytest.approx((100 * 0.2 / 0.64841, 100 * 0.2 / 0.15159), abs=0.05)
+
+
+@pytest.mark.parametrize(("images", "word"), [(10_000, "reproduced"), (359, "inconclusive"), (None, "reproduced")])
+def test_seeds_that_agree_by_chance_are_not_taken_for_certain(images, word):
+    # One image of 359 more in each of three seeds; 28 of 10,000.
+    gain = Pair("one", (0.5 + 1 / 359,) * 3, (0.5,) * 3, rounding_of(images))
+    for unit in ("points", "relative"):
+        assert judge(claim(size=None, tolerance=0.0, unit=unit), [gain]).word == word
+
+
+def test_what_a_band_misses_is_measured_against_its_edge():
+    # Estimate 0.3 from 0.2 to 0.4, band ± 0.5: the margin 0.2 needs t(0.975, n - 1) * 0.1 / sqrt(n) <= 0.2, that is 4 seeds.
+    verdict = judge(claim(direction="equal", size=None, tolerance=0.5), [pair(0.2, 0.3, 0.4)])
+    assert verdict.word == "inconclusive"
+    assert verdict.why.endswith("4 seeds would decide it, if estimate and spread stay.")
+
+
+def test_one_of_many_that_fails_by_chance_is_no_failure():
+    """Twenty members that gain just what is claimed: judged singly, in two studies of five one would seem not to."""
+    names = tuple(f"member_{place}" for place in range(20))
+    many = claim(population=names, tolerance=0.0)
+    draws = np.random.default_rng(3).normal(5.0, 1.0, (200, 20, 5)).tolist()
+    studies = [[pair(*seeds, name=name) for name, seeds in zip(names, study, strict=True)] for study in draws]
+    words = [judge(many, study).word for study in studies]
+    assert words.count("direction only") < 0.05 * len(words)
+    single = claim(tolerance=0.0)
+    assert sum(any(judge(single, [one]).word == "direction only" for one in study) for study in studies) > 0.25 * len(studies)
+
+
+@pytest.mark.parametrize(("aggregate", "seeds"), [("max", 3), ("max", 5), ("max", 10), ("each", 3), ("mean", 3)])
+def test_nothing_is_reproduced_where_there_is_no_effect(monkeypatch, aggregate, seeds):
+    """In less than 5 % of 2,000 studies without an effect, with baselines as noisy as what is compared with them."""
+    monkeypatch.setattr(verdicts, "_to_detect", lambda *_: "")  # takes most of the time, and decides nothing
     names = ("one", "two", "three", "four")
     gain = claim(aggregate=aggregate, population=names, size=None, tolerance=0.0, unit="unstated")
-    draws = np.random.default_rng(7).normal(0.0, 1.0, (500, 4, seeds)).tolist()
-    words = [judge(gain, [pair(*row, name=name) for name, row in zip(names, study, strict=True)]).word for study in draws]
+    random = np.random.default_rng(7)
+    shared = random.normal(0.5, 0.02, (2000, 1, 4, seeds))
+    draws = (shared + random.normal(0.0, 0.01, (2000, 2, 4, seeds))).tolist()
+    studies = ([Pair(*sides) for sides in zip(names, *study, strict=True)] for study in draws)
+    words = [judge(gain, study).word for study in studies]
     assert words.count("reproduced") / len(words) < 0.05
 
 
@@ -146,6 +204,13 @@ def test_nothing_is_reproduced_where_there_is_no_effect(aggregate, seeds):
         ({"direction": "greater", "size": None, "aggregate": "best"}, "aggregate"),
         ({"size": "five"}, "size: .*valid number"),
         ({"population": "one,,two"}, "population"),
+        ({"population": "one,two,one"}, "stands twice in the population"),
+        ({"comparison": "a - one/a"}, "is compared with itself"),
+        ({"size": "-5"}, "size above 0"),
+        ({"size": "nan"}, "size: .*finite"),
+        ({"tolerance": "inf"}, "tolerance: .*finite"),
+        ({"direction": "value", "comparison": "a", "unit": "relative"}, "accuracy in percent"),
+        ({"direction": "value", "comparison": "a", "size": "101"}, "accuracy in percent"),
     ],
 )
 def test_a_wrong_row_is_refused_by_line_and_field(tmp_path: Path, changes, message):

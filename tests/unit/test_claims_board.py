@@ -1,6 +1,7 @@
 """The verdict board on fabricated runs: what is missing, wrong, at chance, at another scale, or an outlier."""
 
 import json
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from m2mkd.config.phases import Evaluate, TrainStudent
 from m2mkd.config.plan import build_study
 from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
 from m2mkd.results.board import Finding, verdict_board
 from m2mkd.results.claims_table import explanation
@@ -24,7 +26,7 @@ from m2mkd.results.report import write_report
 from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.tables import compile_tables
 from m2mkd.training import job
-from tests.fabricated import finish, plan
+from tests.fabricated import edit_record, finish, plan
 
 STUDENTS = ("vmoe_base/end_to_end", "vmoe_base/m2mkd")
 GAINS = (0.020, 0.021, 0.022, 0.019, 0.018, 0.023)
@@ -193,11 +195,42 @@ def test_exact_tests_are_corrected_over_the_board(tmp_path):
     assert [finding.verdict.word for finding in found.values()] == ["reproduced", "reproduced", "direction only"]
 
 
+def test_a_bootstrap_is_shown_from_twenty_seeds_on_and_decides_nothing(tmp_path):
+    study = fabricate(tmp_path, gains=tuple(0.02 + 0.001 * (seed % 5) for seed in range(20)), replicates=20)
+    text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
+    assert "vmoe_base, besides: exact sign test p = 1.907e-06; bootstrap (BCa) of the gain in points [+2.1" in text
+    study = fabricate(tmp_path, replicates=6)
+    text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
+    assert "exact sign test p = 0.03125." in text and "bootstrap" not in text
+
+
 def test_a_claim_about_one_side(tmp_path):
     study = fabricate(tmp_path)
     value = claim("nac_authors_scale_free_iid", population="vmoe_base", subject="suite", scale="small", profile="corrected", size=90.0)
     verdict = board(study, [value])["nac_authors_scale_free_iid"].verdict
-    assert verdict.word == "reproduced" and "90.00 % [90.00, 90.00]" in verdict.why
+    # The seeds agree, but each was counted in 359 images: 100 * 4.302653 / sqrt(3) / (359 * sqrt(12)) = 0.20.
+    assert verdict.word == "reproduced" and "90.00 % [89.80, 90.20]" in verdict.why
+
+
+def test_a_claim_about_several_sets_is_not_judged(tmp_path):
+    sets = "experiment_changes.vmoe_base.ood=[imagenet-r@224, imagenet-1k@224]"
+    study = plan(tmp_path, "paper", STUDENTS, [sets])
+    found = board(study, [claim("vmoe_gain_100", metric="ood_top1")])["vmoe_gain_100"].verdict
+    assert found.word == "not run" and "vmoe_base/m2mkd has not exactly one ood_top1 in this study" in found.why
+
+
+@pytest.mark.parametrize("value", ["NaN", "1.5", "-0.1", "null", '"0.9"', "Infinity"])
+def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, value):
+    study = fabricate(tmp_path)
+    run = one_of(study, Evaluate)
+    path = Path(study.folder(run.id)) / "1" / "metrics.json"
+    path.write_text(re.sub(r'"top1": [\d.]+', f'"top1": {value}', path.read_text(), count=1))
+    edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}), slot=1)
+    with pytest.raises(InputError, match=r"1/metrics\.json: top1 is .*; remove"):
+        compile_tables(study)
+    found = board(study)
+    assert found["small_vmoe_iid"].verdict.word == "inconclusive" and found["vmoe_gain_100"].verdict.word == "smoke-fail"
+    assert "metrics.json: top1 is" in found["small_vmoe_iid"].verdict.why
 
 
 def test_a_claim_of_what_there_is_not_is_refused_by_name(tmp_path):

@@ -4,22 +4,24 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from m2mkd.statistics import (
+    Interval,
     binomial_interval,
     bootstrap_interval,
-    gains,
     holm,
     interval_of_maximum,
     mean,
     minimum_detectable_difference,
     permutation_test,
     power_of_t_test,
+    ratio_interval,
+    seeds_for_half_width,
     seeds_to_detect,
     sign_test,
-    simultaneous_t_intervals,
+    simultaneous_level,
     smallest_p_value,
     std,
     summarise,
@@ -27,6 +29,7 @@ from m2mkd.statistics import (
 )
 
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=20)
+pairs = st.lists(st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)), min_size=2, max_size=8)
 STUDIES = 2000
 
 
@@ -81,22 +84,66 @@ def test_t_interval_covers_what_it_promises(seeds):
     assert 0.93 <= covered / STUDIES <= 0.97
 
 
-def test_interval_of_the_maximum_covers_the_largest_mean():
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_interval_of_the_maximum_covers_the_largest_mean(seeds):
     """Four equal means are the worst case: the largest estimate is biased upwards."""
-    draws = np.random.default_rng(1).normal(0.0, 1.0, (STUDIES, 4, 3))
-    found = [interval_of_maximum(study) for study in draws.tolist()]
-    assert sum(0.0 in interval for interval in found if interval) / STUDIES >= 0.95
-    assert sum(interval.low > 0 for interval in found if interval) / STUDIES < 0.05
-    assert mean(interval.estimate for interval in found if interval) > 0.4, "the bias that the interval allows for"
+    draws = np.random.default_rng(1).normal(0.0, 1.0, (STUDIES, 4, seeds))
+    level = simultaneous_level(4)
+    found = [interval_of_maximum([t_interval(values, level) for values in study]) for study in draws.tolist()]
+    assert sum(0.0 in interval for interval in found) / STUDIES >= 0.95
+    assert sum(interval.low > 0 for interval in found) / STUDIES < 0.05
+    assert mean(interval.estimate for interval in found) > 0.7 / math.sqrt(seeds), "the bias that the interval allows for"
 
 
 def test_simultaneous_intervals_are_wider_by_bonferroni():
-    (one, _) = simultaneous_t_intervals([[1.0, 2.0, 3.0], [4.0, 4.5, 6.0]]) or (None, None)
-    assert one is not None
+    one = t_interval([1.0, 2.0, 3.0], simultaneous_level(2))
     # t(0.9875, 2) = 6.205347
     assert one.high - one.estimate == pytest.approx(6.205347 / math.sqrt(3), abs=1e-5)
-    assert simultaneous_t_intervals([[1.0, 2.0], [3.0]]) is None
-    assert interval_of_maximum([[1.0, 2.0], [3.0]]) is None
+    two = t_interval([4.0, 4.5, 6.0], simultaneous_level(2))
+    assert interval_of_maximum([one, two]) == Interval(two.estimate, two.low, two.high)
+
+
+def test_seeds_that_agree_are_known_no_better_than_they_were_counted():
+    assert t_interval([0.5, 0.5, 0.5]).high == 0.5
+    counted = t_interval([0.5, 0.5, 0.5], rounding=0.03)
+    assert counted.high - 0.5 == pytest.approx(4.302653 * math.sqrt(0.03 / 3), abs=1e-6)
+    # A spread above that of rounding is what counts.
+    assert t_interval([1.0, 2.0, 3.0], rounding=0.03) == t_interval([1.0, 2.0, 3.0])
+
+
+@given(pairs, st.floats(0.5, 0.99))
+def test_at_a_bound_of_the_ratio_the_difference_could_just_be_nothing(found, level):
+    numerators, denominators = zip(*found, strict=True)
+    interval = ratio_interval(numerators, denominators, level)
+    assume(interval is not None and interval.high < 100)
+    for side in ("low", "high"):
+        bound = getattr(interval, side)
+        differences = t_interval([one - bound * other for one, other in found], level)
+        assert getattr(differences, side) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_ratio_by_hand():
+    # Uncorrelated pairs of means 2 and 1, variances 1 and 1/4, n 3: with k = 4.302653^2 / 3 = 6.170941
+    # the bounds are (2 ± sqrt(4 - (1 - k / 4)(4 - k))) / (1 - k / 4), and 1 - k / 4 < 0: no bounded interval.
+    assert ratio_interval([1.0, 2.0, 3.0], [1.25, 0.5, 1.25]) is None
+    # At 50 % k = 0.816497^2 / 3 = 2 / 9: (2 ± sqrt(4 - 17 / 18 * 34 / 9)) / (17 / 18), where the variance of the second is 1 / 4.
+    numerators, denominators = [1.0, 2.0, 3.0], [1 + math.sqrt(1 / 12), 1 - 2 * math.sqrt(1 / 12), 1 + math.sqrt(1 / 12)]
+    found = ratio_interval(numerators, denominators, 0.5)
+    root = math.sqrt(4 - 17 / 18 * 34 / 9)
+    assert (found.estimate, found.low, found.high) == pytest.approx((2.0, (2 - root) / (17 / 18), (2 + root) / (17 / 18)))
+    assert ratio_interval([1.0], [1.0]) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_interval_of_a_ratio_covers_what_it_promises(seeds):
+    """Where A is half as much again as B and both are noisy; divided by B's mean as if it were known, too few are covered."""
+    random = np.random.default_rng(seeds)
+    controls = random.normal(0.4, 0.04, (STUDIES, seeds))
+    treated = random.normal(0.6, 0.01, (STUDIES, seeds))
+    found = [ratio_interval(one, other) for one, other in zip(treated.tolist(), controls.tolist(), strict=True)]
+    assert 0.93 <= sum(interval is None or 1.5 in interval for interval in found) / STUDIES <= 0.97
+    naive = [t_interval(((one - other) / other.mean() + 1).tolist()) for one, other in zip(treated, controls, strict=True)]
+    assert sum(1.5 in interval for interval in naive) / STUDIES < 0.93
 
 
 def test_bootstrap_only_where_it_keeps_its_word():
@@ -147,8 +194,8 @@ def test_power_of_a_table():
     assert minimum_detectable_difference(0.0, 3) == 0.0
 
 
-def test_gains_in_points_and_relative():
-    assert gains([0.5, 0.6], [0.4, 0.4], "points") == pytest.approx([10.0, 20.0])
-    assert gains([0.5, 0.6], [0.4, 0.4], "relative") == pytest.approx([25.0, 50.0])
-    with pytest.raises(ValueError, match="argument 2 is"):
-        gains([0.5], [0.4, 0.4], "points")
+def test_seeds_that_make_an_interval_narrow():
+    # t(0.975, 6) / sqrt(7) = 2.446912 / 2.645751 = 0.925, and with six seeds 2.570582 / 2.449490 = 1.049
+    assert seeds_for_half_width(1.0, 1.0) == 7
+    assert seeds_for_half_width(0.0, 1.0) == 2
+    assert seeds_for_half_width(1.0, 0.0) is None
