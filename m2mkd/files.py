@@ -1,11 +1,13 @@
 """Writing files so that they are there whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,3 +77,33 @@ def publish(source: Path, target: Path) -> None:
             raise
         shutil.copyfile(source, temporary)
     temporary.replace(target)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A work folder beside ``folder`` that takes its place when the block ends well, and vanishes when the block fails.
+
+    One process at a time holds it. What an interrupted one left in it is still there.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    while True:
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Whoever held the lock before may have renamed or removed the folder that it is on.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), partial.stat()):
+                break
+        os.close(lock)
+    try:
+        yield partial
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception:  # not an interrupt: what is there then is gone on with
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from m2mkd.cli import checkpoints, claims, config, data, doctor, graph, plan, published, runs, study
+from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, study
 from m2mkd.containers import inside
 from m2mkd.errors import InputError
 
@@ -16,6 +16,7 @@ app.add_typer(plan.app)
 app.add_typer(doctor.app)
 app.add_typer(claims.app)
 app.add_typer(config.app, name="config")
+app.add_typer(crate.app, name="crate")
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(published.app, name="published")

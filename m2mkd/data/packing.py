@@ -1,13 +1,10 @@
 """Writing packed data sets: as a stream, whatever the size of the set, and resumed where an earlier attempt was cut off."""
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
 from m2mkd.data.pack import ENCODED, MANIFEST, PIXELS, manifest_digest, shard_name
-from m2mkd.files import sha256, write_json
+from m2mkd.files import replacing, sha256, write_json
 
 SHARD_BYTES = 1 << 28
 CHUNK = 256
@@ -86,7 +83,7 @@ def write_pack(
         If it cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder) as partial:
+    with replacing(folder) as partial:
         before = 0
         splits = {}
         for split, source in content.splits.items():
@@ -105,33 +102,6 @@ def write_pack(
             "files": files,
         }
         write_json(partial / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A work folder beside ``folder`` that takes its place when the block ends well, and vanishes when the block fails."""
-    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
-    while True:
-        partial.mkdir(exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Whoever held the lock before may have renamed or removed the folder that it is on.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), partial.stat()):
-                break
-        os.close(lock)
-    try:
-        yield partial
-        shutil.rmtree(old, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except Exception:  # not an interrupt: what is there then is gone on with
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
 
 
 def _write_split(

@@ -2,19 +2,43 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 
+from m2mkd.config import load
+from m2mkd.config.experiment import TeacherExperiment
+from m2mkd.config.plan import build_study
 from m2mkd.config.study import Study
 from m2mkd.results.changes import overrides_of
 
 
 class Commands:
-    """Writes commands for one study, which carry its scale and its changes."""
+    """Writes commands for one study, which carry its scale and its changes, and its experiments where they are given."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study, experiments: Sequence[str] = ()):
         self.config = [f"scale={study.scale_name}"]
-        if overrides := overrides_of(study):
+        overrides = overrides_of(study)
+        if overrides:
             self.config.append(f"overrides={json.dumps(overrides)}")
+        if experiments:
+            self.config.append(f"experiments={json.dumps(list(experiments))}")
+        chosen = [word for name in experiments for word in ("--experiment", name)]
+        changed = [word for change in load.as_assignments(overrides) for word in ("--set", change)]
+        self.arguments = ["--scale", study.scale_name, *chosen, *changed]
 
     def to(self, target: str) -> str:
         """The command that computes what is missing of a target: an experiment, or a file of a run."""
         return shlex.join(["snakemake", "--cores", "all", target, "--config", *self.config])
+
+    def of(self, *words: str) -> str:
+        """A command of ``m2mkd`` on the study."""
+        return shlex.join(["m2mkd", *words, *self.arguments])
+
+
+def selected_experiments(study: Study) -> list[str]:
+    """Experiments and variants of a study, where they are not those of its scale."""
+    usual = build_study(load.settings({"scale": study.scale_name, "overrides": overrides_of(study)}))
+    if usual.key == study.key:
+        return []
+    teachers = {row.experiment for row in study.rows if isinstance(load.experiment(row.experiment, study.scale), TeacherExperiment)}
+    names = (row.experiment if row.experiment in teachers else f"{row.experiment}/{row.variant}" for row in study.rows)
+    return list(dict.fromkeys(names))

@@ -3,7 +3,6 @@
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -50,6 +49,14 @@ class Sheet:
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return Sheet(self.name, self.caption, tuple(self.header[place] for place in kept), rows)
 
+    def to_markdown(self) -> str:
+        """A pipe table below its caption."""
+        return f"{self.caption}\n\n{self._tabulated('pipe')}\n"
+
+    def _tabulated(self, form: str) -> str:
+        align = ["left" if text else "right" for text in self.is_text]
+        return tabulate(list(self.rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
+
 
 @dataclass(frozen=True)
 class Table(Sheet):
@@ -62,13 +69,9 @@ class Table(Sheet):
         """Exact values, comma separated; an unknown value is an empty cell."""
         return as_csv(self.exact)
 
-    def to_markdown(self) -> str:
-        """A pipe table below its caption."""
-        return f"{self.caption}\n\n{self._tabulated('pipe', self.rows)}\n"
-
     def to_latex(self) -> str:
         """A ``tabular`` with the rules of the package booktabs; its caption is a comment."""
-        return f"% {self.caption}\n{self._tabulated('latex_booktabs', self.rows)}\n"
+        return f"% {self.caption}\n{self._tabulated('latex_booktabs')}\n"
 
     def to_html(self) -> str:
         """A ``table`` element, whose cells lead to the report in the folder above."""
@@ -76,10 +79,6 @@ class Table(Sheet):
         header = [html.escape(name) for name in self.header]
         body = tabulate(rows, headers=header, tablefmt="unsafehtml", disable_numparse=True)
         return body.replace("<table>", f"<table>\n<caption>{html.escape(self.caption)}</caption>", 1) + "\n"
-
-    def _tabulated(self, form: str, rows: Iterable[Sequence[str]]) -> str:
-        align = ["left" if text else "right" for text in self.is_text]
-        return tabulate(list(rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
 
 
 def _html_cell(cell: str) -> str:

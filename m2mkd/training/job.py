@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from m2mkd.config.phases import METRICS, RECORD, Phase
 from m2mkd.config.study import Run, Study
+from m2mkd.containers import inside
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
@@ -125,6 +126,7 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
 
     Of the time since ``started`` it notes its share, where as many as ``together`` were computed at once.
     """
+    ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [name for name in run.config.OUTPUTS if name != RECORD]
     if outcome.weights is not None:
@@ -143,7 +145,7 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "seconds": (time.time() - started) / together},
+            "provenance": provenance() | {"started": started, "ended": ended, "seconds": (ended - started) / together},
         },
     )
 
@@ -178,5 +180,6 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "hardware": hardware(),
         "system": platform.system(),
+        "container": inside.record(),
         "packages": {name: version(name) for name in ("m2mkd", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")},
     }

@@ -52,3 +52,20 @@ rule track:
         arguments=PLAN["arguments"],
     shell:
         "m2mkd track sync {params.arguments} > {log} 2>&1"
+
+
+# A target of its own: what a study is published as.
+rule crate:
+    input:
+        results(lambda run_id, run: True),
+        rules.report.output,
+    output:
+        f"{ROOT}/crate/manifest-sha256.txt",
+    log:
+        f"{LOGS}/crate.log",
+    conda:
+        "../envs/m2mkd.yaml"
+    params:
+        arguments=PLAN["arguments"],
+    shell:
+        "m2mkd crate {params.arguments} > {log} 2>&1"

@@ -1,0 +1,42 @@
+"""``m2mkd crate``: a study as a Workflow Run RO-Crate."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from m2mkd.cli.options import ExperimentOption, ScaleOption, SetOption, read_study
+
+app = typer.Typer(invoke_without_command=True, help="Write a study as a Workflow Run RO-Crate, or check one.")
+
+
+@app.callback()
+def crate(
+    context: typer.Context,
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    weights: Annotated[
+        Literal["all", "students", "none"], typer.Option(help="Whose weights go into it; the others are in it by their digest.")
+    ] = "students",
+) -> None:
+    """Write the crate of a whole study into results/<scale>/crate."""
+    if context.invoked_subcommand is None:
+        from m2mkd.results.crate.write import write_crate
+
+        folder = write_crate(read_study(scale, experiment, overrides), weights)
+        typer.echo(f"{folder}: written; 'm2mkd crate check {folder}' checks it, wherever it is taken")
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(help="Folder of the crate.")]) -> None:
+    """Check every digest of a crate, and that each run's key follows from its configuration."""
+    from m2mkd.results.crate.check import check_crate
+
+    found = check_crate(folder)
+    typer.echo(
+        f"{found.name}: {found.files} files and {found.records} records of runs match their digests; "
+        f"{found.left_out} outputs are in it by their digest alone"
+    )
+    if found.beside:
+        typer.echo(f"{len(found.beside)} files beside them are not of the crate, such as {found.beside[0]}")

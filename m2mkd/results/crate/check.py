@@ -1,0 +1,127 @@
+"""Checking a crate, wherever it lies: every digest, and that each run is what its key says."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pydantic import TypeAdapter, ValidationError
+from rocrate.rocrate import ROCrate
+
+from m2mkd.config.phases import RECORD, AnyPhase, run_key
+from m2mkd.errors import InputError
+from m2mkd.files import sha256
+from m2mkd.results.crate.write import MANIFEST
+
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+METADATA = "ro-crate-metadata.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a good crate holds."""
+
+    name: str
+    files: int
+    described: int
+    """Files that the metadata describe one by one."""
+    records: int
+    """Replicates of runs."""
+    left_out: int
+    """Outputs of runs that are there by their digest alone."""
+    beside: tuple[str, ...]
+    """Files that the crate does not know."""
+
+
+def check_crate(folder: Path) -> Checked:
+    """Read a crate again and compare everything in it.
+
+    Raises
+    ------
+    InputError
+        If it is none, or something in it is not what it says; names the first such thing, and how many more there are.
+    """
+    for name in (METADATA, MANIFEST):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: absent, so this is no crate of this suite; name its folder")
+    digests = _manifest(folder / MANIFEST)
+    described, name = _described(folder)
+    records = [path for path in digests if re.fullmatch(rf"results/[^/]+/runs/[^/]+/[^/]+/\d+/{RECORD}", path)]
+    contents = {path: _record(folder / path) for path in records if (folder / path).is_file()}
+    problems = [
+        *_files(folder, digests),
+        *_entities(described, digests),
+        *(problem for path, content in contents.items() for problem in _run(path, content, digests)),
+    ]
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{folder / problems[0]}{more}; get the crate again, or write it anew with 'm2mkd crate'")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    outputs = {f"{Path(path).parent}/{output}" for path, content in contents.items() for output in content["outputs"]}
+    beside = tuple(sorted(there - set(digests) - {MANIFEST}))
+    return Checked(name, len(digests), len(described), len(records), len(outputs - set(digests)), beside)
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    digests = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        match = LINE.fullmatch(line)
+        if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
+            raise InputError(f"{path}, line {number}: not a sha256 and a path within the crate; get the crate again")
+        digests[match[2]] = match[1]
+    return digests
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], str]:
+    """Properties of each file that the metadata describe, and the crate's name."""
+    try:
+        crate = ROCrate(folder)
+        files = {unquote(entity.id): entity.properties() for entity in crate.data_entities if "File" in entity.type}
+        return files, str(crate.name)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise InputError(f"{folder / METADATA}: not the metadata of an RO-Crate ({error}); get the crate again") from None
+
+
+def _files(folder: Path, digests: dict[str, str]) -> Iterator[str]:
+    for path, expected in digests.items():
+        if not (folder / path).is_file():
+            yield f"{path}: absent, though {MANIFEST} lists it"
+        elif (actual := sha256(folder / path)) != expected:
+            yield f"{path}: sha256 is {actual[:12]}..., but {MANIFEST} says {expected[:12]}..."
+
+
+def _entities(described: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:
+    for path, properties in described.items():
+        if properties.get("sha256") != digests.get(path):
+            yield f"{METADATA}: sha256 of {path} is not that of {MANIFEST}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return {name: content[name] for name in ("id", "key", "config", "upstream", "outputs")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); get the crate again") from None
+
+
+def _run(path: str, content: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:
+    """What is wrong with one run: its key must follow from its configuration, its outputs have their digests, its upstream be there."""
+    phase, key = Path(path).parts[-4:-2]
+    try:
+        config: Any = TypeAdapter(AnyPhase).validate_python(content["config"])
+    except ValidationError as error:
+        yield f"{path}: its configuration is not one of this version of the suite ({error.errors()[0]['msg']})"
+        return
+    upstream = {role: tuple(ids) for role, ids in content["upstream"].items()}
+    if (content["id"], content["key"], run_key(config, upstream)) != (f"{phase}/{key}", key, key):
+        yield f"{path}: its key does not follow from its configuration"
+    for output, digest in content["outputs"].items():
+        if digests.get(f"{Path(path).parent}/{output}", digest) != digest:
+            yield f"{Path(path).parent}/{output}: not the file that {RECORD} beside it records"
+    root = Path(path).parents[3]
+    for run_id in (run_id for ids in upstream.values() for run_id in ids):
+        if f"{root}/{run_id}/0/{RECORD}" not in digests:
+            yield f"{path}: builds on {run_id}, which is not in the crate"

@@ -1,0 +1,74 @@
+"""Which files of the project a crate holds. They keep their paths, so that the crate is a project itself, in which the workflow goes on."""
+
+from pathlib import Path
+from typing import Literal
+
+from m2mkd.config.phases import WEIGHTS, TrainStudent
+from m2mkd.config.study import Run, Study
+from m2mkd.errors import InputError
+
+Weights = Literal["all", "students", "none"]
+SOURCES = (
+    *("Snakefile", "Makefile", "pyproject.toml", "dvc.yaml", "README.md", "LICENSE", "CITATION.cff"),
+    *("config", "containers", "docs", "m2mkd", "profiles", "results/published", "workflow"),
+)
+"""Files and folders that the workflow, or whoever reads of it, needs."""
+LEFT_OUT = {"__pycache__"}
+"""Folders that Python makes again."""
+LEFT_OUT_SUFFIXES = {".sif", ".tar"}
+"""Images, which are as large as they are easy to make."""
+
+
+def source_files() -> list[str]:
+    """Files of the project that belong to no study.
+
+    Raises
+    ------
+    InputError
+        If one is missing, as it is outside of a checkout of the project.
+    """
+    found: list[str] = []
+    for name in SOURCES:
+        path = Path(name)
+        if not path.exists():
+            raise InputError(f"{name}: absent; run from the root of a checkout of the project, which a crate holds as well")
+        found += [part.as_posix() for part in ([path] if path.is_file() else sorted(path.rglob("*"))) if part.is_file() and _wanted(part)]
+    return found
+
+
+def _wanted(path: Path) -> bool:
+    return not LEFT_OUT & set(path.parts) and path.suffix not in LEFT_OUT_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def data_files(study: Study) -> list[str]:
+    """Manifests of the prepared sets, which hold the digest of every file of them; the images are left where their terms let them be."""
+    folders = {data.folder for run in study.runs.values() for data in run.config.data_sets}
+    return [f"{folder}/manifest.json" for folder in sorted(folders)]
+
+
+def run_files(study: Study, run: Run, slot: int, weights: Weights) -> list[str]:
+    """Outputs of one replicate of a run; its record, which comes last, holds the digests of all, of those left out too."""
+    names = study.outputs(run, slot)
+    if weights == "none" or (weights == "students" and not isinstance(run.config, TrainStudent)):
+        names = [name for name in names if Path(name).name != WEIGHTS]
+    return names
+
+
+def result_files(study: Study) -> list[str]:
+    """Tables, metrics and report.
+
+    Raises
+    ------
+    InputError
+        If they are not those of this study.
+    """
+    root = Path(study.root)
+    receipt = root / "tables" / f"study-{study.key}.json"
+    single = [root / "metrics.json", root / "report.html"]
+    for path in (receipt, *single):
+        if not path.is_file():
+            mend = f"run 'snakemake --cores all --config scale={study.scale_name}' with the same changes"
+            raise InputError(f"{path}: absent, so tables and report are not those of this study; {mend}")
+    tables = sorted(path for path in (root / "tables").iterdir() if path.is_file())
+    drawn = [path for path in (root / "overview.png",) if path.is_file()]  # a study without students has none
+    return [path.as_posix() for path in (*tables, *single, *drawn)]

@@ -1,0 +1,123 @@
+"""What people read first in a crate: ``ARTIFACT.md`` for whoever evaluates it, and a model card for each student."""
+
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from m2mkd.config import load
+from m2mkd.config.phases import WEIGHTS, TrainStudent
+from m2mkd.config.study import Row, Study
+from m2mkd.planning.cost import cost_of
+from m2mkd.planning.summary import gpu_hours
+from m2mkd.results.accuracies import PAPER_SCALE
+from m2mkd.results.board import Finding
+from m2mkd.results.changes import overrides_of
+from m2mkd.results.claims_table import claims_table, commands_of
+from m2mkd.results.collect import Collected
+from m2mkd.results.commands import Commands, selected_experiments
+from m2mkd.results.crate.people import Citation
+from m2mkd.results.layout import percent
+from m2mkd.results.lineage import place_of, title_of
+from m2mkd.results.lookup import Cell
+from m2mkd.results.records import Record
+from m2mkd.results.sheets import commands_sheet, cost_sheet, data_sheet, environment_sheet
+
+
+def artifact(study: Study, collected: Collected, findings: list[Finding], citation: Citation) -> str:
+    """The text of ``ARTIFACT.md``: what is claimed, what supports which badge of the ACM, and what redoing it takes."""
+    commands = Commands(study, selected_experiments(study))
+    judged = [finding for finding in findings if finding.verdict.interval]
+    return _template("artifact.md.j2").render(
+        study=study,
+        citation=citation,
+        reduced=study.scale_name != PAPER_SCALE,
+        overrides=load.as_assignments(overrides_of(study)),
+        commits=sorted({_commit(record) for record in collected.records}),
+        hardware=sorted({str(record.provenance.get("hardware") or record.provenance.get("machine")) for record in collected.records}),
+        hours=sum(float(record.provenance["seconds"]) for record in collected.records) / 3600,
+        planned=gpu_hours(cost_of(study), study.runs),
+        judged=[(finding, commands_of(commands, finding)) for finding in judged],
+        about_paper=[finding for finding in judged if finding.claim.subject == "paper"],
+        claims=claims_table(findings).without("claimed", "seeds", "exact test").to_markdown(),
+        everything=commands.to("all"),
+        claims_command=commands.of("claims"),
+        cost=cost_sheet(study, collected).to_markdown(),
+        data=data_sheet(study).to_markdown(),
+        environment=environment_sheet(collected).to_markdown(),
+        commands=commands_sheet(study, commands).to_markdown(),
+    )
+
+
+def _commit(record: Record) -> str:
+    found = record.provenance.get("git_commit") or "none"
+    return f"{found}, with uncommitted changes" if record.provenance.get("git_dirty") else str(found)
+
+
+def card_name(row: Row) -> str:
+    """Where the card of a row's student lies in the crate."""
+    return f"cards/{row.experiment}-{row.variant}-{row.profile}.md"
+
+
+def model_cards(study: Study, collected: Collected, citation: Citation) -> dict[str, str]:
+    """Texts of the cards by path: one for each trained student, over its seeds."""
+    rows = [row for row in study.rows if isinstance(study.runs[row.trained[0]].config, TrainStudent) and row.measured]
+    students = {row.trained: row for row in reversed(rows)}  # a row of a transfer experiment comes after its student's own
+    commands = Commands(study, selected_experiments(study))
+    return {card_name(row): _card(study, row, collected, citation, commands) for row in reversed(students.values())}
+
+
+def _card(study: Study, row: Row, collected: Collected, citation: Citation, commands: Commands) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config: Any = study.runs[row.trained[0]].config
+    found = [(split, cell) for split in ("iid", "ood", "fewshot") for cell in collected.numbers.cells(row, split, "top1")]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=cell.data.replace("@", "-"),
+            dataset_name=cell.data,
+            metric_type="accuracy",
+            metric_name=f"top-1, {split}, mean of {cell.over_seeds.n} seeds",
+            metric_value=round(cell.over_seeds.mean, 6),
+        )
+        for split, cell in found
+    ]
+    data = ModelCardData(
+        model_name=str(place_of(row)),
+        license=citation.licence.lower(),
+        library_name="m2mkd",
+        tags=["image-classification", *citation.keywords],
+        datasets=[config.data.name],
+        eval_results=results or None,
+        ignore_metadata_errors=False,
+    )
+    weights = [
+        (record.replicate, f"{study.folder(record.run.id)}/{record.slot}/{WEIGHTS}", record.outputs[WEIGHTS])
+        for record in collected.records
+        if record.run.id in row.trained
+    ]
+    return _template("card.md.j2").render(
+        front=data.to_yaml(),
+        study=study,
+        row=row,
+        place=place_of(row),
+        title=title_of(study, row.experiment),
+        config=config,
+        reduced=study.scale_name != PAPER_SCALE,
+        measured=[(split, cell, _seeds(cell)) for split, cell in found],
+        data=[(str(data), load.datasets()[data.name]) for data in config.data_sets],
+        weights=weights,
+        command=commands.to(row.experiment),
+        citation=citation,
+        percent=percent,
+    )
+
+
+def _seeds(cell: Cell) -> str:
+    return ", ".join(f"{replicate}: {percent(value)}" for replicate, value in zip(cell.replicates, cell.seeds, strict=True))
+
+
+def _template(name: str) -> Any:
+    text = resources.files("m2mkd.results.crate").joinpath(name).read_text()
+    return Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)

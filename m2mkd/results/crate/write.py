@@ -1,0 +1,91 @@
+"""Writing a crate: everything is checked against its digest on the way, and the folder appears whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from m2mkd.config.study import Study
+from m2mkd.errors import InputError
+from m2mkd.files import publish, replacing, sha256, write_text
+from m2mkd.results.board import verdict_board
+from m2mkd.results.collect import collect
+from m2mkd.results.crate.contents import Weights, data_files, result_files, run_files, source_files
+from m2mkd.results.crate.documents import artifact, model_cards
+from m2mkd.results.crate.metadata import describe
+from m2mkd.results.crate.people import read_citation
+from m2mkd.results.records import Record, read_records
+
+MANIFEST = "manifest-sha256.txt"
+"""Digest of every file but itself, as ``sha256sum --check`` reads it."""
+
+
+def write_crate(study: Study, weights: Weights = "students") -> Path:
+    """Write the crate of a whole study into its folder, in the place of an earlier one.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    weights
+        Whose weights go into it; those of the others are in it by their digest.
+
+    Returns
+    -------
+    Path
+        Folder of the crate.
+
+    Raises
+    ------
+    InputError
+        If a run, its output, a table or the report is missing, damaged, or of another configuration; names the file.
+    """
+    citation = read_citation()
+    records = read_records(study)
+    expected = _expected(study, records, weights)
+    collected = collect(study)
+    texts = {"ARTIFACT.md": artifact(study, collected, verdict_board(study, collected), citation)}
+    if weights != "none":
+        texts |= model_cards(study, collected, citation)
+    target = Path(study.root) / "crate"
+    with replacing(target) as folder:
+        for left in folder.iterdir():  # by an interrupted command, perhaps about other runs
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        found = {}
+        for path in _shown(list(expected)):
+            publish(Path(path), folder / path)
+            found[path] = sha256(folder / path), (folder / path).stat().st_size
+            if expected[path] not in (None, found[path][0]):
+                raise InputError(f"{path}: its sha256 is not the recorded one; remove its folder and run the workflow again")
+        for path, text in texts.items():
+            write_text(folder / path, text)
+            found[path] = sha256(folder / path), (folder / path).stat().st_size
+        graph = describe(study, records, dict(sorted(found.items())), citation)
+        graph.write(folder)
+        digests = {path: digest for path, (digest, _) in found.items()} | {
+            "ro-crate-metadata.json": sha256(folder / "ro-crate-metadata.json")
+        }
+        write_text(folder / MANIFEST, "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())))
+    return target
+
+
+def _expected(study: Study, records: Iterable[Record], weights: Weights) -> dict[str, str | None]:
+    """Files of the project that go into the crate, each with the digest that is recorded of it, if any is."""
+    expected: dict[str, str | None] = dict.fromkeys((*source_files(), *data_files(study), *result_files(study)))
+    receipt = json.loads(Path(study.root, "tables", f"study-{study.key}.json").read_text())
+    expected |= {f"{study.root}/tables/{name}": digest for name, digest in receipt["tables"].items()}
+    for record in records:
+        for path in run_files(study, record.run, record.slot, weights):
+            expected[path] = record.outputs.get(Path(path).name, record.digest)
+    for path in expected:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: absent; run 'snakemake --cores all --config scale={study.scale_name}' with the same changes")
+    return expected
+
+
+def _shown(paths: list[str]) -> Iterable[str]:
+    console = Console(stderr=True)
+    return track(paths, "files", console=console, disable=not console.is_terminal)
