@@ -26,7 +26,8 @@ def results_table(study: Study, rows: Iterable[Row], numbers: Numbers, published
             paper = {split: published.find(row.experiment, row.variant, split) for split in ("iid", "ood")}
             if ood is None:
                 paper["ood"] = None
-            line = {**place_of(row)._asdict(), "n": iid.over_seeds.n, "iid_data": iid.data, **_exact("iid_top1", iid)}
+            line = {"row": str(place_of(row)), **place_of(row)._asdict(), "n": iid.over_seeds.n}
+            line |= {"iid_data": iid.data, **_exact("iid_top1", iid)}
             line |= {"ood_data": ood.data if ood else None, **_exact("ood_top1", ood)}
             beyond = {split: _difference(study, own, paper[split]) for split, own in (("iid", iid), ("ood", ood))}
             for split, cell in paper.items():

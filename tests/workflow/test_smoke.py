@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from m2mkd.config.phases import PHASES
+from tests.workflow.conftest import Project
 
 
 def tables(project) -> dict[str, bytes]:
@@ -142,11 +144,42 @@ def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(finished, copy_of, 
     before = tables(clone)
     assert before == tables(original)
     assert clone.jobs("all_evaluate") == []
-    clone.set_config(overrides={"recipes": {"vmoe_end_to_end_100": {"lr": 0.0005}}})
-    clone.run("dvc", "repro")
+    for name, value in (("user.name", "t"), ("user.email", "t@localhost")):
+        clone.run("git", "config", name, value)
+    # '+', for a field that the file does not have yet; what it changes is what --set and --config change.
+    clone.run("dvc", "exp", "run", "--set-param", "config/config.yaml:+overrides.recipes.vmoe_end_to_end_100.lr=0.0005")
     after = tables(clone)
     changed = [line for line in after["results.csv"].splitlines() if line not in before["results.csv"].splitlines()]
-    assert sorted(line.split(b",")[1] for line in changed) == [b"end_to_end", b"pure_kd"]
+    assert sorted(line.split(b",")[2] for line in changed) == [b"end_to_end", b"pure_kd"]
+
+    clone.run("git", "commit", "-qam", "another learning rate")
+    metrics = json.loads(clone.run("dvc", "metrics", "diff", "HEAD~1", "HEAD", "--json").stdout)
+    moved = {tuple(name.split(".")[:2]) for name in metrics["results/smoke/metrics.json"]}
+    # The probe of the student may move too; nothing else can.
+    assert moved - {("fewshot_cifar100_vmoe", "vmoe_base/end_to_end")} == {("vmoe_base", "end_to_end"), ("vmoe_base", "pure_kd")}
+    plots = json.loads(clone.run("dvc", "plots", "diff", "HEAD~1", "HEAD", "--json").stdout)["data"]
+    (accuracies,) = plots["accuracy of students"]
+    points = accuracies["content"]["data"]["values"]
+    by_commit = [{point["row"]: point["iid_top1_mean"] for point in points if point["rev"] == rev} for rev in accuracies["revisions"]]
+    assert {row for row in by_commit[0] if by_commit[0][row] != by_commit[1][row]} == {line.split(b",")[0].decode() for line in changed}
+    (curves,) = plots["learning curves"]
+    assert {point["rev"] for point in curves["content"]["data"]["values"]} == set(curves["revisions"])
+    shown = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)["data"]
+    assert set(shown) == {"accuracy of students", "gains that claims are about", "learning curves"}
+
+
+def test_a_crate_is_a_target_and_goes_on_as_a_project(finished, copy_of):
+    project = copy_of(finished)
+    assert project.jobs("crate") == ["crate"]
+    checked = project.run("m2mkd", "crate", "check", "results/smoke/crate").stdout
+    assert "outputs are in it by their digest alone" in checked
+    # With everything in it no run is computed again, only what is made of them.
+    project.run("m2mkd", "crate", "--scale", "smoke", "--weights", "all")
+    inside = Project(project.root / "results/smoke/crate", "smoke")
+    assert "0 outputs are in it by their digest alone" in inside.run("m2mkd", "crate", "check", ".").stdout
+    printed = inside.snakemake("--dry-run", "--quiet", "rules")
+    jobs = re.findall(r"^(\w+) +\d+$", printed.stdout + printed.stderr, flags=re.MULTILINE)
+    assert {"all", "track"} <= set(jobs) <= {"all", "compile", "report", "track", "total"}
 
 
 @pytest.mark.parametrize("damage", ["config", "weights"])
