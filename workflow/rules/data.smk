@@ -2,6 +2,13 @@
 OWNER = {file: data for data, files in PLAN["raw"].items() for file in files}
 
 
+def sources(wildcards):
+    """Source files of a prepared set, unless it is there: then nothing is fetched for it, however long they are gone."""
+    made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
+    files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
+    return [ancient(file) for file in files]
+
+
 rule fetch:
     output:
         "data/raw/{file}",
@@ -18,7 +25,7 @@ rule fetch:
 rule prepare:
     input:
         # The digest of a source file is in the key, so its age does not matter.
-        lambda wildcards: ancient(PLAN["raw"].get(wildcards.data, [])),
+        sources,
     output:
         "data/packed/{data}/{key}/manifest.json",
     log:
