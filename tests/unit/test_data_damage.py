@@ -9,10 +9,11 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -320,12 +321,22 @@ def test_an_interrupted_preparation_goes_on(raw: Path, monkeypatch: pytest.Monke
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "kill.py"], env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, check=False)
     assert ended.returncode == -9
+    own = {psutil.Process(), *psutil.Process().children(recursive=True)}
+    others = [other for other in psutil.process_iter() if other not in own and _works_in(other, Path.cwd())]
+    _, alive = psutil.wait_procs(others, timeout=20)
+    assert not alive, "nobody is left behind"
     assert not Path("packed/key").exists()
     assert Path("packed/.key.partial/journal.json").exists()
     prepare("set", registered("tiny_imagenet"), 64, Path("packed/key"), processes=1)
     for path in Path("packed/undisturbed").iterdir():
         assert (Path("packed/key") / path.name).read_bytes() == path.read_bytes()
     assert sorted(path.name for path in Path("packed").iterdir()) == ["key", "undisturbed"]
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.cwd() == str(folder)
+    return False
 
 
 @contextmanager
