@@ -31,11 +31,11 @@ def test_tables_beside_other_published_numbers_are_made_again(kept, tmp_path):
     assert clone.jobs("--dry-run") == ["all", "compile", "report", "track"]
 
 
-@pytest.mark.parametrize(("prepared", "message"), [("", "dvc.lock: absent"), ("schema: '2.0'\n", "dvc pull: DVC has said above")])
-def test_where_nothing_was_kept_it_says_so(project, prepared, message):
-    if prepared:
-        (project.root / "dvc.lock").write_text(prepared)
-    done = project.run("m2mkd", "restore", check=False)
+@pytest.mark.parametrize(("lock", "message"), [(False, "dvc.lock: absent"), (True, "dvc pull: DVC has said above")])
+def test_where_nothing_can_be_pulled_it_says_so(project, lock, message):
+    if lock:
+        (project.root / "dvc.lock").write_text("schema: '2.0'\n")
+    done = project.run("m2mkd", "restore", "--remote", "nowhere", check=False)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("m2mkd: ")]
     assert message in line
@@ -60,6 +60,7 @@ def object_store(monkeypatch) -> Iterator[Any]:
 
 def test_archives_and_packs_through_an_s3_server(project, packs_dir, tmp_path_factory, object_store):
     project.set_config(scale="smoke")
+    (project.root / "data/raw").mkdir(parents=True)
     with serving({IMPORTED: packs_dir / IMPORTED}) as source:
         project.run("dvc", "import-url", f"{source.url}/{IMPORTED}", f"data/raw/{IMPORTED}")
     project.run("m2mkd", "data", "fetch", "cifar-100-fewshot", "--from", str(packs_dir))
