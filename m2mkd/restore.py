@@ -9,7 +9,7 @@ from typing import Any
 
 from m2mkd.config.experiment import Settings
 from m2mkd.config.plan import build_study
-from m2mkd.config.runs import is_done, settle_times
+from m2mkd.config.runs import SETTLED, is_done, settle_times
 from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 
@@ -44,8 +44,7 @@ def restore(settings: Settings, pull: Sequence[str], say: Callable[[str], object
     study = build_study(settings)
     settle_times(study)
     done = sum(is_done(study, run) for run in study.runs.values())
-    if done == len(study.runs) and _results_are_current():
-        _settle_results(study)
+    _settle_results(study, current=done == len(study.runs) and _results_are_current())
     say(f"{study.scale.title}: {done} of {len(study.runs)} runs are here")
 
 
@@ -66,12 +65,13 @@ def _results_are_current() -> bool:
     return "results" not in _said("status", "results")
 
 
-def _settle_results(study: Study) -> None:
-    """Make tables and report newer than what they are made from, and fill the MLflow store, which DVC does not keep."""
+def _settle_results(study: Study, *, current: bool) -> None:
+    """Make tables and report newer than what they are made from, and fill the MLflow store, which DVC does not keep; or older."""
     from m2mkd.tracking import mlflow_sink
 
     made = [Path(study.root, "tables", f"study-{study.key}.json"), Path(study.root, "report.html")]
-    if all(path.is_file() for path in made):
-        for path in made:
-            os.utime(path)
+    for path in made:
+        if path.is_file():
+            os.utime(path, None if current else (SETTLED, SETTLED))
+    if current and all(path.is_file() for path in made):
         mlflow_sink.sync(study)
