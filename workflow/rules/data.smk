@@ -2,13 +2,6 @@
 OWNER = {file: data for data, files in PLAN["raw"].items() for file in files}
 
 
-def sources(wildcards):
-    """Source files of a prepared set, unless it is there: then nothing is fetched for it, however long they are gone."""
-    made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
-    files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
-    return [ancient(file) for file in files]
-
-
 rule fetch:
     output:
         "data/raw/{file}",
