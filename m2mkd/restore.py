@@ -57,7 +57,10 @@ def _dvc(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[
 
 def _said(*arguments: str) -> dict[str, Any]:
     """What DVC says in JSON."""
-    return json.loads(_dvc(*arguments, "--json", capture=True).stdout or "{}")
+    done = _dvc(*arguments, "--json", capture=True)
+    if done.returncode:
+        raise InputError(f"dvc {' '.join(arguments)}: DVC has said above what is wrong; mend it and run the same command again")
+    return json.loads(done.stdout)
 
 
 def _results_are_current() -> bool:

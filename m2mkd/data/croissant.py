@@ -6,13 +6,15 @@ say what the columns are and where the source files come from. No image is in ei
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
-from m2mkd.data.pack import Pack
-from m2mkd.files import sha256, write_json, write_text
+from m2mkd.data.pack import Pack, Split
+from m2mkd.files import sha256, write_atomically, write_json
 
 METADATA = "croissant.json"
 CONTEXT: dict[str, Any] = {
@@ -59,26 +61,32 @@ def write_croissant(pack: Pack, dataset: Dataset, folder: Path) -> None:
         Where the files go.
     """
     tables = {}
-    for split in pack.manifest["splits"]:
-        rows = list(_rows(pack, split))
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        tables[split] = list(rows[0])
-        write_text(folder / f"{split}.csv", buffer.getvalue())
+    for name in pack.manifest["splits"]:
+        split = pack.split(name)
+        tables[name] = ["index", "label", "class", *sorted(split.attributes)]
+        lines = chain([tables[name]], _rows(split, pack.classes))
+        write_atomically(folder / f"{name}.csv", partial(_write_lines, lines))
     write_json(folder / METADATA, _metadata(pack, dataset, folder, tables))
 
 
-def _rows(pack: Pack, name: str) -> Iterator[dict[str, Any]]:
-    split = pack.split(name)
-    attributes = {key: values for key, values in sorted(split.attributes.items()) if key != "sha256"}
+def _write_lines(lines: Iterable[Sequence[Any]], file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, write_through=True)
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    text.detach()
+
+
+def _rows(split: Split, classes: Sequence[str]) -> Iterator[list[Any]]:
+    attributes = [values for _, values in sorted(split.attributes.items())]
     for index, label in enumerate(split.labels.tolist()):
-        row = {"index": index, "label": label, "class": pack.classes[label]}
-        for key, values in attributes.items():
-            value = values[index].item()
-            row[key] = value.decode() if isinstance(value, bytes) else value
-        yield row | {"sha256": bytes(split.attributes["sha256"][index]).hex()}
+        yield [index, label, classes[label], *(_plain(values[index]) for values in attributes)]
+
+
+def _plain(value: Any) -> Any:
+    """A name as text, a digest in hexadecimal, a number as it is."""
+    if value.ndim:
+        return bytes(value).hex()
+    plain = value.item()
+    return plain.decode() if isinstance(plain, bytes) else plain
 
 
 def _metadata(pack: Pack, dataset: Dataset, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:

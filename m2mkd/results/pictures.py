@@ -13,7 +13,7 @@ from m2mkd.errors import InputError
 from m2mkd.results.collect import data_name
 
 QUALITY = 80
-"""Of the lossy pictures, 0 to 100: photographs take a tenth of what they would without loss."""
+"""Of the lossy compression, 0 to 100."""
 
 
 class Picture(NamedTuple):
