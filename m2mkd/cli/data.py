@@ -1,5 +1,6 @@
 """``m2mkd data``: data sets."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +14,24 @@ DataArgument = Annotated[str, typer.Argument(metavar="NAME@SIZE", help="Data set
 @app.command("list")
 def list_() -> None:
     """List the data sets, their sizes and their terms."""
+    from rich.box import SIMPLE
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.table import Table
 
     from m2mkd.config import load
     from m2mkd.data.fetch import raw_file
 
-    table = Table("name", "title", "classes", "train", "val", "here", "licence")
+    table = Table("name", "what it is", "classes", "train", "val", "size", "here", "licence", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in (0, 2, 3, 4, 5, 6):
+        table.columns[column].no_wrap = True
     for name, dataset in load.datasets().items():
         there = sum(raw_file(file).exists() for file in dataset.files)
-        here = "comes along" if dataset.layout.startswith("digits") else f"{there} of {len(dataset.files)} files"
+        here = "comes along" if dataset.layout.startswith("digits") else f"{there} of {len(dataset.files)}"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
-        table.add_row(name, dataset.title, *counts, here, dataset.licence)
-    Console().print(table)
+        size = sum(file.bytes or 0 for file in dataset.files)
+        table.add_row(name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command()
@@ -45,25 +51,28 @@ def fetch(
 
 
 @app.command()
-def verify(name: NameArgument) -> None:
-    """Compare the source files and the prepared sets of a data set with their digests."""
-    from m2mkd.config.load import dataset_named
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here.")] = None,
+) -> None:
+    """Compare source files and prepared sets with their digests."""
+    from m2mkd.config import load
     from m2mkd.data.fetch import check, raw_file
     from m2mkd.data.pack import open_pack
     from m2mkd.errors import InputError
 
-    dataset = dataset_named(name, "data verify")
-    raw = [file for file in dataset.files if raw_file(file).exists()]
-    for file in raw:
-        known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
-        typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name)}, {known}")
-    packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
-    for manifest in packs:
-        pack = open_pack(manifest.parent)
-        counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
-        typer.echo(f"{manifest.parent}: {counts} images, whole")
-    if not raw and not packs:
-        raise InputError(f"{name}: neither source files nor a prepared set are here; run 'm2mkd data fetch {name}'")
+    for name in names or load.datasets():
+        dataset = load.dataset_named(name, "data verify")
+        raw = [file for file in dataset.files if raw_file(file).exists()]
+        for file in raw:
+            known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
+            typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name)}, {known}")
+        packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
+        for manifest in packs:
+            pack = open_pack(manifest.parent)
+            counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
+            typer.echo(f"{manifest.parent}: {counts} images, whole")
+        if names and not raw and not packs:
+            raise InputError(f"{name}: neither source files nor a prepared set are here; run 'm2mkd data fetch {name}'")
 
 
 @app.command()
@@ -79,7 +88,7 @@ def prepare(data: DataArgument) -> None:
 @app.command()
 def show(
     data: DataArgument,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: beside the prepared set.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: data/sheets/NAME@SIZE.png.")] = None,
 ) -> None:
     """Write a contact sheet of a prepared set, with labels, and print what it holds."""
     from m2mkd.config.plan import resolve_data
@@ -94,3 +103,19 @@ def show(
         counts = facts["per_class"]
         typer.echo(f"{split}: {facts['images']} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
     typer.echo(f"contact sheet: {target}")
+
+
+@app.command()
+def describe(
+    data: DataArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; default: data/described/NAME@SIZE.")] = None,
+) -> None:
+    """Describe a prepared set for machines: Croissant metadata, and a table of its images with label, name and sha256."""
+    from m2mkd.config.plan import resolve_data
+    from m2mkd.data.croissant import METADATA, write_croissant
+    from m2mkd.data.pack import open_pack
+
+    resolved, dataset = resolve_data(data, "data describe")
+    folder = output or Path("data/described") / data
+    write_croissant(open_pack(Path(resolved.folder)), dataset, folder)
+    typer.echo(f"metadata: {folder / METADATA}")

@@ -98,3 +98,15 @@ def reproduce(scale: ScaleOption = None, cores: Annotated[str, typer.Option(help
     from m2mkd.reproduce import reproduce as run_workflow
 
     raise typer.Exit(run_workflow(read_settings(scale, None, None), cores))
+
+
+@app.command()
+def restore(
+    remote: Annotated[str | None, typer.Option(help="DVC remote; default: the one that DVC is set to.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Files to transfer at once.")] = None,
+) -> None:
+    """Pull data sets, runs and results with DVC into this clone, so that the workflow computes none of them again."""
+    from m2mkd.restore import restore
+
+    pull = [*(["--remote", remote] if remote else []), *(["--jobs", str(jobs)] if jobs else [])]
+    restore(read_settings(None, None, None), pull, typer.echo)

@@ -38,7 +38,9 @@ class SourceFile(Config):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Published or measured digest; none: nobody here has seen it."""
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
-    """Published MD5."""
+    """Published or measured MD5."""
+    bytes: PositiveInt | None = None
+    """About how large it is; for people, who decide by it."""
 
     @property
     def identity(self) -> str:

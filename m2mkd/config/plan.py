@@ -99,6 +99,13 @@ class _Builder:
     def data(self, text: str) -> Data:
         return resolve_data(self.scale.data.get(text, text), f"experiment {self.user}: data")[0]
 
+    def check_trainable(self, data: Data) -> None:
+        """Refuse to train on a set that is only measured on, such as ImageNet-R."""
+        if load.datasets()[data.name].train_images is None:
+            raise InputError(
+                f"experiment {self.user}: data {data} has no training images, it is only measured on; name it under ood or train on another"
+            )
+
     def check_fit(self, model: Model, data: Data) -> None:
         """Refuse images that the model cannot cut into whole patches."""
         if data.image_size % model.stride:
@@ -126,6 +133,8 @@ class _Builder:
         for role in ("model", "meta", "teacher", "student"):
             if fields.get(role) and "data" in fields:
                 self.check_fit(fields[role], fields["data"])
+        if "recipe" in fields:
+            self.check_trainable(fields["data"])
         name = phase.model_fields["phase"].default
         compat = switches_for(load.switches(), profile, name, model.family, published_data.partition("@")[0], distilled)
         config = phase(threads=self.scale.threads, compat=compat, **fields)

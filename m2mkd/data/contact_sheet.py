@@ -15,22 +15,19 @@ SIDE, CAPTION, MARGIN = 72, 16, 6
 
 
 def write_contact_sheet(pack: Pack, path: Path) -> None:
-    """Draw images of evenly spread classes of every split as a PNG.
+    """Write the contact sheet of a set as a PNG; see `contact_sheet`."""
+    write_atomically(path, partial(contact_sheet(pack).save, format="PNG"))
 
-    Parameters
-    ----------
-    pack
-        The set.
-    path
-        Where the picture goes.
-    """
+
+def contact_sheet(pack: Pack) -> Image.Image:
+    """Images of evenly spread classes of every split, with the names of the classes."""
     sheets = [_sheet(pack, name) for name in pack.manifest["splits"]]
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
     top = 0
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
-    write_atomically(path, partial(whole.save, format="PNG"))
+    return whole
 
 
 def _sheet(pack: Pack, name: str) -> Image.Image:

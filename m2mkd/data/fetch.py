@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from m2mkd.config.datasets import Dataset, SourceFile
@@ -170,6 +172,7 @@ def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None])
         there = there if continued else 0
         length = answer.headers.get("Content-Length")
         total = there + int(length) if length else None
+        _require_space(partial, int(length or 0), url)
         etag.write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
         with partial.open("ab" if continued else "wb") as file:
             for chunk in answer.iter_content(CHUNK):
@@ -180,6 +183,13 @@ def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None])
         return False
     etag.unlink(missing_ok=True)
     return True
+
+
+def _require_space(partial: Path, coming: int, url: str) -> None:
+    free = shutil.disk_usage(partial.parent).free
+    if coming > free:
+        coming_, free_ = (decimal(size) for size in (coming, free))
+        raise InputError(f"{url}: {coming_} are to come, but only {free_} are free in {partial.parent}; free space there")
 
 
 @contextmanager

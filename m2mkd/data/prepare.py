@@ -5,12 +5,13 @@ import io
 import os
 import shutil
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +92,21 @@ def _content(name: str, dataset: Dataset, size: int, scratch: Path, stack: ExitS
     if dataset.layout == "cifar100":
         return _cifar_content(archives, size, facts)
     contents = LAYOUTS[dataset.layout](archives)
-    pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("forkserver")))
+    pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("forkserver"), _end_with_parent))
     splits = {split: _source(split, listing, contents, size, pool, 2 * processes) for split, listing in contents.splits.items()}
     return Content(contents.classes, splits, facts)
+
+
+def _end_with_parent() -> None:
+    """Let a process that decodes images end when the one that started it is killed: waiting for work, it would never notice."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _source(split: str, listing: Listing, contents: Contents, size: int, pool: ProcessPoolExecutor, ahead: int) -> SplitSource:

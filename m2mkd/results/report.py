@@ -24,6 +24,7 @@ from m2mkd.results.hybrids import hybrids_table
 from m2mkd.results.layout import Linked, Sheet
 from m2mkd.results.lineage import anchor_of, student_of
 from m2mkd.results.lookup import Numbers, rows_measured_by
+from m2mkd.results.pictures import data_pictures
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.results.records import Record
 from m2mkd.results.sheets import (
@@ -84,6 +85,7 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         quoted=quoted_sheet(study.rows, published),
         cost=cost_sheet(study, collected),
         data=data_sheet(study),
+        pictures=data_pictures(study),
         training=training_sheet(study),
         switches=switches_sheet(study),
         environment=environment_sheet(collected),

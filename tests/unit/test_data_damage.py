@@ -1,24 +1,28 @@
-"""Damaged input: each kind is one line that names the file and the mend, and leaves no set behind, whole or partial."""
+"""Damaged input: each kind is one line that names the file and the mend, exit code 2, and leaves no set behind, whole or partial."""
 
 import io
 import pickle
+import re
 import resource
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import yaml
 from PIL import Image
 
+from m2mkd.cli import main
+from m2mkd.config import load
 from m2mkd.config.datasets import Dataset, SourceFile
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
-from m2mkd.errors import InputError
 
 Files = dict[str, bytes]
 
@@ -175,10 +179,11 @@ def registered(layout: str, classes: int = 2, **fields) -> Dataset:
 
 
 @pytest.fixture(autouse=True)
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/raw").mkdir(parents=True)
-    return tmp_path / "data/raw/set.zip"
+    yield tmp_path / "data/raw/set.zip"
+    load.datasets.cache_clear()
 
 
 def pack(path: Path, files: Files) -> None:
@@ -187,12 +192,21 @@ def pack(path: Path, files: Files) -> None:
             archive.writestr(name, content)
 
 
-def refused(dataset: Dataset, message: str, size: int = 64) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        prepare("set", dataset, size, Path("packed/key"), processes=1)
-    assert "\n" not in str(caught.value)
-    assert ";" in str(caught.value), "says how to mend it"
-    assert not Path("packed").exists() or not list(Path("packed").iterdir()), "no set, whole or partial"
+def refused(dataset: Dataset, message: str) -> None:
+    """Prepare the set as people do it, which fails as it should."""
+    Path("config").mkdir()
+    Path("config/datasets.yaml").write_text(yaml.safe_dump({"set": dataset.model_dump(mode="json")}))
+    load.datasets.cache_clear()
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["m2mkd", "data", "prepare", "set@64"])
+        with redirect_stderr(said), pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    (line,) = said.getvalue().splitlines()
+    assert re.search(message, line), line
+    assert ";" in line, "says how to mend it"
+    assert not list(Path("data").glob("packed/*/*")), "no set, whole or partial"
 
 
 @pytest.mark.parametrize("layout", HEALTHY)
@@ -256,9 +270,8 @@ def test_a_full_disk(raw: Path):
 
 def test_a_folder_in_which_nothing_may_be_written(raw: Path):
     pack(raw, tiny())
-    Path("packed").write_text("a file where a folder should be")
-    with pytest.raises(InputError, match="cannot write the prepared set"):
-        prepare("set", registered("tiny_imagenet"), 64, Path("packed/key"), processes=1)
+    Path("data/packed").write_text("a file where a folder should be")
+    refused(registered("tiny_imagenet"), "cannot write the prepared set")
 
 
 def test_an_unreadable_archive(raw: Path, monkeypatch: pytest.MonkeyPatch):
@@ -308,12 +321,22 @@ def test_an_interrupted_preparation_goes_on(raw: Path, monkeypatch: pytest.Monke
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "kill.py"], env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, check=False)
     assert ended.returncode == -9
+    own = {psutil.Process(), *psutil.Process().children(recursive=True)}
+    others = [other for other in psutil.process_iter() if other not in own and _works_in(other, Path.cwd())]
+    _, alive = psutil.wait_procs(others, timeout=20)
+    assert not alive, "nobody is left behind"
     assert not Path("packed/key").exists()
     assert Path("packed/.key.partial/journal.json").exists()
     prepare("set", registered("tiny_imagenet"), 64, Path("packed/key"), processes=1)
     for path in Path("packed/undisturbed").iterdir():
         assert (Path("packed/key") / path.name).read_bytes() == path.read_bytes()
     assert sorted(path.name for path in Path("packed").iterdir()) == ["key", "undisturbed"]
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.cwd() == str(folder)
+    return False
 
 
 @contextmanager

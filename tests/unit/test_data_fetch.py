@@ -1,10 +1,9 @@
 """Fetching from a server on loopback that drops connections, changes its file, refuses ranges, and lies."""
 
 import hashlib
-import threading
+import shutil
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,58 +12,16 @@ import pytest
 from m2mkd.config.datasets import Dataset, SourceFile
 from m2mkd.data.fetch import RAW, fetch
 from m2mkd.errors import InputError
+from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    content, etag, drop_after, ranges, status = CONTENT, '"1"', 0, True, 0
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self):
-        server = self.server
-        asked = self.headers.get("Range")
-        server.asked.append(asked)
-        if server.status:
-            self.send_error(server.status)
-            return
-        start = 0
-        if asked and server.ranges and self.headers.get("If-Range") == server.etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206)
-        else:
-            self.send_response(200)
-        self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(len(server.content) - start))
-        self.end_headers()
-        rest = server.content[start:]
-        if server.drop_after:
-            rest, server.drop_after = rest[: server.drop_after], 0
-            self.close_connection = True
-        self.wfile.write(rest)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+    with serving({"set.zip": CONTENT}) as running:
         yield running
-        running.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -78,17 +35,17 @@ def dataset(url: str | None, **fields) -> Dataset:
 
 
 def test_a_dropped_connection_is_taken_up_where_it_broke(server: Server):
-    server.drop_after = 200_000
+    server.drops["set.zip"] = 200_000
     fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
-    first, second = server.asked
+    (_, first), (_, second) = server.asked
     assert first is None
     assert second is not None
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= 200_000
 
 
 def test_an_interrupted_process_goes_on(server: Server, monkeypatch):
-    server.drop_after = 200_000
+    server.drops["set.zip"] = 200_000
     with monkeypatch.context() as patched:
         patched.setattr(time, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -98,7 +55,7 @@ def test_an_interrupted_process_goes_on(server: Server, monkeypatch):
     assert there > 0
     fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
-    assert server.asked == [None, f"bytes={there}-"]
+    assert [asked for _, asked in server.asked] == [None, f"bytes={there}-"]
 
 
 def interrupted(_):
@@ -114,7 +71,7 @@ def test_a_part_of_another_version_is_not_continued(server: Server):
 
 
 def test_a_server_without_ranges_sends_all_of_it_again(server: Server):
-    server.ranges, server.drop_after = False, 100_000
+    server.ranges, server.drops = False, {"set.zip": 100_000}
     fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
 
@@ -148,6 +105,14 @@ def test_a_refusal_is_told(server: Server, status: int, asked: int):
     with pytest.raises(InputError, match=f"the server answers {status}|{status} Server Error"):
         fetch("set", dataset(f"{server.url}/set.zip"), pause=0.001)
     assert len(server.asked) == asked, "what a new attempt cannot mend is not tried again"
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(server: Server, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
+    with pytest.raises(InputError, match=r"set\.zip: 300.0 kB are to come, but only 200.0 kB are free in data/raw; free space there"):
+        fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert not list(RAW.glob("*.part"))
 
 
 def test_no_server(monkeypatch):

@@ -1,5 +1,6 @@
 """The training stream: what it depends on, and what it does not."""
 
+import io
 import os
 import random
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from m2mkd.config.recipe import Augmentation, Recipe
-from m2mkd.data.pack import Split
+from m2mkd.data.pack import ENCODED, PIXELS, Split, open_pack
+from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.stream import Batch, TrainStream, eval_batches, microbatches, mirrored_part
 from m2mkd.data.transforms import normalised
 from m2mkd.errors import InputError
@@ -21,9 +24,11 @@ EVERYTHING = {"repeats": 3}
 PLAIN = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip": 0, "rand_augment": None, "erase": 0, "mixup": 0, "cutmix": 0}
 
 
-def stream(indices=range(70), names=("digits", "student", 0), batch_size=16, workers=0, rank=0, ranks=1, device="cpu", **augmentation):
+def stream(
+    indices=range(70), names=("digits", "student", 0), batch_size=16, workers=0, rank=0, ranks=1, device="cpu", split=SPLIT, **augmentation
+):
     recipe = Recipe(epochs=1, batch_size=batch_size, lr=1e-3, augmentation=Augmentation(**augmentation))
-    return TrainStream(SPLIT, list(indices), 5, recipe, names, workers, device, rank, ranks)
+    return TrainStream(split, list(indices), 5, recipe, names, workers, device, rank, ranks)
 
 
 def same(first, second):
@@ -59,6 +64,35 @@ def test_ranks_change_nothing(ranks, workers):
     parts = [list(stream(**EVERYTHING, workers=workers, rank=rank, ranks=ranks).epoch(3)) for rank in range(ranks)]
     assert all(len(batch.ids) == 16 // ranks for part in parts for batch in part)
     assert same(whole, [gathered(step) for step in zip(*parts, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The same images in packs, as pixels and as files in shards."""
+    splits = {}
+    for storage in (PIXELS, ENCODED):
+        images = [PackedImage(image.tobytes() if storage == PIXELS else png(image), bytes(32)) for image in SPLIT.images]
+        source = SplitSource(lambda start, images=images: images[start:], SPLIT.labels, {}, storage, final=False)
+        folder = tmp_path_factory.mktemp("pack") / storage
+        write_pack(folder, "digits", 16, Content(tuple("abcde"), {"train": source}, {}))
+        splits[storage] = open_pack(folder).split("train")
+    return splits
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("storage", [PIXELS, ENCODED])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2)])
+def test_packs_give_the_same_batches_from_any_step_on(stored, storage, ranks, workers):
+    whole = list(stream(**EVERYTHING).epoch(3))
+    streams = [stream(**EVERYTHING, split=stored[storage], workers=workers, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for start in (0, 2):
+        parts = [list(each.epoch(3, start)) for each in streams]
+        assert same(whole[start:], [gathered(step) for step in zip(*parts, strict=True)])
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0}, {"cutmix": 0}, {"mixup": 0, "cutmix": 0}])

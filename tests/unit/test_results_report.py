@@ -1,10 +1,17 @@
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from m2mkd.config import load
 from m2mkd.config.claims import load_claims
+from m2mkd.data.contact_sheet import contact_sheet
+from m2mkd.data.pack import open_pack
+from m2mkd.data.prepare import prepare
 from m2mkd.results.lineage import anchor_of, student_of
 from m2mkd.results.report import write_report
 from tests.fabricated import finish, plan
@@ -140,3 +147,19 @@ def test_at_the_papers_scale_it_reports_both_profiles(tmp_path, monkeypatch):
     assert "vmoe_base (released), imagenet-1k@224" in text and "vmoe_base (corrected), imagenet-1k@224" in text
     assert "<code>recipes.vmoe_finetune.lr=0.25</code>" in text
     assert "--config scale=paper &#39;overrides={&#34;recipes&#34;: {&#34;vmoe_finetune&#34;: {&#34;lr&#34;: 0.25}}}&#39;" in text
+
+
+def test_data_that_is_here_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = plan(tmp_path, "smoke", ["vmoe_base/end_to_end"])
+    finish(study, lambda run, replicate: 0.9)
+    (data,) = {data for run in study.runs.values() for data in run.config.data_sets if data.name == "digits"}
+    prepare(data.name, load.datasets()[data.name], data.image_size, Path(data.folder), processes=1)
+    write_report(study)
+    page = Page(Path("results/smoke/report.html").read_text())
+    (picture,) = page.all("img")  # that of digits-r is only pretended to be here
+    kind, _, content = picture["src"].partition(",")
+    assert kind == "data:image/webp;base64"
+    shown = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert shown.size == (int(picture["width"]), int(picture["height"])) == contact_sheet(open_pack(Path(data.folder))).size
+    assert "digits" in picture["alt"] and len(picture["alt"]) > 30

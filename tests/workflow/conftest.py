@@ -58,6 +58,13 @@ class Project:
         path = self.root / "config" / "config.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
+    def clone(self, target: Path) -> "Project":
+        """Commit everything that git would track, and clone it."""
+        for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "state", "--allow-empty"]):
+            self.run("git", *command)
+        self.run("git", "clone", "-q", ".", str(target))
+        return Project(target, self.scale)
+
     def folder(self, pattern: str) -> Path:
         """The one folder or file under the results of the scale that fits a pattern."""
         (found,) = (self.root / "results" / self.scale).glob(pattern)
@@ -100,6 +107,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(root, "smoke")
     project.set_config(scale="smoke")
     project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="session")
+def kept(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of it that DVC has seen, with everything in a remote. Tests must leave it as they found it."""
+    folder = tmp_path_factory.mktemp("kept")
+    shutil.copytree(finished.root, folder / "project", symlinks=True)
+    project = Project(folder / "project", finished.scale)
+    project.run("dvc", "repro")
+    project.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))
+    project.run("dvc", "push")
     return project
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import pytest
 
@@ -131,18 +130,11 @@ def test_snakemake_does_not_repeat_what_dvc_did(project):
     assert project.jobs("all_evaluate") == []
 
 
-def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(finished, copy_of, tmp_path):
-    original = copy_of(finished)
-    original.run("dvc", "repro")
-    original.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    original.run("dvc", "push")
-    for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "results"]):
-        original.run("git", *command)
-    subprocess.run(["git", "clone", "-q", original.root, tmp_path / "clone"], check=True)
-    clone = type(original)(tmp_path / "clone", "smoke")
+def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(kept, tmp_path):
+    clone = kept.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
     before = tables(clone)
-    assert before == tables(original)
+    assert before == tables(kept)
     assert clone.jobs("all_evaluate") == []
     for name, value in (("user.name", "t"), ("user.email", "t@localhost")):
         clone.run("git", "config", name, value)

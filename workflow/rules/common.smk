@@ -114,5 +114,12 @@ def arguments(wildcards, resources):
     return PLAN["arguments"] + own
 
 
+def sources(wildcards):
+    """Source files of a prepared set, unless it is there: then nothing is fetched for it, however long they are gone."""
+    made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
+    files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
+    return [ancient(local(file)) for file in files]
+
+
 wildcard_constraints:
     key="[0-9a-f]{16}",

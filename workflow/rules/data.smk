@@ -20,7 +20,7 @@ rule fetch:
 rule prepare:
     input:
         # The digest of a source file is in the key, so its age does not matter.
-        lambda wildcards: ancient(local(PLAN["raw"].get(wildcards.data, []))),
+        sources,
     output:
         local("data/packed/{data}/{key}/manifest.json"),
     log:

@@ -1,0 +1,156 @@
+"""Croissant: a prepared set described for machines, in the vocabulary of MLCommons (version 1.0), with a table of its images.
+
+The table says of each image where it stands, its label and class, its name in the source, and the sha256 of its source file; the metadata
+say what the columns are and where the source files come from. No image is in either.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
+from m2mkd.data.pack import Pack, Split
+from m2mkd.files import sha256, write_atomically, write_json
+
+METADATA = "croissant.json"
+CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+} | {
+    word: f"cr:{word}"
+    for word in (
+        *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes"),
+        *("isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace"),
+        *("samplingRate", "separator", "source", "subField", "transform"),
+    )
+}
+TYPES = {"index": "sc:Integer", "label": "sc:Integer", "source": "sc:Integer"}
+"""Of the columns that hold no text."""
+MEANINGS = {
+    "index": "Place of the image in its split, from 0.",
+    "label": "Number of its class, from 0, in the order of the prepared set.",
+    "class": "Name of its class: a WordNet id where the set has them.",
+    "name": "Name of its file in the source.",
+    "rendition": "Kind of rendition that it is.",
+    "source": "Place of the image that it is made from in the source file.",
+    "sha256": "Digest of its source file, or of its pixels where the source holds an array.",
+}
+ARCHIVES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip", ".tgz": "application/gzip"}
+
+
+def write_croissant(pack: Pack, dataset: Dataset, folder: Path) -> None:
+    """Write ``croissant.json``, and a table ``SPLIT.csv`` for each split.
+
+    Parameters
+    ----------
+    pack, dataset
+        The prepared set, and its entry in the registry.
+    folder
+        Where the files go.
+    """
+    tables = {}
+    for name in pack.manifest["splits"]:
+        split = pack.split(name)
+        tables[name] = ["index", "label", "class", *sorted(split.attributes)]
+        lines = chain([tables[name]], _rows(split, pack.classes))
+        write_atomically(folder / f"{name}.csv", partial(_write_lines, lines))
+    write_json(folder / METADATA, _metadata(pack, dataset, folder, tables))
+
+
+def _write_lines(lines: Iterable[Sequence[Any]], file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, write_through=True)
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    text.detach()
+
+
+def _rows(split: Split, classes: Sequence[str]) -> Iterator[list[Any]]:
+    attributes = [values for _, values in sorted(split.attributes.items())]
+    for index, label in enumerate(split.labels.tolist()):
+        yield [index, label, classes[label], *(_plain(values[index]) for values in attributes)]
+
+
+def _plain(value: Any) -> Any:
+    """A name as text, a digest in hexadecimal, a number as it is."""
+    if value.ndim:
+        return bytes(value).hex()
+    plain = value.item()
+    return plain.decode() if isinstance(plain, bytes) else plain
+
+
+def _metadata(pack: Pack, dataset: Dataset, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:
+    made = " Made by image operations from another set: never to be reported as a natural one." if dataset.synthetic else ""
+    counts = " and ".join(f"{facts['images']} ({name})" for name, facts in pack.manifest["splits"].items())
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": pack.name,
+        "description": f"{dataset.title}. {counts} images of {len(pack.classes)} classes, prepared at {pack.image_size} pixels.{made}",
+        "license": dataset.licence,
+        "url": dataset.homepage or next((file.url for file in dataset.files if file.url), "https://arxiv.org/abs/2402.16918"),
+        "version": f"{PREPARE_FORMAT}.0.0",
+        "distribution": [*_sources(pack, dataset), *(_table(folder / f"{split}.csv") for split in tables)],
+        "recordSet": [_record_set(split, columns) for split, columns in tables.items()],
+    }
+
+
+def _sources(pack: Pack, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The source files; one that has no address is named by its place in the project."""
+    seen = pack.manifest["source"].get("files", {})
+    for file in dataset.files:
+        facts: dict[str, Any] = {
+            "@type": "cr:FileObject",
+            "@id": file.name,
+            "name": file.name,
+            "description": dataset.obtain or "As its makers publish it.",
+            "contentUrl": file.url or f"data/raw/{file.name}",
+            "encodingFormat": ARCHIVES.get(Path(file.name).suffix, "application/octet-stream"),
+        }
+        digests = {"sha256": file.sha256 or seen.get(file.name), "md5": file.md5, "contentSize": file.bytes and f"{file.bytes} B"}
+        yield facts | {name: value for name, value in digests.items() if value}
+
+
+def _table(path: Path) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": path.name,
+        "name": path.name,
+        "description": f"A line for each image of the split {path.stem}.",
+        "contentUrl": path.name,
+        "contentSize": f"{path.stat().st_size} B",
+        "encodingFormat": "text/csv",
+        "sha256": sha256(path),
+    }
+
+
+def _record_set(split: str, columns: list[str]) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": split,
+        "name": split,
+        "description": f"Images of the split {split}.",
+        "key": {"@id": f"{split}/index"},
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{split}/{column}",
+                "name": column,
+                "description": MEANINGS[column],
+                "dataType": TYPES.get(column, "sc:Text"),
+                "source": {"fileObject": {"@id": f"{split}.csv"}, "extract": {"column": column}},
+            }
+            for column in columns
+        ],
+    }
