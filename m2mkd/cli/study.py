@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from m2mkd.cli.options import DeviceOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
+from m2mkd.cli.options import (
+    AblationsOption,
+    DeviceOption,
+    ExperimentOption,
+    ScaleOption,
+    SetOption,
+    read_settings,
+    read_study,
+    study_with,
+)
 
 app = typer.Typer()
 PartialOption = Annotated[bool, typer.Option("--partial", help="Take the runs that are there; claims that need more say which.")]
@@ -24,37 +33,47 @@ def run(
     from m2mkd.training.job import execute
     from m2mkd.training.machine import machine_for
 
-    study = read_study(scale, experiment, overrides)
+    study = study_with(runs, scale, experiment, overrides)
     found = [study.find(run) for run in runs]
     execute(study, found, machine_for(device, workers, found[0].config.threads), lambda news: typer.echo(news, err=True))
 
 
 @app.command("compile")
 def compile_(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    ablations: AblationsOption = False,
+    incomplete: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.tables import compile_tables
 
-    compile_tables(read_study(scale, experiment, overrides), incomplete=incomplete)
+    compile_tables(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
 
 
 @app.command()
 def report(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    ablations: AblationsOption = False,
+    incomplete: PartialOption = False,
 ) -> None:
     """Write the report of a study from its runs."""
     from m2mkd.results.report import write_report
 
-    write_report(read_study(scale, experiment, overrides), incomplete=incomplete)
+    write_report(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
 
 
 @track.command()
-def sync(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+def sync(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
     from m2mkd.tracking import mlflow_sink
 
-    mlflow_sink.sync(read_study(scale, experiment, overrides))
+    mlflow_sink.sync(read_study(scale, experiment, overrides, ablations=ablations))
 
 
 @app.command()

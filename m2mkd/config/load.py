@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, Dataset
-from m2mkd.config.experiment import Catalogue, Experiment, Scale, Settings
+from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
@@ -200,10 +200,25 @@ def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
     """
     path = named("scales", name)
     content = _extended(merged(read_yaml(path), overrides), (name,))
-    result = checked(Scale, content, f"{path} with overrides" if overrides else str(path))
-    for changed in result.experiment_changes:
-        named("experiments", changed, "experiment_changes")
-        experiment(changed, result)
+    return _checked_scale(content, f"{path} with overrides" if overrides else str(path))
+
+
+def changed(scale: Scale, changes: Mapping[str, Any], where: str) -> Scale:
+    """A scale with changes laid over it.
+
+    Raises
+    ------
+    InputError
+        As `scale`; ``where`` says where the changes stand.
+    """
+    return _checked_scale(merged(scale.model_dump(mode="json"), changes), where)
+
+
+def _checked_scale(content: dict[str, Any], where: str) -> Scale:
+    result = checked(Scale, content, where)
+    for name in result.experiment_changes:
+        named("experiments", name, "experiment_changes")
+        experiment(name, result)
     for original, substitute in result.data.items():
         data_ref(original, "data")
         data_ref(substitute, f"data.{original}")
@@ -238,6 +253,13 @@ def experiment(name: str, scale: Scale) -> Experiment:
     """One experiment of ``config/experiments`` at a scale."""
     path = named("experiments", name)
     return checked(Experiment, merged(read_yaml(path), scale.experiment_changes.get(name, {})), str(path))
+
+
+def ablations(scale_name: str, scale: Scale) -> list[str]:
+    """Names of the experiments that are ablations of a scale, in alphabetical order."""
+    names = sorted(path.stem for path in (CONFIG / "experiments").glob("*.yaml"))
+    found = ((name, experiment(name, scale)) for name in names)
+    return [name for name, one in found if isinstance(one, AblationExperiment) and scale_name in one.scales]
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Collected:
     runs: pd.DataFrame
     """A row for each run and replicate: see `m2mkd.results.runs_table.COLUMNS`."""
     measurements: pd.DataFrame
-    """A row for each number: experiment, variant, profile, run, replicate, split (iid, ood, fewshot), data, rendition (empty: all
-    images), metric (top1, top5, loss, classes, left_out), value (shares from 0 to 1), count (images)."""
+    """A row for each number: experiment, variant, profile, run, replicate, split (iid, ood, fewshot, graph), data, rendition (empty:
+    all images), metric (top1, top5, loss, classes, left_out, density), value (shares from 0 to 1), count (images)."""
     curves: pd.DataFrame
     """A row for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains."""
     records: tuple[Record, ...]
@@ -118,6 +118,8 @@ def _measurements(row: Row, record: Record) -> Iterator[dict[str, Any]]:
             yield base | {"metric": name.removeprefix("val_"), "value": metrics[name]}
     elif isinstance(config, Evaluate | EvaluateTeacher):
         yield from _accuracies(base | {"split": "iid", "data": data_name(config.data)}, metrics)
+        if graph := metrics.get("diagnostics", {}).get("graph"):
+            yield base | {"split": "graph", "data": data_name(config.data), "metric": "density", "value": graph["density"]}
         for data in config.ood if isinstance(config, Evaluate) else ():
             found = metrics["ood"][data.name]
             named = base | {"split": "ood", "data": data_name(data)}

@@ -77,8 +77,8 @@ class Side:
         return None
 
 
-Comparison = tuple[Side, Side | None]
-"""A, and B unless the claim is about A alone."""
+Comparison = tuple[Side, ...]
+"""A, where the claim is about A alone; A and B; or A, B, C and D, where it is about (A - B) - (C - D)."""
 
 
 class Sides:
@@ -98,13 +98,13 @@ class Sides:
             If the row has not exactly one number of the claim's metric.
         """
         config = self.study.runs[row.measured[0]].config
-        split = claim.metric.removesuffix("_top1")
+        split, _, metric = claim.metric.partition("_")
         if not isinstance(config, Evaluate) or (split == "ood" and len(config.ood) != 1):
             raise InputError(
                 f"config/claims.tsv: claim {claim.id}: {claim.metric} of {row.experiment}/{row.variant} is not one number; "
                 "name a student with exactly one such set"
             )
-        cell = next(iter(self.numbers.cells(row, split, "top1")), None)
+        cell = next(iter(self.numbers.cells(row, split, metric)), None)
         found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
         classes = common[0].seeds[0] if common else config.data.classes
@@ -124,12 +124,23 @@ class Sides:
 
 def members_of(comparisons: Sequence[Comparison]) -> list[Side]:
     """Every side once, in order."""
-    return list(dict.fromkeys(side for pair in comparisons for side in pair if side))
+    return list(dict.fromkeys(side for sides in comparisons for side in sides))
 
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Accuracies as verdicts take them."""
-    return [Pair(one.experiment, one.accuracies, other.accuracies if other else None) for one, other in comparisons]
+    return [_pair(*sides) for sides in comparisons]
+
+
+def _pair(one: Side, other: Side | None = None, third: Side | None = None, fourth: Side | None = None) -> Pair:
+    if third is None or fourth is None:
+        return Pair(one.experiment, one.accuracies, other.accuracies if other else None)
+    # Of differences only their difference is judged, in points, so that they can stand where accuracies do.
+    return Pair(one.experiment, _differences(one, other), _differences(third, fourth))
+
+
+def _differences(one: Side, other: Side | None) -> tuple[float, ...]:
+    return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=True))
 
 
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:

@@ -71,14 +71,14 @@ def sync(study: Study) -> None:
                     _put_figures(store, child_id, record)
                 store.finish(child_id, child)
             store.finish(parent_id, parent)
-    write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": without_credentials(store_uri()), "runs": len(records)})
+    write_json(Path(study.pages) / "tracking.json", {"study": study.key, "store": without_credentials(store_uri()), "runs": len(records)})
 
 
 def _tables(study: Study) -> list[Path]:
-    folder = Path(study.root) / "tables"
+    folder = Path(study.pages) / "tables"
     if not (folder / f"study-{study.key}.json").is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
-    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.root) / "metrics.json"]
+    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
 
 
 def _put_study(store: Store, study: Study, records: Iterable[Record], tables: list[Path]) -> None:

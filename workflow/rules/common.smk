@@ -62,12 +62,12 @@ def inputs_of(run_ids):
     return sorted(needed) + [ancient(file) for file in sorted(beside - needed)]
 
 
-def results(selected):
-    """Outputs of every run that a predicate of id and run selects."""
+def results(selected, whole=False):
+    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of id and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if selected(run_id, run)
+        if (whole or run["study"]) and selected(run_id, run)
         for name in PLAN["phases"][run_id.split("/")[0]]
     ]
 

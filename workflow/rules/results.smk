@@ -1,16 +1,21 @@
+# What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
+QUOTED = (
+    ["results/published", "config", "config/experiments", "config/claims.tsv"]
+    + glob("results/published/*.csv")
+    + glob("config/*.yaml")
+    + glob("config/experiments/*.yaml")
+)
+
+
+def measured(run_id, run):
+    """Whether the tables read a run."""
+    return run_id.startswith(("evaluate", "measure_", "train_", "distill_", "assemble_"))
+
+
 rule compile:
     input:
-        results(
-            lambda run_id, run: run_id.startswith(
-                ("evaluate", "measure_", "train_", "distill_", "assemble_")
-            )
-        ),
-        # What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
-        ["results/published", "config", "config/experiments"]
-        + glob("results/published/*.csv")
-        + glob("config/*.yaml")
-        + ["config/claims.tsv"]
-        + glob("config/experiments/*.yaml"),
+        results(measured),
+        QUOTED,
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
     log:
@@ -52,3 +57,32 @@ rule track:
         arguments=PLAN["arguments"],
     shell:
         "m2mkd track sync {params.arguments} > {log} 2>&1"
+
+
+# The study once more, together with the ablations of its scale. Nothing else asks for it.
+if PLAN["ablations"]:
+    PAGES = PLAN["ablations"]["pages"]
+
+    rule ablations:
+        input:
+            results(lambda run_id, run: True, whole=True),
+            QUOTED,
+        output:
+            f"{PAGES}/tables/study-{PLAN['ablations']['study']}.json",
+            f"{PAGES}/report.html",
+            f"{PAGES}/tracking.json",
+        log:
+            f"{LOGS}/ablations.log",
+        conda:
+            "../envs/m2mkd.yaml"
+        params:
+            arguments=PLAN["arguments"],
+        shell:
+            "for step in compile report 'track sync'; "
+            "do m2mkd $step --ablations {params.arguments} || exit $?; done > {log} 2>&1"
+
+else:
+
+    rule ablations:
+        input:
+            "config/config.yaml",
