@@ -180,9 +180,7 @@ class AblationExperiment(Config):
         return next(name for name in self.settings if self.student(name) == self.student(setting))
 
 
-Experiment = Annotated[
-    TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")
-]
+Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]
 
 
 def _complete_or_extends(schema: dict[str, Any]) -> None:

@@ -33,8 +33,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+@cache
 def _parse(text: str, where: str) -> Any:
-    """YAML text as plain values.
+    """YAML text as plain values, which are not to be changed: a text that is read again is not parsed again.
 
     Raises
     ------
@@ -100,6 +101,8 @@ def _explain(error: ValidationError, type_: Any) -> str:
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
         known = sorted(_field_names(type_))
+        if name in known:
+            return f"{field} is not a field here; move it to where it belongs, or remove it"
         close = difflib.get_close_matches(name, known, n=1)
         return f"{field} is not a known field; " + (f"did you mean '{close[0]}'?" if close else "remove it")
     if problem["type"] == "missing":

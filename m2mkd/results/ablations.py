@@ -55,9 +55,9 @@ def ablations_table(study: Study, numbers: Numbers) -> Table:
     header = ("ablation", "setting", "student", "profile", "seeds")
     header += tuple(text for name in SPLITS.values() for text in (f"{name} top-1 %", f"{name} difference"))
     caption = (
-        "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points from "
-        "the first setting of the same student, paired by seed, ± half of its 95 % interval. The intervals are not corrected for their number; "
-        "claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
+        "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points "
+        "from the first setting of the same student, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
+        "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
     )
     return Table("ablations", caption, (*header, "graph %"), tuple(shown), pd.DataFrame(exact))
 
@@ -76,11 +76,12 @@ def ablations_figure(study: Study, numbers: Numbers) -> list[Illustration]:
     if not groups:
         return []
     said = "; ".join(
-        f"{heading}: " + ", ".join(f"{one.label} {one.series} {one.centre:+.2f}" for one in estimates) for heading, estimates in groups.items()
+        f"{heading}: " + ", ".join(f"{one.label} {one.series} {one.centre:+.2f}" for one in estimates)
+        for heading, estimates in groups.items()
     )
     caption = (
-        "Dots: mean difference in points of accuracy from the first setting of the same student, paired by seed. Whiskers: 95 % interval by "
-        "Student's t, where there are several seeds."
+        "Dots: mean difference in points of accuracy from the first setting of the same student, paired by seed. Whiskers: 95 % interval "
+        "by Student's t, where there are several seeds."
     )
     figure = intervals_figure(groups, "difference in top-1, points", zero=True)
     return [Illustration("ablations", "What one thing changes", caption, f"Differences in top-1 points. {said}.", figure)]

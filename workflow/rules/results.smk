@@ -32,7 +32,11 @@ rule report:
     input:
         rules.compile.output,
     output:
-        f"{ROOT}/report.html",
+        report(
+            f"{ROOT}/report.html",
+            caption="../report/report.rst",
+            category="Report of the study",
+        ),
     log:
         f"{LOGS}/report.log",
     conda:
@@ -69,7 +73,11 @@ if PLAN["ablations"]:
             QUOTED,
         output:
             f"{PAGES}/tables/study-{PLAN['ablations']['study']}.json",
-            f"{PAGES}/report.html",
+            report(
+                f"{PAGES}/report.html",
+                caption="../report/report.rst",
+                category="Report of the study with its ablations",
+            ),
             f"{PAGES}/tracking.json",
         log:
             f"{LOGS}/ablations.log",
@@ -78,8 +86,9 @@ if PLAN["ablations"]:
         params:
             arguments=PLAN["arguments"],
         shell:
-            "for step in compile report 'track sync'; "
-            "do m2mkd $step --ablations {params.arguments} || exit $?; done > {log} 2>&1"
+            "(m2mkd compile --ablations {params.arguments}"
+            " && m2mkd report --ablations {params.arguments}"
+            " && m2mkd track sync --ablations {params.arguments}) > {log} 2>&1"
 
 else:
 
