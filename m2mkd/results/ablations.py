@@ -1,5 +1,7 @@
 """What one thing changes: the settings of every ablation, each paired by seed with the setting that it is compared with."""
 
+from typing import Any
+
 import pandas as pd
 
 from m2mkd.config.experiment import AblationExperiment
@@ -35,31 +37,34 @@ def ablations_table(study: Study, numbers: Numbers) -> Table:
     """A line for each setting: accuracies over seeds, and its differences from the setting that it is compared with."""
     exact, shown = [], []
     for ablation, row, reference in ablation_rows(study, numbers):
-        names = {"ablation": row.experiment, "setting": row.variant, "student": ablation.student(row.variant), "profile": row.profile}
-        line, cells = {**names, "reference": "" if row is reference else reference.variant}, []
+        names = (row.experiment, row.variant, ablation.student(row.variant), row.profile)
+        compared = "" if row is reference else reference.variant
+        line: dict[str, Any] = dict(zip(("ablation", "setting", "student", "profile"), names, strict=True)) | {"reference": compared}
+        cells = []
         for split in SPLITS:
             one, other = _cell(numbers, row, split), _cell(numbers, reference, split)
-            gain = _gain(one, other) if row is not reference else None
-            line |= {"n": one.over_seeds.n} if one and split == "iid" else {}
+            over, gain = one.over_seeds if one else None, _gain(one, other) if compared else None
+            line |= {} if split != "iid" else {"n": over and over.n}
             line |= {
-                f"{split}_top1_mean": one and one.over_seeds.mean,
-                f"{split}_top1_half_width": one and one.over_seeds.half_width,
+                f"{split}_top1_mean": over and over.mean,
+                f"{split}_top1_half_width": over and over.half_width,
                 f"{split}_difference": gain and gain.mean,
                 f"{split}_difference_half_width": gain and gain.half_width,
             }
-            cells += [_linked(row, percent_over_seeds(one.over_seeds if one else None)), _linked(row, _signed(gain))]
+            cells += [percent_over_seeds(over), _signed(gain)]
         density = next(iter(numbers.cells(row, "graph", "density")), None)
-        line["graph_density_mean"] = density and density.over_seeds.mean
+        line["graph_density_mean"] = density.over_seeds.mean if density else None
+        cells.append(percent(line["graph_density_mean"]))
         exact.append(line)
-        shown.append((*names.values(), str(line["n"]), *cells, _linked(row, percent(density and density.over_seeds.mean))))
-    header = ("ablation", "setting", "student", "profile", "seeds")
-    header += tuple(text for name in SPLITS.values() for text in (f"{name} top-1 %", f"{name} difference"))
+        shown.append((*names, str(line["n"]), *(Linked(cell, anchor_of(row)) if cell else "" for cell in cells)))
+    accuracies = tuple(heading for name in SPLITS.values() for heading in (f"{name} top-1 %", f"{name} difference"))
+    header = ("ablation", "setting", "student", "profile", "seeds", *accuracies, "graph %")
     caption = (
         "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points "
         "from the first setting of the same student, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
         "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
     )
-    return Table("ablations", caption, (*header, "graph %"), tuple(shown), pd.DataFrame(exact))
+    return Table("ablations", caption, header, tuple(shown), pd.DataFrame(exact))
 
 
 def ablations_figure(study: Study, numbers: Numbers) -> list[Illustration]:
@@ -71,8 +76,7 @@ def ablations_figure(study: Study, numbers: Numbers) -> list[Illustration]:
         heading = ablation.title + (f" ({row.profile})" if len(study.scale.profiles) > 1 else "")
         for split, name in SPLITS.items():
             if gain := _gain(_cell(numbers, row, split), _cell(numbers, reference, split)):
-                estimate = Estimate(f"{row.variant} − {reference.variant}", name, gain.mean, gain.half_width)
-                groups.setdefault(heading, []).append(estimate)
+                groups.setdefault(heading, []).append(Estimate(row.variant, name, gain.mean, gain.half_width))
     if not groups:
         return []
     said = "; ".join(
@@ -96,15 +100,11 @@ def _gain(one: Cell | None, other: Cell | None) -> Summary | None:
     if one is None or other is None:
         return None
     controls = dict(zip(other.replicates, other.seeds, strict=True))
-    pairs = [(value, controls[seed]) for seed, value in zip(one.replicates, one.seeds, strict=True) if seed in controls]
-    return summarise(gains(*zip(*pairs, strict=True), "points")) if pairs else None
+    treated = {seed: value for seed, value in zip(one.replicates, one.seeds, strict=True) if seed in controls}
+    return summarise(gains(list(treated.values()), [controls[seed] for seed in treated], "points")) if treated else None
 
 
 def _signed(gain: Summary | None) -> str:
     if gain is None:
         return ""
     return f"{gain.mean:+.2f}" + ("" if gain.half_width is None else f" ± {gain.half_width:.2f}")
-
-
-def _linked(row: Row, text: str) -> str:
-    return Linked(text, anchor_of(row)) if text else ""

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from m2mkd.statistics import Summary
 
-NUMBERS = re.compile(r"[-\d., ±]*")
+NUMBERS = re.compile(r"[-+\d., ±]*")
 
 
 class Linked(str):

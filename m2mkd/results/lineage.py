@@ -89,8 +89,10 @@ def teacher_of(study: Study, row: Row) -> str:
     experiment = load.experiment(row.experiment, study.scale)
     if isinstance(experiment, TeacherExperiment):
         return row.experiment
-    ablated = isinstance(experiment, AblationExperiment)
-    source = experiment.student(row.variant).partition("/")[0] if ablated else student_of(study, row.experiment, row.variant)[0]
+    if isinstance(experiment, AblationExperiment):
+        source = experiment.student(row.variant).partition("/")[0]
+    else:
+        source, _ = student_of(study, row.experiment, row.variant)
     student = load.experiment(source, study.scale)
     assert isinstance(student, StudentExperiment)
     return student.teacher

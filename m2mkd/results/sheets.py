@@ -133,7 +133,7 @@ def models_sheet(study: Study) -> Sheet:
     for run in study.runs.values():
         config: Any = run.config
         if isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent) and getattr(config, "distillation", None) is None:
-            model = getattr(config, "student", None) or config.model
+            model = config.student if isinstance(config, TrainStudent) else config.model
             what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{costs[run.id].parameters / 1e6:.3g}"
     caption = "Networks, all that the runs train, and their parameters in millions."
@@ -185,6 +185,7 @@ def environment_sheet(collected: Collected) -> Sheet:
         source = record.provenance
         commit = str(source.get("git_commit") or "none") + (" with uncommitted changes" if source.get("git_dirty") else "")
         found = {"git commit": commit, "python": source.get("python"), "system": f"{source.get('system')} {source.get('machine')}"}
+        found |= {"hardware": source.get("hardware") or source.get("machine")}
         for name, value in (found | source.get("packages", {})).items():
             facts.setdefault(name, []).append(str(value))
     rows = tuple((name, _distinct(values)) for name, values in facts.items())

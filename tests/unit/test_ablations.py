@@ -193,7 +193,7 @@ def test_the_report_shows_them(study):
     write_report(study)
     page = Path("results/small/ablations/report.html").read_text()
     assert 'id="table-ablations"' in page and 'id="figure-ablations"' in page
-    assert "New: other − one IID +3.00" in page
+    assert "New: other IID +3.00, other OOD +1.50" in page
     (row,) = [row for row in study.rows if row.variant == "other"]
     assert f'<h3 id="{anchor_of(row)}">' in page
     assert f"{study.folder(row.measured[0])}/0/metrics.json --config scale=small" in page
