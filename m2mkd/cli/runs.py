@@ -27,7 +27,7 @@ def plan(
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     settle_times(whole)
-    typer.echo(json.dumps(as_graph(study, whole, settings) | {"container": container}))
+    typer.echo(json.dumps(as_graph(study, settings, whole) | {"container": container}))
 
 
 @app.command("list")

@@ -28,15 +28,15 @@ def command_arguments(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def as_graph(study: Study, whole: Study, settings: Settings) -> dict[str, Any]:
+def as_graph(study: Study, settings: Settings, whole: Study | None = None) -> dict[str, Any]:
     """What the workflow must know of a study.
 
     Parameters
     ----------
-    study, whole
-        The study, and the same with the scale's ablations.
-    settings
-        What both were built from.
+    study, settings
+        The study, and what it was built from.
+    whole
+        The same with the scale's ablations; none: without any.
 
     Returns
     -------
@@ -47,6 +47,7 @@ def as_graph(study: Study, whole: Study, settings: Settings) -> dict[str, Any]:
         and whether the study needs it), ``groups`` (by the key of the first, runs that one job computes together), ``data`` (name@size of
         each prepared by its folder), ``raw`` (source files that each of them is made from).
     """
+    whole = whole or study
     data = {item.folder: f"{item.name}@{item.image_size}" for run in whole.runs.values() for item in run.config.data_sets}
     return {
         "root": study.root,

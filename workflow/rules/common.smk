@@ -72,5 +72,12 @@ def results(selected, whole=False):
     ]
 
 
+def measured(run_id, run):
+    """Whether the tables read a run."""
+    return run_id.startswith(
+        ("evaluate", "measure_", "train_", "distill_", "assemble_")
+    )
+
+
 wildcard_constraints:
     key="[0-9a-f]{16}",

@@ -7,13 +7,6 @@ QUOTED = (
 )
 
 
-def measured(run_id, run):
-    """Whether the tables read a run."""
-    return run_id.startswith(
-        ("evaluate", "measure_", "train_", "distill_", "assemble_")
-    )
-
-
 rule compile:
     input:
         results(measured),
