@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from m2mkd.config.claims import load_claims
+from m2mkd.results.collect import collect
 from m2mkd.results.lineage import anchor_of, student_of
-from m2mkd.results.report import write_report
+from m2mkd.results.published import PublishedNumbers
+from m2mkd.results.report import result_sheets, write_report
 from tests.fabricated import finish, plan
 
 EXPERIMENTS = [
@@ -117,6 +119,24 @@ def test_every_number_leads_to_its_runs_digest_and_command(report):
         behind = text.partition(f'id="table-{anchor_of(row)}-table"')[2].partition("</table>")[0]
         for run_id in row.measured:
             assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/0/metrics.json --config scale=smoke " in behind
+
+
+def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
+    study, root, text = report
+    page = Page(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        collected = collect(study)
+        sheets = result_sheets(study, collected.numbers, PublishedNumbers(), collected.records)
+    numbers = 0
+    for _, sheet in sheets:
+        measured = [place for place, name in enumerate(sheet.header) if "%" in name or name in ("edges", "rotated")]
+        for cell in (row[place] for row in sheet.rows for place in measured):
+            if cell:
+                numbers += 1
+                assert cell.target in page.ids, (sheet.name, cell)
+    assert {sheet.name for _, sheet in sheets} >= {"teacher", "hybrids", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"}
+    assert numbers > 50
 
 
 def test_it_judges_nothing_at_a_reduced_scale(report):
