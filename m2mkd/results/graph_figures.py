@@ -146,7 +146,8 @@ def _draw_layers(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: flo
 
 
 def _mark(axes: Axes, x: float, y: float, what: str) -> None:
-    mark(axes, x, y, f"{what}, {axes.get_ylabel().replace(chr(10), ' ')}: {y:.3g}")
+    label = axes.get_ylabel().replace("\n", " ")
+    mark(axes, x, y, f"{what}, {label}: {y:.3g}")
 
 
 def _draw_senders(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str) -> None:

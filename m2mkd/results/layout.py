@@ -50,6 +50,10 @@ class Sheet:
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return Sheet(self.name, self.caption, tuple(self.header[place] for place in kept), rows)
 
+    def filled(self) -> "Sheet":
+        """The same without the columns in which no line has anything."""
+        return self.without(*(name for place, name in enumerate(self.header) if not any(row[place] for row in self.rows)))
+
 
 @dataclass(frozen=True)
 class Table(Sheet):

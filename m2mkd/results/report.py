@@ -83,7 +83,7 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         sheets=result_sheets(study, numbers, published, collected.records),
         overview=_drawn(overview),
         renditions=_drawn(rendition_figures(study, students, numbers)),
-        ablations=ablations_table(study, numbers).without(*idle_columns(study)),
+        ablations=ablations_table(study, numbers).without(*idle_columns(study)).filled(),
         ablations_drawn=_drawn(ablations_figure(study, numbers)),
         curves=_drawn(curves),
         parts=_drawn(parts),
@@ -130,7 +130,7 @@ def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, r
         ("Out of distribution, by rendition", renditions_table(once, numbers)),
         ("Few-shot adaptation", fewshot_table(study, rows_measured_by(study, "train_probe", numbers), numbers, published)),
     ]
-    return [(title, sheet.without(*idle_columns(study))) for title, sheet in sheets if sheet.rows]
+    return [(title, sheet.without(*idle_columns(study)).filled()) for title, sheet in sheets if sheet.rows]
 
 
 def idle_columns(study: Study) -> tuple[str, ...]:

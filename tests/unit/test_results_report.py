@@ -139,6 +139,11 @@ def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
     assert numbers > 50
 
 
+def test_columns_without_anything_are_left_out(report):
+    vmoe = report[2].partition('id="table-vmoe"')[2].partition("<thead>")[2].partition("</thead>")[0]
+    assert ">published IID<" in vmoe and "difference" not in vmoe and ">profile<" not in vmoe
+
+
 def test_it_judges_nothing_at_a_reduced_scale(report):
     assert "This page judges nothing about the paper." in report[2]
     assert "synthetic" in report[2].partition('id="table-data"')[2].partition("</table>")[0]
