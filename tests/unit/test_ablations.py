@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -208,6 +209,10 @@ def claim(**changes) -> Claim:
 def test_claims_about_them_are_judged(study):
     (found,) = verdict_board(study, collect(study), [claim()])
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(3.0)
+    (row,) = [row for row in study.rows if row.variant == "other"]
+    shutil.rmtree(f"{study.folder(row.measured[0])}/2")
+    (found,) = verdict_board(study, collect(study, partial=True), [claim()])
+    assert found.verdict.word == "inconclusive" and "Seed 2 of ablation_new/other is missing" in found.verdict.why
 
 
 def test_a_difference_of_differences(study):
