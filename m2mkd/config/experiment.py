@@ -147,6 +147,8 @@ class Setting(Config):
 
     of: str | None = None
     """Another student than the ablation's, as experiment/variant."""
+    against: str | None = None
+    """The setting that it is compared with; none: the first one."""
     compat: dict[str, Value] = {}
     """Values of compat switches, whatever the profile takes."""
     models: dict[str, dict] = {}
@@ -169,15 +171,22 @@ class AblationExperiment(Config):
     scales: tuple[str, ...] = ()
     """Scales whose ``snakemake ablations`` runs it; by its name it can be run at any."""
     settings: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], Setting] = Field(min_length=2)
-    """By name; the first one of each student is the one that its others are compared with."""
+    """By name; the first one is what the others are compared with, unless they say otherwise."""
 
     def student(self, setting: str) -> str:
         """The student that a setting changes, as experiment/variant."""
         return self.settings[setting].of or self.of
 
     def reference(self, setting: str) -> str:
-        """The setting that a setting is compared with; itself, if it is the first of its student."""
-        return next(name for name in self.settings if self.student(name) == self.student(setting))
+        """The setting that a setting is compared with; itself, if it is the first one."""
+        return self.settings[setting].against or next(iter(self.settings))
+
+    @model_validator(mode="after")
+    def _compares_what_is_there(self):
+        for name, setting in self.settings.items():
+            if setting.against is not None and (setting.against == name or setting.against not in self.settings):
+                raise ValueError(f"settings.{name}.against: {setting.against} is not another setting; there are {', '.join(self.settings)}")
+        return self
 
 
 Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]

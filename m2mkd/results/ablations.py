@@ -56,12 +56,12 @@ def ablations_table(study: Study, numbers: Numbers) -> Table:
         line["graph_density_mean"] = density.over_seeds.mean if density else None
         cells.append(percent(line["graph_density_mean"]))
         exact.append(line)
-        shown.append((*names, str(line["n"]), *(Linked(cell, anchor_of(row)) if cell else "" for cell in cells)))
+        shown.append((*names, compared, str(line["n"]), *(Linked(cell, anchor_of(row)) if cell else "" for cell in cells)))
     accuracies = tuple(heading for name in SPLITS.values() for heading in (f"{name} top-1 %", f"{name} difference"))
-    header = ("ablation", "setting", "student", "profile", "seeds", *accuracies, "graph %")
+    header = ("ablation", "setting", "student", "profile", "compared with", "seeds", *accuracies, "graph %")
     caption = (
         "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points "
-        "from the first setting of the same student, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
+        "from the setting that it is compared with, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
         "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
     )
     return Table("ablations", caption, header, tuple(shown), pd.DataFrame(exact))
@@ -84,8 +84,8 @@ def ablations_figure(study: Study, numbers: Numbers) -> list[Illustration]:
         for heading, estimates in groups.items()
     )
     caption = (
-        "Dots: mean difference in points of accuracy from the first setting of the same student, paired by seed. Whiskers: 95 % interval "
-        "by Student's t, where there are several seeds."
+        "Dots: mean difference in points of accuracy from the setting that it is compared with (see the table), paired by seed. Whiskers: "
+        "95 % interval by Student's t, where there are several seeds."
     )
     figure = intervals_figure(groups, "difference in top-1, points", zero=True)
     return [Illustration("ablations", "What one thing changes", caption, f"Differences in top-1 points. {said}.", figure)]

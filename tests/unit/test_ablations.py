@@ -127,6 +127,8 @@ def test_a_setting_changes_what_it_says_and_nothing_else(setting, phase, changed
         ("{alpha: 0.3}", r"ablation_new\.yaml: ablation\.settings\.other\.alpha is not a field here"),
         ("{models: {vmoe_bas: {stitch: kept}}}", r"models\.vmoe_bas: the scale or the overrides change it"),
         ("{experiment_changes: {vmoe_base: {distil: {}}}}", "did you mean 'distill'"),
+        ("{against: three}", r"settings\.other\.against: three is not another setting; there are one, other"),
+        ("{against: other}", "other is not another setting"),
         ("{models: {vmoe_base: {heads: 7}}}", "width 48 is not a multiple of heads 7"),
     ],
 )
@@ -135,6 +137,13 @@ def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, monkeypatch, othe
     written(tmp_path, other)
     with pytest.raises(InputError, match=message):
         whole()
+
+
+def test_settings_are_compared_with_the_first_or_with_the_one_they_name():
+    scale = load.scale("small", {})
+    init, loaded = (load.experiment(f"ablation_{name}", scale) for name in ("expert_init", "loaded_modules"))
+    assert [init.reference(name) for name in init.settings] == [*["end_to_end_trunc02"] * 3, "m2mkd_trunc02"]
+    assert {loaded.reference(name) for name in loaded.settings} == {"all"}
 
 
 def test_one_setting_can_be_chosen_and_an_unknown_one_is_refused():
