@@ -28,7 +28,7 @@ def claims(
     known = load_claims()
     if claim is not None and claim not in {found.id for found in known}:
         raise InputError(f"{claim}: no claim of that id in config/claims.tsv; it has {', '.join(found.id for found in known)}")
-    study = read_study(scale, experiment, overrides)
+    study = read_study(scale, experiment, overrides, ablations=True)
     # All of them even for one, for its exact test is corrected over the whole board.
     findings = verdict_board(study, collect(study, partial=True), known)
     chosen = [finding for finding in findings if claim in (None, finding.claim.id)]

@@ -13,6 +13,7 @@ ExperimentOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
 ]
+AblationsOption = Annotated[bool, typer.Option("--ablations", help="The study together with the ablations of its scale.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
 
 
@@ -29,7 +30,14 @@ def read_settings(scale: str | None, experiments: list[str] | None, overrides: l
     return load.settings(changes)
 
 
-def read_study(scale: str | None, experiments: list[str] | None, overrides: list[str] | None) -> Any:
+def read_study(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, *, ablations: bool = False) -> Any:
     from m2mkd.config.plan import build_study
 
-    return build_study(read_settings(scale, experiments, overrides))
+    return build_study(read_settings(scale, experiments, overrides), ablations=ablations)
+
+
+def study_with(runs: list[str], scale: str | None, experiments: list[str] | None, overrides: list[str] | None) -> Any:
+    """The study, together with the ablations only where one of the runs is none of its own, for they take time to plan."""
+    study = read_study(scale, experiments, overrides)
+    own = all(any(name.startswith(run) for name in study.runs) for run in runs)
+    return study if own else read_study(scale, experiments, overrides, ablations=True)

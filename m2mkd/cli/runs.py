@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from m2mkd.cli.options import ExperimentOption, ScaleOption, SetOption, read_settings, read_study
+from m2mkd.cli.options import AblationsOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study, study_with
 
 app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
 
@@ -32,20 +32,23 @@ def plan(
 
     settings = read_settings(None, None, None, config)
     tracking = prefer(settings.tracking_uri)
-    study = build_study(settings)
+    study, whole = build_study(settings), build_study(settings, ablations=True)
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
-    settle_times(study)
-    asked = requests(study, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
-    typer.echo(json.dumps(as_graph(study, settings) | {"container": container, "tracking": tracking, "requests": asked}))
+    settle_times(whole)
+    asked = requests(whole, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
+    beside = {"container": container, "tracking": tracking, "requests": asked}
+    typer.echo(json.dumps(as_graph(study, settings, whole) | beside))
 
 
 @app.command("list")
-def list_(scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+def list_(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+) -> None:
     """List the runs of a study, and whether they are done."""
     from m2mkd.config.runs import show_runs
 
-    show_runs(read_study(scale, experiment, overrides))
+    show_runs(read_study(scale, experiment, overrides, ablations=ablations))
 
 
 @app.command()
@@ -53,7 +56,7 @@ def show(run: str, scale: ScaleOption = None, experiment: ExperimentOption = Non
     """Print the configuration of one run."""
     import yaml
 
-    study = read_study(scale, experiment, overrides)
+    study = study_with([run], scale, experiment, overrides)
     found = study.find(run)
     typer.echo(f"# {study.folder(found.id)}\n# needed by {', '.join(sorted(found.users))}")
     typer.echo(yaml.safe_dump({"config": found.config.model_dump(mode="json"), "upstream": found.upstream_lists}, sort_keys=False))
@@ -66,7 +69,7 @@ def gc(
     overrides: SetOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
-    """List or remove run folders that the study does not need."""
+    """List or remove run folders that neither the study nor the scale's ablations need."""
     from m2mkd.config.runs import collect_garbage
 
-    collect_garbage(read_study(scale, experiment, overrides), delete=delete)
+    collect_garbage(read_study(scale, experiment, overrides, ablations=True), delete=delete)

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from m2mkd.cli.options import DeviceOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
+from m2mkd.cli.options import (
+    AblationsOption,
+    DeviceOption,
+    ExperimentOption,
+    ScaleOption,
+    SetOption,
+    read_settings,
+    read_study,
+    study_with,
+)
 
 app = typer.Typer()
 PartialOption = Annotated[bool, typer.Option("--partial", help="Take the runs that are there; claims that need more say which.")]
@@ -32,7 +41,6 @@ def run(
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
-    from m2mkd.config.plan import build_study
     from m2mkd.tracking.address import prefer
     from m2mkd.training import launch
     from m2mkd.training.gpus import take
@@ -42,9 +50,8 @@ def run(
     def say(news: str) -> None:
         typer.echo(news, err=True)
 
-    settings = read_settings(scale, experiment, overrides)
-    prefer(settings.tracking_uri)
-    study = build_study(settings)
+    prefer(read_settings(scale, experiment, overrides).tracking_uri)
+    study = study_with(runs, scale, experiment, overrides)
     found = [study.find(run) for run in runs]
     if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
         take(gpus, say)
@@ -57,22 +64,30 @@ def run(
 
 @app.command("compile")
 def compile_(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    ablations: AblationsOption = False,
+    incomplete: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.tables import compile_tables
 
-    compile_tables(read_study(scale, experiment, overrides), incomplete=incomplete)
+    compile_tables(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
 
 
 @app.command()
 def report(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, incomplete: PartialOption = False
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    ablations: AblationsOption = False,
+    incomplete: PartialOption = False,
 ) -> None:
     """Write the report of a study from its runs."""
     from m2mkd.results.report import write_report
 
-    write_report(read_study(scale, experiment, overrides), incomplete=incomplete)
+    write_report(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
 
 
 @track.command()
@@ -80,6 +95,7 @@ def sync(
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
+    ablations: AblationsOption = False,
     partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
@@ -89,7 +105,7 @@ def sync(
 
     settings = read_settings(scale, experiment, overrides)
     prefer(settings.tracking_uri)
-    mlflow_sink.sync(build_study(settings), partial=partial)
+    mlflow_sink.sync(build_study(settings, ablations=ablations), partial=partial)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Claims as data (``config/claims.tsv``): what is said, by whom, and what would count as reproducing it, fixed before anything is run."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,9 @@ from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
 from m2mkd.errors import InputError
 
-Metric = Literal["iid_top1", "ood_top1"]
+Metric = Literal["iid_top1", "ood_top1", "graph_density"]
+COMPARISON = re.compile(r"([^ ()]+)|([^ ()]+) - ([^ ()]+)|\(([^ ()]+) - ([^ ()]+)\) - \(([^ ()]+) - ([^ ()]+)\)")
+"""A; A - B; or (A - B) - (C - D)."""
 
 
 class Claim(Config):
@@ -32,7 +35,8 @@ class Claim(Config):
     population: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Experiments that it is about, separated by commas."""
     comparison: str
-    """``A - B``, or ``A`` alone; variants of each experiment of the population, or ``experiment/variant``."""
+    """``A - B``, ``(A - B) - (C - D)`` (with A - B in the place of A, C - D in that of B), or ``A`` alone; variants of each experiment of
+    the population, or ``experiment/variant``."""
     aggregate: Literal["each", "mean", "max"]
     """Whether it holds for each experiment of the population, for their mean, or for the best of them ("up to")."""
     direction: Literal["greater", "equal", "value"]
@@ -60,7 +64,11 @@ class Claim(Config):
 
     @model_validator(mode="after")
     def _fits_direction(self) -> "Claim":
-        if (self.direction == "value") == (" - " in self.comparison):
+        if not COMPARISON.fullmatch(self.comparison):
+            raise ValueError(f"comparison '{self.comparison}' is none; write 'A', 'A - B' or '(A - B) - (C - D)'")
+        if len(self.sides) == 4 and self.unit != "points":
+            raise ValueError(f"unit {self.unit} does not fit a difference of differences; write points")
+        if (self.direction == "value") == (len(self.sides) > 1):
             raise ValueError(f"comparison '{self.comparison}' does not fit direction {self.direction}; write 'A' for a value, else 'A - B'")
         if self.direction == "value" and (self.size is None or self.aggregate == "max"):
             raise ValueError("direction value needs a size, and an aggregate each or mean")
@@ -78,20 +86,19 @@ class Claim(Config):
         return self
 
     @property
-    def sides(self) -> tuple[str, str | None]:
-        """A and B of the comparison."""
-        one, _, other = self.comparison.partition(" - ")
-        return one, other or None
+    def sides(self) -> tuple[str, ...]:
+        """A; A and B; or A, B, C and D of the comparison."""
+        found = COMPARISON.fullmatch(self.comparison)
+        return tuple(filter(None, found.groups())) if found else ()
 
     @property
     def units(self) -> tuple[Literal["points", "relative"], ...]:
         """Units in which it is judged."""
         return ("points", "relative") if self.unit == "unstated" else (self.unit,)
 
-    def members(self) -> list[tuple[tuple[str, str], tuple[str, str] | None]]:
-        """Experiment and variant of A and of B, for each experiment of the population."""
-        one, other = self.sides
-        return [(_selected(name, one), (other and _selected(name, other)) or None) for name in self.population]
+    def members(self) -> list[tuple[tuple[str, str], ...]]:
+        """Experiment and variant of each side, for each experiment of the population."""
+        return [tuple(_selected(name, side) for side in self.sides) for name in self.population]
 
 
 def _selected(experiment: str, side: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
-from m2mkd.config.compat import Profile
+from m2mkd.config.compat import Profile, Value
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
 
@@ -142,7 +142,54 @@ class Probe(Config):
         return self
 
 
-Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment, Field(discriminator="kind")]
+class Setting(Config):
+    """One value of what an ablation varies: changes to its student, in the shape of a scale file."""
+
+    of: str | None = None
+    """Another student than the ablation's, as experiment/variant."""
+    against: str | None = None
+    """The setting that it is compared with; none: the first one."""
+    compat: dict[str, Value] = {}
+    """Values of compat switches, whatever the profile takes."""
+    models: dict[str, dict] = {}
+    recipes: dict[str, dict] = {}
+    experiment_changes: dict[str, dict] = {}
+
+    @property
+    def changes(self) -> dict[str, dict]:
+        """What is laid over the scale."""
+        return {name: changes for name in ("models", "recipes", "experiment_changes") if (changes := getattr(self, name))}
+
+
+class AblationExperiment(Config):
+    """A student of another experiment with one thing varied; runs that the study has anyway are shared by their keys."""
+
+    kind: Literal["ablation"]
+    title: str
+    of: str
+    """The student, as experiment/variant."""
+    scales: tuple[str, ...] = ()
+    """Scales whose ``snakemake ablations`` runs it; by its name it can be run at any."""
+    settings: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], Setting] = Field(min_length=2)
+    """By name; the first one is what the others are compared with, unless they say otherwise."""
+
+    def student(self, setting: str) -> str:
+        """The student that a setting changes, as experiment/variant."""
+        return self.settings[setting].of or self.of
+
+    def reference(self, setting: str) -> str:
+        """The setting that a setting is compared with; itself, if it is the first one."""
+        return self.settings[setting].against or next(iter(self.settings))
+
+    @model_validator(mode="after")
+    def _compares_what_is_there(self):
+        for name, setting in self.settings.items():
+            if setting.against is not None and (setting.against == name or setting.against not in self.settings):
+                raise ValueError(f"settings.{name}.against: {setting.against} is not another setting; there are {', '.join(self.settings)}")
+        return self
+
+
+Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]
 
 
 def _complete_or_extends(schema: dict[str, Any]) -> None:

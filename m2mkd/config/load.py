@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, Dataset
-from m2mkd.config.experiment import Catalogue, Experiment, Scale, Settings
+from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
@@ -33,8 +33,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+@cache
 def _parse(text: str, where: str) -> Any:
-    """YAML text as plain values.
+    """YAML text as plain values, which are not to be changed: a text that is read again is not parsed again.
 
     Raises
     ------
@@ -100,6 +101,8 @@ def _explain(error: ValidationError, type_: Any) -> str:
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
         known = sorted(_field_names(type_))
+        if name in known:
+            return f"{field} is not a field here; move it to where it belongs, or remove it"
         close = difflib.get_close_matches(name, known, n=1)
         return f"{field} is not a known field; " + (f"did you mean '{close[0]}'?" if close else "remove it")
     if problem["type"] == "missing":
@@ -200,10 +203,25 @@ def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
     """
     path = named("scales", name)
     content = _extended(merged(read_yaml(path), overrides), (name,))
-    result = checked(Scale, content, f"{path} with overrides" if overrides else str(path))
-    for changed in result.experiment_changes:
-        named("experiments", changed, "experiment_changes")
-        experiment(changed, result)
+    return _checked_scale(content, f"{path} with overrides" if overrides else str(path))
+
+
+def changed(scale: Scale, changes: Mapping[str, Any], where: str) -> Scale:
+    """A scale with changes laid over it.
+
+    Raises
+    ------
+    InputError
+        As `scale`; ``where`` says where the changes stand.
+    """
+    return _checked_scale(merged(scale.model_dump(mode="json"), changes), where)
+
+
+def _checked_scale(content: dict[str, Any], where: str) -> Scale:
+    result = checked(Scale, content, where)
+    for name in result.experiment_changes:
+        named("experiments", name, "experiment_changes")
+        experiment(name, result)
     for original, substitute in result.data.items():
         data_ref(original, "data")
         data_ref(substitute, f"data.{original}")
@@ -238,6 +256,13 @@ def experiment(name: str, scale: Scale) -> Experiment:
     """One experiment of ``config/experiments`` at a scale."""
     path = named("experiments", name)
     return checked(Experiment, merged(read_yaml(path), scale.experiment_changes.get(name, {})), str(path))
+
+
+def ablations(scale_name: str, scale: Scale) -> list[str]:
+    """Names of the experiments that are ablations of a scale, in alphabetical order."""
+    names = sorted(path.stem for path in (CONFIG / "experiments").glob("*.yaml"))
+    found = ((name, experiment(name, scale)) for name in names)
+    return [name for name, one in found if isinstance(one, AblationExperiment) and scale_name in one.scales]
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:

@@ -5,9 +5,19 @@ from functools import cache
 from typing import Any
 
 from m2mkd.config import load
-from m2mkd.config.compat import Profile, switches_for
+from m2mkd.config.compat import Profile, Value, switches_for
 from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
-from m2mkd.config.experiment import Catalogue, Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, Variant
+from m2mkd.config.experiment import (
+    AblationExperiment,
+    Catalogue,
+    Experiment,
+    Scale,
+    Settings,
+    StudentExperiment,
+    TeacherExperiment,
+    TransferExperiment,
+    Variant,
+)
 from m2mkd.config.imports import imported_digest
 from m2mkd.config.models import NAC, Model, ViT, VMoE
 from m2mkd.config.phases import (
@@ -31,8 +41,15 @@ from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
 
 
-def build_study(settings: Settings) -> Study:
+def build_study(settings: Settings, *, ablations: bool = False) -> Study:
     """All runs that the settings ask for.
+
+    Parameters
+    ----------
+    settings
+        Scale, experiments and overrides.
+    ablations
+        Add the ablations of the scale.
 
     Raises
     ------
@@ -45,9 +62,10 @@ def build_study(settings: Settings) -> Study:
             f"scale {settings.scale}: replicates {scale.replicates} is not a multiple of "
             f"replicates_per_job {scale.replicates_per_job}; change either"
         )
-    study = Study(settings.scale, scale)
+    study = Study(settings.scale, scale, ablations)
     builder = _Builder(study, scale, load.catalogue(scale))
-    for selector in settings.experiments or scale.experiments:
+    more = load.ablations(settings.scale, scale) if ablations else []
+    for selector in [*(settings.experiments or scale.experiments), *more]:
         name, slash, variant = selector.partition("/")
         for profile in scale.profiles:
             builder.add(name, variant if slash else None, profile)
@@ -68,10 +86,19 @@ def resolve_data(text: str, field: str) -> tuple[Data, Dataset]:
     return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset
 
 
+def _variants(experiment: Experiment) -> list[str]:
+    """Variants, or settings, that can be chosen one by one."""
+    if isinstance(experiment, StudentExperiment):
+        return list(experiment.variants)
+    return list(experiment.settings) if isinstance(experiment, AblationExperiment) else []
+
+
 class _Builder:
-    def __init__(self, study: Study, scale: Scale, catalogue: Catalogue):
+    def __init__(self, study: Study, scale: Scale, catalogue: Catalogue, compat: Mapping[str, Value] | None = None, user: str = ""):
         self.study, self.scale, self.catalogue = study, scale, catalogue
-        self.user = ""
+        self.compat, self.user = compat or {}, user
+        self.switched: set[str] = set()
+        """Switches of ``compat`` that a run has taken."""
         # Each is asked for by every run of its students; reading it from its file every time would take most of the planning.
         self.experiment = cache(lambda name: load.experiment(name, scale))
 
@@ -137,7 +164,9 @@ class _Builder:
             self.check_trainable(fields["data"])
         name = phase.model_fields["phase"].default
         compat = switches_for(load.switches(), profile, name, model.family, published_data.partition("@")[0], distilled)
-        config = phase(threads=self.scale.threads, compat=compat, **fields)
+        switched = {switch: value for switch, value in self.compat.items() if switch in compat}
+        self.switched |= switched.keys()
+        config = phase(threads=self.scale.threads, compat=compat | switched, **fields)
         run = Run(config, dict(upstream))
         kept = self.study.runs.setdefault(run.id, run)
         kept.users.add(self.user)
@@ -151,9 +180,9 @@ class _Builder:
     def add(self, name: str, variant: str | None, profile: Profile) -> None:
         self.user = name
         experiment = self.experiment(name)
-        if variant is not None and not (isinstance(experiment, StudentExperiment) and variant in experiment.variants):
-            known = ", ".join(experiment.variants) if isinstance(experiment, StudentExperiment) else "none"
-            raise InputError(f"experiment {name}: no variant '{variant}'; it has {known}")
+        known = _variants(experiment)
+        if variant is not None and variant not in known:
+            raise InputError(f"experiment {name}: no variant '{variant}'; it has {', '.join(known) or 'none'}")
         if isinstance(experiment, TeacherExperiment):
             self.add_teacher(name, profile)
         elif isinstance(experiment, StudentExperiment):
@@ -161,6 +190,9 @@ class _Builder:
                 trained = self.students(experiment, chosen, profile)
                 measured = tuple(self.evaluation(experiment, run, profile) for run in trained)
                 self.row(name, chosen, profile, trained, measured)
+        elif isinstance(experiment, AblationExperiment):
+            for chosen in [variant] if variant else experiment.settings:
+                self.add_setting(name, experiment, chosen, profile)
         else:
             self.add_transfer(name, experiment, profile)
 
@@ -390,16 +422,40 @@ class _Builder:
             replicates=self.seeds(trained)[0],
         )
 
+    # --- ablations ----------------------------------------------------------------------------------------------------
+
+    def add_setting(self, name: str, ablation: AblationExperiment, chosen: str, profile: Profile) -> None:
+        """One setting of an ablation: its student, planned under its changes."""
+        setting, where = ablation.settings[chosen], f"experiment {name}: settings.{chosen}"
+        for switch, value in setting.compat.items():
+            known = load.switches().get(switch)
+            if known is None or value not in (known.released, known.corrected):
+                mend = f"give {known.released} or {known.corrected}" if known else f"there are {', '.join(load.switches())}"
+                raise InputError(f"{where}: compat: {switch} {value} is not in config/compat.yaml; {mend}")
+        scale = load.changed(self.scale, setting.changes, where) if setting.changes else self.scale
+        catalogue = load.catalogue(scale) if setting.models or setting.recipes else self.catalogue
+        builder = _Builder(self.study, scale, catalogue, setting.compat, name)
+        experiment, variant = builder.student(ablation.student(chosen), f"{where}: of")
+        trained = builder.students(experiment, variant, profile)
+        measured = tuple(builder.evaluation(experiment, run, profile) for run in trained)
+        for switch in setting.compat:
+            if switch not in builder.switched:
+                raise InputError(f"{where}: compat: {switch} changes nothing in {ablation.student(chosen)}; remove it")
+        self.row(name, chosen, profile, trained, measured)
+
+    def student(self, selector: str, field: str) -> tuple[StudentExperiment, str]:
+        """The student experiment and the variant that ``experiment/variant`` names."""
+        source, _, variant = selector.partition("/")
+        experiment = self.experiment(source)
+        if not isinstance(experiment, StudentExperiment) or variant not in experiment.variants:
+            raise InputError(f"{field}: '{selector}' is not the variant of a student experiment; write experiment/variant")
+        return experiment, variant
+
     # --- transfer -----------------------------------------------------------------------------------------------------
 
     def add_transfer(self, name: str, transfer: TransferExperiment, profile: Profile) -> None:
         for selector in transfer.students:
-            source, _, variant = selector.partition("/")
-            experiment = self.experiment(source)
-            if not isinstance(experiment, StudentExperiment) or variant not in experiment.variants:
-                raise InputError(
-                    f"experiment {name}: students: '{selector}' is not the variant of a student experiment; write experiment/variant"
-                )
+            experiment, variant = self.student(selector, f"experiment {name}: students")
             trained = self.students(experiment, variant, profile)
             if transfer.probe is None:
                 measured = tuple(self.evaluation(experiment, run, profile) for run in trained)

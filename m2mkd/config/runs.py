@@ -28,29 +28,44 @@ def command_arguments(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def as_graph(study: Study, settings: Settings) -> dict[str, Any]:
+def as_graph(study: Study, settings: Settings, whole: Study | None = None) -> dict[str, Any]:
     """What the workflow must know of a study.
+
+    Parameters
+    ----------
+    study, settings
+        The study, and what it was built from.
+    whole
+        The same with the scale's ablations; none: without any.
 
     Returns
     -------
     dict
-        ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``phases`` (for each the
-        names of a run's outputs relative to its folder), ``runs`` (for each id its input files, those of them whose age does not matter,
-        and experiments), ``groups`` (by the key of the first, runs that one job computes together), ``data`` (name@size of each prepared
-        by its folder), ``raw`` (source files that each of them is made from).
+        ``root`` (folder of results), ``arguments`` (for the jobs' commands), ``threads``, ``study`` (its key), ``ablations`` (key of the
+        whole, and folder of its tables and report; none where the scale has no ablation), ``phases`` (for each the names of a run's outputs
+        relative to its folder), ``runs`` (for each id of the whole its input files, those of them whose age does not matter, experiments,
+        and whether the study needs it), ``groups`` (by the key of the first, runs that one job computes together), ``data`` (name@size of
+        each prepared by its folder), ``raw`` (source files that each of them is made from).
     """
-    data = {item.folder: f"{item.name}@{item.image_size}" for run in study.runs.values() for item in run.config.data_sets}
+    whole = whole or study
+    data = {item.folder: f"{item.name}@{item.image_size}" for run in whole.runs.values() for item in run.config.data_sets}
     return {
         "root": study.root,
         "arguments": command_arguments(settings),
         "threads": study.scale.threads,
         "study": study.key,
+        "ablations": {"study": whole.key, "pages": whole.pages} if len(whole.rows) > len(study.rows) else None,
         "phases": {name: _outputs(study, cls) for name, cls in PHASES.items()},
         "runs": {
-            run.id: {"inputs": _inputs(study, run), "ancient": _foreign(study, run), "experiments": sorted(run.users)}
-            for run in study.runs.values()
+            run.id: {
+                "inputs": _inputs(whole, run),
+                "ancient": _foreign(whole, run),
+                "experiments": sorted(run.users),
+                "study": run.id in study.runs,
+            }
+            for run in whole.runs.values()
         },
-        "groups": {members[0].key: [run.id for run in members] for members in module_groups(study)},
+        "groups": {members[0].key: [run.id for run in members] for members in module_groups(whole)},
         "data": data,
         "raw": {name: [f"data/raw/{file.name}" for file in _fetched(name)] for name in sorted(set(data.values()))},
     }

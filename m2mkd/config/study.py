@@ -59,6 +59,8 @@ class Study:
 
     scale_name: str
     scale: Scale
+    ablations: bool = False
+    """Whether the scale's ablations are part of it."""
     runs: dict[str, Run] = field(default_factory=dict)
     """By id, upstream before downstream."""
     rows: list[Row] = field(default_factory=list)
@@ -70,8 +72,13 @@ class Study:
 
     @property
     def root(self) -> str:
-        """Folder of everything that the study writes."""
+        """Folder of everything that is written at the scale."""
         return f"results/{self.scale_name}"
+
+    @property
+    def pages(self) -> str:
+        """Folder of what is made of the runs: tables and report."""
+        return f"{self.root}/ablations" if self.ablations else self.root
 
     def folder(self, run_id: str) -> str:
         """Folder of one run."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from m2mkd.config.phases import TrainProbe
 from m2mkd.config.runs import module_groups
 from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
@@ -63,8 +62,7 @@ def request_of(runs: Sequence[Run], costs: Mapping[str, Cost], terms: Terms) -> 
         Of the machine.
     """
     config, planned = runs[0].config, [costs[run.id] for run in runs]
-    trains = planned[0].training_hours > 0 and not isinstance(config, TrainProbe)
-    gpus = terms.assumptions.gpus if trains else 1
+    gpus = terms.assumptions.gpus if config.DIVISIBLE else 1
     hours = sum(cost.gpu_hours for cost in planned) / gpus
     # A checkpoint is copied before it is written, and read whole when a job goes on.
     kept = sum(2 * cost.checkpoint + FLOAT32 * cost.parameters for cost in planned)

@@ -25,7 +25,7 @@ class Finding:
     claim: Claim
     verdict: Verdict
     comparisons: tuple[Comparison, ...] = ()
-    """A and B for each experiment of the population; empty where the study has no run of them."""
+    """The sides of each experiment of the population; empty where the study has no run of them."""
     runs: tuple[str, ...] = ()
     """Ids of all runs behind it, upstream before downstream."""
     cost: float | None = None
@@ -90,7 +90,7 @@ class _Board:
         if unfit := self._unfit(claim, rows, profile, at_scale):
             return self._not_run(claim, unfit)
         sides = {name: self.sides.side(claim, rows[name]) for name in members_named(claim)}
-        comparisons = tuple((sides["/".join(one)], sides["/".join(other)] if other else None) for one, other in claim.members())
+        comparisons = tuple(tuple(sides["/".join(member)] for member in members) for members in claim.members())
         needed = with_upstream(study, [seed.run for side in members_of(comparisons) for seed in side.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
         finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
@@ -158,8 +158,8 @@ class _Board:
 
 
 def members_named(claim: Claim) -> list[str]:
-    """Both sides of each comparison of a claim, as experiment/variant, each once."""
-    return list(dict.fromkeys("/".join(member) for pair in claim.members() for member in pair if member))
+    """All sides of each comparison of a claim, as experiment/variant, each once."""
+    return list(dict.fromkeys("/".join(member) for members in claim.members() for member in members))
 
 
 def _problems(comparisons: Sequence[Comparison]) -> str:

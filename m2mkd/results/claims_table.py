@@ -69,9 +69,10 @@ def claims_table(findings: Sequence[Finding]) -> Table:
 def claimed(claim: Claim) -> str:
     """The claimed size and how well it is known, in a few words."""
     unit = {"points": " points", "relative": " % of the baseline", "unstated": " (unit not stated)"}[claim.unit]
+    one, other = ("A - B", "C - D") if len(claim.sides) == 4 else ("A", "B")
     what = {
-        "greater": f"A > B by {claim.size:g}{unit}" if claim.size is not None else "A > B",
-        "equal": f"A = B within {claim.tolerance:g}{unit}",
+        "greater": f"{one} > {other}" + (f" by {claim.size:g}{unit}" if claim.size is not None else ""),
+        "equal": f"{one} = {other} within {claim.tolerance:g}{unit}",
         "value": f"{claim.size or 0.0:g} %",
     }[claim.direction]
     return f"{what}, {claim.status}"

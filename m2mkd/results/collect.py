@@ -27,8 +27,8 @@ class Collected:
     runs: pd.DataFrame
     """A row for each run and replicate: see `m2mkd.results.runs_table.COLUMNS`."""
     measurements: pd.DataFrame
-    """A row for each number: experiment, variant, profile, run, replicate, split (iid, ood, fewshot), data, rendition (empty: all
-    images), metric (top1, top5, loss, classes, left_out), value (shares from 0 to 1), count (images)."""
+    """A row for each number: experiment, variant, profile, run, replicate, split (iid, ood, fewshot, graph), data, rendition (empty:
+    all images), metric (top1, top5, loss, classes, left_out, density), value (shares from 0 to 1), count (images)."""
     curves: pd.DataFrame
     """A row for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains."""
     records: tuple[Record, ...]

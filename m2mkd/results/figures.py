@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from m2mkd.config.study import Row, Study
 from m2mkd.results.lineage import Place, student_of
 from m2mkd.results.lookup import Numbers
-from m2mkd.results.plots import Bar, Line, bars_figure, colours, curves_figure, points, variant_label
+from m2mkd.results.plots import Bar, Drawing, Estimate, Line, bars_figure, colours, curves_figure, intervals_figure, points, variant_label
 
 ACCURACY = "validation top-1 %"
 PANELS = {"training loss": "loss", ACCURACY: "val_top1"}
@@ -25,7 +24,7 @@ class Illustration:
     caption: str
     description: str
     """What it shows, for those who do not see it."""
-    figure: Figure
+    figure: Drawing
 
 
 def student_bars(study: Study, rows: Iterable[Row], numbers: Numbers, split: str) -> dict[str, list[Bar]]:
@@ -53,6 +52,32 @@ def accuracy_figures(study: Study, rows: list[Row], numbers: Numbers) -> list[Il
             figure = bars_figure(groups, f"{'IID' if split == 'iid' else 'OOD'} top-1 %")
             found.append(Illustration(f"bars-{split}", title, caption, f"{title}, mean top-1 in percent. {described}.", figure))
     return found
+
+
+def rendition_figures(study: Study, rows: Iterable[Row], numbers: Numbers) -> list[Illustration]:
+    """Accuracy on each rendition of the out-of-distribution sets that tell them apart, one figure; none where there is no such set."""
+    groups: dict[str, list[Estimate]] = {}
+    seen = set()
+    for row in rows:
+        student, variant = student_of(study, row.experiment, row.variant)
+        for rendition in numbers.renditions(row):
+            for cell in numbers.cells(row, "ood", "top1", rendition):
+                heading = f"{student}{_profile(study, row.profile)}, {cell.data}"
+                if (heading, variant, rendition) in seen:
+                    continue
+                seen.add((heading, variant, rendition))
+                over, half = cell.over_seeds, cell.over_seeds.half_width
+                estimate = Estimate(rendition, variant, 100 * over.mean, None if half is None else 100 * half)
+                groups.setdefault(heading, []).append(estimate)
+    if not groups:
+        return []
+    title = "Out-of-distribution accuracy by rendition"
+    said = "; ".join(
+        f"{heading}: " + ", ".join(f"{one.label} {variant_label(one.series)} {one.centre:.1f}" for one in estimates)
+        for heading, estimates in groups.items()
+    )
+    caption = "Dots: mean over seeds. Whiskers: 95 % interval by Student's t."
+    return [Illustration("renditions", title, caption, f"{title}, mean top-1 in percent. {said}.", intervals_figure(groups, "OOD top-1 %"))]
 
 
 def curve_figures(study: Study, curves: pd.DataFrame) -> list[Illustration]:
@@ -92,7 +117,8 @@ def _teacher_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
         panels = {}
         for title, column in PANELS.items():
             modules = [
-                Line("" if index else "each module, incubated", points(single, column), 1, thin=True) for index, single in _modules(part)
+                Line("" if index else "each module, incubated", points(single, column), 1, thin=True, name=f"module {index}")
+                for index, single in _modules(part)
             ]
             panels[title] = [
                 Line("meta model", points(meta, column), 0),

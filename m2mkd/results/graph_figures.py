@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from m2mkd.config.study import Row, Study
 from m2mkd.results.figures import Illustration
 from m2mkd.results.lineage import student_of
-from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Line, colours, curves_figure, variant_label
+from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line, colours, curves_figure, mark, variant_label
 from m2mkd.results.records import Record
 from m2mkd.statistics import mean
 
@@ -65,7 +65,7 @@ def diagnosis_illustrations(study: Study, rows: Iterable[Row], records: Iterable
     return found
 
 
-def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Figure:
+def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Drawing:
     """How the variants of one student use their parts, layer by layer, as means over seeds.
 
     Parameters
@@ -76,13 +76,13 @@ def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Figure:
     places = colours(variants)
     panels = _panels(next(iter(variants.values())))
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.4 + 1.9 * len(panels)))
+        figure = Drawing(figsize=(WIDTH, 0.4 + 1.9 * len(panels)))
         stacked = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         for axes, (label, draw) in zip(stacked, panels.items(), strict=True):
+            axes.set_ylabel(label)
             for order, (variant, seeds) in enumerate(variants.items()):
                 shift = 0.12 * (order - (len(variants) - 1) / 2)
                 draw(axes, seeds, SERIES[places[variant]], shift, variant_label(variant))
-            axes.set_ylabel(label)
             axes.grid(axis="y")
             axes.set_ylim(0, 1.08 * axes.dataLim.y1)
         handles = stacked[0].get_legend_handles_labels()
@@ -91,7 +91,7 @@ def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Figure:
     return figure
 
 
-def series_figure(curves: Iterable[Mapping[str, float]]) -> Figure | None:
+def series_figure(curves: Iterable[Mapping[str, float]]) -> Drawing | None:
     """How the numbers of :func:`m2mkd.evaluation.diagnostics.scalars` change in a training: a panel for each kind, a line a layer.
 
     Parameters
@@ -140,7 +140,14 @@ def _draw_layers(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: flo
     places = [place + shift for place in range(len(seeds[0]["layers"]))]
     values = [_over_seeds(seeds, layer, *names) for layer in range(len(places))]
     axes.plot(places, values, color=colour, marker="o", markersize=3, linewidth=1.1, label=label)
+    for layer, (place, value) in enumerate(zip(places, values, strict=True)):
+        _mark(axes, place, value, f"{label}, {seeds[0]['layers'][layer]['name']}")
     _layer_names(axes, seeds[0])
+
+
+def _mark(axes: Axes, x: float, y: float, what: str) -> None:
+    label = axes.get_ylabel().replace("\n", " ")
+    mark(axes, x, y, f"{what}, {label}: {y:.3g}")
 
 
 def _draw_senders(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str) -> None:
@@ -155,6 +162,8 @@ def _dots(axes: Axes, lists: Sequence[Sequence[Sequence[float]]], colour: str, s
     for layer, of_seeds in enumerate(zip(*lists, strict=True)):
         values = [factor * mean(numbers) for numbers in zip(*of_seeds, strict=True)]
         axes.scatter([layer + shift] * len(values), values, s=10, color=colour, alpha=0.8, linewidths=0, label=None if layer else label)
+        for value in values:
+            _mark(axes, layer + shift, value, f"{label}, layer {layer}")
 
 
 def _draw_entropy(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str) -> None:
@@ -165,7 +174,10 @@ def _draw_entropy(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: fl
 def _draw_mediators(axes: Axes, seeds: Sequence[Diagnosis], colour: str, _: float, label: str) -> None:
     # Seeds differ in their graphs, so that only ranks can be averaged.
     ranked = [sorted(seed["mediator_share"], reverse=True) for seed in seeds]
-    axes.plot([len(ranked[0]) * mean(values) for values in zip(*ranked, strict=True)], color=colour, linewidth=1.1, label=label)
+    shares = [len(ranked[0]) * mean(values) for values in zip(*ranked, strict=True)]
+    axes.plot(shares, color=colour, linewidth=1.1, label=label)
+    for rank, share in enumerate(shares):
+        _mark(axes, rank, share, f"{label}, mediator {rank + 1}")
     axes.axhline(1, color=MUTED, linewidth=0.6)
     axes.set_xlim(0, len(ranked[0]) - 1)
     axes.set_xlabel("mediators, the most attended first")

@@ -6,9 +6,14 @@ import pandas as pd
 
 from m2mkd.config.phases import MeasureHybrid
 from m2mkd.config.study import Study
-from m2mkd.results.layout import Table, percent
-from m2mkd.results.lineage import homes
+from m2mkd.results.layout import Linked, Table, percent
+from m2mkd.results.lineage import Place, homes
 from m2mkd.results.records import Record
+
+
+def hybrids_anchor(place: Place) -> str:
+    """Id, in the report, of the runs behind a teacher's lines."""
+    return f"runs-{place.experiment}-hybrids-{place.profile}"
 
 
 def hybrids_table(study: Study, records: Iterable[Record]) -> Table:
@@ -23,7 +28,8 @@ def hybrids_table(study: Study, records: Iterable[Record]) -> Table:
         for module, found in {"none": record.metrics["meta"], **record.metrics["hybrids"]}.items():
             names = {"experiment": experiment, "profile": profile, "data": str(config.data), "module": module}
             exact.append(names | {"images": found["count"], "top1": found["top1"], "top5": found["top5"]})
-            shown.append((*names.values(), str(found["count"]), percent(found["top1"]), percent(found["top5"])))
+            accuracies = (Linked(percent(found[metric]), hybrids_anchor(home[record.run.id])) for metric in ("top1", "top5"))
+            shown.append((*names.values(), str(found["count"]), *accuracies))
     header = ("experiment", "profile", "set", "teacher's module", "images", "top-1 %", "top-5 %")
     caption = (
         "Accuracy in percent of the meta model with one module of the teacher in the place of its own (none: the meta model alone): "

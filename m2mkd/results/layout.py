@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from m2mkd.statistics import Summary
 
-NUMBERS = re.compile(r"[-\d., ±]*")
+NUMBERS = re.compile(r"[-+\d., ±]*")
 
 
 class Linked(str):
@@ -56,6 +56,10 @@ class Sheet:
     def _tabulated(self, form: str) -> str:
         align = ["left" if text else "right" for text in self.is_text]
         return tabulate(list(self.rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
+
+    def filled(self) -> "Sheet":
+        """The same without the columns in which no line has anything."""
+        return self.without(*(name for place, name in enumerate(self.header) if not any(row[place] for row in self.rows)))
 
 
 @dataclass(frozen=True)

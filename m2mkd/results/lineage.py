@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import StudentExperiment, TeacherExperiment
+from m2mkd.config.experiment import AblationExperiment, StudentExperiment, TeacherExperiment, TransferExperiment
 from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
 
@@ -73,17 +73,28 @@ def _needed(study: Study, run_ids: tuple[str, ...]) -> set[str]:
 
 def student_of(study: Study, experiment: str, variant: str) -> tuple[str, str]:
     """The student experiment and variant that a row is about; a row of a transfer experiment names them in its variant."""
-    if isinstance(load.experiment(experiment, study.scale), StudentExperiment):
+    if not isinstance(load.experiment(experiment, study.scale), TransferExperiment):
         return experiment, variant
     source, _, chosen = variant.partition("/")
     return source, chosen
 
 
+def ablations_of(study: Study) -> dict[str, AblationExperiment]:
+    """The ablations that have rows in a study, by name."""
+    named = ((name, load.experiment(name, study.scale)) for name in dict.fromkeys(row.experiment for row in study.rows))
+    return {name: experiment for name, experiment in named if isinstance(experiment, AblationExperiment)}
+
+
 def teacher_of(study: Study, row: Row) -> str:
     """Name of the teacher experiment that a row builds on."""
-    if isinstance(load.experiment(row.experiment, study.scale), TeacherExperiment):
+    experiment = load.experiment(row.experiment, study.scale)
+    if isinstance(experiment, TeacherExperiment):
         return row.experiment
-    student = load.experiment(student_of(study, row.experiment, row.variant)[0], study.scale)
+    if isinstance(experiment, AblationExperiment):
+        source = experiment.student(row.variant).partition("/")[0]
+    else:
+        source, _ = student_of(study, row.experiment, row.variant)
+    student = load.experiment(source, study.scale)
     assert isinstance(student, StudentExperiment)
     return student.teacher
 

@@ -8,7 +8,7 @@ from m2mkd.config.phases import Evaluate, EvaluateTeacher, MeasureHybrid, Phase,
 
 
 def measurements_of(config: Phase, metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """A line for each number: split (iid, ood, fewshot), data, rendition (empty: all images), metric, value and count of images.
+    """A line for each number: split (iid, ood, fewshot, graph), data, rendition (empty: all images), metric, value and count of images.
 
     Raises
     ------
@@ -30,7 +30,10 @@ def _lines(config: Phase, metrics: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for found in (metrics["meta"], *metrics["hybrids"].values()):
             list(_accuracies({}, found))
     elif isinstance(config, Evaluate | EvaluateTeacher):
-        yield from _accuracies({"split": "iid", "data": str(config.data), "rendition": ""}, metrics)
+        measured = {"split": "iid", "data": str(config.data), "rendition": ""}
+        yield from _accuracies(measured, metrics)
+        if graph := metrics.get("diagnostics", {}).get("graph"):
+            yield measured | {"split": "graph", "metric": "density", "value": _number("density", graph["density"]), "count": None}
         for data in config.ood if isinstance(config, Evaluate) else ():
             found = metrics["ood"][data.name]
             base = {"split": "ood", "data": str(data), "rendition": ""}

@@ -10,7 +10,6 @@ from m2mkd.config.study import Study
 from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import Pack, open_pack
 from m2mkd.errors import InputError
-from m2mkd.results.collect import data_name
 
 QUALITY = 80
 """Of the lossy compression, 0 to 100."""
@@ -31,7 +30,7 @@ class Picture(NamedTuple):
 
 def data_pictures(study: Study) -> list[Picture]:
     """A contact sheet of each prepared set of the study; one that is not here, as after a pull of results alone, is left out."""
-    used = {data_name(data): data for run in study.runs.values() for data in run.config.data_sets}
+    used = {str(data): data for run in study.runs.values() for data in run.config.data_sets}
     pictures = []
     for name, data in sorted(used.items()):
         try:

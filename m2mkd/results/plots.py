@@ -42,6 +42,33 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A place in a figure, and in words what stands there."""
+
+    axes: Axes
+    x: float
+    y: float
+    text: str
+    series: int
+    """Number of the line or setting that it belongs to."""
+
+
+class Drawing(Figure):
+    """A figure that can tell what stands where, for a page to read out what is pointed at."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.marks: list[Mark] = []
+
+
+def mark(axes: Axes, x: float, y: float, text: str, series: int = 0) -> None:
+    """Say what stands at a place, in the coordinates of the axes."""
+    figure = axes.figure
+    if isinstance(figure, Drawing):
+        figure.marks.append(Mark(axes, x, y, text, series))
+
+
+@dataclass(frozen=True)
 class Bar:
     """One setting and its seeds."""
 
@@ -50,6 +77,19 @@ class Bar:
     """Decides the colour."""
     seeds: tuple[float, ...]
     """Shares from 0 to 1, one a seed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval."""
+
+    label: str
+    """Line of the figure that it stands in."""
+    series: str
+    """Variant, or what else is compared; decides the colour."""
+    centre: float
+    half_width: float | None
+    """Half of the 95 % interval; none where there is one seed."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +102,8 @@ class Line:
     colour: int = 0
     """Place in SERIES."""
     thin: bool = False
+    name: str = ""
+    """What it is, where the label does not say."""
 
 
 def variant_label(variant: str) -> str:
@@ -77,7 +119,7 @@ def colours(variants: Iterable[str]) -> dict[str, int]:
     return FAMILIAR | {variant: (3 + place) % len(SERIES) for place, variant in enumerate(others)}
 
 
-def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Figure:
+def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
     """Horizontal bars from zero: mean, sample standard deviation, and every seed as a dot.
 
     Parameters
@@ -90,7 +132,7 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Figure:
     places = colours(bar.variant for bars in groups.values() for bar in bars)
     lines = sum(len(bars) for bars in groups.values()) + len(groups)
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.7 + 0.24 * lines))
+        figure = Drawing(figsize=(WIDTH, 0.7 + 0.24 * lines))
         axes = figure.add_subplot()
         ticks: list[tuple[float, str]] = []
         position = 0.0
@@ -98,7 +140,7 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Figure:
             axes.text(0.0, position, f" {name}", va="center", ha="left", fontweight="bold")
             for bar in bars:
                 position += 1
-                _draw_bar(axes, position, bar, SERIES[places[bar.variant]])
+                _draw_bar(axes, position, name, bar, SERIES[places[bar.variant]])
                 ticks.append((position, bar.label))
             position += 1.1
         axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
@@ -110,7 +152,7 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Figure:
     return figure
 
 
-def _draw_bar(axes: Axes, position: float, bar: Bar, colour: str) -> None:
+def _draw_bar(axes: Axes, position: float, name: str, bar: Bar, colour: str) -> None:
     values = [100 * value for value in bar.seeds]
     centre, deviation = mean(values), std(values)
     axes.barh(position, centre, height=0.72, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.8)
@@ -120,10 +162,69 @@ def _draw_bar(axes: Axes, position: float, bar: Bar, colour: str) -> None:
     heights = [position + 0.16 * (index - middle) for index in range(len(values))]
     axes.scatter(values, heights, s=9, color=colour, edgecolors="none", zorder=3)
     right = max([*values, centre + (deviation or 0)])
+    spread = "" if deviation is None else f", standard deviation {deviation:.2f}, seeds {', '.join(f'{value:.2f}' for value in values)}"
+    mark(axes, centre, position, f"{name}, {bar.label}: {centre:.2f}{spread}")
     axes.annotate(f"{centre:.1f}", (right, position), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.0)
 
 
-def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] = ()) -> Figure:
+def intervals_figure(groups: Mapping[str, Sequence[Estimate]], label: str, *, zero: bool = False) -> Drawing:
+    """Dots with whiskers: estimates and their 95 % intervals, a line for each label.
+
+    Parameters
+    ----------
+    groups
+        Estimates by heading; those with equal labels in a group share a line.
+    label
+        What the axis shows.
+    zero
+        Draw a line at zero, for differences.
+    """
+    series = list(dict.fromkeys(one.series for estimates in groups.values() for one in estimates))
+    places = colours(series)
+    lines = sum(len({one.label for one in estimates}) + 1 for estimates in groups.values())
+    with rc_context(STYLE):
+        figure = Drawing(figsize=(WIDTH, 0.9 + 0.24 * lines))
+        axes = figure.add_subplot()
+        ticks: dict[float, str] = {}
+        headings: list[tuple[float, str]] = []
+        position = 0.0
+        for heading, estimates in groups.items():
+            headings.append((position, heading))
+            for text in dict.fromkeys(one.label for one in estimates):
+                position += 1
+                ticks[position] = text
+                here = [one for one in estimates if one.label == text]
+                for place, one in enumerate(here):
+                    height = position + 0.24 * (place - (len(here) - 1) / 2)
+                    _draw_estimate(axes, height, heading, one, SERIES[places[one.series]], series.index(one.series))
+            position += 1.1
+        if zero:
+            axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(position - 0.4, -0.6)
+        axes.margins(x=0.06)
+        for height, heading in headings:
+            axes.text(0.0, height, heading, transform=axes.get_yaxis_transform(), va="center", ha="left", fontweight="bold", fontsize=8.0)
+        axes.set_xlabel(label)
+        axes.grid(axis="x")
+        handles, names = axes.get_legend_handles_labels()
+        if len(series) > 1:
+            figure.legend(handles, names, loc="outside upper left", ncols=4 if len(series) % 3 else 3)
+    return figure
+
+
+def _draw_estimate(axes: Axes, height: float, heading: str, one: Estimate, colour: str, series: int) -> None:
+    name = variant_label(one.series)
+    label = None if name in axes.get_legend_handles_labels()[1] else name
+    axes.plot([one.centre], [height], "o", markersize=4, color=colour, label=label)
+    if one.half_width is not None:
+        axes.hlines(height, one.centre - one.half_width, one.centre + one.half_width, color=colour, linewidth=1.4)
+    interval = "" if one.half_width is None else f" ± {one.half_width:.2f}"
+    mark(axes, one.centre, height, f"{heading}, {one.label}, {name}: {one.centre:.2f}{interval}", series)
+
+
+def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] = ()) -> Drawing:
     """Learning curves: mean over seeds, and a band of one sample standard deviation on either side.
 
     Parameters
@@ -134,11 +235,11 @@ def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] =
         Panels whose values are shares to be shown as percent.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.3 + 2.0 * len(panels)))
+        figure = Drawing(figsize=(WIDTH, 0.3 + 2.0 * len(panels)))
         stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, lines) in zip(stacked, panels.items(), strict=True):
-            for line in lines:
-                _draw_line(axes, line, 100.0 if name in percent else 1.0)
+            for number, line in enumerate(lines):
+                _draw_line(axes, name, number, line, 100.0 if name in percent else 1.0)
             axes.set_ylabel(name)
             axes.grid(axis="y")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -149,12 +250,16 @@ def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] =
     return figure
 
 
-def _draw_line(axes: Axes, line: Line, factor: float) -> None:
+def _draw_line(axes: Axes, panel: str, number: int, line: Line, factor: float) -> None:
     epochs = sorted(line.points)
     seeds = [[factor * value for value in line.points[epoch]] for epoch in epochs]
     means = [mean(values) for values in seeds]
     colour = SERIES[line.colour % len(SERIES)]
-    axes.plot(
+    deviations = [std(values) for values in seeds]
+    for epoch, centre, deviation in zip(epochs, means, deviations, strict=True):
+        spread = "" if deviation is None else f" ± {deviation:.3g}"
+        mark(axes, epoch, centre, f"{line.name or line.label}, epoch {epoch}, {panel}: {centre:.4g}{spread}", number)
+    (drawn,) = axes.plot(
         epochs,
         means,
         color=colour,
@@ -164,11 +269,17 @@ def _draw_line(axes: Axes, line: Line, factor: float) -> None:
         markersize=2.0 if line.thin else 3.2,
         label=line.label or None,
     )
-    deviations = [std(values) or 0.0 for values in seeds]
+    drawn.set_gid(f"series-{number}-line-{panel_id(panel)}")
     if any(deviations) and not line.thin:
-        low = [centre - deviation for centre, deviation in zip(means, deviations, strict=True)]
-        high = [centre + deviation for centre, deviation in zip(means, deviations, strict=True)]
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+        low = [centre - (deviation or 0.0) for centre, deviation in zip(means, deviations, strict=True)]
+        high = [centre + (deviation or 0.0) for centre, deviation in zip(means, deviations, strict=True)]
+        band = axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+        band.set_gid(f"series-{number}-band-{panel_id(panel)}")
+
+
+def panel_id(panel: str) -> str:
+    """A panel's name as part of an id."""
+    return "".join(letter if letter.isalnum() else "-" for letter in panel)
 
 
 def points(curves: pd.DataFrame, column: str) -> dict[int, tuple[float, ...]]:

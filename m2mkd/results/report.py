@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from m2mkd.config import load
 from m2mkd.config.study import Row, Study
 from m2mkd.files import write_atomically, write_text
+from m2mkd.results.ablations import ablations_figure, ablations_table, student_rows
 from m2mkd.results.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.board import verdict_board
 from m2mkd.results.changes import overrides_of
@@ -18,11 +19,12 @@ from m2mkd.results.claims_table import claim_anchor, claims_table, commands_of, 
 from m2mkd.results.collect import collect
 from m2mkd.results.commands import Commands
 from m2mkd.results.experience import what_was_difficult, what_was_easy
-from m2mkd.results.figures import Illustration, accuracy_figures, curve_figures
+from m2mkd.results.figures import Illustration, accuracy_figures, curve_figures, rendition_figures
 from m2mkd.results.graph_figures import diagnosis_illustrations
+from m2mkd.results.graphs import graphs_table
 from m2mkd.results.hybrids import hybrids_table
 from m2mkd.results.layout import Linked, Sheet
-from m2mkd.results.lineage import anchor_of, student_of
+from m2mkd.results.lineage import ablations_of, anchor_of, student_of
 from m2mkd.results.lookup import Numbers, rows_measured_by
 from m2mkd.results.pictures import data_pictures
 from m2mkd.results.published import PublishedNumbers
@@ -33,12 +35,13 @@ from m2mkd.results.sheets import (
     data_sheet,
     environment_sheet,
     evidence,
+    models_sheet,
     quoted_sheet,
     switches_sheet,
     training_sheet,
 )
 from m2mkd.results.sides import members_of
-from m2mkd.results.svg import inline_svg, write_png
+from m2mkd.results.svg import inline_svg, marks_json, write_png
 
 
 def write_report(study: Study, *, incomplete: bool = False) -> None:
@@ -58,10 +61,10 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
     """
     collected, published = collect(study, partial=incomplete), PublishedNumbers()
     numbers = collected.numbers
-    students = rows_measured_by(study, "evaluate", numbers)
+    students = student_rows(study, numbers)
     findings, commands = verdict_board(study, collected), Commands(study)
     overview = accuracy_figures(study, students, numbers)
-    curves = curve_figures(study, collected.curves)
+    curves = curve_figures(study, collected.curves[~collected.curves["experiment"].isin(list(ablations_of(study)))])
     parts = diagnosis_illustrations(study, students, collected.records)
     template = resources.files("m2mkd.results").joinpath("report.html.j2").read_text()
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template)
@@ -69,6 +72,7 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         study=study,
         reduced=study.scale_name != PAPER_SCALE,
         overrides=load.as_assignments(overrides_of(study)),
+        script=resources.files("m2mkd.results").joinpath("report.js").read_text(),
         problems=list(dict.fromkeys(collected.problems.values())),
         absent=len(collected.problems),
         claims=claims_table(findings).without("what is claimed"),
@@ -79,13 +83,18 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         commands_of=partial(commands_of, commands),
         sheets=result_sheets(study, numbers, published, collected.records),
         overview=_drawn(overview),
+        renditions=_drawn(rendition_figures(study, students, numbers)),
+        ablations=ablations_table(study, numbers).without(*idle_columns(study)).filled(),
+        ablations_drawn=_drawn(ablations_figure(study, numbers)),
         curves=_drawn(curves),
         parts=_drawn(parts),
+        graphs=graphs_table(study, students, collected.records).without(*idle_columns(study)),
         evidence=evidence(study, collected, numbers, commands),
         quoted=quoted_sheet(study.rows, published),
         cost=cost_sheet(study, collected),
         data=data_sheet(study),
         pictures=data_pictures(study),
+        models=models_sheet(study),
         training=training_sheet(study),
         switches=switches_sheet(study),
         environment=environment_sheet(collected),
@@ -93,19 +102,20 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         easy=what_was_easy(study, collected),
         difficult=what_was_difficult(study, collected, published, findings),
     )
-    write_text(Path(study.root) / "report.html", text)
+    write_text(Path(study.pages) / "report.html", text)
     for figure in overview[:1]:
-        write_atomically(Path(study.root) / "overview.png", partial(write_png, figure.figure))
+        write_atomically(Path(study.pages) / "overview.png", partial(write_png, figure.figure))
 
 
-def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, str]]:
-    return [(figure, inline_svg(figure.figure, figure.name, figure.description)) for figure in illustrations]
+def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, str, str]]:
+    """Figures with their drawings, and what stands where in them, which is known only once they are drawn."""
+    return [(one, inline_svg(one.figure, one.name, one.description), marks_json(one.figure)) for one in illustrations]
 
 
 def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, records: Iterable[Record]) -> list[tuple[str, Sheet]]:
     """Tables of results, each below its heading; those without a line are left out."""
     families: dict[str, list[Row]] = {"vmoe": [], "nac": [], "transfer": []}
-    rows = rows_measured_by(study, "evaluate", numbers)
+    rows = student_rows(study, numbers)
     for row in rows:
         config: Any = study.runs[row.measured[0]].config
         own = student_of(study, row.experiment, row.variant) == (row.experiment, row.variant)
@@ -122,5 +132,9 @@ def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, r
         ("Out of distribution, by rendition", renditions_table(once, numbers)),
         ("Few-shot adaptation", fewshot_table(study, rows_measured_by(study, "train_probe", numbers), numbers, published)),
     ]
-    idle = ("profile",) if len(study.scale.profiles) == 1 else ()
-    return [(title, sheet.without(*idle)) for title, sheet in sheets if sheet.rows]
+    return [(title, sheet.without(*idle_columns(study)).filled()) for title, sheet in sheets if sheet.rows]
+
+
+def idle_columns(study: Study) -> tuple[str, ...]:
+    """Columns that are the same in every line."""
+    return ("profile",) if len(study.scale.profiles) == 1 else ()

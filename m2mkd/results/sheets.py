@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from m2mkd.config import load
-from m2mkd.config.phases import METRICS, PHASES
+from m2mkd.config.models import NAC, Model, VMoE
+from m2mkd.config.phases import METRICS, PHASES, AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
 from m2mkd.config.study import Row, Study
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.results.collect import Collected
 from m2mkd.results.commands import Commands
+from m2mkd.results.hybrids import hybrids_anchor
 from m2mkd.results.layout import Sheet, percent
-from m2mkd.results.lineage import anchor_of, place_of, title_of
+from m2mkd.results.lineage import Place, anchor_of, homes, place_of, title_of
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.statistics import mean
@@ -86,6 +88,23 @@ def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Com
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
         caption = f"Runs behind {place_of(row)}."
         found.append((anchor_of(row), str(place_of(row)), Sheet(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+    return [*found, *_hybrids_evidence(study, collected, commands)]
+
+
+def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) -> list[tuple[str, str, Sheet]]:
+    """The same for the measurements of the teachers' modules, which are no row of their own."""
+    home = homes(study)
+    lines: dict[Place, list[tuple[str, ...]]] = {}
+    for record in collected.records:
+        if isinstance(record.run.config, MeasureHybrid):
+            target = f"{study.folder(record.run.id)}/{record.slot}/{METRICS}"
+            line = (str(record.run.config.data), record.run.id, record.digest[:16], commands.to(target))
+            lines.setdefault(home[record.run.id], []).append(line)
+    header = ("set", "run and digest of its configuration", "sha256 of its record", "command")
+    found = []
+    for place, rows in lines.items():
+        title, anchor = f"Modules of {place.experiment} in the meta model ({place.profile})", hybrids_anchor(place)
+        found.append((anchor, title, Sheet(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
     return found
 
 
@@ -105,6 +124,32 @@ def data_sheet(study: Study) -> Sheet:
     )
     caption = "Data sets of this study, as name@pixels. A synthetic set is made by image operations and stands in for a natural one."
     return Sheet("data", caption, ("set", "what it is", "classes", "kind", "licence"), rows)
+
+
+def models_sheet(study: Study) -> Sheet:
+    """Sizes of the networks that are trained."""
+    costs = cost_of(study)
+    rows: dict[tuple[str, str, str], str] = {}
+    for run in study.runs.values():
+        config: Any = run.config
+        if isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent) and getattr(config, "distillation", None) is None:
+            model = config.student if isinstance(config, TrainStudent) else config.model
+            what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
+            rows[(what, model.family, _sizes(model))] = f"{costs[run.id].parameters / 1e6:.3g}"
+    caption = "Networks, all that the runs train, and their parameters in millions."
+    return Sheet("models", caption, ("network", "family", "sizes", "parameters"), tuple((*names, count) for names, count in rows.items()))
+
+
+def _sizes(model: Model) -> str:
+    if isinstance(model, NAC):
+        latents = model.latents
+        return (
+            f"{model.iterations} propagators, {latents.input} + {latents.mediator} + {latents.output} latents of width {model.state_dim}, "
+            f"{model.heads} heads, signatures of width {model.signature_dim}"
+        )
+    depths = "+".join(map(str, model.depths))
+    experts = f", {model.experts} experts in {len(model.moe_positions)} of them, router {model.router}" if isinstance(model, VMoE) else ""
+    return f"{depths} blocks of width {model.width}{experts}, {model.heads} heads, patches of {model.patch_size} pixels"
 
 
 def training_sheet(study: Study) -> Sheet:
@@ -140,6 +185,7 @@ def environment_sheet(collected: Collected) -> Sheet:
         source = record.provenance
         commit = str(source.get("git_commit") or "none") + (" with uncommitted changes" if source.get("git_dirty") else "")
         found = {"git commit": commit, "python": source.get("python"), "system": f"{source.get('system')} {source.get('machine')}"}
+        found |= {"hardware": source.get("hardware") or source.get("machine")}
         for name, value in (found | source.get("packages", {})).items():
             facts.setdefault(name, []).append(str(value))
     rows = tuple((name, _distinct(values)) for name, values in facts.items())

@@ -76,8 +76,8 @@ class Side:
         return None
 
 
-Comparison = tuple[Side, Side | None]
-"""A, and B unless the claim is about A alone."""
+Comparison = tuple[Side, ...]
+"""A, where the claim is about A alone; A and B; or A, B, C and D, where it is about (A - B) - (C - D)."""
 
 
 class Sides:
@@ -97,8 +97,8 @@ class Sides:
         """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
         config = self.study.runs[row.measured[0]].config
         assert isinstance(config, Evaluate)
-        split = claim.metric.removesuffix("_top1")
-        cell = next(iter(self.numbers.cells(row, split, "top1")), None)
+        split, _, metric = claim.metric.partition("_")
+        cell = next(iter(self.numbers.cells(row, split, metric)), None)
         found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
         classes = common[0].seeds[0] if common else config.data.classes
@@ -118,17 +118,25 @@ class Sides:
 
 def members_of(comparisons: Sequence[Comparison]) -> list[Side]:
     """Every side once, in order."""
-    return list(dict.fromkeys(side for pair in comparisons for side in pair if side))
+    return list(dict.fromkeys(side for sides in comparisons for side in sides))
 
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Accuracies as verdicts take them."""
-    return [_pair(*comparison) for comparison in comparisons]
+    return [_pair(*sides) for sides in comparisons]
 
 
-def _pair(one: Side, other: Side | None) -> Pair:
-    images = [side.images for side in (one, other) if side and side.images]
-    return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding_of(min(images, default=None)))
+def _pair(one: Side, other: Side | None = None, third: Side | None = None, fourth: Side | None = None) -> Pair:
+    images = [side.images for side in (one, other, third, fourth) if side and side.images]
+    rounding = rounding_of(min(images, default=None))
+    if third is None or fourth is None:
+        return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding)
+    # Of differences only their difference is judged, in points, so that they can stand where accuracies do. Each is rounded twice.
+    return Pair(one.experiment, _differences(one, other), _differences(third, fourth), 2 * rounding)
+
+
+def _differences(one: Side, other: Side | None) -> tuple[float, ...]:
+    return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=True))
 
 
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:

@@ -2,13 +2,14 @@
 
 import html
 import io
+import json
 import re
 from typing import BinaryIO
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from m2mkd.results.plots import INK, MUTED, RULE, SERIES, STYLE
+from m2mkd.results.plots import INK, MUTED, RULE, SERIES, STYLE, Drawing
 
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}}
 """Variable of the page's style sheet for each colour of the figures."""
@@ -43,6 +44,22 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
+
+
+def marks_json(figure: Figure) -> str:
+    """What stands where in a figure that was drawn, as JSON that may stand inside a page.
+
+    Returns
+    -------
+    str
+        A list of ``[x, y, text, series]``: places as shares of width and height from the upper left corner, in the order of drawing. It
+        holds no ``<``.
+    """
+    found = []
+    for one in figure.marks if isinstance(figure, Drawing) else ():
+        x, y = figure.transFigure.inverted().transform(one.axes.transData.transform((one.x, one.y)))
+        found.append([round(float(x), 4), round(1 - float(y), 4), one.text, one.series])
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def write_png(figure: Figure, file: BinaryIO) -> None:

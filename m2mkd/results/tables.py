@@ -5,28 +5,32 @@ from pathlib import Path
 
 from m2mkd.config.study import Study
 from m2mkd.files import sha256, write_atomically, write_json, write_text
+from m2mkd.results.ablations import ablations_table, student_rows
 from m2mkd.results.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.board import verdict_board
 from m2mkd.results.claims_table import claims_metrics, claims_table
 from m2mkd.results.collect import Collected, collect
+from m2mkd.results.graphs import graphs_table
 from m2mkd.results.hybrids import hybrids_table
 from m2mkd.results.layout import Table, as_csv
 from m2mkd.results.lookup import rows_measured_by
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.results.runs_table import write_runs
 
-NAMES = ("claims", "results", "ood", "renditions", "teacher", "hybrids", "fewshot")
+NAMES = ("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
 
 def all_tables(study: Study, collected: Collected, published: PublishedNumbers) -> list[Table]:
     """The tables of a study that have a line."""
     numbers = collected.numbers
-    students = rows_measured_by(study, "evaluate", numbers)
+    students = student_rows(study, numbers)
     tables = [
+        ablations_table(study, numbers),
         results_table(study, students, numbers, published),
         ood_table(students, numbers),
         renditions_table(students, numbers),
+        graphs_table(study, students, collected.records),
         teacher_table(study, rows_measured_by(study, "evaluate_teacher", numbers), numbers, published),
         hybrids_table(study, collected.records),
         fewshot_table(study, rows_measured_by(study, "train_probe", numbers), numbers, published),
@@ -70,7 +74,7 @@ def compile_tables(study: Study, *, incomplete: bool = False) -> None:
     InputError
         If a run is missing, damaged, or of another configuration than the study's, unless ``incomplete``.
     """
-    folder = Path(study.root) / "tables"
+    folder = Path(study.pages) / "tables"
     collected = collect(study, partial=incomplete)
     findings = verdict_board(study, collected)
     # First of all, so that an interruption leaves no receipt of tables that are no longer there.
@@ -89,7 +93,7 @@ def compile_tables(study: Study, *, incomplete: bool = False) -> None:
     write_json(folder / "claims.json", claims_metrics(findings))
     write_atomically(folder / "runs.parquet", partial(write_runs, collected.runs))
     write_atomically(folder / "measurements.parquet", partial(collected.measurements.to_parquet, index=False))
-    write_json(Path(study.root) / "metrics.json", final_metrics(study, collected))
+    write_json(Path(study.pages) / "metrics.json", final_metrics(study, collected))
     if incomplete:
         return
     digests = {name: sha256(folder / name) for name in sorted([*texts, "claims.json", "runs.parquet", "measurements.parquet"])}

@@ -73,7 +73,7 @@ def sync(study: Study, *, partial: bool = False) -> None:
         else:
             raise InputError(f"MLflow store {address}: others keep on changing the same runs; run the command again")
     if not partial:
-        write_json(Path(study.root) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
+        write_json(Path(study.pages) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
 
 
 def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Record]:
@@ -89,10 +89,10 @@ def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Reco
 
 
 def _tables(study: Study) -> list[Path]:
-    folder = Path(study.root) / "tables"
+    folder = Path(study.pages) / "tables"
     if not (folder / f"study-{study.key}.json").is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
-    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.root) / "metrics.json"]
+    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
 
 
 def _put_all(store: Store, study: Study, records: list[Record], collected: Collected, tables: list[Path]) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from m2mkd.results.report import write_report
 from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.tables import compile_tables
 from m2mkd.training import job
-from tests.fabricated import edit_record, finish, plan
+from tests.fabricated import ROOT, edit_record, finish, plan
 
 STUDENTS = ("vmoe_base/end_to_end", "vmoe_base/m2mkd")
 GAINS = (0.020, 0.021, 0.022, 0.019, 0.018, 0.023)
@@ -267,5 +267,10 @@ def test_the_table_of_runs_documents_itself(tmp_path):
     assert schema.names == [name for name in COLUMNS if name not in VOLATILE]
     assert schema.metadata[b"m2mkd.schema_version"].decode() == str(SCHEMA_VERSION)
     assert all(schema.field(name).metadata[b"about"].decode() == COLUMNS[name][1] for name in schema.names)
+    page = (ROOT / "docs/results.md").read_text()
+    assert f"schema version {SCHEMA_VERSION}" in page
+    assert [line for line in page.splitlines() if re.match(r"\| `\w+` \| \w+ \| ", line)] == [
+        f"| `{name}` | {COLUMNS[name][0]} | {COLUMNS[name][1]} |" for name in schema.names
+    ]
     lines = pq.read_table("results/small/tables/runs.parquet").to_pandas()
     assert not lines.duplicated(subset=list(KEY)).any() and lines["hardware"].notna().all()

@@ -16,7 +16,8 @@ def nac_diagnosis(scale=1.0):
         {"name": name, "entropy": [scale, 2 * scale], "effective_senders": {"mean": 5 * scale, "quantiles": [1, 3, 5, 7, 9]}}
         for name in ("read_in", "propagators.0", "propagators.1", "read_out")
     ]
-    return {"images": 32, "layers": layers, "mediator_share": [0.1, 0.6, 0.3], "output_weights": [1.0], "graph": {"density": 0.5}}
+    graph = {"density": 0.5 * scale, "input_density": 0.9, "clustering": 0.25, "mean_degree": 1.0, "bandwidths": [1.0, 1.0]}
+    return {"images": 32, "layers": layers, "mediator_share": [0.1, 0.6, 0.3], "output_weights": [1.0], "graph": graph}
 
 
 def vmoe_diagnosis(first=0.5):
@@ -56,6 +57,9 @@ def test_the_report_has_one_figure_a_student(study, tmp_path):
     label = re.search(r'aria-label="(Use of parts by layer, nac_tiny_imagenet_scale_free[^"]*)"', text)[1]
     # Means 4.5 and 4.6.
     assert re.search(r"m2mKD: effective senders (4\.5|4\.6), \1, \1, \1", label)
+    graphs = text.partition('id="table-graphs"')[2].partition("</table>")[0]
+    # Densities 0.45 and 0.46: mean 0.455, and half a width of t(0.975, 1) * 0.005 = 0.0635.
+    assert graphs.count(">0.455 ± 0.064</a>") == 2 and "scale free" in graphs
 
 
 def test_without_diagnostics_there_is_no_section(study, tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ def test_every_table_has_lines_that_are_seen(page):
         "fewshot",
         "cost",
         "data",
+        "models",
         "training",
         "switches",
         "commands",
@@ -95,8 +96,8 @@ def test_every_table_has_lines_that_are_seen(page):
 
 def test_every_figure_is_drawn(page):
     opened = page[0]
-    # bars IID and OOD, the teacher, modules of both families, training of both students
-    assert opened.locator("figure").count() == 7
+    # bars IID and OOD, renditions, the teacher, modules of both families, training of both students
+    assert opened.locator("figure").count() == 8
     assert opened.evaluate(EMPTY_DRAWINGS) == []
 
 
@@ -122,6 +123,57 @@ def test_the_keyboard_reaches_links_and_wide_tables(page):
         opened.keyboard.press("Tab")
         reached.add(opened.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.getAttribute('aria-label') || '')"))
     assert {"A ", "DIV Table: claims"} <= reached
+
+
+def test_figures_read_out_what_is_pointed_at(page):
+    opened = page[0]
+    figure = opened.locator("#figure-curves-vmoe_base-corrected")
+    plot, reading = figure.locator(".plot"), figure.locator(".reading")
+    assert reading.inner_text() == ""
+    plot.scroll_into_view_if_needed()
+    (x, y, text, series) = opened.evaluate("figure => JSON.parse(figure.querySelector('script').textContent)[1]", figure.element_handle())
+    box = plot.locator("svg").bounding_box()
+    opened.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    assert reading.inner_text() == text == "end to end, epoch 2, training loss: 1.5 ± 0"
+    ring = figure.locator(".ring").bounding_box()
+    assert abs(ring["x"] + ring["width"] / 2 - box["x"] - x * box["width"]) < 1.5
+    assert abs(ring["y"] + ring["height"] / 2 - box["y"] - y * box["height"]) < 1.5
+    assert figure.locator(".quiet").count() and figure.locator(f".quiet[id*='-series-{series}-']").count() == 0
+    opened.mouse.move(0, 0)
+    assert reading.inner_text() == "" and figure.locator(".ring, .quiet").count() == 0
+
+
+def test_figures_can_be_read_with_the_keyboard(page):
+    opened = page[0]
+    figure = opened.locator("#figure-curves-vmoe_base-corrected")
+    figure.locator(".plot").focus()
+    said = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "End", "ArrowRight"):
+        opened.keyboard.press(key)
+        said.append(figure.locator(".reading").inner_text())
+    assert [words.rpartition(":")[0] for words in said] == [
+        "end to end, epoch 1, training loss",
+        "end to end, epoch 2, training loss",
+        "m2mKD, epoch 2, training loss",
+        "m2mKD, epoch 3, validation top-1 %",
+        "m2mKD, epoch 3, validation top-1 %",
+    ]
+    opened.keyboard.press("Escape")
+    assert figure.locator(".reading").inner_text() == ""
+
+
+def test_printed_it_has_every_figure_and_no_trace_of_the_pointer(page):
+    opened = page[0]
+    plot = opened.locator("#figure-bars-iid .plot")
+    plot.focus()
+    opened.keyboard.press("ArrowRight")
+    opened.emulate_media(media="print")
+    try:
+        assert opened.evaluate(EMPTY_DRAWINGS) == []
+        assert not opened.locator("#figure-bars-iid .reading").is_visible() and not opened.locator("#figure-bars-iid .ring").is_visible()
+    finally:
+        opened.emulate_media(media="screen")
+        opened.keyboard.press("Escape")
 
 
 def test_axe_finds_nothing(page):

@@ -35,6 +35,13 @@ def test_out_of_distribution_uses_only_the_common_classes(finished):
     assert metrics["ood"]["digits-r"]["classes"] == 6
 
 
+def test_snakemake_makes_its_own_report_with_ours_in_it(finished, tmp_path):
+    finished.snakemake("--report", str(tmp_path / "workflow.html"))
+    text = (tmp_path / "workflow.html").read_text()
+    assert "Report of the study" in text and "at a scale other than" in text.lower()
+    assert "one page that needs nothing but itself" in text
+
+
 def test_a_second_run_does_nothing(finished):
     assert finished.jobs() == []
 

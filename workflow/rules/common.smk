@@ -75,12 +75,12 @@ def inputs_of(run_ids):
     )
 
 
-def results(selected):
-    """Outputs of every run that a predicate of id and run selects."""
+def results(selected, whole=False):
+    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of id and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if selected(run_id, run)
+        if (whole or run["study"]) and selected(run_id, run)
         for name in PLAN["phases"][run_id.split("/")[0]]
     ]
 
@@ -119,6 +119,13 @@ def sources(wildcards):
     made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
     files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
     return [ancient(local(file)) for file in files]
+
+
+def measured(run_id, run):
+    """Whether the tables read a run."""
+    return run_id.startswith(
+        ("evaluate", "measure_", "train_", "distill_", "assemble_")
+    )
 
 
 wildcard_constraints:

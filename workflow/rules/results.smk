@@ -1,19 +1,18 @@
+# What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
+QUOTED = [
+    local(file)
+    for file in ["results/published", "config", "config/experiments"]
+    + glob("results/published/*.csv")
+    + glob("config/*.yaml")
+    + ["config/claims.tsv"]
+    + glob("config/experiments/*.yaml")
+]
+
+
 rule compile:
     input:
-        results(
-            lambda run_id, run: run_id.startswith(
-                ("evaluate", "measure_", "train_", "distill_", "assemble_")
-            )
-        ),
-        # What the tables quote beside the runs: published numbers, claims, titles, terms of data sets. A folder is newer when a file has left it.
-        [
-            local(file)
-            for file in ["results/published", "config", "config/experiments"]
-            + glob("results/published/*.csv")
-            + glob("config/*.yaml")
-            + ["config/claims.tsv"]
-            + glob("config/experiments/*.yaml")
-        ],
+        results(measured),
+        QUOTED,
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
     log:
@@ -31,7 +30,11 @@ rule report:
     input:
         rules.compile.output,
     output:
-        f"{ROOT}/report.html",
+        report(
+            f"{ROOT}/report.html",
+            caption="../report/report.rst",
+            category="Report of the study",
+        ),
     log:
         f"{LOGS}/report.log",
     localrule: True
@@ -75,3 +78,37 @@ rule crate:
         arguments=PLAN["arguments"],
     shell:
         "m2mkd crate {params.arguments} > {log} 2>&1"
+
+
+# The study once more, together with the ablations of its scale. Nothing else asks for it.
+if PLAN["ablations"]:
+    PAGES = PLAN["ablations"]["pages"]
+
+    rule ablations:
+        input:
+            results(lambda run_id, run: True, whole=True),
+            QUOTED,
+        output:
+            f"{PAGES}/tables/study-{PLAN['ablations']['study']}.json",
+            report(
+                f"{PAGES}/report.html",
+                caption="../report/report.rst",
+                category="Report of the study with its ablations",
+            ),
+            f"{PAGES}/tracking.json",
+        log:
+            f"{LOGS}/ablations.log",
+        conda:
+            "../envs/m2mkd.yaml"
+        params:
+            arguments=PLAN["arguments"],
+        shell:
+            "(m2mkd compile --ablations {params.arguments}"
+            " && m2mkd report --ablations {params.arguments}"
+            " && m2mkd track sync --ablations {params.arguments}) > {log} 2>&1"
+
+else:
+
+    rule ablations:
+        input:
+            "config/config.yaml",

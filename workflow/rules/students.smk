@@ -25,7 +25,7 @@ for first, members in PLAN["groups"].items():
         input:
             inputs_of(members),
         output:
-            results(lambda run_id, run, members=members: run_id in members),
+            results(lambda run_id, run, members=members: run_id in members, whole=True),
         log:
             f"{LOGS}/distill_module/{first}.log",
         conda:
