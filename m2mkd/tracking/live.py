@@ -53,7 +53,9 @@ def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None
             json.dump(order, file)
             file.seek(0)
             command = [sys.executable, "-m", "m2mkd.tracking.follower", str(file.fileno())]
-            return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file.fileno()], start_new_session=True)
+            # A group of its own, which Ctrl-C does not reach, but the same session: Linux shares a core out among sessions first, and in
+            # one of its own it would get as much as the training, however idle its priority.
+            return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file.fileno()], process_group=0)
     except Exception as error:
         sys.stderr.write(f"tracking: not mirrored to MLflow ({error}); the training goes on, and 'm2mkd track sync' brings its curves\n")
         return None
