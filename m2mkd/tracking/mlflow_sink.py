@@ -16,7 +16,7 @@ of its epochs, where it does, which is among its metrics too.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 TAG_LENGTH = 5000
 """Longer tag values are cut; MLflow refuses them at some point."""
+IMAGE_TAGS = {"image": "image", "image_digest": "digest", "image_sbom": "sbom"}
+"""Tags, and what a run's record calls them; a run on the host has none."""
 
 
 def sync(study: Study) -> None:
@@ -134,7 +136,7 @@ def _row_entry(study: Study, place: Place, members: list[Record], collected: Col
             "row": str(place),
             **_names(study, place),
             "study": study.key,
-            **_commit(members or own),
+            **_origin(members or own),
         },
         params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
     )
@@ -162,7 +164,7 @@ def _run_entry(study: Study, place: Place, record: Record, used_by: str, parent_
             "used_by": used_by[:TAG_LENGTH],
             "folder": f"{study.folder(record.run.id)}/{record.slot}",
             "mlflow.parentRunId": parent_id,
-            **_commit([record]),
+            **_origin([record]),
         },
         params=flat(config.model_dump(mode="json")),
     )
@@ -184,10 +186,17 @@ def _names(study: Study, place: Place) -> dict[str, str]:
     return {"scale": study.scale_name, **place._asdict()}
 
 
-def _commit(records: Iterable[Record]) -> dict[str, str]:
-    """Git commits of the records, under the name that MLflow's own pages show too."""
-    commits = ", ".join(dict.fromkeys(str(record.provenance["git_commit"]) for record in records if record.provenance.get("git_commit")))
-    return {"git_commit": commits, "mlflow.source.git.commit": commits} if commits else {}
+def _origin(records: Sequence[Record]) -> dict[str, str]:
+    """Git commits of the records, under the name that MLflow's own pages show too, and images that they were computed in."""
+    commits = _distinct(record.provenance.get("git_commit") for record in records)
+    images = [record.provenance.get("container") or {} for record in records]
+    tags = {"git_commit": commits, "mlflow.source.git.commit": commits}
+    tags |= {tag: _distinct(image.get(name) for image in images) for tag, name in IMAGE_TAGS.items()}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _distinct(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
 
 
 def _span(records: Iterable[Record]) -> tuple[int, int]:

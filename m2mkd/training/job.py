@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from m2mkd.config.phases import METRICS, RECORD, Phase
 from m2mkd.config.study import Run, Study
+from m2mkd.containers import inside
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.processes import exclusive
@@ -178,5 +179,6 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "hardware": hardware(),
         "system": platform.system(),
+        "container": inside.record(),
         "packages": {name: version(name) for name in ("m2mkd", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")},
     }

@@ -176,6 +176,20 @@ def test_the_use_of_parts_is_drawn(synced):
     assert [(number[1], number[4], number[5]) for number in followed] == [(trained.key, step, 0.5) for step in (1, 2, 3)]
 
 
+def test_the_image_that_a_run_was_computed_in_is_a_tag_of_it_and_of_its_row(synced):
+    assert not any("image" in run for run in tags("run"))
+    run = first(synced, "train_student")
+    image = {"image": "containers/a.sif", "digest": "sha256:12", "revision": "abc", "lock": "34", "sbom": "56"}
+    edit_record(synced, run, lambda content: content["provenance"].update(container=image))
+    compile_tables(synced)
+    sync(synced)
+    tagged = [found for found in tags("run") + tags("row") if "image" in found]
+    assert [(found["level"], found["image"], found["image_digest"], found["image_sbom"]) for found in tagged] == [
+        (level, "containers/a.sif", "sha256:12", "56") for level in ("run", "row")
+    ]
+    assert tagged[0]["key"] == run.key
+
+
 def test_tables_are_artifacts_wherever_the_project_moved(synced, template):
     (study,) = tags("study")
     folder = Path("results/mlruns/m2mkd-smoke", study["id"], "artifacts")
