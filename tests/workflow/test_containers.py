@@ -86,16 +86,17 @@ def test_the_report_and_the_linter_know_the_image(contained, sif, tmp_path):
     contained.run("snakemake", "--lint")
 
 
-def test_dvc_computes_inside_what_is_missing(contained, sif, monkeypatch):
-    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/container")
-    run = contained.folder("runs/evaluate/*/0/run.json").parent
-    before = (run / "metrics.json").read_bytes()
+def test_dvc_computes_inside_what_is_missing(finished, copy_of, sif, monkeypatch):
+    project = copy_of(finished)
+    project.set_config(container=str(sif))
+    run = sorted(project.folder("runs/evaluate").iterdir())[0]
+    before = (run / "0" / "metrics.json").read_bytes()
     shutil.rmtree(run)
-    log = contained.root / "results" / "smoke" / "logs" / "evaluate" / f"{run.parent.name}.log"
-    log.unlink()
-    contained.run("dvc", "repro", "students")
-    assert (run / "metrics.json").read_bytes() == before
-    assert log.exists() and on_the_host(contained, sif) == []
+    shutil.rmtree(project.folder("logs"))
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/container")
+    project.run("dvc", "repro", "students")
+    assert (run / "0" / "metrics.json").read_bytes() == before
+    assert list(files(project, "logs/**/*.log")) == [f"logs/evaluate/{run.name}.log"] and on_the_host(project, sif) == []
 
 
 def test_a_data_root_with_a_blank_in_its_name_is_seen_inside(apptainer, sif, data_root):
