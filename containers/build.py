@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 CONTAINERS = Path("containers")
 IMAGES_LOCK = CONTAINERS / "images.lock"
 RECIPES = ("containers/Dockerfile", "containers/Dockerfile.dockerignore", "containers/m2mkd.def", "containers/m2mkd-debootstrap.def")
+"""What is built from that."""
 LABEL = "org.m2mkd.provenance"
+"""Label of an image with its provenance, as JSON."""
 DECISIVE = ("context", "base", "locks")
 """Parts of the provenance that decide what is in an image; the others only tell when and from which commit."""
 SQUASH = "-comp zstd -Xcompression-level 1"
