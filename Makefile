@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SCALE ?=
 
-.PHONY: reproduce test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin containers-check lock-check audit vulnerabilities
+.PHONY: reproduce test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
@@ -43,8 +43,9 @@ format: $(VENV)/.ok-dev
 mlflow-ui: $(VENV)/.ok-run
 	mlflow server --backend-store-uri sqlite:///results/mlflow.db --artifacts-destination results/mlruns --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
 
-acceptance: $(VENV)/.ok-dev $(AUDIT)/.ok
-	pytest -q -m slow
+# The small study undisturbed, through kills, and in the image.
+acceptance: standin-image $(AUDIT)/.ok
+	$(WITH_ENGINE) pytest -q -m slow $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs
@@ -53,22 +54,26 @@ clean:
 
 # What `make standin` made; without it, what the machine has.
 STANDIN := build/standin
+WITH_ENGINE = if [ -e $(STANDIN)/env.sh ]; then . $(STANDIN)/env.sh; fi;
 
 images: image-cpu image-cuda
 
 image-cpu image-cuda: image-%: $(VENV)/.ok-run
-	if [ -e $(STANDIN)/env.sh ]; then . $(STANDIN)/env.sh; fi; $(PYTHON) containers/build.py $*
+	$(WITH_ENGINE) $(PYTHON) containers/build.py $*
 
 resolve-images: $(VENV)/.ok-run
-	$(PYTHON) containers/build.py resolve
+	$(WITH_ENGINE) $(PYTHON) containers/build.py resolve
 
 standin:
 	containers/standin/setup.sh $(STANDIN)
 
-# The image from a stand-in for its base, and the small workflow in it, on a Debian machine that has neither engine nor registry.
-containers-check: $(VENV)/.ok-dev standin
-	$(MAKE) image-cpu
-	. $(STANDIN)/env.sh; M2MKD_REQUIRE=all pytest -q -m "container and not slow" $(PYTEST) tests/workflow/test_containers.py
+# The image, from a stand-in for its base on a Debian machine that has neither engine nor registry.
+standin-image: $(VENV)/.ok-dev standin
+	@$(MAKE) --no-print-directory image-cpu
+
+# It, and the whole workflow in it at scale smoke.
+containers-check: standin-image
+	$(WITH_ENGINE) M2MKD_REQUIRE=all pytest -q -m "container and not slow" --durations 8 $(PYTEST) tests/workflow/test_containers.py
 
 $(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
 	python3 -m venv --without-pip $(AUDIT)
@@ -115,6 +120,7 @@ lock: | $(UV)
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra dev --extra gpu -o $(LOCKS)/dev-cuda.txt
 	UV_FIND_LINKS= $(COMPILE) pyproject.toml $(LOCKS)/build.in --extra pipeline --extra gpu -c $(LOCKS)/dev-cuda.txt -o $(LOCKS)/run-cuda.txt
 	$(COMPILE) $(LOCKS)/audit.in -o $(LOCKS)/audit.txt
+	$(COMPILE) $(LOCKS)/sbom.in -c $(LOCKS)/audit.txt -o $(LOCKS)/sbom.txt
 
 # Locking again changes nothing as long as pyproject.toml and the locks agree.
 lock-check: | $(UV)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import m2mkd
@@ -20,8 +22,12 @@ from m2mkd.containers.source import source_digest
 ROOT = Path(__file__).parents[1]
 CONTAINERS = Path("containers")
 IMAGES_LOCK = CONTAINERS / "images.lock"
-IN_CONTEXT = ("pyproject.toml", "README.md", "LICENSE", "config/models.yaml", "m2mkd", "containers")
-"""What a build may see; Dockerfile.dockerignore lets the same through."""
+RECIPES = ("containers/Dockerfile", "containers/Dockerfile.dockerignore", "containers/m2mkd.def", "containers/m2mkd-debootstrap.def")
+"""What is built from that."""
+LABEL = "org.m2mkd.provenance"
+"""Label of an image with its provenance, as JSON."""
+DECISIVE = ("context", "base", "locks")
+"""Parts of the provenance that decide what is in an image; the others only tell when and from which commit."""
 SQUASH = "-comp zstd -Xcompression-level 1"
 """As small as gzip makes it within a few percent, in a fifth of the time."""
 
@@ -36,6 +42,14 @@ def run(*command: str, capture: bool = False) -> str:
     if done.returncode:
         raise BuildError(f"'{shlex.join(command[:4])} ...' failed with status {done.returncode}; see what it printed above")
     return (done.stdout or "").strip()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long something took."""
+    start = time.monotonic()
+    yield
+    sys.stderr.write(f"{what}: {time.monotonic() - start:.0f} s\n")
 
 
 def answers(*command: str) -> bool:
@@ -57,10 +71,21 @@ def find_engine(wanted: str | None) -> str:
     raise BuildError(f"{missing}; start or install one, or type 'make standin' on a Debian machine")
 
 
+def output_of(*command: str) -> str:
+    """What a program prints, or nothing where it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def git(*arguments: str) -> str:
     """What git answers, or nothing outside a repository."""
-    done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return output_of("git", *arguments)
+
+
+def in_context() -> list[str]:
+    """What a build may see: what Dockerfile.dockerignore lets through, and the recipes themselves."""
+    lines = (CONTAINERS / "Dockerfile.dockerignore").read_text().splitlines()
+    return [line[1:] for line in lines if line.startswith("!")] + list(RECIPES)
 
 
 def digest(path: Path) -> str:
@@ -95,14 +120,12 @@ def default_base() -> str:
 def provenance(accelerator: str, engine: str, base: str) -> dict:
     """Where an image comes from."""
     # The whole environment is in the lock, so that its digest stands for all versions.
-    locks = {
-        path.name: digest(path) for path in (CONTAINERS / "locks" / name for name in (f"run-{accelerator}.txt", "uv.txt", "audit.txt"))
-    }
+    locks = {path.name: digest(path) for path in (CONTAINERS / "locks" / name for name in (f"run-{accelerator}.txt", "uv.txt", "sbom.txt"))}
     return {
         "name": f"m2mkd:{accelerator}",
         "version": m2mkd.__version__,
         "revision": git("rev-parse", "HEAD") or "unknown",
-        "changed": bool(git("status", "--porcelain", "--", *IN_CONTEXT)),
+        "changed": bool(git("status", "--porcelain", "--", *in_context())),
         "source": source_digest(Path("m2mkd")),
         "locks": locks,
         "base": base,
@@ -111,15 +134,20 @@ def provenance(accelerator: str, engine: str, base: str) -> dict:
     }
 
 
-def lay_out(context: Path, accelerator: str, facts: dict) -> None:
-    """Fill the folder that a build sees: files that git knows or would know, wheels, provenance."""
-    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "--", *IN_CONTEXT).splitlines()
+def lay_out(context: Path) -> str:
+    """Fill the folder that a build sees with files that git knows or would know; their digest."""
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "--", *in_context()).splitlines()
     if not listed:
         raise BuildError("git lists no files here; build in a clone of the repository")
     for name in listed:
         if Path(name).is_file():
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, context / name)
+    return source_digest(context)
+
+
+def complete(context: Path, accelerator: str, facts: dict) -> None:
+    """Add what git does not know: wheels, provenance."""
     wheels = context / CONTAINERS / "wheels"
     wheels.mkdir()
     for requirement in local_versions((CONTAINERS / "locks" / f"run-{accelerator}.txt").read_text()):
@@ -138,6 +166,25 @@ def local_versions(lock: str) -> list[str]:
     return re.findall(r"^([\w.-]+==[\w.]+\+[\w.]+)", lock, re.M)
 
 
+def is_current(accelerator: str, engine: str, facts: dict) -> bool:
+    """Whether the image is there in every form that this machine allows, and made from the same."""
+    archive, sif = (CONTAINERS / f"m2mkd-{accelerator}.{form}" for form in ("tar", "sif"))
+    labels = []
+    if engine != "apptainer":
+        asked = (engine, "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', tag(accelerator))
+        labels.append(output_of(*asked) if archive.is_file() else "")
+    if answers("apptainer", "--version"):
+        inspected = output_of("apptainer", "inspect", "--labels", "--json", str(sif)) if sif.is_file() else ""
+        labels.append(json.loads(inspected or "{}").get("data", {}).get("attributes", {}).get("labels", {}).get(LABEL, ""))
+    found = [json.loads(label or "{}") for label in labels]
+    return all(was.get(part) == facts[part] for was in found for part in DECISIVE)
+
+
+def tag(accelerator: str) -> str:
+    """Name of an image in the store of an engine."""
+    return f"localhost/m2mkd:{accelerator}"
+
+
 def arguments(facts: dict) -> list[str]:
     """Build arguments for the labels."""
     values = {
@@ -152,18 +199,22 @@ def arguments(facts: dict) -> list[str]:
 
 def build_with_engine(engine: str, accelerator: str, context: Path, facts: dict) -> Path:
     """Image in the engine's store, and a docker-archive of it."""
-    tag = f"localhost/m2mkd:{accelerator}"
     extra = shlex.split(os.environ.get("ENGINE_ARGUMENTS", ""))
     # The other format of Podman forgets SHELL.
     form = ["--format", "docker"] if engine == "podman" else []
     dockerfile = str(context / CONTAINERS / "Dockerfile")
     base = ["--build-arg", f"BASE_IMAGE={facts['base']}"]
-    run(engine, "build", *form, *extra, *base, *arguments(facts), "--target", accelerator, "-f", dockerfile, "-t", tag, str(context))
-    identity = run(engine, "image", "inspect", "--format", "{{.Id}}", tag, capture=True).removeprefix("sha256:")
+    with timed(f"{tag(accelerator)} built"):
+        run(
+            engine, "build", *form, *extra, *base, *arguments(facts),
+            "--target", accelerator, "-f", dockerfile, "-t", tag(accelerator), str(context),
+        )  # fmt: skip
+    identity = run(engine, "image", "inspect", "--format", "{{.Id}}", tag(accelerator), capture=True).removeprefix("sha256:")
     note(f"m2mkd:{accelerator}", f"sha256:{identity}", facts["locks"][f"run-{accelerator}.txt"])
     archive = CONTAINERS / f"m2mkd-{accelerator}.tar"
     archive.unlink(missing_ok=True)
-    run(engine, "save", *(["-q", "--format", "docker-archive"] if engine == "podman" else []), "-o", str(archive), tag)
+    with timed(f"{archive} saved"):
+        run(engine, "save", *(["-q", "--format", "docker-archive"] if engine == "podman" else []), "-o", str(archive), tag(accelerator))
     return archive
 
 
@@ -171,7 +222,8 @@ def build_sif(accelerator: str, definition: str, words: list[str]) -> Path:
     """The SIF, whole or not at all."""
     image = CONTAINERS / f"m2mkd-{accelerator}.sif"
     temporary = image.with_name(f".{image.name}")
-    run("apptainer", "build", "--force", *words, "--mksquashfs-args", SQUASH, str(temporary), str(CONTAINERS / definition))
+    with timed(f"{image} made"):
+        run("apptainer", "build", "--force", *words, "--mksquashfs-args", SQUASH, str(temporary), str(CONTAINERS / definition))
     temporary.replace(image)
     return image
 
@@ -197,7 +249,11 @@ def build(accelerator: str, engine: str) -> None:
     facts = provenance(accelerator, engine, base)
     sif = None
     with tempfile.TemporaryDirectory(prefix="m2mkd-image-") as folder:
-        lay_out(Path(folder), accelerator, facts)
+        facts["context"] = lay_out(Path(folder))
+        if is_current(accelerator, engine, facts):
+            sys.stdout.write(f"m2mkd:{accelerator} is there, made from the same code, lock and base\n")
+            return
+        complete(Path(folder), accelerator, facts)
         if engine == "apptainer":
             sif = without_engine(accelerator, Path(folder), facts)
         else:

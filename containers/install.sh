@@ -17,7 +17,7 @@ case $1 in
   tools)
     python3 -m venv tools
     tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/uv.txt
-    $install tools/bin/python --require-hashes -r locks/audit.txt
+    $install tools/bin/python --require-hashes -r locks/sbom.txt
     ;;
   environment)
     # Bytecode is compiled now, because nothing can be written beside the modules later.

@@ -6,14 +6,25 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(realpath -m "${1:?setup.sh FOLDER}")
 suite=bookworm # has the Python that the lock for CPU is made for
+if [ ! -e "$folder/env.sh" ] && command -v apptainer > /dev/null && { docker info || podman info; } > /dev/null 2>&1; then
+  echo "this machine has Apptainer and an engine: nothing to stand in for"
+  exit
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+  echo "setup.sh: root on a Debian machine is needed; elsewhere install Apptainer and Docker or Podman, then type 'make image-cpu'" >&2
+  exit 2
+fi
 mkdir -p "$folder/podman/tmp"
 
-packages=(podman runc mmdebstrap debootstrap)
+# The second line is what Apptainer calls; apptainer.sh would install it by itself, but one installation is quicker.
+packages=(podman runc mmdebstrap debootstrap
+  squashfs-tools squashfuse fuse2fs fuse3 fakeroot uidmap patchelf)
 if ! dpkg -s "${packages[@]}" > /dev/null 2>&1; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}" > /dev/null
 fi
-"$here/apptainer.sh" "$folder/apptainer"
+"$here/apptainer.sh" "$folder/apptainer" &
+apptainer=$!
 
 # Settings of Podman for a root without every capability, and for a network without bridges.
 cat > "$folder/podman/storage.conf" << CONFIG
@@ -46,4 +57,5 @@ if ! podman image exists "$BASE_IMAGE"; then
     --change 'ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt' "$folder/base.tar" "$BASE_IMAGE" > /dev/null
   rm "$folder/base.tar"
 fi
+wait "$apptainer"
 echo "$folder/env.sh"

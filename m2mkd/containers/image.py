@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.config.experiment import Settings
+from m2mkd.containers.inside import DIGEST
 from m2mkd.errors import InputError
+from m2mkd.files import sha256, write_text
 
 HOST = "none"
 """In the place of an image: run on the host."""
 ARCHIVE = "docker-archive:"
 CONVERTED = Path(".snakemake/images")
-"""SIFs that were made from archives."""
+"""SIFs that were made from archives, and digests of images."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
 TRACKING = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HANDED_ON = (*MACHINE, *TRACKING, "CUDA_VISIBLE_DEVICES")
@@ -68,12 +70,29 @@ def named_image(settings: Settings) -> str | None:
 def _converted(image: str) -> Path:
     """Where the SIF of an archive lies: a changed archive has another one, while Snakemake's own cache would keep the first."""
     archive = Path(image.removeprefix(ARCHIVE))
-    try:
-        state = archive.stat()
-    except OSError:
-        return CONVERTED / "absent.sif"
-    digest = hashlib.sha256(f"{archive.resolve()}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
-    return CONVERTED / f"{digest[:16]}.sif"
+    return CONVERTED / f"{_state(archive) if archive.exists() else 'absent'}.sif"
+
+
+def _state(file: Path) -> str:
+    """A short name for a file as it is now, which costs no reading of it."""
+    found = file.stat()
+    return hashlib.sha256(f"{file.resolve()}\0{found.st_size}\0{found.st_mtime_ns}".encode()).hexdigest()[:16]
+
+
+def image_digest(image: str) -> str:
+    """Digest of an image, ``sha256:`` and 64 digits: a URL ends in it, and that of a file is computed once.
+
+    Parameters
+    ----------
+    image
+        A .sif that is there, or a pinned URL, as :func:`prepared_image` gives them.
+    """
+    if "://" in image:
+        return image.rpartition("@")[2]
+    known = CONVERTED / f"{_state(Path(image))}.sha256"
+    if not known.is_file():
+        write_text(known, f"sha256:{sha256(Path(image))}")
+    return known.read_text()
 
 
 def prepared_image(settings: Settings) -> str | None:
@@ -161,6 +180,7 @@ def for_workflow(settings: Settings, threads: int, *, enter: bool) -> dict[str, 
         return {"image": None, "environment": {}, "prefix": None}
     handed = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     handed |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    handed[DIGEST] = image_digest(image)
     tool = runtime().upper()
     environment = {f"{tool}ENV_{name}": value for name, value in handed.items()}
     # A job on a cluster reads this anew, with what was added before it was sent there.

@@ -10,7 +10,8 @@ from m2mkd.errors import InputError
 
 ORDER = "M2MKD_CONTAINER"
 """Variable by which the workflow orders a job to be in an image."""
-
+DIGEST = "M2MKD_IMAGE_DIGEST"
+"""Variable by which it tells a job the digest of that image, whose file cannot be seen from inside."""
 
 ABOUT = Path(sys.prefix, "share", "m2mkd")
 """What an image knows of itself: ``lock.txt``, ``provenance.json``, ``sbom.cdx.json``, ``licences.tsv``."""
@@ -33,13 +34,22 @@ def about() -> dict[str, Any]:
 
 
 def record() -> dict[str, Any] | None:
-    """What a run records of the image that it was computed in: path or URL, commit, and digests of lock and SBOM; none: the host."""
+    """What a run records of the image that it was computed in; none: the host.
+
+    Returns
+    -------
+    dict or None
+        ``image`` (file or URL as configured, else its own name), ``digest`` (of the image, ``sha256:`` and 64 digits; none where nobody
+        told it), ``revision`` (git commit that it was built from), ``lock`` and ``sbom`` (SHA-256 of these files in it).
+    """
     if not is_image():
         return None
     from m2mkd.files import sha256
 
+    facts = about()
     digests = {name: sha256(path) for name, path in (("lock", ABOUT / "lock.txt"), ("sbom", ABOUT / "sbom.cdx.json")) if path.is_file()}
-    return {"image": image_path() or about().get("name"), "revision": about().get("revision")} | digests
+    name = os.environ.get(ORDER) or image_path() or facts.get("name")
+    return {"image": name, "digest": os.environ.get(DIGEST), "revision": facts.get("revision")} | digests
 
 
 def root_is_read_only() -> bool:

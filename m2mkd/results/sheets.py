@@ -186,6 +186,8 @@ def environment_sheet(collected: Collected) -> Sheet:
         commit = str(source.get("git_commit") or "none") + (" with uncommitted changes" if source.get("git_dirty") else "")
         found = {"git commit": commit, "python": source.get("python"), "system": f"{source.get('system')} {source.get('machine')}"}
         found |= {"hardware": source.get("hardware") or source.get("machine")}
+        image = source.get("container") or {}
+        found["container image"] = " ".join(filter(None, (image.get("image"), image.get("digest")))) or "none"
         for name, value in (found | source.get("packages", {})).items():
             facts.setdefault(name, []).append(str(value))
     rows = tuple((name, _distinct(values)) for name, values in facts.items())

@@ -1,6 +1,6 @@
 """What finished runs are to be in MLflow: the study, the rows of its tables, and each seed of each run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from m2mkd.tracking.registry import model_artifacts
 APART = ("diagnostics", "confusion", "per_class")
 """Measurements that are no single numbers: they are drawn, and stand in the artifact ``metrics.json``."""
 STUDENT = TrainStudent.model_fields["phase"].default
+IMAGE_TAGS = {"image": "image", "image_digest": "digest", "image_sbom": "sbom"}
+"""Tags, and what a run's record calls them; a run on the host has none."""
 UNITS = {
     "seconds": ("seconds", 1.0),
     "peak_memory_bytes": ("peak_memory_gib", 2.0**30),
@@ -81,7 +83,7 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
             "study": study.key,
             NOTE_TAG: title_of(study, place.experiment),
             **place_tags(study, place),
-            **_commit(members or own),
+            **_origin(members or own),
         },
         params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
         points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
@@ -98,7 +100,7 @@ def record_entry(study: Study, place: Place, record: Record) -> Entry:
     """One seed of one finished run."""
     run, folder = record.run, Path(study.folder(record.run.id), str(record.slot))
     entry = run_entry(study, run, record.slot, place, record.data)
-    entry.tags |= {RECORD_TAG: record.digest, **_commit([record]), **_environment(record.provenance)}
+    entry.tags |= {RECORD_TAG: record.digest, **_origin([record]), **_environment(record.provenance)}
     entry.start, entry.end = _span([record])
     entry.points = curve_points(record.curves)
     last = record.curves[-1]["epoch"] if record.curves else 0
@@ -157,15 +159,20 @@ def _environment(provenance: dict[str, Any]) -> dict[str, str]:
     found = {
         name: str(provenance[name]) for name in ("git_dirty", "hardware", "machine", "system", "python") if provenance.get(name) is not None
     }
-    image = provenance.get("container") or {}
-    found |= {f"container.{name}": str(value) for name, value in image.items() if value}
     return found | {f"package.{name}": str(version) for name, version in provenance.get("packages", {}).items()}
 
 
-def _commit(records: Iterable[Record]) -> dict[str, str]:
-    """Git commits of the records, under the name that MLflow's own pages show too."""
-    commits = ", ".join(dict.fromkeys(str(record.provenance["git_commit"]) for record in records if record.provenance.get("git_commit")))
-    return {"git_commit": commits, "mlflow.source.git.commit": commits} if commits else {}
+def _origin(records: Sequence[Record]) -> dict[str, str]:
+    """Git commits of the records, under the name that MLflow's own pages show too, and images that they were computed in."""
+    commits = _distinct(record.provenance.get("git_commit") for record in records)
+    images = [record.provenance.get("container") or {} for record in records]
+    tags = {"git_commit": commits, "mlflow.source.git.commit": commits}
+    tags |= {tag: _distinct(image.get(name) for image in images) for tag, name in IMAGE_TAGS.items()}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _distinct(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
 
 
 def _span(records: Iterable[Record]) -> tuple[int, int]:

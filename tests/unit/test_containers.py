@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import stat
@@ -101,9 +102,10 @@ def test_both_ways_to_an_image_set_the_same_environment():
 
 def test_a_build_sees_what_it_copies_and_no_data_history_or_cache(tmp_path):
     facts = build.provenance("cuda", "podman", "base")
-    build.lay_out(tmp_path, "cuda", facts)
+    assert build.lay_out(tmp_path) == source_digest(tmp_path)
+    build.complete(tmp_path, "cuda", facts)
     seen = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    allowed = r"(m2mkd/.*|containers/.*|config/models.yaml|pyproject.toml|README.md|LICENSE)"
+    allowed = r"(m2mkd/.*|containers/([^/]+|locks/.*)|config/models.yaml|pyproject.toml|README.md|LICENSE)"
     assert [name for name in seen if not re.fullmatch(allowed, name)] == []
     assert [name for name in seen if re.search(r"\.git/|__pycache__|\.(sif|tar|npy|tif|png|safetensors|db)$", name)] == []
     assert source_digest(tmp_path / "m2mkd") == facts["source"] == source_digest(PACKAGE)
@@ -123,8 +125,35 @@ def test_a_wheel_that_no_registry_has_is_asked_of_pip_and_missed_in_one_line(tmp
     monkeypatch.setattr(build, "local_versions", lambda lock: ["m2mkd-no-such-wheel==1+cpu"])
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, tmp_path.as_uri())
+    (tmp_path / "containers").mkdir()
     with pytest.raises(build.BuildError, match="set PIP_FIND_LINKS"):
-        build.lay_out(tmp_path, "cpu", {})
+        build.complete(tmp_path, "cpu", {})
+
+
+def test_an_image_is_built_again_only_if_what_decides_it_has_changed(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CONTAINERS", tmp_path)
+    facts = {"context": "c", "base": "b", "locks": {"run-cpu.txt": "l"}, "created": "today"}
+    before = json.dumps(facts | {"created": "yesterday"})
+    program("podman", f"echo '{before}'")
+    assert not build.is_current("cpu", "podman", facts)  # no archive of it
+    (tmp_path / "m2mkd-cpu.tar").touch()
+    assert build.is_current("cpu", "podman", facts)
+    for part in build.DECISIVE:
+        assert not build.is_current("cpu", "podman", facts | {part: "another"})
+    labels = json.dumps({"data": {"attributes": {"labels": {build.LABEL: before}}}})
+    program("apptainer", f"cat <<'LABELS'\n{labels}\nLABELS")
+    assert not build.is_current("cpu", "podman", facts)  # no SIF
+    (tmp_path / "m2mkd-cpu.sif").touch()
+    assert build.is_current("cpu", "podman", facts) and build.is_current("cpu", "apptainer", facts)
+    assert not build.is_current("cpu", "apptainer", facts | {"context": "another"})
+    program("podman", "exit 1")
+    assert not build.is_current("cpu", "podman", facts)
+
+
+def test_what_a_build_notes_down_does_not_count_as_a_change_of_it():
+    seen = build.in_context()
+    assert {"m2mkd", "containers/locks", "containers/Dockerfile", "containers/m2mkd-debootstrap.def"} <= set(seen)
+    assert not any("containers/images.lock".startswith(name) for name in seen)
 
 
 def test_an_engine_that_does_not_answer_is_not_taken(program):
@@ -255,6 +284,7 @@ def test_binds_take_blanks_and_refuse_what_apptainer_would_misread(tmp_path):
 
 def test_jobs_get_binds_threads_and_the_device_and_their_order(program, tmp_path, monkeypatch):
     program("apptainer", "exit 0")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "m2mkd.sif").touch()
     monkeypatch.setenv("M2MKD_DEVICE", "cpu")
     monkeypatch.setenv("APPTAINER_BIND", f"/etc,{tmp_path}:{tmp_path}")
@@ -262,11 +292,26 @@ def test_jobs_get_binds_threads_and_the_device_and_their_order(program, tmp_path
     found = image.for_workflow(settings, 3, enter=True)
     assert found["environment"]["APPTAINERENV_M2MKD_DEVICE"] == "cpu"
     assert found["environment"]["APPTAINERENV_OMP_NUM_THREADS"] == "3"
+    assert found["environment"]["APPTAINERENV_M2MKD_IMAGE_DIGEST"] == f"sha256:{hashlib.sha256().hexdigest()}"
     assert found["environment"]["APPTAINER_BIND"] == f"/etc,{tmp_path}:{tmp_path}"
     command = f"{found['prefix']} echo $M2MKD_CONTAINER; false; echo on"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == (f"{tmp_path}/m2mkd.sif\n", 1)
     assert image.for_workflow(settings, 3, enter=False) == {"image": settings.container, "environment": {}, "prefix": None}
+
+
+def test_the_digest_of_an_image_is_computed_once_for_each_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert image.image_digest(PINNED) == PINNED.partition("@")[2]
+    Path("a.sif").write_text("1")
+    of = {text: f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" for text in ("1", "22")}
+    assert image.image_digest("a.sif") == of["1"]
+    monkeypatch.setattr(image, "sha256", lambda path: pytest.fail("read again"))
+    assert image.image_digest("a.sif") == of["1"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("a.sif").write_text("22")
+    assert image.image_digest("a.sif") == of["22"]
 
 
 # --- what a job finds out ---
@@ -310,7 +355,11 @@ def test_a_run_records_the_image_by_its_digests(monkeypatch, tmp_path):
     (tmp_path / "provenance.json").write_text('{"name": "m2mkd:cpu", "revision": "abc"}')
     monkeypatch.delenv("APPTAINER_CONTAINER", raising=False)
     found = inside.record()
-    assert (found["image"], found["revision"]) == ("m2mkd:cpu", "abc")
+    assert (found["image"], found["digest"], found["revision"]) == ("m2mkd:cpu", None, "abc")
+    monkeypatch.setenv(inside.ORDER, "containers/a.sif")
+    monkeypatch.setenv(inside.DIGEST, "sha256:12")
+    found = inside.record()
+    assert (found["image"], found["digest"]) == ("containers/a.sif", "sha256:12")
     assert found["sbom"] == hashlib.sha256(b"parts").hexdigest() != found["lock"]
 
 
@@ -343,6 +392,8 @@ def test_the_forge_calls_targets_that_exist():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     called = {target for command in commands for target in re.findall(r"^make ([a-z-]+)", command)}
+    before_landing = set(re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(), re.M))
     targets = set(re.findall(r"^([a-z][a-z -]*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
     assert called <= {name for line in targets for name in line.split()}
-    assert {"lint", "test", "reproduce", "image-cpu", "containers-check", "lock-check", "audit"} <= called
+    assert {"lint", "lock-check", "audit", "test", "containers-check"} <= before_landing <= called
+    assert {"reproduce", "image-cpu", "vulnerabilities"} <= called

@@ -142,15 +142,14 @@ def test_what_a_run_saw_and_took(synced):
     assert {"hardware", "python", "package.torch"} <= set(run)
 
 
-def test_what_a_run_recorded_of_image_memory_and_energy(synced):
+def test_what_a_run_recorded_of_memory_and_energy(synced):
     run = first(synced, "pretrain_meta")
     recorded = {"git_commit": "c0ffee", "git_dirty": False}
-    recorded |= {"container": {"image": "m2mkd.sif", "lock": "0f" * 32}, "peak_memory_bytes": 2**31, "gpu_joules": 7200.0}
+    recorded |= {"peak_memory_bytes": 2**31, "gpu_joules": 7200.0}
     edit_record(synced, run, lambda content: content["provenance"].update(recorded))
     compile_tables(synced)
     sync(synced)
     (found,) = [entry for entry in tags("run") if entry["key"] == run.key]
-    assert (found["container.image"], found["container.lock"]) == ("m2mkd.sif", "0f" * 32)
     assert (found["git_commit"], found["git_dirty"]) == ("c0ffee", "False")
     numbers = dict(query(f"select key, value from metrics where run_uuid = '{found['id']}'"))
     assert (numbers["cost/peak_memory_gib"], numbers["cost/gpu_energy_wh"]) == (2.0, 2.0)
@@ -331,6 +330,20 @@ def test_a_part_of_a_study_is_taken_where_it_is_asked_for(synced):
     assert not Path("results/smoke/tracking.json").exists()
     there = [number for number in numbers() if number[0] == "run"]
     assert there == [number for number in whole if number[0] == "run" and number[1] != first(synced, "evaluate").key]
+
+
+def test_the_image_that_a_run_was_computed_in_is_a_tag_of_it_and_of_its_row(synced):
+    assert not any("image" in run for run in tags("run"))
+    run = first(synced, "train_student")
+    image = {"image": "containers/a.sif", "digest": "sha256:12", "revision": "abc", "lock": "34", "sbom": "56"}
+    edit_record(synced, run, lambda content: content["provenance"].update(container=image))
+    compile_tables(synced)
+    sync(synced)
+    tagged = [found for found in tags("run") + tags("row") if "image" in found]
+    assert [(found["level"], found["image"], found["image_digest"], found["image_sbom"]) for found in tagged] == [
+        (level, "containers/a.sif", "sha256:12", "56") for level in ("run", "row")
+    ]
+    assert tagged[0]["key"] == run.key
 
 
 def test_tables_are_artifacts_wherever_the_project_moved(synced, template):

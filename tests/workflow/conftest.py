@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.workflow.servers import need
 
@@ -101,12 +102,18 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy in which the whole workflow has run at scale smoke. Tests must leave it as they found it."""
-    root = tmp_path_factory.mktemp("smoke")
-    copy_project(root)
+    """A copy in which the whole workflow has run at scale smoke. Tests must leave it as they found it.
+
+    ``M2MKD_SMOKE`` names a folder for it that several test sessions of the same commit share.
+    """
+    shared = os.environ.get("M2MKD_SMOKE")
+    root = Path(shared) if shared else tmp_path_factory.mktemp("smoke")
     project = Project(root, "smoke")
-    project.set_config(scale="smoke")
-    project.snakemake()
+    with FileLock(f"{root}.lock"):
+        if not (root / "config").is_dir():
+            copy_project(root)
+            project.set_config(scale="smoke")
+        project.snakemake()
     return project
 
 
@@ -146,3 +153,22 @@ def browser():
         opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def apptainer() -> str:
+    """A real Apptainer."""
+    from m2mkd.containers.image import runtime
+    from tests.workflow.images import missing
+
+    if not any(shutil.which(name) for name in ("apptainer", "singularity")):
+        missing("no apptainer on the PATH; 'make standin' makes one on Debian")
+    return runtime()
+
+
+@pytest.fixture(scope="session")
+def sif(apptainer: str) -> Path:
+    """The image for the CPU."""
+    from tests.workflow.images import find_image
+
+    return find_image("cpu", apptainer)

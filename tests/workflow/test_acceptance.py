@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.workflow.conftest import Project, copy_project
+from tests.workflow.images import on_the_host
 from tests.workflow.test_interrupted import start, weights
 from tests.workflow.test_smoke import tables
 
@@ -27,10 +28,18 @@ def prepared(root) -> Project:
     return project
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Project:
+    """The study, computed by one ``make reproduce``."""
+    folder = tmp_path_factory.mktemp("acceptance")
+    project = prepared(folder / "undisturbed")
+    assert start(project, folder / "log").wait(timeout=1800) == 0, (folder / "log").read_text()[-3000:]
+    return project
+
+
 @pytest.mark.slow
-def test_the_study_learns_and_survives_kills(tmp_path):
-    expected = prepared(tmp_path / "undisturbed")
-    assert start(expected, tmp_path / "log").wait(timeout=1800) == 0, (tmp_path / "log").read_text()[-3000:]
+def test_the_study_learns_and_survives_kills(undisturbed, tmp_path):
+    expected = undisturbed
     metrics = json.loads((expected.root / "results" / SCALE / "metrics.json").read_text())
     scratch = {name: variants["end_to_end"]["corrected"]["iid_top1"] for name, variants in metrics.items() if "end_to_end" in variants}
     if SCALE == "small":
@@ -48,3 +57,14 @@ def test_the_study_learns_and_survives_kills(tmp_path):
     assert start(project, tmp_path / "log").wait(timeout=1800) == 0, (tmp_path / "log").read_text()[-3000:]
     assert tables(project) == tables(expected)
     assert weights(project) == weights(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.container
+def test_the_study_in_the_image_is_that_of_the_host(undisturbed, sif, tmp_path):
+    project = prepared(tmp_path / "inside")
+    project.set_config(scale=SCALE, container=str(sif))
+    project.snakemake("--use-singularity")
+    assert on_the_host(project, sif) == []
+    assert tables(project) == tables(undisturbed)
+    assert weights(project) == weights(undisturbed)

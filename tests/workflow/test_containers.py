@@ -4,99 +4,105 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from m2mkd.config.experiment import Settings
-from m2mkd.containers.image import runtime
-from m2mkd.containers.source import source_digest
 from m2mkd.doctor import project as checks
+from m2mkd.files import sha256
 from tests.conftest import ROOT
 from tests.workflow.conftest import Project
+from tests.workflow.images import find_image, inside, missing, on_the_host
 
 pytestmark = pytest.mark.container
 
-WITH_TIMES = {"runs.parquet"}
-"""Tables that say how long something took."""
 
-
-def missing(message: str) -> None:
-    """Skip, or fail where everything is required."""
-    if os.environ.get("M2MKD_REQUIRE") == "all":
-        pytest.fail(message)
-    pytest.skip(message)
+@pytest.fixture(scope="module")
+def data_root() -> Iterator[Path]:
+    """A folder with a blank in its name that only a bind makes visible inside: Apptainer binds the project and these by itself."""
+    bound = ("/tmp", "/var/tmp", "/dev")
+    parents = [path for path in (Path.home(), Path("/srv")) if os.access(path, os.W_OK) and not str(path.resolve()).startswith(bound)]
+    if not parents:
+        missing("neither the home folder nor /srv is a place outside /tmp that can be written")
+    with tempfile.TemporaryDirectory(prefix="a data root ", dir=parents[0]) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
-def apptainer() -> str:
-    """A real Apptainer."""
-    if not any(shutil.which(name) for name in ("apptainer", "singularity")):
-        missing("no apptainer on the PATH; 'make standin' makes one on Debian")
-    return runtime()
-
-
-def image(accelerator: str, apptainer: str) -> Path:
-    """The SIF of the project, which must hold the package as it is now."""
-    path = ROOT / "containers" / f"m2mkd-{accelerator}.sif"
-    if not path.is_file():
-        missing(f"{path} is absent; 'make image-{accelerator}' makes it")
-    labels = subprocess.run([apptainer, "inspect", "--labels", path], capture_output=True, text=True, check=True).stdout
-    if f"org.m2mkd.source: {source_digest(ROOT / 'm2mkd')}" not in labels:
-        missing(f"{path} holds another m2mkd; 'make image-{accelerator}' makes it anew")
-    return path
-
-
-@pytest.fixture(scope="module")
-def sif(apptainer) -> Path:
-    """The image for the CPU."""
-    return image("cpu", apptainer)
-
-
-def inside(apptainer: str, sif: Path, *command: str, binds: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command in the image, and nothing of the host's environment with it."""
-    bound = [word for bind in binds for word in ("--bind", bind)]
-    return subprocess.run(
-        [apptainer, "exec", "--cleanenv", "--no-home", *bound, sif, *command], capture_output=True, text=True, check=check
-    )
-
-
-def test_the_whole_workflow_inside_gives_what_it_gives_outside(finished, project, sif):
-    # Data on another disk, whose name has a blank: only the bind makes them visible inside.
-    outside = ROOT / "build" / "a data root"
-    shutil.rmtree(outside, ignore_errors=True)
-    outside.mkdir(parents=True)
-    (project.root / "data").symlink_to(outside)
-    project.set_config(scale="smoke", container=str(sif), binds=[str(outside)])
+def contained(tmp_path_factory, finished, sif, data_root) -> Project:
+    """A clone of ``finished`` in which the workflow has run inside the image, with its data on what may be another disk."""
+    root = tmp_path_factory.mktemp("contained")
+    # Runs name their commit, so it must be the same one, whatever a build has noted in images.lock since.
+    subprocess.run(["git", "clone", "-q", finished.root, root], check=True)
+    (root / "data").symlink_to(data_root)
+    project = Project(root, "smoke")
+    project.set_config(scale="smoke", container=str(sif), binds=[str(data_root)])
     project.snakemake("--use-singularity")
-    expected, found = (each.root / "results" / "smoke" for each in (finished, project))
-
-    logs = {log.relative_to(found / "logs"): log.read_text() for log in (found / "logs").rglob("*.log")}
-    assert logs.keys() == {log.relative_to(expected / "logs") for log in (expected / "logs").rglob("*.log")}
-    said = re.compile(rf"^container: {re.escape(str(sif))}, root read-only, uid {os.getuid()}, revision [0-9a-f]{{40}}$", re.M)
-    assert [name for name, text in logs.items() if not said.search(text)] == []
-    assert not any("container:" in log.read_text() for log in (expected / "logs").rglob("*.log"))
-
-    weights = [path.relative_to(expected) for path in (expected / "runs").rglob("*.safetensors")]
-    metrics = [path.relative_to(expected) for path in (expected / "runs").rglob("metrics.json")]
-    tables = [path.relative_to(expected) for path in (expected / "tables").iterdir() if path.name not in WITH_TIMES]
-    assert len(weights) > 10 and len(metrics) > 3 and len(tables) > 3
-    assert [str(name) for name in weights + metrics + tables if (expected / name).read_bytes() != (found / name).read_bytes()] == []
-    assert list(outside.glob("packed/*/*/manifest.json"))
-    # Nothing is left in the project by a library that took it for a home folder.
-    assert {path.name for path in project.root.iterdir()} == {path.name for path in finished.root.iterdir()}
-    report = project.root / "report.html"
-    project.snakemake("--use-singularity", "--report", str(report))
-    assert sif.name in report.read_text()
+    return project
 
 
-def test_a_data_root_with_a_blank_in_its_name_is_seen_inside(apptainer, sif):
-    root = ROOT / "build" / "another data root"
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "pack").touch()
-    (found,) = checks.data_roots(Settings(container=str(sif), binds=(str(root),)))
-    assert (found.status, found.found) == ("pass", f"{root}, 1 entries inside {sif}")
+def files(project: Project, *patterns: str) -> dict[str, bytes]:
+    """Contents of results that fit a pattern, by name."""
+    results = project.root / "results" / "smoke"
+    return {str(path.relative_to(results)): path.read_bytes() for pattern in patterns for path in results.glob(pattern)}
+
+
+def test_results_are_those_of_the_host_bit_for_bit(finished, contained):
+    expected = files(finished, "runs/**/*.safetensors", "runs/**/metrics.json*", "tables/*", "metrics.json")
+    assert len(expected) > 40
+    found = files(contained, "runs/**/*.safetensors", "runs/**/metrics.json*", "tables/*", "metrics.json")
+    assert [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)] == []
+
+
+def test_each_job_says_that_it_was_inside_and_left_nothing_behind(finished, contained, sif, data_root):
+    assert on_the_host(contained, sif) == []
+    assert files(contained, "logs/**/*.log").keys() == files(finished, "logs/**/*.log").keys()
+    assert len(on_the_host(finished, sif)) == len(files(finished, "logs/**/*.log"))
+    assert list(data_root.glob("packed/*/*/manifest.json"))
+    # Nothing in the project by a library that took it for a home folder.
+    assert {path.name for path in contained.root.iterdir()} == {path.name for path in finished.root.iterdir()}
+
+
+def test_runs_and_mlflow_name_the_image_with_its_digest_and_its_parts(apptainer, contained, sif):
+    sbom = inside(apptainer, sif, "sha256sum", "/opt/m2mkd/share/m2mkd/sbom.cdx.json").stdout.split()[0]
+    wanted = {"image": str(sif), "digest": f"sha256:{sha256(sif)}", "sbom": sbom}
+    records = [json.loads(content)["provenance"]["container"] for content in files(contained, "runs/**/run.json").values()]
+    assert len(records) > 20 and all(record.items() >= wanted.items() for record in records)
+    with sqlite3.connect(contained.root / "results/mlflow.db") as store:
+        tags = store.execute("select distinct key, value from tags where key like 'image%'").fetchall()
+    assert dict(tags) == {"image": wanted["image"], "image_digest": wanted["digest"], "image_sbom": sbom} and len(tags) == 3
+
+
+def test_the_report_and_the_linter_know_the_image(contained, sif, tmp_path):
+    contained.snakemake("--use-singularity", "--report", str(tmp_path / "report.html"))
+    assert str(sif) in (tmp_path / "report.html").read_text()
+    contained.run("snakemake", "--lint")
+
+
+def test_dvc_computes_inside_what_is_missing(finished, copy_of, sif, monkeypatch):
+    project = copy_of(finished)
+    project.set_config(container=str(sif))
+    run = sorted(project.folder("runs/evaluate").iterdir())[0]
+    before = (run / "0" / "metrics.json").read_bytes()
+    shutil.rmtree(run)
+    shutil.rmtree(project.folder("logs"))
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/container")
+    project.run("dvc", "repro", "students")
+    assert (run / "0" / "metrics.json").read_bytes() == before
+    assert list(files(project, "logs/**/*.log")) == [f"logs/evaluate/{run.name}.log"] and on_the_host(project, sif) == []
+
+
+def test_a_data_root_with_a_blank_in_its_name_is_seen_inside(apptainer, sif, data_root):
+    (data_root / "pack").touch()
+    assert inside(apptainer, sif, "ls", str(data_root), check=False).returncode != 0
+    (found,) = checks.data_roots(Settings(container=str(sif), binds=(str(data_root),)))
+    entries = len(list(data_root.iterdir()))
+    assert (found.status, found.found) == ("pass", f"{data_root}, {entries} entries inside {sif}")
 
 
 def test_the_image_holds_what_it_says_and_no_data_history_or_cache(apptainer, sif):
@@ -127,7 +133,7 @@ def test_labels_tell_where_the_image_comes_from(apptainer, sif):
     facts = json.loads(labels["org.m2mkd.provenance"])
     assert facts == json.loads(inside(apptainer, sif, "cat", "/opt/m2mkd/share/m2mkd/provenance.json").stdout)
     assert labels["org.opencontainers.image.revision"].startswith(facts["revision"])
-    assert {"locks", "base", "command", "created", "source"} <= facts.keys()
+    assert {"locks", "base", "command", "created", "source", "context"} <= facts.keys()
     assert (labels["org.opencontainers.image.title"], labels["org.m2mkd.accelerator"]) == ("m2mkd", "cpu")
 
 
@@ -165,22 +171,24 @@ def refusals(project: Project, *arguments: str) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith("m2mkd:")]
 
 
-def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, project, monkeypatch):
+def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, project, monkeypatch, tmp_path):
     (line,) = refusals(project, "--config", "scale=smoke", "container=m2mkd-cpu.sif")
     assert "m2mkd-cpu.sif is not there; 'make image-cpu' makes it" in line
     said = project.run("snakemake", "--cores", "1", "--dry-run", "--use-singularity", "--config", "scale=smoke", "container=none")
     assert "container: none, so every job runs on the host" in said.stderr
-    without = [
-        folder for folder in os.environ["PATH"].split(":") if not any(Path(folder, name).exists() for name in ("apptainer", "singularity"))
-    ]
-    monkeypatch.setenv("PATH", ":".join(without))
-    if shutil.which("git") and shutil.which("bash"):
-        (line,) = refusals(project, "--config", "scale=smoke")
-        assert line.startswith("m2mkd: neither apptainer nor singularity is on the PATH")
+    # All programs of this machine but these.
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for program in {path.name: path for folder in reversed(os.get_exec_path()) for path in Path(folder).glob("*")}.values():
+        if program.name not in ("apptainer", "singularity"):
+            (programs / program.name).symlink_to(program)
+    monkeypatch.setenv("PATH", str(programs))
+    (line,) = refusals(project, "--config", "scale=smoke")
+    assert line.startswith("m2mkd: neither apptainer nor singularity is on the PATH")
 
 
 @pytest.mark.slow
 def test_the_image_for_cuda_says_that_no_device_is_there(apptainer):
-    found = inside(apptainer, image("cuda", apptainer), "m2mkd", "doctor", "--json", binds=(str(ROOT),), check=False)
+    found = inside(apptainer, find_image("cuda", apptainer), "m2mkd", "doctor", "--json", binds=(str(ROOT),), check=False)
     (row,) = [row for row in json.loads(found.stdout) if row["check"] == "gpu"]
     assert re.match(r"torch \d.*, CUDA \d+\.\d+: no device is there", row["found"])
