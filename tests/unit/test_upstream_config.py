@@ -212,6 +212,14 @@ def test_synonyms_of_arguments():
     kept = {key: VIT[key] for key in ("patch_size", "mlp_ratio", "divided_depths")}
     assert describe("vit", kept | other, {}).architecture == plain.architecture
     assert plain.architecture.norm_eps == 1e-5
+    assert describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-5, "dim": 8}, {}) == plain
+    with pytest.raises(InputError, match=r"config: norm_eps is 1e-06, but by another name it is 1e-05; give it once"):
+        describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-6}, {})
+
+
+def test_synonyms_go_before_the_sizes_of_a_named_model():
+    huge = describe("vit", {"model_name": "vit_huge_patch14_224", "norm_eps": 1e-6, "dim": 64, "divided_depths": [1]}, {}).architecture
+    assert (huge.norm_eps, huge.width, huge.heads, huge.qkv_bias) == (1e-6, 64, 16, False)
 
 
 @pytest.mark.parametrize(
