@@ -180,11 +180,28 @@ class _Order:
 
     def draws(self, epoch: int, start_step: int) -> Iterator[Draw]:
         order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
-        samples = np.repeat(order, self._repeats)[: len(order)]
-        repeats = np.arange(len(order)) % self._repeats
+        samples, repeats = views(order, self._repeats)
         for step in range(start_step, self.steps):
             here = step * self._batch_size + self._part
             yield Draw(epoch, step, samples[here], repeats[here])
+
+
+def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Views of an epoch with repeated augmentation: those of an image one after the other, and as many in all as there are images.
+
+    Parameters
+    ----------
+    order
+        Images of the epoch, (N,).
+    repeats
+        Views of each.
+
+    Returns
+    -------
+    samples, repeats
+        Image of each view, and which view of it that is, from 0; (N,).
+    """
+    return np.repeat(order, repeats)[: len(order)], np.arange(len(order)) % repeats
 
 
 def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ Nothing here is part of a forward pass: hooks hand over what a layer was called 
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def watched(layers: dict[str, nn.Module], see: Callable[[str, nn.Module, dict[str, Any], Any], object]) -> Iterator[None]:
+def watched(layers: Mapping[str, nn.Module], see: Callable[[str, nn.Module, dict[str, Any], Any], object]) -> Iterator[None]:
     """Show ``see`` every call of some layers, while the context lasts.
 
     Parameters

@@ -45,7 +45,8 @@ def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
         ``input_density``, ``clustering``, ``mean_degree``, and ``bandwidths`` of the propagators).
 
         V-MoE: of each MoE layer its ``name``, ``tokens`` (share of the token-expert pairs that each expert gets, sums to 1) and
-        ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and ``dropped`` (share of the pairs that found no room).
+        ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and, where an expert's room is limited, ``dropped``
+        (share of the pairs that found none).
     """
     training = student.training
     student.eval()
@@ -62,6 +63,7 @@ def scalars(diagnosis: dict[str, Any]) -> dict[str, float]:
     for layer in diagnosis["layers"]:
         if "tokens" in layer:
             chosen = {"router_entropy": layer["router_entropy"], "effective_experts": effective_number(layer["tokens"])}
+            chosen |= {"dropped_share": layer["dropped"]} if "dropped" in layer else {}
         else:
             heads = layer["entropy"]
             chosen = {"entropy": sum(heads) / len(heads), "effective_senders": layer["effective_senders"]["mean"]}
@@ -132,7 +134,7 @@ def _layer(name: str, entropy: Tensor, mass: Tensor, inputs: int) -> dict[str, A
 
 
 def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
-    layers: dict[str, nn.Module] = {name: module for name, module in student.named_modules() if isinstance(module, MoE)}
+    layers = {name: module for name, module in student.named_modules() if isinstance(module, MoE)}
     tokens: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(()))
     means: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(2))
 
@@ -145,10 +147,11 @@ def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
         for part in images.split(PART):
             student(part)
     found = []
-    for name in layers:
+    for name, layer in layers.items():
         entropy, dropped = means[name].tolist()
         shares = (tokens[name] / tokens[name].sum()).tolist()
-        found.append({"name": name, "tokens": shares, "router_entropy": entropy, "dropped": dropped})
+        limited = {} if layer.router is None else {"dropped": dropped}
+        found.append({"name": name, "tokens": shares, "router_entropy": entropy, **limited})
     return {"layers": found}
 
 

@@ -25,6 +25,7 @@ from m2mkd.config.models import VMoE as VMoEConfig
 from m2mkd.config.published import published
 from m2mkd.errors import InputError
 from m2mkd.models.moe import MoE
+from m2mkd.models.names import renamed
 from m2mkd.models.timm_nac import TimmNAC
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
@@ -86,9 +87,7 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: Network) -> dict[st
     InputError
         If no name is known.
     """
-    from m2mkd.upstream.network import renamed
-
-    ours = renamed(model, state)
+    ours = renamed(model.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
     name = "stages.0.pos_embed"
     if name in ours and ours[name].shape != model.get_parameter(name).shape:
         ours[name] = resample_abs_pos_embed(ours[name], model.get_submodule("stages.0.patch_embed").grid_size)

@@ -75,15 +75,17 @@ def unpack(content: Any, what: str = "checkpoint") -> Checkpoint:
         config = {ours: content[theirs] for theirs, ours in names.items() if theirs in content}
     elif key := next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None):
         state = content[key]
-    elif isinstance(stages := content.get("model_stages"), list | tuple):
+    elif isinstance(stages := content.get("model_stages"), list | tuple) and all(isinstance(stage, Mapping) for stage in stages):
         state = {f"stages.{index}.{name}": tensor for index, stage in enumerate(stages) for name, tensor in stage.items()}
-    other = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if not isinstance(state, Mapping):
+        raise InputError(f"{what}: block_state_dict is a {type(state).__name__}, but a mapping of names to tensors is needed")
+    other = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if not state or other:
         found = f"{other[0]} is no tensor" if other else "it is empty"
         raise InputError(f"{what}: holds no state dict ({found}); give a file with {', '.join(CONTAINERS)}, or a plain state dict")
     if all(name.startswith("module.") for name in state):  # as saved from DistributedDataParallel
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return Checkpoint(dict(state), config)
+    return Checkpoint({name: tensor.detach() for name, tensor in state.items()}, config)
 
 
 def _read_safetensors(path: Path) -> dict[str, "Tensor"]:

@@ -9,6 +9,7 @@ from m2mkd.errors import InputError
 
 Kind = Literal["nac", "nac_readin", "nac_mediator", "nac_readout", "vit", "vmoe", "vmoe_module"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Silent = Literal["seeder", "edge", "gumbel"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each released tensor, by its released name."""
 
@@ -36,6 +37,8 @@ class Description:
     """Whether it gives logits."""
     layer_heads: tuple[tuple[str, int, int], ...] = ()
     """Layers of a NAC (``read_in``, ``read_out``) with other heads than the circuit's: name, heads, width of a head."""
+    silent: frozenset[Silent] = frozenset()
+    """Noise of a NAC that its configuration switches off: of the seeder's codes, of the propagators' edges, of the pooling."""
 
     @property
     def whole(self) -> bool:

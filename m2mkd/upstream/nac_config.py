@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from m2mkd.config.load import checked
 from m2mkd.config.models import NAC, GraphPriors, Latents, Tokenizer
 from m2mkd.errors import InputError
-from m2mkd.upstream.description import Description, Kind, Shapes
+from m2mkd.upstream.description import Description, Kind, Shapes, Silent
 from m2mkd.upstream.vocabulary import Side, Vocabulary
 
 PRESETS = {
@@ -51,8 +51,8 @@ class ModFC(Vocabulary):
 
 
 class Kernel(Vocabulary):
-    WITHOUT_EFFECT: ClassVar = frozenset({"stochastic_kernel"})
     truncation: float | None = Field(None, gt=0, le=2)
+    stochastic_kernel: bool = False
     stochastic_sampling_temperature: PositiveFloat = 0.5
 
 
@@ -95,7 +95,7 @@ class OutputPooling(Vocabulary):
 
 
 class LatentGraph(Vocabulary):
-    WITHOUT_EFFECT: ClassVar = frozenset({"input_latent_kwargs", "output_latent_kwargs", "use_code_noise_in_latent_seeder"})
+    WITHOUT_EFFECT: ClassVar = frozenset({"input_latent_kwargs", "output_latent_kwargs"})
     code_dim: PositiveInt
     signature_dim: PositiveInt
     num_heads: PositiveInt
@@ -106,6 +106,7 @@ class LatentGraph(Vocabulary):
     num_iterations: PositiveInt
     ffn_capacity_factor: PositiveFloat
     code_noise_scale: NonNegativeFloat = 0.05
+    use_code_noise_in_latent_seeder: bool = True
     layer_scale_initial_value: NonNegativeFloat = 0.1
     path_drop_prob: float = Field(0.0, ge=0, lt=1)
     mediator_latent_kwargs: MediatorLatents | None = None
@@ -216,6 +217,7 @@ def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
         num_classes=released.output_dim,
         config=dict(content),
         layer_heads=heads,
+        silent=_silent(released),
     )
 
 
@@ -253,6 +255,17 @@ def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where
         first=kind == "nac_readin",
         last=kind == "nac_readout",
     )
+
+
+def _silent(released: Circuit) -> frozenset[Silent]:
+    graph, pooling = released.latent_graph_kwargs, released.output_tokenizer_kwargs
+    kernel = graph.propagator_kwargs.latent_attention_kwargs.kernel_kwargs or Kernel()
+    switches: dict[Silent, bool] = {
+        "seeder": graph.use_code_noise_in_latent_seeder,
+        "edge": kernel.stochastic_kernel,
+        "gumbel": (pooling or OutputPooling()).softmax_type == "gumbel",
+    }
+    return frozenset(noise for noise, on in switches.items() if not on)
 
 
 def _model_section(config: Any) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """From a description and released tensors to a network of this package."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,13 +14,15 @@ from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.kernel import DotProductKernel
 from m2mkd.models.nac.layers import LatentLayer, ReadIn
 from m2mkd.models.nac.students import build_nac_module
+from m2mkd.models.names import nac as nac_names
+from m2mkd.models.names import network_sources
+from m2mkd.models.names import vit as vit_names
+from m2mkd.models.names.sources import Source, gather
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.vmoe import VMoE as VMoENetwork
 from m2mkd.models.vmoe import build_vmoe_module
-from m2mkd.upstream import nac_names, vit_names
 from m2mkd.upstream.checkpoint import Checkpoint
 from m2mkd.upstream.description import Description, describe
-from m2mkd.upstream.sources import Source, gather, rename
 
 CONSTANTS_SEED = 0
 """Of the code and state of a NAC's module whose file holds none, as the released files do."""
@@ -63,7 +66,12 @@ def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where
     InputError
         If the configuration is wrong, or the tensors are not what it says.
     """
-    constants = {name: torch.as_tensor(config[name]) for name in nac_names.CONSTANTS if config.get(name) is not None}
+    if not isinstance(config, Mapping):
+        raise InputError(f"{where}: holds a {type(config).__name__}, but a mapping of names to values is needed")
+    try:
+        constants = {name: torch.as_tensor(config[name]).detach() for name in nac_names.CONSTANTS if config.get(name) is not None}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: codes and states are lists of lists of numbers ({error})") from None
     released = checkpoint.state | constants
     arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.CONSTANTS}
     description = describe(kind, arguments, {name: tuple(tensor.shape) for name, tensor in released.items()}, where)
@@ -93,11 +101,13 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
     InputError
         If a tensor is missing, left over or of another shape.
     """
-    if description.kind == "vit" and description.stage is not None and _holds_all_stages(description, released):
-        whole = Description(**{**description.__dict__, "stage": None})
+    if description.kind == "vit" and description.stage is not None:
         prefix = f"stages.{description.stage}."
-        converted = convert(whole, released, what)
-        return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
+        if all(name.startswith(prefix) for name in released):
+            released = {name.removeprefix(prefix): tensor for name, tensor in released.items()}
+        elif _holds_all_stages(description, released):
+            converted = convert(replace(description, stage=None), released, what)
+            return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
     with torch.device("meta"):
         model = build(description)
     constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.CONSTANTS}
@@ -110,45 +120,25 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
 
 def assemble(description: Description, state: Mapping[str, Tensor]) -> nn.Module:
     """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32."""
-    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in state.values()) else torch.float32
+    weights = (tensor for name, tensor in state.items() if name not in nac_names.CONSTANTS)
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights) else torch.float32
     with torch.device("meta"):
         model = build(description)
     for name in set(nac_names.CONSTANTS) & state.keys():
         setattr(model, name, state[name])  # they may be of any number, one for each image for example
-    model.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, assign=True)
+    # Contiguous, so that neither speed nor bits depend on how the file's tensors lay in memory.
+    own = {name: tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    model.load_state_dict(own, assign=True)
     return model.eval()
-
-
-def renamed(model: StagedViT | VMoENetwork | NAC, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors for a whole network under its names, from released ones or its own, of whatever shape.
-
-    What is missing or left over is the affair of whoever loads the state.
-
-    Raises
-    ------
-    InputError
-        If no name is known.
-    """
-    config = model.config
-    description = Description(config.family, config, image_size=1, num_classes=1, config={})
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wanted = {name: (*_sources(description, name, shape), Source((name,), shape)) for name, shape in own.items()}
-    state = rename(wanted, released)
-    if own.keys().isdisjoint(state):
-        raise InputError(f"state dict has {next(iter(released), 'nothing')}, and no tensor of a {description.kind}; give that of one")
-    return state
 
 
 def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
     architecture = description.architecture
-    if isinstance(architecture, NACConfig):
-        return nac_names.sources(name, shape, whole=description.kind == "nac")
-    moe = architecture.moe_positions if isinstance(architecture, VMoE) else ()
-    if description.kind == "vmoe_module":
-        name = f"stages.0.{name}"
-    elif description.stage is not None:
-        return vit_names.stage_sources(name, shape, architecture.depths[description.stage])
-    return vit_names.sources(name, shape, architecture.depths, moe)
+    if isinstance(architecture, NACConfig) and description.kind != "nac":
+        return nac_names.sources(name, shape, whole=False)
+    if description.stage is not None:
+        return vit_names.stage_sources(name, shape, cast(ViT, architecture).depths[description.stage])
+    return network_sources(architecture, f"stages.0.{name}" if description.kind == "vmoe_module" else name, shape)
 
 
 def _vmoe_module(description: Description, sizes: dict[str, Any]) -> nn.Module:
@@ -169,6 +159,12 @@ def _circuit(description: Description, sizes: dict[str, Any]) -> NAC:
             circuit.read_in = ReadIn(layer, circuit.input_tokenizer.width)
         else:
             circuit.read_out = LatentLayer(layer, DotProductKernel(), read_out=True)
+    if "seeder" in description.silent:
+        circuit.latent_seeder.code_noise = 0.0
+    if "edge" in description.silent:
+        for propagator in circuit.propagators:
+            propagator.latent_attention.kernel.temperature = None  # type: ignore[union-attr]
+    circuit.output_tokenizer.gumbel = "gumbel" not in description.silent
     return circuit
 
 

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from m2mkd.config.load import checked
 from m2mkd.config.models import ViT, VMoE
@@ -26,12 +26,18 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 """Arguments of the released model functions; a name may go on, as in ``vit_large_patch16_224``."""
 MODEL_NAME = ("model_name", "model")
+SYNONYMS = {
+    "classes": "num_classes",
+    "dim": "embed_dim",
+    "heads": "num_heads",
+    "norm_eps": "ln_eps",
+    "experts": "num_expert",
+    "topk": "top_k",
+    "moe_top_k": "top_k",
+}
+"""Other names of arguments, and the one that counts."""
 _STAGE_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\..+")
 _FLAT_BLOCK = re.compile(r"blocks\.(\d+)\..+")
-
-
-def _any_of(*names: str) -> Any:
-    return Field(validation_alias=AliasChoices(*names))
 
 
 class StagedViT(Vocabulary):
@@ -50,12 +56,12 @@ class StagedViT(Vocabulary):
     img_size: Side = 224
     patch_size: Side = 16
     in_chans: Literal[3] = 3
-    num_classes: Annotated[PositiveInt, _any_of("num_classes", "classes")] = 1000
-    embed_dim: Annotated[PositiveInt, _any_of("embed_dim", "dim")]
-    num_heads: Annotated[PositiveInt, _any_of("num_heads", "heads")]
+    num_classes: PositiveInt = 1000
+    embed_dim: PositiveInt
+    num_heads: PositiveInt
     mlp_ratio: PositiveFloat = 4.0
     qkv_bias: bool = True
-    ln_eps: Annotated[PositiveFloat, _any_of("ln_eps", "norm_eps")] = 1e-6
+    ln_eps: PositiveFloat = 1e-6
     divided_depths: tuple[PositiveInt, ...] = Field(min_length=1)
     stage: NonNegativeInt | None = None
 
@@ -72,8 +78,8 @@ class StagedViT(Vocabulary):
 
 
 class VMoEBase(StagedViT):
-    num_expert: Annotated[PositiveInt, _any_of("num_expert", "experts")] = 8
-    top_k: Annotated[PositiveInt, _any_of("top_k", "topk", "moe_top_k")] = 2
+    num_expert: PositiveInt = 8
+    top_k: PositiveInt = 2
     moe_pos: tuple[NonNegativeInt, ...] | None = None
     pre_stitch_pos: tuple[NonNegativeInt, ...] = ()
     post_stitch_pos: tuple[NonNegativeInt, ...] = ()
@@ -159,7 +165,7 @@ def _describe_module(content: dict[str, Any], where: str) -> Description:
 
 def _completed(config: Mapping[str, Any], kind: Kind, shapes: Shapes, where: str) -> dict[str, Any]:
     """The arguments with those of the named model under them, and with what the tensors tell where nothing is said."""
-    content = {key: value for key, value in config.items() if key not in MODEL_NAME and value is not None}
+    content = _in_one_name({key: value for key, value in config.items() if key not in MODEL_NAME and value is not None}, where)
     if name := next((config[key] for key in MODEL_NAME if config.get(key) is not None), None):
         family = next((known for known in NAMED if re.fullmatch(rf"{known}(_.*)?", str(name))), None)
         if family is None:
@@ -169,6 +175,16 @@ def _completed(config: Mapping[str, Any], kind: Kind, shapes: Shapes, where: str
         content["divided_depths"] = depths
     if kind != "vit":
         _complete_stitches(content, kind, shapes)
+    return content
+
+
+def _in_one_name(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments without synonyms."""
+    content: dict[str, Any] = {}
+    for key, value in config.items():
+        name = SYNONYMS.get(key, key)
+        if content.setdefault(name, value) != value:
+            raise InputError(f"{where}: {key} is {value!r}, but by another name it is {content[name]!r}; give it once")
     return content
 
 

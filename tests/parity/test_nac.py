@@ -19,8 +19,8 @@ from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.nac.regularisers import block_model, block_model_loss, signature_repulsion
 from m2mkd.models.nac.students import build_nac_module
+from m2mkd.models.names.nac import released_name
 from m2mkd.upstream.description import describe
-from m2mkd.upstream.nac_names import released_name
 from m2mkd.upstream.network import convert
 from tests.parity.released import IMAGENET, TINY, empty, nac_shapes
 

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from timm.optim import param_groups_weight_decay
+from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from m2mkd import upstream
-from m2mkd.config.recipe import Distillation
+from m2mkd.config.recipe import Distillation, Recipe
+from m2mkd.data.stream import views
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid
 from m2mkd.distill.losses import distillation_loss, kd_divergence, soft_cross_entropy
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models import vmoe
 from m2mkd.models.moe import MoE
-from m2mkd.models.vit import StagedViT, incubation_config
+from m2mkd.models.names.vit import stage_sources
+from m2mkd.models.vit import StagedViT, drop_path_rates, incubation_config
+from m2mkd.training.optim import build_optimizer
 from m2mkd.upstream.description import Description, describe
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import key_list
@@ -211,8 +214,9 @@ def test_three_adamw_steps(recorded, states, meta_json):
     values = meta_json["adamw_3steps_student1"]
     images, targets = (torch.as_tensor(recorded[f"kd.{key}"]).double() for key in ("images", "soft_targets"))
     network = hybrid(states, 1, torch.float64)
-    groups = param_groups_weight_decay(network.student, values["wd"], no_weight_decay_list=network.student.no_weight_decay())
-    optimizer = torch.optim.AdamW(groups, lr=values["lr"], betas=tuple(values["betas"]), eps=values["eps"])
+    recipe = Recipe(epochs=1, batch_size=8, lr=values["lr"], lr_batch=None, weight_decay=values["wd"])
+    optimizer = build_optimizer(network.student, recipe, network.student.no_weight_decay())
+    assert all((group["betas"], group["eps"]) == (tuple(values["betas"]), values["eps"]) for group in optimizer.param_groups)
     losses = []
     for _ in range(4):
         student, teacher = network(images)
@@ -255,6 +259,49 @@ def test_incubation(recorded, states, meta_json, index):
         close(gradient.float(), saved["grad"][key], 1e-7)
     assert nn.utils.get_total_norm(gradients.values()).item() == pytest.approx(values["target_grad_norm"], rel=1e-12)
     assert all(parameter.grad is None for part in (incubation.prefix, incubation.suffix) for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("name", ["vmoe_student_0", "mt_stage0(plain Module)"])
+def test_weight_decay_spares_what_it_did(states, meta_json, name):
+    """Of a student the class token and positions too; of an incubated stage these decay, as switch ``position_decay`` has it."""
+    student = name == "vmoe_student_0"
+    module = build(module_description(0)) if student else upstream.load("vit", states["vit_teacher"], TEACHER | {"stage": 0})
+    recipe = Recipe(epochs=1, batch_size=8, lr=1e-3)
+    optimizer = build_optimizer(module, recipe, module.no_weight_decay() if student else ())
+    decayed = {id(parameter) for group in optimizer.param_groups if group["weight_decay"] for parameter in group["params"]}
+    ours: dict[str, set[str]] = {"decay": set(), "no_decay": set()}
+    for key, parameter in module.named_parameters():
+        source = stage_sources(key, tuple(parameter.shape), 2, (0, 1) if student else ())[0]
+        ours["decay" if id(parameter) in decayed else "no_decay"].update(source.names)
+    theirs = meta_json["opt_groups"][name]
+    assert ours == {group: {key.removeprefix("stages.0.") for key in theirs[group]} for group in ours}
+
+
+def test_drop_path_rates(meta_json):
+    """Of the network as it is built: a student alone, a hybrid, the whole."""
+    for (_, rates), depth in zip(meta_json["dpr"].items(), (3, 9, 12), strict=True):
+        assert drop_path_rates(0.1, depth) == pytest.approx(rates, abs=1e-8)
+
+
+def test_mixup(recorded):
+    """The mixed batch of the module recordings, from its images and labels."""
+    images, labels = torch.as_tensor(recorded["kd.images_raw"]), torch.as_tensor(recorded["kd.labels"])
+    mixup = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=10)
+    kept = (recorded["kd.soft_targets"][0, labels[0]] - 0.01) / 0.9
+    mixup._params_per_batch = lambda: (kept, False)
+    mixed, targets = mixup(images, labels)
+    close(mixed, recorded["kd.images"], 5e-6)
+    close(targets, recorded["kd.soft_targets"], 5e-6)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_repeated_augmentation(recorded, epoch):
+    """The released sampler deals the views of the epoch's permutation to its processes in turn (specification vmoe.md 4.1)."""
+    dealt = recorded[f"rasampler.n1000.world4.epoch{epoch}"]
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(epoch)).numpy()
+    samples, repeats = views(order, 3)
+    assert np.array_equal(samples[: dealt.size].reshape(-1, len(dealt)).T, dealt)
+    assert repeats[:7].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

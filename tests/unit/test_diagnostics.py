@@ -50,9 +50,13 @@ def nac():
 
 @pytest.fixture
 def vmoe():
+    return routed_by()
+
+
+def routed_by(**router):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = VMoEConfig(patch_size=4, width=16, heads=2, depths=(1, 1), experts=4, top_k=2)
+        config = VMoEConfig(patch_size=4, width=16, heads=2, depths=(1, 1), experts=4, top_k=2, **router)
         network = VMoE(config, image_size=16, num_classes=5)
         with torch.no_grad():
             for name, parameter in network.named_parameters():
@@ -165,7 +169,18 @@ def test_diagnosis_of_a_vmoe(vmoe):
     assert summary["tokens"] == pytest.approx((counts / counts.sum()).tolist(), rel=1e-4)
     assert max(summary["tokens"]) > 1.2 * min(summary["tokens"])
     assert summary["router_entropy"] == pytest.approx(torch.special.entr(logits.softmax(-1)).sum(-1).mean().item(), rel=1e-3)
-    assert summary["dropped"] == 0
+    assert "dropped" not in summary
+
+
+@torch.no_grad()
+def test_pairs_that_found_no_room_are_told_layer_by_layer():
+    vmoe = routed_by(router="vmoe", capacity_ratio=0.5)
+    found = diagnose(vmoe, IMAGES[:8])
+    vmoe(IMAGES[:8])
+    for layer in found["layers"]:
+        assert layer["dropped"] == pytest.approx(vmoe.get_submodule(layer["name"]).dropped_share.item(), rel=1e-5)
+        assert layer["dropped"] > 0.3
+        assert scalars(found)[f"{layer['name']}/dropped_share"] == layer["dropped"]
 
 
 def test_scalars_are_few_and_plain(nac, vmoe):

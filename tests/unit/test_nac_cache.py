@@ -140,6 +140,20 @@ def test_a_copy_is_empty_and_independent(counted):
     assert counted.computed == 1
 
 
+@torch.no_grad()
+def test_transforms_of_functions_leave_nothing_behind(counted):
+    """Ensembles by vmap and derivatives, also where no other gradient is asked for."""
+    counted.cache = Cache()
+    value, tangent = torch.func.jvp(lambda x: counted() * x, (torch.ones(3),), (torch.full((3,), 5.0),))
+    assert torch.equal(value, torch.ones(3)) and torch.equal(tangent, torch.full((3,), 5.0))
+    assert torch.equal(counted(), torch.ones(3))
+    ensemble = {"weight": torch.tensor([[2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])}
+    squares = torch.func.vmap(lambda weights: torch.func.functional_call(counted, weights, ()))(ensemble)
+    assert torch.equal(squares, ensemble["weight"].square())
+    assert torch.equal(torch.func.grad(lambda x: (counted() * x).sum())(torch.ones(3)), torch.ones(3))
+    assert torch.equal(counted(), torch.ones(3))
+
+
 def test_fake_tensors_are_not_kept(counted):
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -1,12 +1,14 @@
 """What a released configuration may say, and how it is read."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 
 from m2mkd import upstream
 from m2mkd.errors import InputError
+from m2mkd.models.nac.noise import Noise
 from m2mkd.upstream.description import describe
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import TINY, empty, nac_shapes
@@ -82,6 +84,36 @@ def test_a_circuit_of_any_size_gives_the_same_logits_each_time():
 def test_keys_of_training_do_not_change_inference(path, value):
     state, images = random_state(nac_shapes(SMALL)), torch.randn(2, 3, 24, 24)
     assert torch.equal(upstream.load("nac", state, changed(SMALL, path, value))(images), upstream.load("nac", state, SMALL)(images))
+
+
+class Counted(Noise):
+    """Noise that counts what is drawn of it."""
+
+    def __init__(self):
+        self.source, self.drawn = Noise.from_generator(torch.Generator().manual_seed(0)), Counter()
+
+    def draw(self, kind, shape, like):
+        self.drawn[kind] += 1
+        return self.source.draw(kind, shape, like)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "without"),
+    [
+        ("latent_graph_kwargs.path_drop_prob", 0.1, {}),
+        ("latent_graph_kwargs.path_drop_prob", 0.0, {"drop_path": 4}),
+        ("latent_graph_kwargs.code_noise_scale", 0.0, {"code": 3 + 1 + 2 * 2 + 2}),
+        ("latent_graph_kwargs.use_code_noise_in_latent_seeder", False, {"code": 3}),
+        ("latent_graph_kwargs.propagator_kwargs.latent_attention_kwargs.kernel_kwargs.stochastic_kernel", False, {"edge": 2}),
+        ("output_tokenizer_kwargs.softmax_type", "vanilla", {"gumbel": 1}),
+    ],
+)
+def test_training_draws_the_noise_that_the_configuration_leaves_on(path, value, without):
+    every = Counter(code=10, state=3, edge=2, drop_path=4, gumbel=1)
+    model = upstream.load("nac", random_state(nac_shapes(SMALL)), changed(SMALL, path, value)).train()
+    noise = Counted()
+    assert model(torch.randn(2, 3, 24, 24), noise).shape == (2, 3)
+    assert noise.drawn == every - Counter(without)
 
 
 def test_the_truncation_is_that_of_the_configuration():
@@ -180,6 +212,14 @@ def test_synonyms_of_arguments():
     kept = {key: VIT[key] for key in ("patch_size", "mlp_ratio", "divided_depths")}
     assert describe("vit", kept | other, {}).architecture == plain.architecture
     assert plain.architecture.norm_eps == 1e-5
+    assert describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-5, "dim": 8}, {}) == plain
+    with pytest.raises(InputError, match=r"config: norm_eps is 1e-06, but by another name it is 1e-05; give it once"):
+        describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-6}, {})
+
+
+def test_synonyms_go_before_the_sizes_of_a_named_model():
+    huge = describe("vit", {"model_name": "vit_huge_patch14_224", "norm_eps": 1e-6, "dim": 64, "divided_depths": [1]}, {}).architecture
+    assert (huge.norm_eps, huge.width, huge.heads, huge.qkv_bias) == (1e-6, 64, 16, False)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,14 @@ def module_state():
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
+ODD = (
+    ({0: torch.zeros(1)}, "0 is no tensor"),
+    ({"model_stages": [1, 2]}, "model_stages is no tensor"),
+    ({"block_state_dict": 3}, "block_state_dict is a int"),
+)
+"""What no trainer saves."""
+
+
 class Code:
     """Runs a command when it is unpickled."""
 
@@ -130,6 +138,15 @@ def test_one_stage_of_a_whole_file(vit):
             assert torch.equal(upstream.load("vit", state, VIT | {"stage": index})(tokens), whole.stages[index](tokens))
 
 
+def test_one_stage_under_its_name_in_the_network(vit, stages):
+    tokens = upstream.load("vit", vit, VIT).stages[0](IMAGES)
+    named = {f"stages.1.{name}": tensor for name, tensor in stages[1].items()}
+    plain = upstream.load("vit", stages[1], VIT | {"stage": 1})
+    assert torch.equal(upstream.load("vit", named, VIT | {"stage": 1})(tokens), plain(tokens))
+    with pytest.raises(InputError, match=r"lacks stages\.0\.cls_token"):
+        upstream.load("vit", named, VIT | {"stage": 0})
+
+
 def test_stages_are_told_by_the_names(vit):
     config = {key: value for key, value in VIT.items() if key != "divided_depths"}
     model = upstream.load("vit", vit, config)
@@ -150,6 +167,23 @@ def test_precision(vit, dtype, expected):
     model = upstream.load("vit", {name: tensor.to(dtype) for name, tensor in vit.items()}, VIT)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model(IMAGES.to(expected)).dtype == expected
+
+
+def test_parameters_serve_as_tensors(vit, tmp_path):
+    state = {name: torch.nn.Parameter(tensor) for name, tensor in vit.items()}
+    torch.save(state, tmp_path / "vit.pth")
+    write_imported(open_released(tmp_path / "vit.pth", "vit", VIT), tmp_path / "vit.safetensors")
+    expected = upstream.load("vit", vit, VIT)(IMAGES)
+    for model in (upstream.load("vit", state, VIT), open_imported(tmp_path / "vit.safetensors").build()):
+        assert torch.equal(model(IMAGES), expected)
+        assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_tensors_may_lie_in_memory_in_any_order(vit):
+    turned = {name: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor for name, tensor in vit.items()}
+    model = upstream.load("vit", turned, VIT)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    assert torch.equal(model(IMAGES), upstream.load("vit", vit, VIT)(IMAGES))
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named(vit):
@@ -214,7 +248,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(vit, tmp_path):
             assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "absent")
-    for value, message in (([1, 2], "holds a list"), ({"epoch": 3}, "epoch is no tensor"), ({"model": {}}, "it is empty")):
+    for value, message in (([1, 2], "holds a list"), ({"epoch": 3}, "epoch is no tensor"), ({"model": {}}, "it is empty"), *ODD):
         torch.save(value, path)
         with pytest.raises(InputError, match=message):
             read(path)
@@ -267,6 +301,20 @@ def test_the_constants_of_a_nac_module_travel_with_it(fixtures_dir, tmp_path):
     drawn = [open_released(path, "nac_readin", meta).build().codes for _ in range(2)]
     assert drawn[0].shape == (1, 16)
     assert torch.equal(*drawn)
+
+
+def test_the_constants_do_not_decide_the_precision(fixtures_dir):
+    meta = json.loads((fixtures_dir / "nac" / "students.meta.json").read_text())
+    state = load_file(fixtures_dir / "nac" / "student_readin.state_dict.safetensors")
+    constants = {"codes": np.ones((1, 16)), "states": torch.nn.Parameter(torch.ones(1, 1, 32, dtype=torch.float64))}
+    module = upstream.load("nac_readin", state, meta | constants)
+    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
+    assert not module.states.requires_grad
+    for wrong, message in (({"codes": "abc"}, "codes and states are lists"), ({"codes": [1.0]}, r"codes has shape \(1,\), expected nx16")):
+        with pytest.raises(InputError, match=message):
+            upstream.load("nac_readin", state, meta | wrong)
+    with pytest.raises(InputError, match="config: holds a str"):
+        upstream.load("nac_readin", state, "config.yaml")
 
 
 def test_a_released_file_of_full_size(tmp_path):

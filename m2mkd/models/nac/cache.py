@@ -51,7 +51,7 @@ class Cache:
     dropped at the first call with gradients, as in training, and are not used when a parameter has been replaced, moved,
     converted, loaded or changed in place, or any optimiser has made a step. The one change that goes unseen is by hand, in
     place, through ``parameter.data``, which PyTorch's own version counter does not count, with no call with gradients after
-    it. A compiled graph computes everything anew. A copy of a cache is empty.
+    it. A compiled graph and a transform of ``torch.func`` compute everything anew. A copy of a cache is empty.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ class Cache:
         sources
             Parameters, buffers, or values of another cache.
         """
-        if torch.compiler.is_compiling():
+        # Inside a transform of torch.func, whatever is computed is wrapped and of no use outside.
+        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
             return compute()
         if torch.is_grad_enabled():
             self._entries.clear()

@@ -92,8 +92,10 @@ def required(noise: Noise | None) -> Noise:
 def perturb_codes(codes: Tensor, amplitude: float, noise: Noise) -> Tensor:
     """Codes plus uniform noise on ``[-amplitude |code|, amplitude |code|]`` (specification nac.md 2.4).
 
-    The noise has no batch axis: the whole batch shares one draw.
+    The noise has no batch axis: the whole batch shares one draw. Without amplitude nothing is drawn.
     """
+    if not amplitude:
+        return codes
     uniform = noise.draw("code", codes.shape, codes)
     return codes + codes.detach().abs() * (amplitude * (2 * uniform - 1))
 

@@ -14,18 +14,21 @@ class OutputLatentPooling(nn.Module):
         Width D of the states.
     num_classes
         Number of classes.
+    gumbel
+        Whether the confidence has noise where there is any.
     """
 
-    def __init__(self, dim: int, num_classes: int):
+    def __init__(self, dim: int, num_classes: int, gumbel: bool = True):
         super().__init__()
+        self.gumbel = gumbel
         self.confidence_scorer = nn.Linear(dim, 1)
         self.to_logits = nn.Linear(dim, num_classes)
 
     def forward(self, states: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits (B, classes) of states (B, N, D); without Gumbel noise only in evaluation."""
         scores = self.confidence_scorer(states).squeeze(-1)
-        if self.training:
+        if self.training and self.gumbel:
             noise = required(noise)
-        if noise is not None:
+        if noise is not None and self.gumbel:
             scores = scores + noise.draw("gumbel", scores.shape, scores)
         return self.to_logits((scores.softmax(dim=-1)[:, None] @ states)[:, 0])

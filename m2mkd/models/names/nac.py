@@ -2,7 +2,7 @@
 
 import re
 
-from m2mkd.upstream.sources import Source
+from m2mkd.models.names.sources import Source
 
 _CIRCUIT = ((r"^((input|mediator|output)_latents|latent_seeder|read_in|propagators|read_out)\.", r"latent_graphs.0.\1."),)
 _COMMON = (

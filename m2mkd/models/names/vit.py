@@ -7,7 +7,7 @@ one module each, or fused.
 import re
 from collections.abc import Sequence
 
-from m2mkd.upstream.sources import Source
+from m2mkd.models.names.sources import Source
 
 _STAGE = re.compile(r"stages\.(\d+)\.(.+)")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")

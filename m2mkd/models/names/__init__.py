@@ -1,0 +1,47 @@
+"""Names of tensors: those of this package, and those under which released files hold them (specifications nac.md 12, vmoe.md 3)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from m2mkd.config.models import NAC, ViT, VMoE
+from m2mkd.errors import InputError
+from m2mkd.models.names import nac, vit
+from m2mkd.models.names.sources import Source, rename
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+def network_sources(config: ViT | VMoE | NAC, name: str, shape: Shape) -> tuple[Source, ...]:
+    """Where a released file of a whole network holds our tensor ``name``."""
+    if isinstance(config, NAC):
+        return nac.sources(name, shape, whole=True)
+    return vit.sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoE) else ())
+
+
+def renamed(config: ViT | VMoE | NAC, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Tensors for a whole network under its names, from released ones or its own, of whatever shape.
+
+    What is missing or left over is the affair of whoever loads the state.
+
+    Parameters
+    ----------
+    config
+        Architecture of the network.
+    shapes
+        Shapes of its tensors, by its names.
+    released
+        Tensors by any names.
+
+    Raises
+    ------
+    InputError
+        If no name is known.
+    """
+    wanted = {name: (*network_sources(config, name, shape), Source((name,), shape)) for name, shape in shapes.items()}
+    state = rename(wanted, released)
+    if shapes.keys().isdisjoint(state):
+        raise InputError(f"state dict has {next(iter(released), 'nothing')}, and no tensor of a {config.family}; give that of one")
+    return state
