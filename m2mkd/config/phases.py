@@ -194,6 +194,7 @@ class TrainProbe(Phase):
 class Evaluate(Phase):
     """Accuracy of a student on its validation set and on out-of-distribution sets."""
 
+    FORMAT: ClassVar[int] = 3
     OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
     phase: Literal["evaluate"] = "evaluate"
     student: Student
