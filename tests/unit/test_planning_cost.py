@@ -292,9 +292,9 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, arguments, part
 
 
 def test_a_set_of_unknown_size_is_named(monkeypatch):
-    registry = {name: item.model_copy(update={"train_images": None}) for name, item in load.datasets().items()}
+    registry = {name: item.model_copy(update={"val_images": None}) for name, item in load.datasets().items()}
     monkeypatch.setattr(load, "datasets", lambda: registry)
-    with pytest.raises(InputError, match=r"imagenet-1k\.train_images is missing"):
+    with pytest.raises(InputError, match=r"imagenet-1k\.val_images is missing"):
         cost_of(study_of("teacher_deit_large"))
 
 

@@ -228,7 +228,7 @@ def test_progress_has_loss_speed_and_time_left(monkeypatch, tmp_path, terminal):
     else:
         lines = shown.getvalue().splitlines()
         assert len(lines) == RECIPE.epochs
-        assert re.fullmatch(r"stripes  epoch 4/4  lr .* loss 0\.\d+  val_loss .* val_top1 .*  \d+ images/s  0:00:00 left", lines[-1])
+        assert re.fullmatch(r"stripes  epoch 4/4  lr .* loss 0\.\d+  val_loss .* val_top1 .*  [\d,]+ images/s  0:00:00 left", lines[-1])
 
 
 def test_fp16_is_refused_on_a_cpu(tmp_path):
