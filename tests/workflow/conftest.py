@@ -104,17 +104,19 @@ def project(tmp_path: Path) -> Project:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy in which the whole workflow has run at scale smoke. Tests must leave it as they found it.
 
-    ``M2MKD_SMOKE`` names a folder for it that several test sessions of the same commit share.
+    It is computed once for all processes that share the tests, each of which has it to itself, and once for all test sessions of the same
+    commit where ``M2MKD_SMOKE`` names a folder for it.
     """
-    shared = os.environ.get("M2MKD_SMOKE")
-    root = Path(shared) if shared else tmp_path_factory.mktemp("smoke")
+    beside_others = "PYTEST_XDIST_WORKER" in os.environ
+    own = tmp_path_factory.getbasetemp()
+    root = Path(os.environ.get("M2MKD_SMOKE") or (own.parent if beside_others else own) / "smoke")
     project = Project(root, "smoke")
     with FileLock(f"{root}.lock"):
         if not (root / "config").is_dir():
             copy_project(root)
             project.set_config(scale="smoke")
         project.snakemake()
-    return project
+    return Project(Path(shutil.copytree(root, own / "own-smoke", symlinks=True)), "smoke") if beside_others else project
 
 
 @pytest.fixture(scope="session")
