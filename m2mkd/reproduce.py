@@ -89,8 +89,8 @@ def where(study: Study) -> str:
 
 
 def _as_config(settings: Settings) -> list[str]:
-    """All settings, so that Snakemake takes none of them from the file."""
-    return [f"{name}={json.dumps(value)}" for name, value in settings.model_dump(mode="json").items()]
+    """All settings, so that Snakemake takes none of them from the file; it reads an empty text as nothing, and null as a text."""
+    return [f"{name}={json.dumps('' if value is None else value)}" for name, value in settings.model_dump(mode="json").items()]
 
 
 def _say(text: str) -> None:

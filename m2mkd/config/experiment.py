@@ -245,7 +245,7 @@ class Settings(Config):
     host."""
     binds: tuple[str, ...] = ()
     """Folders outside the project that jobs see in the image, as folder, or folder:place[:ro]."""
-    tracking_uri: str = ""
+    tracking_uri: str | None = None
     """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
     before it. None: ``results/mlflow.db``, filled at the end."""
 

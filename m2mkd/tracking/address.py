@@ -27,7 +27,7 @@ def store_uri() -> str:
     return os.environ.get(URI_VARIABLE) or DEFAULT_URI
 
 
-def prefer(uri: str) -> dict[str, str]:
+def prefer(uri: str | None) -> dict[str, str]:
     """Let the address that the configuration names hold for this process and those that it starts, unless ``MLFLOW_TRACKING_URI`` is set.
 
     Returns

@@ -1,0 +1,15 @@
+"""What ``make reproduce`` hands on to Snakemake."""
+
+import pytest
+from snakemake.cli import parse_config
+
+from m2mkd.config.experiment import Settings
+from m2mkd.reproduce import _as_config
+
+CHANGED = {"tracking_uri": "http://localhost:5000", "binds": ["/data:/data:ro"], "overrides": {"recipes": {"pretrain_meta": {"epochs": 3}}}}
+
+
+@pytest.mark.parametrize("changes", [{}, CHANGED], ids=["as they are", "changed"])
+def test_settings_come_through_snakemakes_command_line(changes):
+    settings = Settings(scale="smoke", **changes)
+    assert Settings.model_validate(parse_config(_as_config(settings))) == settings
