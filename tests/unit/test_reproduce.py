@@ -6,7 +6,7 @@ from snakemake.cli import parse_config
 from m2mkd.config.experiment import Settings
 from m2mkd.reproduce import _as_config
 
-CHANGED = {"tracking_uri": "http://localhost:5000", "binds": ["/data:/data:ro"], "overrides": {"recipes": {"pretrain_meta": {"epochs": 3}}}}
+CHANGED = {"tracking_uri": "http://localhost:5000", "binds": ["/data:/data:ro"], "experiments": ["vmoe_base/m2mkd"]}
 
 
 @pytest.mark.parametrize("changes", [{}, CHANGED], ids=["as they are", "changed"])
