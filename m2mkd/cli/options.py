@@ -20,7 +20,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", e
 def read_settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:
     from m2mkd.config import load
 
-    changes = load.parse_json(config, "--config") if config is not None else {}
+    changes = _with_nulls(load.parse_json(config, "--config")) if config is not None else {}
     if scale is not None:
         changes["scale"] = scale
     if experiments:
@@ -41,3 +41,10 @@ def study_with(runs: list[str], scale: str | None, experiments: list[str] | None
     study = read_study(scale, experiments, overrides)
     own = all(any(name.startswith(run) for name in study.runs) for run in runs)
     return study if own else read_study(scale, experiments, overrides, ablations=True)
+
+
+def _with_nulls(value: Any) -> Any:
+    """What Snakemake read from its command line, where it takes null for a text."""
+    if isinstance(value, dict):
+        return {name: _with_nulls(item) for name, item in value.items()}
+    return None if value == "null" else value
