@@ -19,13 +19,13 @@ from m2mkd.config.study import Run, Study
 from m2mkd.containers import inside
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
+from m2mkd.models.weights import save_weights
 from m2mkd.processes import exclusive
 from m2mkd.ranks import ALONE, Ranks
 from m2mkd.signals import Caught
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
 from m2mkd.training.usage import Usage
-from m2mkd.training.weights import save_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

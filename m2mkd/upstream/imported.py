@@ -138,7 +138,7 @@ def open_run(path: Path) -> Imported:
     from pydantic import TypeAdapter
 
     from m2mkd.config.phases import RECORD, AnyPhase, AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
-    from m2mkd.training.weights import checked_weights, load_weights
+    from m2mkd.models.weights import checked_weights, load_weights
 
     try:
         record = json.loads((path.parent / RECORD).read_text())

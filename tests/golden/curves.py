@@ -20,11 +20,11 @@ from m2mkd.config.plan import build_study
 from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.models.vit import StagedViT
+from m2mkd.models.weights import stage_state, stages_of
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import assemble_teacher, common, distill_module, incubate_module, train_probe
 from m2mkd.training.update import Task
-from m2mkd.training.weights import stage_state, stages_of
 
 Curve = dict[str, list[float]]
 """``loss`` of each epoch, its mean over the updates, and ``val_loss`` after it."""

@@ -13,9 +13,9 @@ from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
+from m2mkd.models.weights import load_modules, load_weights, stage_state
 from m2mkd.results.collect import collect
 from m2mkd.training import job as jobs
-from m2mkd.training.weights import load_modules, load_weights, stage_state
 from m2mkd.upstream.description import describe
 from m2mkd.upstream.imported import Imported, write_imported
 from tests import fabricated

@@ -14,10 +14,10 @@ import torch
 from m2mkd.config import load
 from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
+from m2mkd.models.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from m2mkd.processes import exclusive
 from m2mkd.training import job as jobs
 from m2mkd.training.phases import distill_module
-from m2mkd.training.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from tests.conftest import ROOT
 from tests.fabricated import pretend_data
 

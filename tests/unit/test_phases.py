@@ -12,8 +12,8 @@ from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.losses import kd_divergence, soft_cross_entropy
 from m2mkd.models.build import build_module
 from m2mkd.models.vit import StagedViT, build_stage
+from m2mkd.models.weights import stage_state, stages_of
 from m2mkd.training.job import Job
-from m2mkd.training.weights import stage_state, stages_of
 
 INDEX = 2
 

@@ -9,6 +9,7 @@ import pytest
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.build import build_student
+from m2mkd.models.weights import save_weights
 from m2mkd.results.tables import compile_tables
 from m2mkd.tracking import store as store_module
 from m2mkd.tracking.address import prefer, store_uri, without_credentials
@@ -18,7 +19,6 @@ from m2mkd.tracking.follower import Followed, Follower, claim
 from m2mkd.tracking.live import order_of
 from m2mkd.tracking.mlflow_sink import sync
 from m2mkd.tracking.store import open_store
-from m2mkd.training.weights import save_weights
 from tests.fabricated import edit_record, finish, first, plan, publish
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "nac_tiny_imagenet_ring_of_cliques"]

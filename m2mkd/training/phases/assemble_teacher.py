@@ -4,10 +4,10 @@ from m2mkd.config.phases import AssembleTeacher
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import assemble
 from m2mkd.models.vit import StagedViT
+from m2mkd.models.weights import load_modules
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
-from m2mkd.training.weights import load_modules
 
 
 def run(job: Job[AssembleTeacher]) -> Outcome:

@@ -12,10 +12,10 @@ from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
+from m2mkd.models.weights import load_weights, stages_of
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train_together
-from m2mkd.training.weights import load_weights, stages_of
 
 
 def run(job: Job[DistillModule]) -> Outcome:

@@ -10,6 +10,7 @@ from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
 from m2mkd.models.build import build_student, evaluation
+from m2mkd.models.weights import load_weights
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import (
     EVAL_BATCH,
@@ -20,7 +21,6 @@ from m2mkd.training.phases.common import (
     open_data,
     released_batch,
 )
-from m2mkd.training.weights import load_weights
 
 
 def run(job: Job[Evaluate]) -> Outcome:

@@ -8,10 +8,10 @@ from m2mkd.distill.hybrid import IncubationHybrid
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.models.vit import Stage, StagedViT, incubation_config
+from m2mkd.models.weights import load_weights, stage_state
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
-from m2mkd.training.weights import load_weights, stage_state
 
 
 def run(job: Job[IncubateModule]) -> Outcome:

@@ -6,9 +6,9 @@ from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.models.vit import StagedViT
+from m2mkd.models.weights import load_weights, stages_of
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import EVAL_BATCH, open_data
-from m2mkd.training.weights import load_weights, stages_of
 
 
 def run(job: Job[MeasureHybrid]) -> Outcome:

@@ -3,8 +3,8 @@
 from safetensors.numpy import load_file
 
 from m2mkd.config.phases import SplitTeacher
+from m2mkd.models.weights import checked_weights, stage_state
 from m2mkd.training.job import Job, Outcome
-from m2mkd.training.weights import checked_weights, stage_state
 
 
 def run(job: Job[SplitTeacher]) -> Outcome:

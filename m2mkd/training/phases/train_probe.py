@@ -18,11 +18,11 @@ from m2mkd.errors import InputError
 from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
+from m2mkd.models.weights import load_weights
 from m2mkd.statistics import mean, summarise
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, measured_part, meter, open_data, train_on
-from m2mkd.training.weights import load_weights
 
 PROBE_PROCESSES = 4
 """Processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""

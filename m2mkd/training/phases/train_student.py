@@ -16,10 +16,10 @@ from m2mkd.models.build import build_student, noise_arguments, regularisation
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
+from m2mkd.models.weights import load_modules, load_weights, stages_of
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train
-from m2mkd.training.weights import load_modules, load_weights, stages_of
 
 
 def run(job: Job[TrainStudent]) -> Outcome:
