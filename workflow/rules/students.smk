@@ -5,6 +5,7 @@ rule distill_module:
         outputs("distill_module"),
     log:
         f"{LOGS}/distill_module/{{key}}.log",
+    priority: 3
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("distill_module/{key}")
@@ -28,6 +29,7 @@ for first, members in PLAN["groups"].items():
             results(lambda run_id, run, members=members: run_id in members, whole=True),
         log:
             f"{LOGS}/distill_module/{first}.log",
+        priority: 3
         conda:
             "../envs/m2mkd.yaml"
         threads: cores(first)
@@ -49,6 +51,7 @@ rule train_student:
         outputs("train_student"),
     log:
         f"{LOGS}/train_student/{{key}}.log",
+    priority: 2
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("train_student/{key}")
@@ -67,6 +70,7 @@ rule train_probe:
         outputs("train_probe"),
     log:
         f"{LOGS}/train_probe/{{key}}.log",
+    priority: 1
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("train_probe/{key}")

@@ -1,3 +1,6 @@
+# Priorities: what the most phases wait for goes first. Evaluations have none, and so fill the cores beside the last students.
+
+
 rule import_weights:
     input:
         inputs("import_weights"),
@@ -5,6 +8,7 @@ rule import_weights:
         outputs("import_weights"),
     log:
         f"{LOGS}/import_weights/{{key}}.log",
+    priority: 7
     localrule: True
     conda:
         "../envs/m2mkd.yaml"
@@ -22,6 +26,7 @@ rule pretrain_meta:
         outputs("pretrain_meta"),
     log:
         f"{LOGS}/pretrain_meta/{{key}}.log",
+    priority: 7
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("pretrain_meta/{key}")
@@ -40,6 +45,7 @@ rule incubate_module:
         outputs("incubate_module"),
     log:
         f"{LOGS}/incubate_module/{{key}}.log",
+    priority: 6
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("incubate_module/{key}")
@@ -58,6 +64,7 @@ rule assemble_teacher:
         outputs("assemble_teacher"),
     log:
         f"{LOGS}/assemble_teacher/{{key}}.log",
+    priority: 5
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("assemble_teacher/{key}")
@@ -76,6 +83,7 @@ rule split_teacher:
         outputs("split_teacher"),
     log:
         f"{LOGS}/split_teacher/{{key}}.log",
+    priority: 4
     localrule: True
     conda:
         "../envs/m2mkd.yaml"
@@ -112,7 +120,7 @@ rule measure_hybrid:
         outputs("measure_hybrid"),
     log:
         f"{LOGS}/measure_hybrid/{{key}}.log",
-    priority: 1
+    priority: 8
     conda:
         "../envs/m2mkd.yaml"
     threads: cores("measure_hybrid/{key}")
