@@ -119,6 +119,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(Path(shutil.copytree(root, own / "own-smoke", symlinks=True)), "smoke") if beside_others else project
 
 
+def prepared(root: Path) -> Project:
+    """A copy of the project at the scale of acceptance, in which ``make reproduce`` finds its environment."""
+    root.mkdir()
+    copy_project(root)
+    project = Project(root, os.environ.get("M2MKD_ACCEPTANCE_SCALE", "small"))
+    project.set_config(scale=project.scale)
+    (root / ".venv").symlink_to(ROOT / ".venv")
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which the workflow has run at that scale without any trouble. Tests must leave it as they found it."""
+    project = prepared(tmp_path_factory.mktemp("acceptance") / "undisturbed")
+    project.snakemake()
+    return project
+
+
 @pytest.fixture(scope="session")
 def kept(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of it that DVC has seen, with everything in a remote. Tests must leave it as they found it."""

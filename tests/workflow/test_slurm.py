@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import Project, prepared
 from tests.workflow.slurm import Slurm, missing
-from tests.workflow.test_acceptance import prepared
 from tests.workflow.test_interrupted import weights
 from tests.workflow.test_profiles import held_gpus
 from tests.workflow.test_smoke import tables
@@ -95,7 +94,5 @@ def test_a_cancelled_job_is_retried_to_the_same_tables(finished, project, slurm,
 
 
 @pytest.mark.slow
-def test_the_small_study_on_the_cluster(slurm, tmp_path):
-    expected, project = prepared(tmp_path / "plain"), prepared(tmp_path / "cluster")
-    expected.snakemake()
-    check(project, expected, slurm, tmp_path / "log", "train_student", 3000)
+def test_the_small_study_on_the_cluster(undisturbed, slurm, tmp_path):
+    check(prepared(tmp_path / "cluster"), undisturbed, slurm, tmp_path / "log", "train_student", 3000)
