@@ -36,7 +36,7 @@ class Claim(Config):
     """Experiments that it is about, separated by commas."""
     comparison: str
     """``A - B``, ``(A - B) - (C - D)`` (with A - B in the place of A, C - D in that of B), or ``A`` alone; variants of each experiment of
-    the population, or ``experiment/variant``."""
+    the population (``teacher`` of a teacher experiment), or ``experiment/variant``."""
     aggregate: Literal["each", "mean", "max"]
     """Whether it holds for each experiment of the population, for their mean, or for the best of them ("up to")."""
     direction: Literal["greater", "equal", "value"]
@@ -50,7 +50,7 @@ class Claim(Config):
     scale: str
     """Scale at which it may be judged."""
     seeds: PositiveInt
-    """Fewest seeds that it is judged with."""
+    """Fewest seeds that it is judged with; 1 for the accuracy of a teacher, which is one run."""
 
     @field_validator("population", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
 
 CAPTION = (
     "Claims and verdicts. 95 % intervals over seeds decide, by Student's t and for relative gains by Fieller's theorem (simultaneous ones "
-    "where the claim is about a maximum, or one of many members would fail); "
+    "where the claim is about a maximum, or one of many members would fail), of a teacher's one run the exact binomial one; "
     "exact tests are shown where the seeds suffice, corrected by Holm over this table. A claim of the paper is judged at the paper's "
     "scale alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
 )
@@ -60,7 +60,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
             }
         )
         name = Linked(claim.id, claim_anchor(claim))
-        seeds = f"{finding.seeds} of {claim.seeds} seeds"
+        seeds = f"{finding.seeds} of {_seeds(claim)}"
         shown.append((name, verdict.word, claim.claim, claimed(claim), verdict.why, seeds, finding.exact_test))
     header = ("claim", "verdict", "what is claimed", "claimed", "why", "seeds", "exact test")
     return Table("claims", CAPTION, header, tuple(shown), pd.DataFrame(exact))
@@ -76,6 +76,10 @@ def claimed(claim: Claim) -> str:
         "value": f"{claim.size or 0.0:g} %",
     }[claim.direction]
     return f"{what}, {claim.status}"
+
+
+def _seeds(claim: Claim) -> str:
+    return f"{claim.seeds} {'seed' if claim.seeds == 1 else 'seeds'}"
 
 
 def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | float | int]]:
@@ -111,7 +115,7 @@ def explanation(study: Study, finding: Finding) -> str:
         f"  source      {claim.source} ({claim.status})",
         f"  about       {about}; judged at scale {claim.scale}, profile {claim.profile}",
         f"  comparison  {claim.comparison}, {claim.metric}, {claim.aggregate} of {', '.join(claim.population)}",
-        f"  claimed     {claimed(claim)}, tolerance {claim.tolerance:g}, at least {claim.seeds} seeds",
+        f"  claimed     {claimed(claim)}, tolerance {claim.tolerance:g}, at least {_seeds(claim)}",
         "",
         verdict.why,
     ]

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.config.experiment import TeacherExperiment
 from m2mkd.config.plan import build_study
 from m2mkd.config.study import Study
 from m2mkd.results.changes import overrides_of
@@ -39,6 +38,4 @@ def selected_experiments(study: Study) -> list[str]:
     usual = build_study(load.settings({"scale": study.scale_name, "overrides": overrides_of(study)}))
     if usual.key == study.key:
         return []
-    teachers = {row.experiment for row in study.rows if isinstance(load.experiment(row.experiment, study.scale), TeacherExperiment)}
-    names = (row.experiment if row.experiment in teachers else f"{row.experiment}/{row.variant}" for row in study.rows)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(f"{row.experiment}/{row.variant}" for row in study.rows))

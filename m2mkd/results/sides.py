@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from m2mkd.config.claims import Claim
 from m2mkd.config.compat import Profile
-from m2mkd.config.phases import Evaluate, ImportWeights
+from m2mkd.config.phases import Evaluate, EvaluateTeacher, ImportWeights
 from m2mkd.config.study import Row, Study
 from m2mkd.results.collect import Collected
 from m2mkd.results.verdicts import Pair, averaged, rounding_of
@@ -91,12 +91,14 @@ class Sides:
     def is_one_number(self, claim: Claim, row: Row) -> bool:
         """Whether the row has exactly one number of the claim's metric."""
         config = self.study.runs[row.measured[0]].config
+        if isinstance(config, EvaluateTeacher):
+            return claim.metric == "iid_top1"
         return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
 
     def side(self, claim: Claim, row: Row) -> Side:
         """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
         config = self.study.runs[row.measured[0]].config
-        assert isinstance(config, Evaluate)
+        assert isinstance(config, Evaluate | EvaluateTeacher)
         split, _, metric = claim.metric.partition("_")
         cell = next(iter(self.numbers.cells(row, split, metric)), None)
         found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
@@ -127,10 +129,10 @@ def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
 
 
 def _pair(one: Side, other: Side | None = None, third: Side | None = None, fourth: Side | None = None) -> Pair:
-    images = [side.images for side in (one, other, third, fourth) if side and side.images]
-    rounding = rounding_of(min(images, default=None))
+    images = min((side.images for side in (one, other, third, fourth) if side and side.images), default=None)
+    rounding = rounding_of(images)
     if third is None or fourth is None:
-        return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding)
+        return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding, images)
     # Of differences only their difference is judged, in points, so that they can stand where accuracies do. Each is rounded twice.
     return Pair(one.experiment, _differences(one, other), _differences(third, fourth), 2 * rounding)
 

@@ -8,6 +8,7 @@ from m2mkd.config.claims import Claim
 from m2mkd.statistics import (
     LEVEL,
     Interval,
+    binomial_interval,
     interval_of_maximum,
     mean,
     minimum_detectable_difference,
@@ -37,6 +38,13 @@ class Pair:
     """B's; none for a claim about A alone."""
     rounding: float = 0.0
     """Variance of one share from counting whole images, see `rounding_of`."""
+    images: int | None = None
+    """Images that measured one share; none where that is not known."""
+
+    @property
+    def is_one_accuracy(self) -> bool:
+        """Whether it is the accuracy of a single run, as a teacher's is, which has an interval over its images alone."""
+        return self.control is None and len(self.treated) == 1 and bool(self.images)
 
     @property
     def differences(self) -> list[float]:
@@ -47,6 +55,9 @@ class Pair:
 
     def interval(self, unit: Unit, level: float) -> Interval | None:
         """Interval of what the claim is about; none where B is not known well enough to divide by."""
+        if self.images and self.is_one_accuracy:
+            found = binomial_interval(round(self.treated[0] * self.images), self.images, level)
+            return Interval(*(100 * share for share in (found.estimate, found.low, found.high)))
         if self.control is None or unit == "points":
             return t_interval(self.differences, level, 1e4 * self.rounding * (1 if self.control is None else 2))
         ratio = ratio_interval(self.treated, self.control, level, self.rounding)
@@ -109,7 +120,7 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
         return Verdict(
             "inconclusive", f"{seeds} of the {claim.seeds} seeds that the claim is judged with; {claim.seeds - seeds} more are needed."
         )
-    if seeds < 2:
+    if seeds < 2 and not (claim.aggregate == "each" and all(pair.is_one_accuracy for pair in pairs)):
         return Verdict("inconclusive", "One seed has no interval; at least 2 are needed.")
     found = [_judge_in(claim, pairs, unit) for unit in claim.units]
     if len(found) == 1 or found[0].word == found[1].word:
@@ -151,7 +162,9 @@ def _decide(claim: Claim, interval: Interval | None, pair: Pair, unit: Unit, lev
     """Judge by one interval of that level; ``pair`` is behind it, for saying what is missing."""
     if interval is None:
         return Verdict("inconclusive", "The baseline's own interval holds 0, so that no gain relative to it can be bounded.")
-    label = "%" if claim.direction == "value" else {"points": "points", "relative": "% of the baseline"}[unit]
+    label = {"points": "points", "relative": "% of the baseline"}[unit]
+    if claim.direction == "value":
+        label = "% in one run, by its images alone," if pair.is_one_accuracy else "%"
     if claim.direction == "greater":
         return _decide_gain(claim, interval, label, lambda: _to_detect(pair.values(unit), label, level))
     return _decide_equality(claim, interval, label, lambda margin: _to_narrow(pair.values(unit), margin, level))
@@ -197,6 +210,8 @@ def _to_detect(values: Sequence[float], label: str, level: float) -> str:
 
 def _to_narrow(values: Sequence[float], margin: float, level: float) -> str:
     """What would decide about a band: the seeds whose interval, around the same estimate, ends at its edge."""
+    if len(values) < 2:
+        return "One run does not say how far seeds differ, and so not how many would decide it."
     needed = seeds_for_half_width(std(values) or 0.0, margin, level)
     more = "No number of seeds up to 10,000" if needed is None else f"{needed} seeds"
     return f"{more} would decide it, if estimate and spread stay."

@@ -85,6 +85,38 @@ def test_value(accuracy, word):
     assert judge(value, [Pair("one", (accuracy - 0.001, accuracy, accuracy + 0.001), None)]).word == word
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "word"),
+    [  # of 50,000 images, whose exact interval is 0.34 points to either side
+        (0.8240, "reproduced"),
+        (0.8176, "reproduced"),  # [81.42, 82.10] in [81.4, 83.4]
+        (0.8170, "inconclusive"),  # [81.36, 82.04]
+        (0.8110, "inconclusive"),  # [80.75, 81.44]
+        (0.8103, "not reproduced"),  # [80.68, 81.37]
+    ],
+)
+def test_value_of_one_run_by_the_images_that_it_measured(accuracy, word):
+    value = claim(direction="value", comparison="a", size=82.4, tolerance=1.0, seeds=1)
+    verdict = judge(value, [Pair("one", (accuracy,), None, images=50_000)])
+    assert verdict.word == word, verdict.why
+    assert "in one run, by its images alone," in verdict.why
+
+
+def test_one_run_is_not_enough_for_anything_else():
+    one = Pair("one", (0.824,), None, images=50_000)
+    value = claim(direction="value", comparison="a", size=82.4, seeds=1)
+    several = value.model_copy(update={"seeds": 3})
+    assert "1 of the 3 seeds" in judge(several, [one]).why
+    mean = claim(direction="value", comparison="a", size=82.4, seeds=1, aggregate="mean", population=("one", "two"))
+    gain = Pair("one", (0.84,), (0.82,), images=50_000)
+    uncounted = Pair("one", (0.824,), None)
+    for asked, pairs in ((mean, [one, one]), (claim(seeds=1), [gain]), (value, [uncounted])):
+        verdict = judge(asked, pairs)
+        assert verdict.word == "inconclusive" and "One seed has no interval" in verdict.why
+    # Of more seeds than it asks for their own spread decides.
+    assert "in one run" not in judge(value, [Pair("one", (0.823, 0.824, 0.825), None, images=50_000)]).why
+
+
 def test_unstated_unit_takes_the_weaker_reading_and_says_both():
     # 2.5 points of 0.5 are 5 % of it.
     verdict = judge(claim(unit="unstated"), [pair(2.4, 2.5, 2.6)])

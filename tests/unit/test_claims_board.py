@@ -212,6 +212,33 @@ def test_a_claim_about_one_side(tmp_path):
     assert verdict.word == "reproduced" and "90.00 % [89.80, 90.20]" in verdict.why
 
 
+def test_a_claim_about_a_teacher_is_judged_by_its_one_run(tmp_path):
+    study = plan(tmp_path, "paper", ["deep_incubation_vit_base"])
+    finish(study, lambda run, _: 296 / 359)
+    wide = claim("deep_incubation_base_iid", id="wide", tolerance=5.0)
+    outside = claim("deep_incubation_base_iid", id="outside", metric="ood_top1")
+    found = board(study, [claim("deep_incubation_base_iid"), wide, outside])
+    # Clopper and Pearson's bounds of 296 in 359, by the beta distribution's quantiles: 0.78114 and 0.86244.
+    narrow = found["deep_incubation_base_iid"].verdict
+    assert narrow.word == "inconclusive" and "One run does not say how far seeds differ" in narrow.why
+    assert narrow.why.startswith("82.45 % in one run, by its images alone, [78.11, 86.24] lies partly within [81.4, 83.4].")
+    assert found["wide"].verdict.word == "reproduced" and found["wide"].cost is None
+    assert "has not exactly one ood_top1" in found["outside"].verdict.why
+    text = explanation(study, found["wide"])
+    assert "tolerance 5, at least 1 seed\n" in text
+    assert "snakemake --cores all deep_incubation_vit_base --config scale=paper" in text
+
+
+def test_a_claim_about_a_teacher_that_a_study_lacks(tmp_path):
+    finding = board(plan(tmp_path, "small", STUDENTS))["deep_incubation_base_iid"]
+    assert finding.verdict.word == "not run"
+    assert "This study has no deep_incubation_vit_base/teacher in profile corrected." in finding.verdict.why
+    one = {"profiles": ["released"], "replicates": 1, "replicates_per_job": 1}
+    study = build_study(load.settings({"scale": "paper", "experiments": ["deep_incubation_vit_base"], "overrides": one}))
+    expected = sum(cost.gpu_hours for run_id, cost in cost_of(study).items() if not run_id.startswith("split_teacher/"))
+    assert finding.cost == pytest.approx(expected) and expected > 10
+
+
 def test_a_claim_about_several_sets_is_not_judged(tmp_path):
     sets = "experiment_changes.vmoe_base.ood=[imagenet-r@224, imagenet-1k@224]"
     study = plan(tmp_path, "paper", STUDENTS, [sets])

@@ -113,6 +113,7 @@ def test_priors_share_the_distilled_modules():
         ("pretrain_meta", 2e-3, 1e-5),
         ("incubate_module", 2e-3, 1e-5),
         ("assemble_teacher", 1e-3, 1e-5),
+        ("assemble_vit_base", 2e-3, 1e-5),
         ("distill_module", 2e-3, 1e-5),
         ("vmoe_finetune", 1e-3, 1e-5),
         ("vmoe_end_to_end_100", 1e-3, 1e-5),
@@ -129,12 +130,39 @@ def test_learning_rates_at_paper_scale(recipe: str, peak: float, final: float):
 
 @pytest.mark.parametrize(
     ("model", "blocks", "modules"),
-    [("deit_large", 24, 4), ("meta_large", 4, 4), ("deit_huge", 32, 10), ("meta_huge", 10, 10), ("vmoe_base", 12, 4)],
+    [
+        ("deit_large", 24, 4),
+        ("meta_large", 4, 4),
+        ("deit_huge", 32, 10),
+        ("meta_huge", 10, 10),
+        ("deit_huge_4", 32, 4),
+        ("meta_huge_4", 4, 4),
+        ("deit_base", 12, 4),
+        ("meta_base", 4, 4),
+        ("vmoe_base", 12, 4),
+    ],
 )
 def test_depths_sum_to_the_published_layers(model: str, blocks: int, modules: int):
     found = load.catalogue(load.scale("paper", {})).models[model]
     assert isinstance(found, ViT)
     assert (sum(found.depths), found.modules) == (blocks, modules)
+
+
+@pytest.mark.parametrize(("size", "drop_path"), [("base", 0.1), ("large", 0.5), ("huge", 0.6)])
+def test_deep_incubations_own_settings(size: str, drop_path: float):
+    """Its fine-tuning (specification vmoe.md 4.4); its meta models and modules are trained as m2mKD's teachers are."""
+    scale = load.scale("paper", {})
+    own, teacher = (load.experiment(name, scale) for name in (f"deep_incubation_vit_{size}", "teacher_deit_large"))
+    assert isinstance(own, TeacherExperiment) and isinstance(teacher, TeacherExperiment)
+    assert (own.pretrain, own.incubate) == (teacher.pretrain, teacher.incubate)
+    recipes = load.catalogue(scale).recipes
+    assert own.assemble is not None and teacher.assemble is not None
+    assert recipes[own.assemble] == recipes[teacher.assemble].model_copy(update={"batch_size": 2048, "drop_path": drop_path})
+
+
+def test_deep_incubations_networks_are_run_at_scale_paper_alone():
+    with_them = [scale for scale in SCALES if any(row.experiment.startswith("deep_incubation_") for row in whole_study(scale).rows)]
+    assert with_them == ["paper"]
 
 
 def test_a_probe_recipe_holds_a_whole_episode():
@@ -207,10 +235,13 @@ def test_no_published_number_stands_twice_for_one_run():
         assert len(set(cells)) == len(cells), path
 
 
-def test_claims_of_the_nac_authors_are_their_published_numbers():
-    cells = {(row["experiment"], row["split"]): row["value"] for row in published(ROOT / "results/published/nac.csv") if row["experiment"]}
-    quoted = {(c.population[0], c.metric.removesuffix("_top1")): f"{c.size:g}" for c in CLAIMS if c.id.startswith("nac_authors_")}
-    assert len(quoted) == 8
+@pytest.mark.parametrize(("paper", "ids", "count"), [("nac", "nac_authors_", 8), ("deep_incubation", "deep_incubation_", 3)])
+def test_claims_of_other_authors_are_their_published_numbers(paper: str, ids: str, count: int):
+    lines = published(ROOT / f"results/published/{paper}.csv")
+    cells = {(line["experiment"], line["variant"], line["split"]): line["value"] for line in lines if line["experiment"]}
+    claims = [claim for claim in CLAIMS if claim.id.startswith(ids)]
+    quoted = {(claim.population[0], claim.comparison, claim.metric.removesuffix("_top1")): f"{claim.size:g}" for claim in claims}
+    assert len(quoted) == count
     assert quoted == cells
 
 

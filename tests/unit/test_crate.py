@@ -19,6 +19,7 @@ from m2mkd.config.phases import PHASES, TrainStudent
 from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
+from m2mkd.results.commands import selected_experiments
 from m2mkd.results.crate import write
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.contents import SOURCES
@@ -150,6 +151,13 @@ def test_a_crate_is_whole_and_knows_no_machine(crate, study):
         ["sha256sum", "--check", "--quiet", "manifest-sha256.txt"], cwd=crate, capture_output=True, text=True, check=False
     )
     assert listed.returncode == 0, listed.stdout
+
+
+def test_its_commands_name_the_teachers_of_a_study_too(study):
+    some = plan(Path(), "smoke", ["teacher_deit_large", "vmoe_base/end_to_end"])
+    chosen = selected_experiments(some)
+    assert chosen == ["teacher_deit_large/teacher", "vmoe_base/end_to_end"]
+    assert plan(Path(), "smoke", chosen).key == some.key
 
 
 def test_what_people_read(crate, study):

@@ -40,7 +40,9 @@ def build_study(settings: Settings, *, ablations: bool = False) -> Study:
 
 
 def _variants(experiment: Experiment) -> list[str]:
-    """Variants, or settings, that can be chosen one by one."""
+    """Variants, or settings, that can be chosen one by one; of a teacher its only row."""
+    if isinstance(experiment, TeacherExperiment):
+        return ["teacher"]
     if isinstance(experiment, StudentExperiment):
         return list(experiment.variants)
     return list(experiment.settings) if isinstance(experiment, AblationExperiment) else []
