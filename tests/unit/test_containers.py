@@ -396,5 +396,5 @@ def test_the_forge_calls_targets_that_exist():
     before_landing = set(re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(), re.M))
     targets = set(re.findall(r"^([a-z][a-z -]*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
     assert called <= {name for line in targets for name in line.split()}
-    assert {"lint", "lock-check", "audit", "test"} <= before_landing <= called
+    assert {"lint", "lock-check", "audit", "test", "containers-check"} <= before_landing <= called
     assert {"reproduce", "image-cpu", "vulnerabilities"} <= called
