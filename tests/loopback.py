@@ -11,6 +11,7 @@ class Server(ThreadingHTTPServer):
     """Serves files by name, each given as its content or as the path of a file."""
 
     etag, ranges, status = '"1"', True, 0
+    modified = "Mon, 26 Feb 2024 00:00:00 GMT"
 
     def __init__(self, files: Mapping[str, bytes | Path]):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -19,6 +20,8 @@ class Server(ThreadingHTTPServer):
         """Bytes after which the next connection for a file is dropped."""
         self.asked: list[tuple[str, str | None]] = []
         """Name and range of each request."""
+        self.continued = 0
+        """Answers that went on where an earlier one ended."""
 
     @property
     def url(self) -> str:
@@ -51,12 +54,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(server.status or 404)
             return b""
         rest = server.content(name)
-        if asked and server.ranges and self.headers.get("If-Range") == server.etag:
-            rest = rest[int(asked.removeprefix("bytes=").removesuffix("-")) :]
-            self.send_response(206)
+        strong = {server.modified} if server.etag.startswith("W/") else {server.modified, server.etag}
+        if asked and server.ranges and self.headers.get("If-Range") in strong:
+            start, size = int(asked.removeprefix("bytes=").removesuffix("-")), len(rest)
+            rest = rest[start:]
+            server.continued += 1
+            self.send_response(206 if rest else 416)
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}" if rest else f"bytes */{size}")
         else:
             self.send_response(200)
         self.send_header("ETag", server.etag)
+        self.send_header("Last-Modified", server.modified)
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         return rest

@@ -1,7 +1,6 @@
 """Reading archives of images in place: nothing foreign is unpacked to the disk, and nothing dangerous is read.
 
 The members of a zip and of a plain tar are read where they lie. A compressed tar cannot be, so it is decompressed once, to a scratch file.
-A folder that somebody unpacked before serves as well.
 """
 
 import gzip
@@ -39,7 +38,7 @@ class Place(NamedTuple):
     archive: Path
     """For messages."""
     file: Path
-    """What is read: the archive, its decompressed copy, or a folder."""
+    """What is read: the archive, or its decompressed copy."""
     name: str
     offset: int
     """In a plain tar; -1 elsewhere."""
@@ -58,7 +57,7 @@ class Place(NamedTuple):
                 with self.file.open("rb") as file:
                     content = os.pread(file.fileno(), self.size, self.offset)
             else:
-                content = (self.file / self.name).read_bytes() if self.file.is_dir() else _open_zip(self.file).read(self.name)
+                content = _open_zip(self.file).read(self.name)
         except BROKEN as error:
             raise InputError(f"{self.archive}: {self.name} cannot be read ({error}); fetch the archive again") from None
         if len(content) != self.size:
@@ -82,7 +81,7 @@ class Archive:
     """Files by name, in the order of the archive, that can be read in any order and from any process."""
 
     path: Path
-    """Archive or folder, for messages."""
+    """For messages."""
     members: dict[str, int]
     """Bytes of each file, by its name with forward slashes."""
     file: Path
@@ -108,14 +107,14 @@ class Archive:
 
 
 def open_archive(path: Path, scratch: Path) -> Archive:
-    """List an archive, or a folder, and refuse what no data set needs.
+    """List an archive, and refuse what no data set needs.
 
     Parameters
     ----------
     path
-        zip, tar, compressed tar, or a folder.
+        zip, tar, or compressed tar.
     scratch
-        Where a compressed tar is decompressed to; a finished copy there is used again.
+        Where a compressed tar is decompressed to; a finished copy of the same file there is used again.
 
     Raises
     ------
@@ -124,8 +123,6 @@ def open_archive(path: Path, scratch: Path) -> Archive:
         can honestly hold.
     """
     try:
-        if path.is_dir():
-            return _folder(path)
         if zipfile.is_zipfile(path):
             return _zip(path)
         with path.open("rb") as file:
@@ -139,21 +136,6 @@ def open_archive(path: Path, scratch: Path) -> Archive:
         raise InputError(f"{path}: absent; fetch it first") from None
     except BROKEN as error:
         raise InputError(f"{path}: not a whole archive ({error or type(error).__name__}); fetch it again") from None
-
-
-def _folder(path: Path) -> Archive:
-    members = {}
-    for folder, _, names in sorted(os.walk(path, onerror=_raise)):
-        for name in sorted(names):
-            file = Path(folder, name)
-            if not file.resolve().is_relative_to(path.resolve()):
-                raise InputError(f"{path}: {file.relative_to(path)} is a link out of the folder; replace it by the file")
-            members[file.relative_to(path).as_posix()] = file.stat().st_size
-    return Archive(path, members, path)
-
-
-def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read ({error.strerror}); allow reading it")
 
 
 def _zip(path: Path) -> Archive:
@@ -228,7 +210,8 @@ def _add(path: Path, members: dict[str, int], name: str, size: int) -> None:
 
 
 def _decompressed(path: Path, opened: Callable[[Path], IO[bytes]], scratch: Path) -> Path:
-    target = scratch / f"{path.name}.tar"
+    now = path.stat()
+    target = scratch / f"{path.name}.{now.st_size}-{now.st_mtime_ns}.tar"
     if not target.is_file():
         with opened(path) as source:
             write_atomically(target, lambda file: [file.write(chunk) for chunk in _bounded(path, source)])

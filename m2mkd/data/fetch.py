@@ -24,6 +24,8 @@ ATTEMPTS = 5
 PAUSE = 1.0
 """Seconds before the first new attempt; doubled with each."""
 TIMEOUT = 60
+PASSING = ("408", "425", "429")
+"""Refusals that pass: the server had to wait, or is asked too often."""
 CHUNK = 1 << 16
 """Bytes; what of a chunk came before the connection dropped is lost."""
 
@@ -57,7 +59,7 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | No
         raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.files)}")
     for source in wanted:
         target = raw_file(source)
-        if target.is_file():
+        if target.exists():
             check(target, source, name)
             continue
         url = f"{origin.rstrip('/')}/{source.name}" if origin else source.url
@@ -73,6 +75,8 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | No
                 partial.unlink()
                 raise
             partial.rename(target)
+            _kept(partial).replace(_kept(target))
+            _validator(partial).unlink(missing_ok=True)  # only now: until here a kill must not cost the download
         else:
             local = Path(unquote(url.removeprefix("file://").removeprefix("file:")))
             if not local.is_file():
@@ -82,17 +86,18 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | No
         check(target, source, name)
 
 
-def check(path: Path, source: SourceFile, name: str) -> str:
+def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) -> str:
     """Compare a source file with what is registered about it, and give its sha256.
 
-    The digest is kept beside the file, with the size and time that it belongs to, because a large archive takes minutes to read.
+    The digest is kept beside the file, with the size and time that it belongs to, because a large archive takes minutes to read; ``afresh``
+    reads it all the same.
 
     Raises
     ------
     InputError
         If size or digest differ, or the file cannot be read.
     """
-    digests = _digests(path)
+    digests = _digests(path, afresh)
     for kind in ("sha256", "md5"):
         expected = getattr(source, kind)
         if expected is not None and digests[kind] != expected:
@@ -103,9 +108,9 @@ def check(path: Path, source: SourceFile, name: str) -> str:
     return digests["sha256"]
 
 
-def _digests(path: Path) -> dict[str, str]:
+def _digests(path: Path, afresh: bool) -> dict[str, str]:
     """sha256 and MD5 of a file, from beside it where they are of this very file."""
-    kept = path.with_name(f".{path.name}.digest")
+    kept = _kept(path)
     try:
         now = path.stat()
         mark: dict[str, Any] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
@@ -113,7 +118,7 @@ def _digests(path: Path) -> dict[str, str]:
             known = json.loads(kept.read_text())
         except (OSError, ValueError):
             known = None
-        if not isinstance(known, dict) or not mark.items() <= known.items():
+        if afresh or not isinstance(known, dict) or not mark.items() <= known.items():
             hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK):
@@ -122,9 +127,16 @@ def _digests(path: Path) -> dict[str, str]:
             known = mark | {kind: digest.hexdigest() for kind, digest in hashes.items()}
             if path.parent.is_relative_to(RAW):
                 write_json(kept, known)
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; put the archive itself in its place, whose digest is known") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading it, or fetch it again") from None
     return {kind: str(known[kind]) for kind in ("sha256", "md5")}
+
+
+def _kept(path: Path) -> Path:
+    """Where the digests of a source file are kept."""
+    return path.with_name(f".{path.name}.digest")
 
 
 def _download(url: str, partial: Path, source: SourceFile, pause: float) -> None:
@@ -141,7 +153,7 @@ def _download(url: str, partial: Path, source: SourceFile, pause: float) -> None
                 failure = "the connection was closed early"
             except requests.HTTPError as error:
                 failure = str(error)
-                if failure.startswith("4"):
+                if failure.startswith("4") and not failure.startswith(PASSING):
                     raise InputError(f"{url}: the server answers {failure}; check the address") from None
             except requests.RequestException as error:
                 failure = type(error).__name__
@@ -158,13 +170,14 @@ def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None])
     """One attempt; whether the file is now whole."""
     import requests
 
-    etag = partial.with_name(f"{partial.name}.etag")
-    there = _size(partial)
+    kept, there = _validator(partial), _size(partial)
     # A part is only continued if the server still has the same file; without a mark of it a server may only be asked for all of it.
-    mark = etag.read_text() if there and etag.exists() else ""
+    mark = kept.read_text() if there and kept.exists() else ""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-", "If-Range": mark} if mark else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            if answer.headers.get("Content-Range") == f"bytes */{there}":
+                return True  # an earlier process was killed when it had all of it
             partial.unlink()
             return False
         answer.raise_for_status()
@@ -173,16 +186,20 @@ def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None])
         length = answer.headers.get("Content-Length")
         total = there + int(length) if length else None
         _require_space(partial, int(length or 0), url)
-        etag.write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
+        # A weak mark does not promise the same bytes, and a server must not continue by it.
+        strong = "" if answer.headers.get("ETag", "").startswith("W/") else answer.headers.get("ETag", "")
+        kept.write_text(strong or answer.headers.get("Last-Modified", ""))
         with partial.open("ab" if continued else "wb") as file:
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
                 there += len(chunk)
                 shown(there, total)
-    if total is not None and there < total:
-        return False
-    etag.unlink(missing_ok=True)
-    return True
+    return total is None or there >= total
+
+
+def _validator(partial: Path) -> Path:
+    """Where it is kept of which version of the file, by the server's mark, a part is."""
+    return partial.with_name(f"{partial.name}.etag")
 
 
 def _require_space(partial: Path, coming: int, url: str) -> None:

@@ -41,13 +41,6 @@ def make_zip(path: Path, extra: Callable[[zipfile.ZipFile], object] | None = Non
     return path
 
 
-def make_folder(path: Path) -> Path:
-    for name, content in FILES.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -56,9 +49,8 @@ def make_folder(path: Path) -> Path:
         lambda folder: make_tar(folder / "set.tar.gz", "w:gz"),
         lambda folder: make_tar(folder / "set.tar.bz2", "w:bz2"),
         lambda folder: make_tar(folder / "set.tar.xz", "w:xz"),
-        lambda folder: make_folder(folder / "set"),
     ],
-    ids=["zip", "tar", "gz", "bz2", "xz", "folder"],
+    ids=["zip", "tar", "gz", "bz2", "xz"],
 )
 def test_every_kind_gives_every_file(tmp_path: Path, make):
     archive = open_archive(make(tmp_path), tmp_path / "scratch")
@@ -157,13 +149,6 @@ def test_the_dangerous_and_the_damaged_are_refused(tmp_path: Path, case: str):
 def test_a_link_inside_the_tree_is_passed_over(tmp_path: Path):
     path = make_tar(tmp_path / "x.tar", extra=symlink("a/1.jpg"))
     assert open_archive(path, tmp_path).members.keys() == FILES.keys()
-
-
-def test_a_link_out_of_a_folder_is_refused(tmp_path: Path):
-    folder = make_folder(tmp_path / "set")
-    (folder / "set/out").symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match="set/out is a link out of the folder"):
-        open_archive(folder, tmp_path)
 
 
 def test_a_damaged_member_is_named_when_it_is_read(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Fetching from a server on loopback that drops connections, changes its file, refuses ranges, and lies."""
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from m2mkd.config.datasets import Dataset, SourceFile
-from m2mkd.data.fetch import RAW, fetch
+from m2mkd.data.fetch import RAW, check, fetch
 from m2mkd.errors import InputError
 from tests.loopback import Server, serving
 
@@ -58,8 +59,26 @@ def test_an_interrupted_process_goes_on(server: Server, monkeypatch):
     assert [asked for _, asked in server.asked] == [None, f"bytes={there}-"]
 
 
-def interrupted(_):
+def interrupted(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_a_process_that_is_killed_while_it_checks_the_whole_file_does_not_fetch_it_again(server: Server, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("m2mkd.data.fetch.check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert [asked for _, asked in server.asked] == [None, f"bytes={len(CONTENT)}-"], "nothing was sent twice"
+    assert sorted(path.name for path in RAW.iterdir()) == [".set.zip.digest", "set.zip"]
+
+
+def test_a_weak_mark_of_a_version_leaves_its_time(server: Server):
+    server.etag, server.drops["set.zip"] = 'W/"1"', 200_000
+    fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert server.continued == 1
 
 
 def test_a_part_of_another_version_is_not_continued(server: Server):
@@ -99,10 +118,21 @@ def test_a_file_that_was_changed_later_is_found(server: Server):
     assert len(server.asked) == 1, "never a silent new download"
 
 
-@pytest.mark.parametrize(("status", "asked"), [(404, 1), (503, 5)])
+def test_bits_that_flip_on_the_disk_are_found_by_reading_afresh(server: Server):
+    source = dataset(f"{server.url}/set.zip")
+    fetch("set", source, pause=0.01)
+    state = (RAW / "set.zip").stat()
+    with (RAW / "set.zip").open("rb+") as file:
+        file.write(b"!")
+    os.utime(RAW / "set.zip", ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(InputError, match="sha256 is"):
+        check(RAW / "set.zip", source.files[0], "set", afresh=True)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 1), (429, 5), (503, 5)])
 def test_a_refusal_is_told(server: Server, status: int, asked: int):
     server.status = status
-    with pytest.raises(InputError, match=f"the server answers {status}|{status} Server Error"):
+    with pytest.raises(InputError, match=f"the server answers {status}|{status} (Server|Client) Error"):
         fetch("set", dataset(f"{server.url}/set.zip"), pause=0.001)
     assert len(server.asked) == asked, "what a new attempt cannot mend is not tried again"
 
@@ -136,6 +166,12 @@ def test_a_folder_in_place_of_the_server(tmp_path: Path, form: str):
 def test_another_server_in_place_of_the_registered_one(server: Server):
     fetch("set", dataset("http://127.0.0.1:9/set.zip"), server.url, pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_folder_in_place_of_the_file(server: Server):
+    (RAW / "set.zip").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a folder; put the archive itself in its place"):
+        fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
 
 
 def test_a_folder_without_the_file(tmp_path: Path):
