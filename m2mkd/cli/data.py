@@ -65,10 +65,10 @@ def verify(
         raw = [file for file in dataset.files if raw_file(file).exists()]
         for file in raw:
             known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
-            typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name)}, {known}")
+            typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name, afresh=True)}, {known}")
         packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
         for manifest in packs:
-            pack = open_pack(manifest.parent)
+            pack = open_pack(manifest.parent, verify="always")
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
             typer.echo(f"{manifest.parent}: {counts} images, whole")
         if names and not raw and not packs:

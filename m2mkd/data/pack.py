@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ from m2mkd.config.datasets import PREPARE_FORMAT
 from m2mkd.config.seeds import derive_seed
 from m2mkd.data.images import decoded
 from m2mkd.errors import InputError
-from m2mkd.files import sha256
+from m2mkd.files import sha256, write_json
 
 MANIFEST = "manifest.json"
 PIXELS, ENCODED = "pixels", "encoded"
@@ -150,7 +151,7 @@ class Pack:
         return Split(images, arrays.pop("labels"), arrays, facts["final"], self.image_size)
 
 
-def open_pack(folder: Path, verify: bool = True) -> Pack:
+def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once") -> Pack:
     """Open a packed set.
 
     Parameters
@@ -158,7 +159,8 @@ def open_pack(folder: Path, verify: bool = True) -> Pack:
     folder
         What ``write_pack`` wrote.
     verify
-        Whether to read every file and compare its sha256; otherwise presence and sizes only.
+        When to read every file and compare its sha256: always; once, which is not again as long as each has the size, time and place in
+        which it was found right (ImageNet would take minutes in every job); or never, for presence and sizes only.
 
     Raises
     ------
@@ -177,8 +179,7 @@ def open_pack(folder: Path, verify: bool = True) -> Pack:
         raise _damaged(path, f"has format {manifest.get('format')}, but this version reads {PREPARE_FORMAT}", folder)
     if manifest_digest(manifest) != digest:
         raise _damaged(path, "is damaged: its content does not match its digest", folder)
-    for name, expected in manifest["files"].items():
-        _check_file(folder / name, expected, folder, verify)
+    _check_files(folder, manifest["files"], digest, verify)
     return Pack(folder, manifest)
 
 
@@ -208,15 +209,35 @@ def stratified_share(labels: ArrayLike, share: float, names: tuple[str | int, ..
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def _check_file(path: Path, expected: Mapping[str, Any], folder: Path, verify: bool) -> None:
+def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: str) -> None:
+    """Compare the files of a set with its manifest, and note beside the folder which ones were found right."""
+    kept = folder.with_name(f".{folder.name}.verified")
+    path = folder
     try:
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            raise _damaged(path, f"is damaged: {size} bytes instead of {expected['bytes']}", folder)
-        if verify and sha256(path) != expected["sha256"]:
-            raise _damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
+        found: dict[str, Any] = {"digest": digest}
+        for name, expected in files.items():
+            path = folder / name
+            now = path.stat()
+            found[name] = [now.st_size, now.st_mtime_ns, now.st_ino]
+            if now.st_size != expected["bytes"]:
+                raise _damaged(path, f"is damaged: {now.st_size} bytes instead of {expected['bytes']}", folder)
+        if verify == "never" or (verify == "once" and _noted(kept) == found):
+            return
+        for name, expected in files.items():
+            path = folder / name
+            if sha256(path) != expected["sha256"]:
+                raise _damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
     except OSError as error:
         raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
+    with suppress(OSError):  # where nothing may be written, the files are read again
+        write_json(kept, found)
+
+
+def _noted(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _damaged(path: Path, what: str, folder: Path) -> InputError:

@@ -66,7 +66,7 @@ def write_pack(
 ) -> None:
     """Pack a data set; ``folder`` appears, or is replaced, only when everything is written.
 
-    Killed, it goes on at the last of its marks when it is called again; failed, it leaves nothing behind.
+    Killed, it goes on at the last of its marks when it is called again with the same source; failed, it leaves nothing behind.
 
     Parameters
     ----------
@@ -84,6 +84,7 @@ def write_pack(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial:
+        _begin(partial, {"image_size": image_size, "classes": list(content.classes), "source": dict(content.source)})
         before = 0
         splits = {}
         for split, source in content.splits.items():
@@ -102,6 +103,23 @@ def write_pack(
             "files": files,
         }
         write_json(partial / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
+
+
+def _begin(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Remove what an attempt from another source has left, and note of which source this one is."""
+    identity = manifest_digest(facts)
+    if _marks(folder).get("of") != identity:
+        for left in folder.iterdir():
+            left.unlink()
+        write_json(folder / JOURNAL, {"of": identity})
+
+
+def _marks(folder: Path) -> dict[str, Any]:
+    """The journal: under ``of`` a digest of the source, and the mark of each split."""
+    try:
+        return json.loads((folder / JOURNAL).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _write_split(
@@ -148,7 +166,6 @@ class _Writer:
 
     def __init__(self, folder: Path, split: str, storage: str, count: int, size: int):
         self.folder, self.split, self.storage = folder, split, storage
-        self.journal = folder / JOURNAL
         # Written as streams: on a full disk a memory map would end the process with a signal instead of an error.
         self.streams: dict[str, tuple[tuple[int, ...], str]] = {"sha256": ((count, DIGEST), "|u1")}
         if storage == PIXELS:
@@ -162,10 +179,7 @@ class _Writer:
 
     def resumed(self) -> int:
         """Number of images that are there from before; cuts off what came after the last mark."""
-        try:
-            mark = json.loads(self.journal.read_text()).get(self.split)
-        except (OSError, ValueError):
-            mark = None
+        mark = _marks(self.folder).get(self.split)
         self.shard, self.offset = (mark["shard"], mark["offset"]) if mark else (0, 0)
         for path in self.folder.glob(f"{self.split}.*.shard"):
             if mark is None or path.name > shard_name(self.split, self.shard):
@@ -209,8 +223,5 @@ class _Writer:
             with (self.folder / name).open("rb+") as file:
                 os.fsync(file.fileno())
                 sizes[name] = os.fstat(file.fileno()).st_size
-        try:
-            marks = json.loads(self.journal.read_text())
-        except (OSError, ValueError):
-            marks = {}
-        write_json(self.journal, marks | {self.split: {"images": images, "bytes": sizes, "shard": self.shard, "offset": self.offset}})
+        mark = {"images": images, "bytes": sizes, "shard": self.shard, "offset": self.offset}
+        write_json(self.folder / JOURNAL, _marks(self.folder) | {self.split: mark})

@@ -34,7 +34,7 @@ def data_pictures(study: Study) -> list[Picture]:
     pictures = []
     for name, data in sorted(used.items()):
         try:
-            pack = open_pack(Path(data.folder), verify=False)
+            pack = open_pack(Path(data.folder), verify="never")
         except InputError:
             continue
         pictures.append(_picture(name, pack, load.datasets()[data.name].licence))

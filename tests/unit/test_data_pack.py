@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import resource
 
@@ -16,6 +17,7 @@ from m2mkd.data import packing
 from m2mkd.data.pack import Split, open_pack, stratified_share
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 
 SIZE = 6
 GENERATOR = np.random.default_rng(0)
@@ -63,7 +65,62 @@ def test_what_was_written_is_read(folder):
     np.testing.assert_array_equal(val.labels, LABELS[6:])
     np.testing.assert_array_equal(val.attributes["kind"], KINDS)
     assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
-    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+    assert sorted(file.name for file in folder.parent.iterdir()) == [".key.verified", "key"]
+
+
+def test_files_are_read_once_and_again_when_they_have_changed(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr("m2mkd.data.pack.sha256", lambda path: read.append(path.name) or sha256(path))
+    whole = sorted(FILES[:-1])
+    for _ in range(2):
+        open_pack(folder)
+        assert sorted(read) == whole
+    open_pack(folder, verify="always")
+    assert sorted(read) == sorted(2 * whole)
+    labels = folder / "val.labels.npy"
+    content = labels.read_bytes()
+    labels.write_bytes(content[:-1] + b"!")
+    for verify in ("once", "always"):
+        with pytest.raises(InputError, match=r"val\.labels\.npy is damaged: its sha256 differs"):
+            open_pack(folder, verify=verify)
+
+
+def test_bits_that_flip_on_the_disk_are_found_by_reading_always(folder):
+    open_pack(folder)
+    labels = folder / "val.labels.npy"
+    state = labels.stat()
+    with labels.open("rb+") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(InputError, match=r"val\.labels\.npy is damaged"):
+        open_pack(folder, verify="always")
+
+
+def test_where_nothing_may_be_written_a_set_is_opened_all_the_same(folder, monkeypatch):
+    def refuse(path, _):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("m2mkd.data.pack.write_json", refuse)
+    assert open_pack(folder).name == "set"
+
+
+def test_an_attempt_from_another_source_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "CHUNK", 2)
+
+    def interrupted(start):
+        yield from IMAGES[start:4]
+        raise KeyboardInterrupt
+
+    def source(images, sha256):
+        return Content(("ant", "bee", "cat"), {"train": SplitSource(images, LABELS[:6])}, {"sha256": sha256})
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pack(tmp_path / "key", "set", SIZE, source(interrupted, "of the first"))
+    assert (tmp_path / ".key.partial/journal.json").exists()
+    others = 255 - IMAGES
+    write_pack(tmp_path / "key", "set", SIZE, source(lambda start: others[start:6], "of the second"))
+    np.testing.assert_array_equal(open_pack(tmp_path / "key").split("train").images, others[:6])
 
 
 def test_a_split_that_is_absent_is_named(folder):
@@ -75,14 +132,14 @@ def test_a_split_that_is_absent_is_named(folder):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name} cannot be read.*remove {folder} and run the workflow again"):
-        open_pack(folder, verify=False)
+        open_pack(folder, verify="never")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_named(folder, name):
     (folder / name).write_bytes((folder / name).read_bytes()[:-3])
     with pytest.raises(InputError, match=f"{name} .*remove {folder} and run the workflow again"):
-        open_pack(folder, verify=False)
+        open_pack(folder, verify="never")
 
 
 @given(name=st.sampled_from(FILES[:-1]), position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
@@ -147,7 +204,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_set(folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     np.testing.assert_array_equal(open_pack(folder).split("train").images, IMAGES[:6])
-    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+    assert sorted(file.name for file in folder.parent.iterdir()) == [".key.verified", "key"]
 
 
 def test_a_damaged_set_is_replaced(folder):
@@ -156,7 +213,7 @@ def test_a_damaged_set_is_replaced(folder):
     write_pack(folder, "set", SIZE, content(255 - IMAGES))
     np.testing.assert_array_equal(open_pack(folder).split("train").images, 255 - IMAGES[:6])
     assert sorted(file.name for file in folder.iterdir()) == sorted(FILES)
-    assert [file.name for file in folder.parent.iterdir()] == ["key"]
+    assert sorted(file.name for file in folder.parent.iterdir()) == [".key.verified", "key"]
 
 
 @pytest.mark.parametrize("storage", ["pixels", "encoded"])
