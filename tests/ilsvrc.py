@@ -19,7 +19,14 @@ def imagenet_wnids() -> list[str]:
     return (Path(spec.origin).parent / "data/_info/imagenet_synsets.txt").read_text().split()
 
 
-def write_ilsvrc(folder: Path, train: Mapping[str, Sequence[bytes]], val: Sequence[tuple[str, bytes]], truth: bytes | None = None) -> None:
+def write_ilsvrc(
+    folder: Path,
+    train: Mapping[str, Sequence[bytes]],
+    val: Sequence[tuple[str, bytes]],
+    truth: bytes | None = None,
+    *,
+    meta: bytes | None = None,
+) -> None:
     """Write the three archives.
 
     Parameters
@@ -32,6 +39,8 @@ def write_ilsvrc(folder: Path, train: Mapping[str, Sequence[bytes]], val: Sequen
         Class and content of each validation image, in their order.
     truth
         The file of validation labels, in place of the right one.
+    meta
+        The table of classes, in place of the right one.
     """
     # The numbers of the classes are not in the order of their names, as in the original; a last entry is a class of classes.
     number_of = {wnid: number for number, wnid in enumerate(sorted(train, reverse=True), start=1)}
@@ -45,7 +54,7 @@ def write_ilsvrc(folder: Path, train: Mapping[str, Sequence[bytes]], val: Sequen
     buffer = io.BytesIO()
     savemat(buffer, {"synsets": synsets})
     labels = "".join(f"{number_of[wnid]}\n" for wnid, _ in val).encode() if truth is None else truth
-    kit = {"meta.mat": buffer.getvalue(), "ILSVRC2012_validation_ground_truth.txt": labels}
+    kit = {"meta.mat": meta or buffer.getvalue(), "ILSVRC2012_validation_ground_truth.txt": labels}
     _tar(folder / KIT, {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in kit.items()}, "w:gz")
 
 

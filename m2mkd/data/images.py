@@ -32,7 +32,8 @@ def opened(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(content))
-            if image.mode in DEEP:
+            # Pillow opens colours of 16 bits as such of 8, but says in its tiles what the file holds.
+            if image.mode in DEEP or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
                 raise BadImageError(f"has more than 8 bits a channel (mode {image.mode})")
             if image.mode in ("P", "LA", "PA", "RGBA"):
                 # Transparent parts would show whatever colour lies under them.

@@ -124,11 +124,7 @@ def imagenet(archives: Sequence[Archive]) -> Contents:
     """ImageNet-1k as its makers hand it out: a tar of tars, the validation images flat, their classes in the development kit."""
     train_archive, val_archive, kit = archives
     root = _root(kit, "data/ILSVRC2012_validation_ground_truth.txt")
-    from scipy.io import loadmat
-
-    matrix: Any = io.BytesIO(kit.read(f"{root}data/meta.mat"))
-    synsets = loadmat(matrix, squeeze_me=True)["synsets"]
-    wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    wnid_of = _imagenet_classes(kit, f"{root}data/meta.mat")
     classes = tuple(sorted(wnid_of.values()))
     labels = {wnid: label for label, wnid in enumerate(classes)}
     train, val = Listing(), Listing()
@@ -144,6 +140,18 @@ def imagenet(archives: Sequence[Archive]) -> Contents:
             raise InputError(f"{kit.path}: {file}: {number} is not the number of a class; fetch the development kit again")
         val.add(val_archive.place(name), labels[wnid_of[number]])
     return _whole(train_archive, Contents(classes, {"train": train, "val": val}))
+
+
+def _imagenet_classes(kit: Archive, name: str) -> dict[int, str]:
+    """WordNet ids of the classes that are no classes of classes, by their numbers in the development kit."""
+    from scipy.io import loadmat
+
+    matrix: Any = io.BytesIO(kit.read(name))
+    try:
+        synsets = loadmat(matrix, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    except Exception as error:  # a damaged matrix fails in any way
+        raise InputError(f"{kit.path}: {name} is not the table of classes ({error}); fetch the development kit again") from None
 
 
 def cub(archives: Sequence[Archive]) -> Contents:

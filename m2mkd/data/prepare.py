@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -63,9 +63,8 @@ def prepare(name: str, dataset: Dataset, image_size: int, folder: Path, processe
         If the layout cannot be prepared, a source is absent or not the registered one, an image is damaged, the source does not hold the
         registered classes or images, or ``folder`` cannot be written. Nothing partial is left then.
     """
-    scratch = folder.with_name(f".{folder.name}.scratch")
     try:
-        with ExitStack() as stack:
+        with _scratch(folder.with_name(f".{folder.name}.scratch")) as scratch, ExitStack() as stack:
             content = _content(name, dataset, image_size, scratch, stack, processes or len(os.sched_getaffinity(0)))
             _check_counts(name, dataset, content)
             total = sum(len(np.asarray(split.labels)) for split in content.splits.values())
@@ -73,7 +72,17 @@ def prepare(name: str, dataset: Dataset, image_size: int, folder: Path, processe
     except OSError as error:
         reason = f"cannot write the prepared set {name} ({error.strerror or error})"
         raise InputError(f"{folder}: {reason}; free space or allow writing there") from error
-    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for decompressed archives, which is gone afterwards, unless an interruption leaves it for the next attempt."""
+    try:
+        yield folder
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _content(name: str, dataset: Dataset, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:

@@ -1,5 +1,6 @@
 """Damaged input: each kind is one line that names the file and the mend, exit code 2, and leaves no set behind, whole or partial."""
 
+import hashlib
 import io
 import pickle
 import re
@@ -7,7 +8,9 @@ import resource
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
@@ -23,6 +26,7 @@ from m2mkd.config import load
 from m2mkd.config.datasets import Dataset, SourceFile
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
+from m2mkd.errors import InputError
 
 Files = dict[str, bytes]
 
@@ -38,6 +42,18 @@ def deep() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def deep_colours() -> bytes:
+    """A PNG of 16 bits a channel, which Pillow does not write, and opens as one of 8."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 1 + 64 * 6), dtype=np.uint8)
+    pixels[:, 0] = 0
+    header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels.tobytes())) + chunk(b"IEND", b"")
 
 
 def vast() -> bytes:
@@ -122,6 +138,7 @@ DAMAGE: dict[str, tuple[str, Files, str]] = {
     "truncated image": ("tiny_imagenet", replaced(tiny(), **{"n00000001_1.JPEG": image()[:900]}), r"n00000001_1\.JPEG is no whole image"),
     "text instead of an image": ("tiny_imagenet", replaced(tiny(), **{"val_2.JPEG": b"404 not found"}), r"val_2\.JPEG is no whole image"),
     "16-bit image": ("image_folder", replaced(folders(), **{"train/a/1.png": deep()}), r"train/a/1\.png has more than 8 bits"),
+    "16-bit colours": ("image_folder", replaced(folders(), **{"train/a/1.png": deep_colours()}), r"train/a/1\.png has more than 8 bits"),
     "image that claims 3.6 gigapixels": ("image_folder", replaced(folders(), **{"val/a/1.png": vast()}), r"val/a/1\.png is no whole image"),
     "no list of classes": ("tiny_imagenet", replaced(tiny(), **{"wnids.txt": None}), r"wnids\.txt is missing"),
     "no labels": ("tiny_imagenet", replaced(tiny(), **{ANNOTATIONS: None}), "has no image in val"),
@@ -218,7 +235,7 @@ def test_the_undamaged_sets_are_prepared(raw: Path, layout: str, size: int):
     assert len(found.classes) == 2
     for split in found.manifest["splits"]:
         assert set(found.split(split).labels.tolist()) == {0, 1}
-    assert [path.name for path in Path("packed").iterdir()] == ["key"]
+    assert sorted(path.name for path in Path("packed").iterdir()) == [".key.verified", "key"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -282,6 +299,34 @@ def test_an_unreadable_archive(raw: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("m2mkd.data.fetch.write_json", deny)
     refused(registered("tiny_imagenet"), "cannot be read .*; allow reading it")
+
+
+def compressed(path: Path, files: Files) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_an_archive_that_takes_the_place_of_another_is_read(raw: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]):
+    """Failed or interrupted, nothing of the first one is used again."""
+    dataset = registered("image_folder")
+
+    def fail(*_, **__):
+        raise error
+
+    compressed(raw, folders())
+    with monkeypatch.context() as patch:
+        patch.setattr("m2mkd.data.prepare.write_pack", fail)
+        with pytest.raises(error):
+            prepare("set", dataset, 64, Path("packed/key"), processes=1)
+    assert bool(list(Path().glob("packed/.key.scratch/*"))) == (error is KeyboardInterrupt), "what failed leaves nothing"
+    compressed(raw, {name: image(7, "PNG") for name in folders()})
+    prepare("set", dataset, 64, Path("packed/key"), processes=1)
+    assert set(map(bytes, open_pack(Path("packed/key")).split("train").attributes["sha256"])) == {hashlib.sha256(image(7, "PNG")).digest()}
+    assert sorted(path.name for path in Path("packed").iterdir()) == [".key.verified", "key"]
 
 
 # Odd, but not damaged: ImageNet itself has a PNG named JPEG and some CMYK images.

@@ -76,6 +76,13 @@ def test_wrong_labels_of_imagenet(raw: Path, truth: bytes, message: str):
     assert not Path("packed").exists()
 
 
+def test_a_damaged_table_of_imagenets_classes(raw: Path):
+    write_ilsvrc(raw, TRAINED, MEASURED, meta=b"not a matrix")
+    with pytest.raises(InputError, match=r"data/meta\.mat is not the table of classes \(.*; fetch the development kit again"):
+        prepare("set", registered("imagenet", 3, TRAIN, VAL, KIT), 32, Path("packed"), processes=1)
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+
 def test_tiny_imagenet_r_is_cut_from_imagenet_r(raw: Path, packs_dir: Path):
     for name in (RENDITIONS, TINY):
         (raw / name).symlink_to(packs_dir / name)
