@@ -85,6 +85,9 @@ class Recipe(Config):
     """Largest global L2 norm of the gradient; none: not clipped."""
     skip_nonfinite: NonNegativeInt = 0
     """Batches that are left out because their loss or gradient is not finite, before the training stops."""
+    ema_decay: float | None = Field(None, gt=0, lt=1, exclude_if=lambda decay: decay is None)
+    """Decay, at every update, of a moving average of the weights, which is then what is measured and published; none: there is no average.
+    Where there is none it is part of no key."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of ViT and V-MoE: rate of the last block, linear from 0 (a NAC has its own)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

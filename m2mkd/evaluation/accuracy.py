@@ -1,5 +1,6 @@
 """Accuracy over a whole set, exact under any batch size."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2mkd.data.stream import EvalBatch
+from m2mkd.errors import InputError
 from m2mkd.evaluation.calibration import calibration_error
 from m2mkd.ranks import ALONE, Ranks
 
@@ -34,7 +36,16 @@ class Accuracy:
     """Class with the largest logit of each image, int64 (count,)."""
 
     def summary(self) -> dict[str, float]:
-        """Everything but the single images; ``ece`` is the expected calibration error."""
+        """Everything but the single images; ``ece`` is the expected calibration error.
+
+        Raises
+        ------
+        InputError
+            If some image has logits that are no numbers.
+        """
+        if not math.isfinite(self.loss):
+            mend = "train them again with a lower lr, or import whole ones"
+            raise InputError(f"the loss on {self.count} images is {self.loss}: the weights that are measured have diverged; {mend}")
         calibration = {
             "ece": calibration_error(self.confidence, self.correct),
             "ece_equal_mass": calibration_error(self.confidence, self.correct, equal_mass=True),

@@ -24,6 +24,7 @@ def measure_masked(
     masked: bool = True,
     part: Callable[[Split], Split] = lambda split: split,
     meter: Meter | None = None,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Measure with the logits cut to the common classes, on the images of these classes.
 
@@ -46,6 +47,8 @@ def measure_masked(
         Gives the images of the split that count; by default all of them.
     meter
         How the accuracy is reported; none: as the mean of all images.
+    workers
+        Processes that decode and resize the images.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def measure_masked(
     split = part(pack.split("val"))
     mask = class_mask(model_classes, pack.classes)
     columns, label_map = torch.from_numpy(mask.columns), torch.from_numpy(mask.labels)
-    batches = eval_batches(split, pack.image_size, batch_size)
+    batches = eval_batches(split, pack.image_size, batch_size, workers=workers)
     if masked:
         accuracy = measure(predict, batches, device, columns, label_map)
         kept, _, left_out = mask.known(split.labels)

@@ -166,7 +166,7 @@ def run_cost(run: Run, work: Work, given: Assumptions) -> Cost:
         gpus=given.gpus,
         memory=memory,
         weights=replicates * FLOAT32 * work.published.parameters,
-        checkpoint=replicates * (FLOAT32 * trained + memory.moments),
+        checkpoint=replicates * ((2 if _averages(work) else 1) * FLOAT32 * trained + memory.moments),
     )
 
 
@@ -182,8 +182,9 @@ def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
     trained = sum(part.parameters for part in uses["trained"])
     passed = trained + sum(part.parameters for part in uses["frozen"])
     kept = sum((part.saved for part in uses["trained"]), Tensors()) + sum((part.passed for part in uses["frozen"]), Tensors())
+    averaged = trained if _averages(work) else 0
     return Memory(
-        parameters=FLOAT32 * sum(term.part.parameters for term in work.terms if not term.again),
+        parameters=FLOAT32 * (averaged + sum(term.part.parameters for term in work.terms if not term.again)),
         copies=0 if low == FLOAT32 else low * passed,
         gradients=FLOAT32 * trained,
         moments=(8 if work.recipe.optimizer == "adamw" else 4) * trained,
@@ -191,6 +192,11 @@ def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
         working=images * max(2 * _largest(uses["trained"] + uses["frozen"]).bytes(low), _largest(uses["no_grad"]).bytes(low)),
         images=images,
     )
+
+
+def _averages(work: Work) -> bool:
+    """Whether a moving average of what trains is kept beside it."""
+    return work.recipe is not None and work.recipe.ema_decay is not None
 
 
 def _largest(parts: Iterable[Part]) -> Tensors:

@@ -48,12 +48,13 @@ class Checkpoints:
             for left in folder.glob(".checkpoint*"):
                 left.unlink()
 
-    def restore(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest state that is whole; none if there is none."""
+    def restore(self) -> dict[str, Any] | None:
+        """The newest state that is whole, on the CPU; none if there is none."""
         path = self.ranks.agreed(self._newest() if self.ranks.leads else None)
         if path is None:
             return None
-        state = torch.load(path, map_location=device, weights_only=True)
+        # Whoever loads it brings it where it belongs. An optimiser's counters of updates belong here, even of a GPU's parameters.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         self._updates = state["updates"]
         return state
 

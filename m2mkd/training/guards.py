@@ -16,6 +16,8 @@ WINDOW = 50
 """Updates whose losses say what is usual."""
 LEAP = 3.0
 """A loss so many times the median of the last ones is a leap."""
+SHORTAGES = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What a RuntimeError says of too little memory, where torch has no error of its own for it."""
 
 
 class LossWatch:
@@ -71,7 +73,7 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if type(error) is RuntimeError and not any(words in str(error) for words in SHORTAGES):
             raise
         raise InputError(explain()) from error
 

@@ -1,6 +1,7 @@
 """The one training loop, which every phase uses."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 
@@ -85,11 +86,31 @@ def fit(
                             training.save()
                 _leave_if_asked(caught, present, ranks)
             last = epoch + 1 == recipe.epochs
-            measured = _validate(present, recipe, validation, machine) if last or (epoch + 1) % recipe.eval_every == 0 else None
+            measured = None
+            if last or (epoch + 1) % recipe.eval_every == 0:
+                # Ranks agree only after the same update, so that of several each goes on to the end.
+                batches = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
+                try:
+                    measured = _validate(present, recipe, batches, machine)
+                except _AskedError:
+                    _leave_if_asked(caught, present, ranks)
             for place, training in enumerate(present):
                 shown.epoch(training.title, epoch, training.end_epoch(measured[place] if measured else {}, last=last))
             _leave_if_asked(caught, present, ranks)
+    for training in trainings:
+        training.end()
     return [training.measurements for training in trainings]
+
+
+class _AskedError(Exception):
+    """A signal came while something was measured, which has to be begun anew."""
+
+
+def _until_asked(caught: Caught, batches: Iterable[EvalBatch]) -> Iterator[EvalBatch]:
+    for batch in batches:
+        if caught.signal is not None:
+            raise _AskedError
+        yield batch
 
 
 def _leave_if_asked(caught: Caught, trainings: Sequence[Training], ranks: Ranks) -> None:
@@ -105,15 +126,17 @@ def _leave_if_asked(caught: Caught, trainings: Sequence[Training], ranks: Ranks)
 def _validate(
     trainings: Sequence[Training], recipe: Recipe, validation: Callable[[], Iterable[EvalBatch]], machine: Machine
 ) -> list[dict[str, float]]:
-    for training in trainings:
-        training.task.network.eval()
-    with computing_in(recipe.precision, machine.device):
-        predictors = [training.task.predictor() if training.task.predictor else training.task.predict for training in trainings]
-        measured = measure_together(predictors, validation(), machine.device, ranks=machine.ranks)
-    accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
-    lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
-    if machine.ranks.leads:
-        for training, line in zip(trainings, lines, strict=True):
-            if training.task.diagnose is not None:
-                line.update(training.task.diagnose(next(iter(validation())).images[:DIAGNOSED].to(machine.device)))
+    with ExitStack() as averaged:
+        for training in trainings:
+            training.task.network.eval()
+            averaged.enter_context(training.averaged())
+        with computing_in(recipe.precision, machine.device):
+            predictors = [training.task.predictor() if training.task.predictor else training.task.predict for training in trainings]
+            measured = measure_together(predictors, validation(), machine.device, ranks=machine.ranks)
+        accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
+        lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
+        if machine.ranks.leads:
+            for training, line in zip(trainings, lines, strict=True):
+                if training.task.diagnose is not None:
+                    line.update(training.task.diagnose(next(iter(validation())).images[:DIAGNOSED].to(machine.device)))
     return lines

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from m2mkd.data.stream import Batch, microbatches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
+from m2mkd.training.average import Average
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.curves import Curves
 from m2mkd.training.device import computing_in
@@ -123,6 +125,7 @@ class Training:
         self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.average = None if recipe.ema_decay is None else Average(task.trained, recipe.ema_decay)
         self.curves = Curves(self.folder / "metrics.jsonl")
         self.checkpoints = Checkpoints(self.folder, machine.checkpoints, say, self.ranks)
         self.progress = self._restored()
@@ -138,12 +141,14 @@ class Training:
         return {name: value for name, value in last.items() if name not in ("epoch", "step", "lr") and "/" not in name}
 
     def _restored(self) -> Progress:
-        state = self.checkpoints.restore(self.device)
+        state = self.checkpoints.restore()
         progress = Progress()
         if state is not None:
             self.task.trained.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             progress = Progress(**state["progress"])
         if self.ranks.leads:
             self.curves.cut(progress.log_bytes)
@@ -171,12 +176,16 @@ class Training:
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
-        # The scaler leaves out updates whose gradient is too large for half precision, and scales the next ones down.
-        if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+        # The scaler leaves out updates whose gradient is too large for half precision, and scales the next ones down. What is no number
+        # without any scaling never will be one.
+        scaled_down = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if not math.isfinite(value) or not (scaled_down or math.isfinite(norm)):
             self._leave_out(epoch, step, batch, value, norm)
             return
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
         self.progress.total += value
         self.progress.counted += 1
         usual = self.losses.leaps_from(value)
@@ -219,9 +228,28 @@ class Training:
             raise InputError(f"{where} (samples in {path}); lower the recipe's lr, set clip_norm, or allow some with skip_nonfinite")
         self.say(f"{where} (samples in {path}); left out, {self.progress.skipped} of at most {self.recipe.skip_nonfinite}")
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the network has the weights that are measured."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def end(self) -> None:
+        """Leave the weights that are published in the network, when all epochs are over."""
+        if self.average is not None:
+            self.average.publish()
+
     def end_epoch(self, measured: dict[str, float], *, last: bool) -> dict[str, float]:
-        """Log the epoch, save now and then, and give back what was logged."""
+        """Log the epoch, save now and then, and give back what was logged.
+
+        Raises
+        ------
+        InputError
+            If what was measured is no number.
+        """
         progress = self.progress
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                where = f"{self.title}: {name} is {value} after epoch {progress.epochs + 1}"
+                raise InputError(f"{where}, for the weights have grown too large; lower the recipe's lr, or set clip_norm")
         for expert in self.experts.idle(self.ranks):
             self.say(f"{self.title}: {expert} computed no token in epoch {progress.epochs + 1}")
         progress.epochs += 1
@@ -244,7 +272,10 @@ class Training:
 
     def save(self, *, best: bool = False, wait: bool = False) -> None:
         """Write a checkpoint; unless ``wait`` says so, in the background."""
-        state = {"module": self.task.trained.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        parts: dict[str, Any] = {"module": self.task.trained, "optimizer": self.optimizer, "scaler": self.scaler}
+        if self.average is not None:
+            parts["average"] = self.average
+        state = {name: part.state_dict() for name, part in parts.items()}
         self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
         if wait:
             self.checkpoints.wait()

@@ -10,8 +10,6 @@ from m2mkd.training import checkpoint
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.machine import Policy
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def said():
@@ -36,7 +34,7 @@ def names(folder):
 def test_the_last_two_and_the_best_are_kept(checkpoints, tmp_path):
     save(checkpoints, 3, 6, 9, 12, best=(3, 6))
     assert names(tmp_path) == ["best1-000000006", "checkpoint1-000000009", "checkpoint1-000000012"]
-    assert checkpoints.restore(CPU)["w"].tolist() == [12.0] * 3
+    assert checkpoints.restore()["w"].tolist() == [12.0] * 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
@@ -49,7 +47,7 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(checkpoints, tmp_path,
     else:
         content[-1] ^= 1
     newest.write_bytes(content)
-    assert checkpoints.restore(CPU)["w"].tolist() == [3.0] * 3
+    assert checkpoints.restore()["w"].tolist() == [3.0] * 3
     assert len(said) == 1 and newest.name in said[0] and "damaged" in said[0]
     assert names(tmp_path) == ["checkpoint1-000000003"]
 
@@ -58,19 +56,19 @@ def test_the_best_serves_where_the_last_two_are_damaged(checkpoints, tmp_path, s
     save(checkpoints, 3, 6, 9, best=(3,))
     for path in tmp_path.glob("checkpoint*"):
         path.write_bytes(b"")
-    assert checkpoints.restore(CPU)["updates"] == 3
+    assert checkpoints.restore()["updates"] == 3
     assert len(said) == 2
 
 
 def test_nothing_is_restored_from_nothing(checkpoints):
-    assert checkpoints.restore(CPU) is None
+    assert checkpoints.restore() is None
 
 
 def test_what_an_interrupted_write_left_is_removed(tmp_path):
     (tmp_path / ".checkpoint.123").write_bytes(b"half")
     checkpoints = Checkpoints(tmp_path, Policy(), print)
     assert list(tmp_path.iterdir()) == []
-    assert checkpoints.restore(CPU) is None
+    assert checkpoints.restore() is None
 
 
 def test_training_goes_on_while_a_copy_is_written(checkpoints, monkeypatch):
@@ -83,7 +81,7 @@ def test_training_goes_on_while_a_copy_is_written(checkpoints, monkeypatch):
     assert not checkpoints.due(10**9)  # one write at a time
     may_write.set()
     checkpoints.wait()
-    assert checkpoints.restore(CPU)["nested"][0]["w"].tolist() == [1.0] * 3
+    assert checkpoints.restore()["nested"][0]["w"].tolist() == [1.0] * 3
 
 
 def test_a_full_disk_is_told_at_the_next_save(checkpoints, monkeypatch, tmp_path):
@@ -97,7 +95,7 @@ def test_a_full_disk_is_told_at_the_next_save(checkpoints, monkeypatch, tmp_path
             checkpoints.wait()
     assert list(tmp_path.iterdir()) == []
     save(checkpoints, 2)
-    assert checkpoints.restore(CPU)["updates"] == 2
+    assert checkpoints.restore()["updates"] == 2
 
 
 def test_it_is_due_by_updates_or_by_time(tmp_path, monkeypatch):

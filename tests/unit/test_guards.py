@@ -10,6 +10,7 @@ import torch
 
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError
+from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.moe import MoE
 from m2mkd.ranks import ALONE
 from m2mkd.training import guards
@@ -17,7 +18,7 @@ from m2mkd.training.guards import ExpertWatch, LossWatch, memory_explained, out_
 from m2mkd.training.job import execute
 from m2mkd.training.phases import train_student
 from tests import forked
-from tests.unit.test_training import CPU, RECIPE, read_curves, train
+from tests.unit.test_training import CPU, RECIPE, eval_batches, read_curves, stripes, train
 
 
 class Spoilt:
@@ -80,6 +81,14 @@ def test_an_update_that_is_left_out_changes_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(states[-1], model.parameters(), strict=True))
 
 
+def test_a_gradient_that_no_scale_makes_a_number_stops(tmp_path, monkeypatch):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=4.0))
+    spoilt = Spoilt("gradient", *range(3, 17))
+    with pytest.raises(InputError, match=r"the norm of the gradient is (nan|inf) in epoch 2, step 1"):  # the scale was 4, and 2
+        train(tmp_path, loss=spoilt)
+
+
 def test_a_leap_of_the_loss_is_told_once():
     watch = LossWatch()
     assert [watch.leaps_from(1.0 + 0.001 * number) for number in range(guards.WINDOW)] == [None] * guards.WINDOW
@@ -120,7 +129,14 @@ def test_an_expert_that_nobody_asks_is_told():
     assert watch.idle(ALONE) == ["0: expert 2"]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("[enforce fail] can't allocate memory: 8 GB")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("[enforce fail] can't allocate memory: 8 GB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_path):
     def fail(job):
         raise error
@@ -139,6 +155,12 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shape"), memory_explained(lambda: ""):
         raise RuntimeError("shape")
+
+
+def test_weights_that_have_diverged_are_not_measured():
+    found = measure(lambda images: torch.full((len(images), 2), torch.nan), eval_batches(stripes(8), 16, 5), CPU.device)
+    with pytest.raises(InputError, match="the loss on 8 images is nan: the weights that are measured have diverged; train them again"):
+        found.summary()
 
 
 def test_clipping_acts_on_the_gradient_of_the_whole_batch(tmp_path):

@@ -148,6 +148,7 @@ def test_a_signal_while_measuring_is_heeded(tmp_path, undisturbed):
 
     with pytest.raises(Interrupted, match="saved after 4 updates"):
         train(tmp_path, predict=predict, loss=loss)
+    assert len(seen) == 3, "at once, for a validation set may be large"
     assert_same(tmp_path, undisturbed[0], train(tmp_path, predict=predict, loss=loss), undisturbed[1])
 
 
@@ -190,6 +191,18 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_mend(tmp_path):
     with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch .* lower the recipe's lr"):
         train(tmp_path, RECIPE.model_copy(update={"lr": 1e30, "clip_norm": None, "warmup_epochs": 0, "epochs": 3}))
+
+
+def test_a_measurement_that_is_not_finite_stops_with_the_mend(tmp_path):
+    seen = []
+
+    def predict(images):
+        seen.append(None)
+        return torch.full((len(images), 2), 0.0 if len(seen) <= 7 else torch.nan)
+
+    with pytest.raises(InputError, match=r"stripes: val_loss is nan after epoch 2.*; lower the recipe's lr"):
+        train(tmp_path, predict=predict)
+    assert len(read_curves(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_a_scaled_gradient_gives_the_same_bits_and_the_scale_is_kept(tmp_path, monkeypatch, undisturbed):

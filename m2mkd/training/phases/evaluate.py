@@ -25,7 +25,7 @@ from m2mkd.training.phases.common import (
 
 def run(job: Job[Evaluate]) -> Outcome:
     """Measure every image of every set."""
-    config, device = job.config, job.machine().device
+    config, device, workers = job.config, job.machine().device, job.machine().workers
     student = build_student(
         config.student,
         image_size=config.data.image_size,
@@ -40,7 +40,7 @@ def run(job: Job[Evaluate]) -> Outcome:
     pack, batch = open_data(config.data), released_batch(config.batch_size)
     count = meter(config, RELEASED_VAL_FACTOR * batch, RELEASED_PROCESSES)
     val = measured_part(config, pack.split("val"), batch)
-    iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH), device)
+    iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH, workers=workers), device)
     ood = {
         data.name: measure_masked(
             predict,
@@ -51,6 +51,7 @@ def run(job: Job[Evaluate]) -> Outcome:
             masked=config.compat.get("ood_mask") != "ignored",
             part=lambda split: measured_part(config, split, batch),
             meter=count,
+            workers=workers,
         )
         for data in config.ood
     }

@@ -18,4 +18,5 @@ def run(job: Job[EvaluateTeacher]) -> Outcome:
     teacher.to(device).eval()
     pack = open_data(config.data)
     val = measured_part(config, pack.split("val"), released_batch(config.batch_size))
-    return Outcome(measure(teacher, eval_batches(val, pack.image_size, EVAL_BATCH), device).summary())
+    batches = eval_batches(val, pack.image_size, EVAL_BATCH, workers=job.machine().workers)
+    return Outcome(measure(teacher, batches, device).summary())

@@ -22,6 +22,6 @@ def run(job: Job[MeasureHybrid]) -> Outcome:
     for network in (meta, *hybrids):
         network.to(device).eval()
     pack = open_data(config.data)
-    batches = eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH)
+    batches = eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH, workers=job.machine().workers)
     own, *found = (accuracy.summary() for accuracy in measure_together([meta, *(h.student_logits for h in hybrids)], batches, device))
     return Outcome({"meta": own, "hybrids": {str(index): summary for index, summary in enumerate(found)}})
