@@ -3,13 +3,13 @@
 The members of a zip and of a plain tar are read where they lie. A compressed tar cannot be, so it is decompressed once, to a scratch file.
 """
 
+import errno
 import gzip
 import lzma
 import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ LARGEST_MEMBER = 1 << 38
 """Bytes; the training set of ImageNet is half of that."""
 CHUNK = 1 << 20
 _COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZ": BZ2File, b"\xfd7": lzma.open}  # type: ignore[dict-item]
-BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
-"""What the libraries raise for a damaged archive."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What is wrong where an archive is decompressed to, not with the archive."""
 
 
 class Place(NamedTuple):
@@ -58,7 +58,7 @@ class Place(NamedTuple):
                     content = os.pread(file.fileno(), self.size, self.offset)
             else:
                 content = _open_zip(self.file).read(self.name)
-        except BROKEN as error:
+        except Exception as error:  # the libraries fail in any way
             raise InputError(f"{self.archive}: {self.name} cannot be read ({error}); fetch the archive again") from None
         if len(content) != self.size:
             raise InputError(f"{self.archive}: ends inside {self.name}; fetch the archive again")
@@ -121,6 +121,8 @@ def open_archive(path: Path, scratch: Path) -> Archive:
     InputError
         If it is damaged or of no known kind, or holds a path out of its own tree, a link out of it, a device, a name twice, or more than it
         can honestly hold.
+    OSError
+        If it cannot be decompressed for want of space.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -134,7 +136,9 @@ def open_archive(path: Path, scratch: Path) -> Archive:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: absent; fetch it first") from None
-    except BROKEN as error:
+    except Exception as error:  # the libraries fail in any way
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise InputError(f"{path}: not a whole archive ({error or type(error).__name__}); fetch it again") from None
 
 

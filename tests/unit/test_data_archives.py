@@ -115,6 +115,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "name twice": (tar_with(lambda archive: add(archive, "set/a/1.jpg", b"other")), "there twice"),
     "bomb in a zip": (zip_with(lambda archive: archive.writestr("set/bomb", bytes(50_000_000))), BOMB),
     "bomb in a tar": (tar_with(lambda archive: add(archive, "set/bomb", bytes(50_000_000)), "w:gz"), BOMB),
+    "tar with a name that ends in its middle": (tar_with(lambda archive: add(archive, "x", pax_headers={"path": "set/a\0b"})), BROKEN),
     "no archive": (lambda folder: _written(folder / "x.zip", b"<html>not found</html>" * 100), BROKEN),
     "empty file": (lambda folder: _written(folder / "x.tar", b""), BROKEN),
     "absent": (lambda folder: folder / "x.zip", "absent; fetch it first"),

@@ -285,6 +285,12 @@ def test_a_full_disk(raw: Path):
         refused(registered("tiny_imagenet"), "cannot write the prepared set set .*; free space")
 
 
+def test_a_full_disk_while_an_archive_is_decompressed(raw: Path):
+    compressed(raw, folders())
+    with _limit(3000):
+        refused(registered("image_folder"), "cannot write the prepared set set .*File too large.*; free space")
+
+
 def test_a_folder_in_which_nothing_may_be_written(raw: Path):
     pack(raw, tiny())
     Path("data/packed").write_text("a file where a folder should be")
