@@ -24,6 +24,12 @@ app.add_typer(data.app, name="data")
 app.add_typer(published.app, name="published")
 app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
+MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR), "move it away, or name another place,"),
+}
+"""What to do about errors of the system that are no fault of this program."""
 
 
 def main() -> None:
@@ -34,10 +40,10 @@ def main() -> None:
     except InputError as error:
         sys.exit(_refuse(str(error)))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in MENDS:
             raise
-        mend = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "free some space"
-        sys.exit(_refuse(f"{error.filename or 'a file'}: {error.strerror}; {mend} and run the same command again"))
+        where = error.filename2 or error.filename or "a file"
+        sys.exit(_refuse(f"{where}: {error.strerror}; {MENDS[error.errno]} and run the same command again"))
     except Interrupted as stopped:
         if Ranks.here().leads:
             sys.stderr.write(f"m2mkd: stopped by {stopped}\n")

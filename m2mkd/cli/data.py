@@ -27,7 +27,7 @@ def list_() -> None:
         table.columns[column].no_wrap = True
     for name, dataset in load.datasets().items():
         there = sum(raw_file(file).exists() for file in dataset.files)
-        here = "comes along" if dataset.layout.startswith("digits") else f"{there} of {len(dataset.files)}"
+        here = f"{there} of {len(dataset.files)}" if dataset.fetched else "comes along"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
         size = sum(file.bytes or 0 for file in dataset.files)
         table.add_row(name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
@@ -72,7 +72,8 @@ def verify(
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
             typer.echo(f"{manifest.parent}: {counts} images, whole")
         if names and not raw and not packs:
-            raise InputError(f"{name}: neither source files nor a prepared set are here; run 'm2mkd data fetch {name}'")
+            mend = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
+            raise InputError(f"{name}: neither source files nor a prepared set are here; {mend}")
 
 
 @app.command()

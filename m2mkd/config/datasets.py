@@ -72,6 +72,11 @@ class Dataset(Config):
     synthetic: bool = False
     """Made by image operations from another set; never to be reported as a natural one."""
 
+    @property
+    def fetched(self) -> tuple[SourceFile, ...]:
+        """Source files that have to be brought to ``data/raw``; the digits come along with a package."""
+        return () if self.layout.startswith("digits") else self.files
+
 
 class DataRef(Config):
     """A data set at an image size, written ``name@size``."""

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from m2mkd.config.datasets import SourceFile
 from m2mkd.config.experiment import Settings
 from m2mkd.config.load import as_assignments, datasets
 from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent, digest
@@ -67,14 +66,10 @@ def as_graph(study: Study, settings: Settings, whole: Study | None = None) -> di
         },
         "groups": {members[0].key: [run.id for run in members] for members in module_groups(whole)},
         "data": data,
-        "raw": {name: [f"data/raw/{file.name}" for file in _fetched(name)] for name in sorted(set(data.values()))},
+        "raw": {
+            name: [f"data/raw/{file.name}" for file in datasets()[name.partition("@")[0]].fetched] for name in sorted(set(data.values()))
+        },
     }
-
-
-def _fetched(data: str) -> tuple[SourceFile, ...]:
-    """Source files of a prepared set; the digits come along with a package."""
-    dataset = datasets()[data.partition("@")[0]]
-    return () if dataset.layout.startswith("digits") else dataset.files
 
 
 def _outputs(study: Study, phase: type[Phase]) -> list[str]:

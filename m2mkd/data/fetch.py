@@ -54,9 +54,9 @@ def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | No
     InputError
         If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
     """
-    wanted = [source for source in dataset.files if only in (None, source.name)]
+    wanted = [source for source in dataset.fetched if only in (None, source.name)]
     if only is not None and not wanted:
-        raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.files)}")
+        raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.fetched) or 'none'}")
     for source in wanted:
         target = raw_file(source)
         if target.exists():

@@ -171,6 +171,8 @@ def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once")
     try:
         manifest = json.loads(path.read_bytes())
         digest = manifest.pop("digest")
+    except FileNotFoundError:
+        raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
     except OSError as error:
         raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -85,6 +85,9 @@ def test_show_prints_the_resolved_configuration_and_keys():
         (("run", "train_student/"), ("fits 11 runs",)),
         (("data", "prepare", "digits"), ("'digits'", "name@pixels")),
         (("data", "prepare", "imagenet-1k@224"), ("imagenet-1k",)),
+        (("data", "show", "digits@32"), ("manifest.json: absent; run 'm2mkd data prepare digits@32' first",)),
+        (("data", "verify", "digits"), ("run 'm2mkd data prepare digits@PIXELS'",)),
+        (("data", "verify", "cub-20"), ("run 'm2mkd data fetch cub-20'",)),
         (("run", "pretrain_meta/", "--device", "cuda"), ("--device cuda", "use --device cpu")),
         (("run", "pretrain_meta/", "--device", "cpu"), ("manifest.json",)),
         (("run", "split_teacher/", "--experiment", "teacher_deit_large"), ("fits 4 runs",)),
@@ -95,6 +98,16 @@ def test_bad_input_is_one_line_and_status_2(root, arguments, parts):
     if "cuda" in arguments and Path("/dev/nvidia0").exists():
         pytest.skip("a GPU is there")
     refused(m2mkd(*arguments, cwd=root), *parts)
+
+
+def test_what_comes_along_with_a_package_need_not_be_fetched(root):
+    done = m2mkd("data", "fetch", "digits", cwd=root)
+    assert (done.returncode, done.stderr, (root / "data").exists()) == (0, "", False)
+
+
+def test_a_folder_where_a_file_should_go_is_one_line(root):
+    assert m2mkd("data", "prepare", "digits@8", cwd=root).returncode == 0
+    refused(m2mkd("data", "show", "digits@8", "-o", "data", cwd=root), "data: Is a directory; move it away, or name another place,")
 
 
 def test_outside_the_project_the_root_is_asked_for(tmp_path):

@@ -128,7 +128,13 @@ def test_a_split_that_is_absent_is_named(folder):
         open_pack(folder).split("test")
 
 
-@pytest.mark.parametrize("name", FILES)
+def test_a_set_that_is_not_there_says_how_it_is_made(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match=rf"{folder}/manifest\.json: absent; run 'm2mkd data prepare set@6' first"):
+        open_pack(folder)
+
+
+@pytest.mark.parametrize("name", FILES[:-1])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name} cannot be read.*remove {folder} and run the workflow again"):
