@@ -10,6 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
+from m2mkd.errors import InputError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -63,14 +65,19 @@ def open_client() -> "MlflowClient":
 
     Raises
     ------
+    InputError
+        If the address is neither a database's nor a server's: folders, which MLflow takes too, hold a point as often as it is sent.
     MlflowException, SQLAlchemyError
         If it cannot be reached, is damaged or of another version of MLflow.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    uri = store_uri()
+    if not is_database(uri) and urlsplit(uri).scheme not in ("http", "https"):
+        mend = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
+        raise InputError(f"{URI_VARIABLE} {without_credentials(uri)}: is neither a database nor a server; {mend}")
     from mlflow import MlflowClient
 
-    uri = store_uri()
     # MLflow keeps a store open by its address, which must not mean another file in another working directory.
     address = f"sqlite:///{DATABASE.resolve()}" if uri == DEFAULT_URI else uri
     with _alone(address):
