@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "system": (pa.string(), "Operating system."),
     "git_commit": (pa.string(), "Commit of the code; null outside a checkout."),
     "torch": (pa.string(), "Version of torch."),
-    "seconds": (pa.float64(), "Wall time, of its last session where it was interrupted."),
+    "seconds": (pa.float64(), "Wall time, of all sessions where it was interrupted, up to the checkpoints that they went on from."),
 }
 VOLATILE = ("record", "seconds")
 """Columns in which two computations of the same run differ."""

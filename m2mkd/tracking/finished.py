@@ -177,5 +177,6 @@ def _distinct(values: Iterable[str | None]) -> str:
 
 def _span(records: Iterable[Record]) -> tuple[int, int]:
     """Milliseconds from 1970 to the first start and to the last end."""
-    spans = [(record.provenance["started"], record.provenance["started"] + record.provenance["seconds"]) for record in records]
+    known = [record.provenance for record in records]
+    spans = [(one["started"], one.get("ended", one["started"] + one["seconds"])) for one in known]
     return round(1000 * min(start for start, _ in spans)), round(1000 * max(end for _, end in spans))

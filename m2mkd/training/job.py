@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -46,6 +46,8 @@ class Job(Generic[P]):
     machine: Callable[[], Machine]
     """Gives the device; loads torch when first called."""
     title: str
+    usage: Usage = field(default_factory=Usage)
+    """What is spent on it."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,16 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
         for slot in range(len(runs[0].config.replicates)):
             done = ranks.agreed([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
             pending = [run for run, is_done in zip(runs, done, strict=True) if not is_done]
-            jobs = [job_of(study, run, slot, work[run.id] / str(slot), machine) for run in pending]
-            started, usage = time.time(), Usage()
+            started = time.time()
+            jobs = [
+                replace(job_of(study, run, slot, work[run.id] / str(slot), machine), usage=Usage(together=len(pending))) for run in pending
+            ]
             with _memory_explained(study, runs[0], machine):
                 outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
+            used = [job.usage.read(ranks) for job in jobs]
             if ranks.leads:
-                for run, job, outcome in zip(pending, jobs, outcomes, strict=True):
-                    record_outputs(run, slot, job.work, outcome, started, len(jobs), usage)
+                for run, job, outcome, its in zip(pending, jobs, outcomes, used, strict=True):
+                    record_outputs(run, slot, job.work, outcome, started, its)
         if ranks.leads:
             publish_outputs(study, runs, work)
 
@@ -157,12 +162,10 @@ def job_of(study: Study, run: Run, slot: int, folder: Path, machine: Callable[[]
     return Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
 
 
-def record_outputs(
-    run: Run, slot: int, folder: Path, outcome: Outcome, started: float, together: int = 1, usage: Usage | None = None
-) -> None:
+def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
     """Write the outputs of one replicate; its record comes last and marks it as finished.
 
-    Of the time since ``started``, and of what was used meanwhile, it notes its share, where as many as ``together`` were computed at once.
+    It notes when this session began, and what was used in all of them (`m2mkd.training.usage.Usage.read`); by default the time of this one.
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,9 +186,7 @@ def record_outputs(
             "upstream": run.upstream,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance()
-            | {"started": started, "ended": ended, "seconds": (ended - started) / together}
-            | (usage.read(together) if usage else {}),
+            "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
         },
     )
 

@@ -24,6 +24,7 @@ from m2mkd.training.device import computing_in
 from m2mkd.training.guards import ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
+from m2mkd.training.usage import Usage
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
@@ -63,6 +64,8 @@ class Trainee:
     """Work folder: checkpoints, and ``metrics.jsonl``."""
     title: str
     """Shown with the progress."""
+    usage: Usage = field(default_factory=Usage)
+    """What is spent on it, which goes on from what the checkpoint says."""
 
 
 @dataclass
@@ -87,6 +90,8 @@ class Progress:
     """Largest ``val_top1`` so far."""
     last: dict[str, float] = field(default_factory=dict)
     """Last line of the log."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Time and energy until here, of all sessions; nothing depends on it."""
 
 
 class Training:
@@ -116,7 +121,7 @@ class Training:
         say: Callable[[str], object],
     ):
         task = trainee.task
-        self.task, self.folder, self.title = task, trainee.folder, trainee.title
+        self.task, self.folder, self.title, self.usage = task, trainee.folder, trainee.title, trainee.usage
         self.recipe, self.steps_per_epoch, self.names, self.say = recipe, steps_per_epoch, names, say
         self.ranks, self.device = machine.ranks, machine.device
         self.parts = machine.accumulation(recipe.batch_size)
@@ -150,6 +155,7 @@ class Training:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             progress = Progress(**state["progress"])
+            self.usage.go_on_from(progress.spent)
         if self.ranks.leads:
             self.curves.cut(progress.log_bytes)
         return progress
@@ -276,6 +282,7 @@ class Training:
         if self.average is not None:
             parts["average"] = self.average
         state = {name: part.state_dict() for name, part in parts.items()}
+        self.progress.spent = self.usage.spent()
         self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
         if wait:
             self.checkpoints.wait()

@@ -1,40 +1,60 @@
-"""What a job takes of its machine: memory and, where a GPU tells, energy."""
+"""What a job takes of its machine: time, memory and, where a GPU tells, energy."""
 
 import resource
 import sys
+import time
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from m2mkd.ranks import ALONE, Ranks
+
 
 class Usage:
-    """Counts from when it is made."""
+    """Counts from when it is made, and goes on from what interrupted sessions have counted.
 
-    def __init__(self) -> None:
-        self.joules = _joules()
+    Parameters
+    ----------
+    together
+        Among how many runs that are computed at once time and energy are divided.
+    """
 
-    def read(self, together: int = 1) -> dict[str, float]:
-        """What was used until now.
+    def __init__(self, together: int = 1) -> None:
+        self.began, self.joules, self.together = time.monotonic(), _joules(), together
+        self._before: dict[str, float] = {}
 
-        Parameters
-        ----------
-        together
-            Among how many runs that were computed at once the energy is divided.
+    def spent(self) -> dict[str, float]:
+        """``seconds`` and, where NVML counts it, ``gpu_joules``, until now; the latter hold what others did on the same GPU too."""
+        found, now = {"seconds": time.monotonic() - self.began}, _joules()
+        if self.joules is not None and now is not None:
+            found["gpu_joules"] = now - self.joules
+        own = {name: value / self.together for name, value in found.items()}
+        return {name: own.get(name, 0.0) + self._before.get(name, 0.0) for name in own | self._before}
+
+    def go_on_from(self, spent: Mapping[str, float]) -> None:
+        """Count from what was spent when a checkpoint was written; of several checkpoints the last one has it all."""
+        self._before = {name: max(value, self._before.get(name, 0.0)) for name, value in spent.items()}
+
+    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """What was used until now; to be called by all ranks.
 
         Returns
         -------
         dict
-            ``peak_memory_bytes`` (of the process, resident); on a GPU ``peak_gpu_memory_bytes`` (allocated by torch) and, where NVML counts
-            it, ``gpu_joules``, which holds what others did on the same GPU too.
+            What `spent` gives, and ``peak_memory_bytes`` (of the process, resident); on a GPU ``peak_gpu_memory_bytes`` (allocated by
+            torch). Of several ranks the largest, but the sum of the energy; what their GPUs took in earlier sessions is taken to be what
+            that of the first one did.
         """
         unit = 1 if sys.platform == "darwin" else 1024
-        found: dict[str, float] = {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+        found = self.spent() | {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
         torch = _torch_on_gpu()
         if torch is not None:
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        now = _joules()
-        if self.joules is not None and now is not None:
-            found["gpu_joules"] = (now - self.joules) / together
-        return found
+        everyone = ranks.gathered(found)
+        return {
+            name: sum(one.get(name, 0.0) for one in everyone) if name == "gpu_joules" else max(one.get(name, 0.0) for one in everyone)
+            for name in found
+        }
 
 
 def _torch_on_gpu() -> Any:

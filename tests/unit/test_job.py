@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from m2mkd.errors import InputError
 from m2mkd.models.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from m2mkd.processes import exclusive
 from m2mkd.training import job as jobs
+from m2mkd.training import usage
 from m2mkd.training.phases import distill_module
 from tests.conftest import ROOT
 from tests.fabricated import pretend_data
@@ -119,16 +121,13 @@ def test_a_finished_module_is_not_computed_again_with_the_others(study, modules,
     assert load_weights(tmp_path / study.folder(runs[0].id) / "1")["w"] == 7
 
 
-def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path):
-    runs, _ = modules
-    started = time.time() - 100
-    for together in (1, 4):
-        folder = tmp_path / str(together)
-        folder.mkdir()
-        (folder / "metrics.jsonl").write_text("")
-        jobs.record_outputs(runs[0], 0, folder, jobs.Outcome({}, {"w": torch.tensor(0)}), started, together)
-        seconds = json.loads((folder / "run.json").read_text())["provenance"]["seconds"]
-        assert seconds == pytest.approx(100 / together, rel=0.05)
+def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path, monkeypatch):
+    runs, seen = modules
+    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: 100.0 * len(seen)))
+    jobs.execute(study, runs, lambda: None, print)
+    for run in runs:
+        seconds = json.loads((tmp_path / study.folder(run.id) / "0/run.json").read_text())["provenance"]["seconds"]
+        assert seconds == 100 / 2
 
 
 def test_other_runs_are_not_computed_in_one_job(study, modules):

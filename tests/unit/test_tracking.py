@@ -56,7 +56,7 @@ def synced(template, tmp_path, monkeypatch):
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "databricks", "ftp://user:secret@example.org/x"])
 def test_a_store_that_holds_points_twice_is_refused(synced, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI .*: is neither a database nor a server; give one like") as refused:
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI .*: is neither a database nor a server; give one like") as refused:
         sync(synced)
     assert "secret" not in str(refused.value)
     assert not Path("mlruns").exists()

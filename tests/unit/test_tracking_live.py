@@ -228,7 +228,7 @@ def test_a_run_that_somebody_deleted_is_left_alone(study, run, store):
 
 
 def test_memory_and_energy_are_read_where_they_can_be(monkeypatch):
-    assert usage.Usage().read().keys() == {"peak_memory_bytes"}
+    assert usage.Usage().read().keys() == {"seconds", "peak_memory_bytes"}
     assert 10 * 2**20 < usage.Usage().read()["peak_memory_bytes"] < 2**37
     used = iter([1_000_000, 1_000_000 + 60_000])  # millijoules since the driver was loaded
     nvml = SimpleNamespace(
@@ -244,8 +244,26 @@ def test_memory_and_energy_are_read_where_they_can_be(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    found = usage.Usage().read(together=3)
+    found = usage.Usage(together=3).read()
     assert (found["gpu_joules"], found["peak_gpu_memory_bytes"]) == (20.0, 2**30)
+
+
+def test_what_sessions_and_ranks_spend_adds_up(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(usage, "_joules", lambda: 10 * now)
+    first = usage.Usage(together=2)
+    now = 8.0
+    kept = first.spent()
+    assert kept == {"seconds": 4.0, "gpu_joules": 40.0}
+    second = usage.Usage(together=1)
+    second.go_on_from(kept)
+    second.go_on_from({"seconds": 1.0, "gpu_joules": 10.0})  # of a training before that one
+    now = 9.0
+    two = SimpleNamespace(gathered=lambda mine: [mine, mine | {"gpu_joules": 60.0, "peak_memory_bytes": 2**60}])
+    assert second.read(two) == {"seconds": 5.0, "gpu_joules": 110.0, "peak_memory_bytes": 2**60}
+    monkeypatch.setattr(usage, "_joules", lambda: None)
+    assert second.spent() == {"seconds": 5.0, "gpu_joules": 40.0}, "what is not counted any more stays"
 
 
 def test_energy_is_left_out_where_the_gpu_does_not_count_it(monkeypatch):

@@ -8,6 +8,7 @@ import re
 import signal
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.models.vit import StagedViT
 from m2mkd.signals import SIGNALS
-from m2mkd.training import loop, progress
+from m2mkd.training import loop, progress, usage
 from m2mkd.training.curves import Curves, read_curves
 from m2mkd.training.machine import Machine, Policy, machine_for
 from m2mkd.training.optim import LearningRate, build_optimizer
@@ -177,6 +178,25 @@ def test_a_second_signal_does_not_wait_for_the_update(tmp_path):
 
     with pytest.raises(Interrupted, match="SIGTERM"):
         train(tmp_path, loss=loss)
+
+
+def test_what_an_interrupted_session_has_spent_is_kept(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def loss(model, images, targets, noise):
+        nonlocal now
+        now += 1.0
+        if now == 6.0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return soft_cross_entropy(model(images), targets)
+
+    with pytest.raises(Interrupted):
+        train(tmp_path, loss=loss)
+    now += 1000.0  # nobody was there
+    train(tmp_path, loss=loss)
+    (newest,) = sorted(tmp_path.glob("checkpoint*"))[-1:]
+    assert torch.load(newest, weights_only=True)["progress"]["spent"] == {"seconds": 16.0}
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

@@ -93,7 +93,7 @@ def train_on(
         return eval_batches(val, data.image_size, EVAL_BATCH, *ranks, machine.workers)
 
     stream = TrainStream(train, indices, classes or data.classes, recipe, ("data", *names), machine.workers, machine.device, *ranks)
-    trainees = [Trainee(task, job.work, job.title) for job, task in zip(jobs, tasks, strict=True)]
+    trainees = [Trainee(task, job.work, job.title, job.usage) for job, task in zip(jobs, tasks, strict=True)]
     with closing(stream):
         return fit(trainees, recipe, stream, validation, names, machine)
 
