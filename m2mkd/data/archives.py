@@ -160,6 +160,8 @@ def _zip(path: Path) -> Archive:
             _refuse_bomb(path, entry.filename, entry.file_size, entry.compress_size)
             if _accepted(path, seen):
                 _add(path, members, entry.filename, entry.file_size)
+    # Members that share their bytes are each within the ratio.
+    _refuse_bomb(path, "its content", sum(members.values()), path.stat().st_size)
     return Archive(path, members, path)
 
 

@@ -39,8 +39,8 @@ def cost_sheet(study: Study, collected: Collected) -> Sheet:
     rows.append(_cost_line("all", every, [spent for group in seconds.values() for spent in group]))
     caption = (
         "Planned: GPU-hours by the count of operations, on H200 at 40 % of their peak (m2mkd plan). Spent: wall time as each run "
-        "measured it on its own machine (see Environment), other jobs beside it or not; the start of a process is not in it, and for a run "
-        "that was interrupted only its last session counts."
+        "measured it on its own machine (see Environment), other jobs beside it or not; the start of a process is not in it, and of a "
+        "session that was interrupted what came after the checkpoint that the next one went on from."
     )
     header = ("phase", "planned GPU-hours", "runs × seeds", "spent hours", "mean seconds", "longest")
     return Sheet("cost", caption, header, tuple(rows))

@@ -18,6 +18,8 @@ LEAP = 3.0
 """A loss so many times the median of the last ones is a leap."""
 SHORTAGES = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 """What a RuntimeError says of too little memory, where torch has no error of its own for it."""
+LOADER = "DataLoader worker (pid"
+"""How a RuntimeError begins where a process that loads data was killed."""
 
 
 class LossWatch:
@@ -68,11 +70,14 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
     Raises
     ------
     InputError
-        With what ``explain`` gives, if the memory ran out.
+        With what ``explain`` gives, if the memory ran out; or if a process that loads data died of it.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if str(error).startswith(LOADER):
+            mend = "lower --workers, or give it more; in a container that may be shared memory"
+            raise InputError(f"a process that loads data has died, as where memory is short; {mend} ({error})") from error
         if type(error) is RuntimeError and not any(words in str(error) for words in SHORTAGES):
             raise
         raise InputError(explain()) from error

@@ -1,7 +1,9 @@
 """Archives are listed and read in place; the dangerous and the damaged are refused in one line."""
 
+import copy
 import io
 import pickle
+import random
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -99,6 +101,14 @@ def zip_with(extra: Callable[[zipfile.ZipFile], object]) -> Callable[[Path], Pat
     return lambda folder: make_zip(folder / "x.zip", extra)
 
 
+def overlapping(archive: zipfile.ZipFile) -> None:
+    """As many names as make a bomb for the same bytes, which are no bomb."""
+    archive.writestr("set/0.jpg", random.Random(0).randbytes(1 << 20), zipfile.ZIP_STORED)
+    for number in range(1, 300):
+        archive.filelist.append(entry := copy.copy(archive.filelist[-1]))
+        entry.filename = f"set/{number}.jpg"
+
+
 PATH, LINK, DEVICE = "path out of the archive", "link out of the archive", "device or pipe"
 BOMB, BROKEN = "unpacks to more than 200", "not a whole archive"
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -114,6 +124,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pipe": (tar_with(lambda archive: add(archive, "set/pipe", type=tarfile.FIFOTYPE)), DEVICE),
     "name twice": (tar_with(lambda archive: add(archive, "set/a/1.jpg", b"other")), "there twice"),
     "bomb in a zip": (zip_with(lambda archive: archive.writestr("set/bomb", bytes(50_000_000))), BOMB),
+    "bomb of members that overlap": (zip_with(overlapping), BOMB),
     "bomb in a tar": (tar_with(lambda archive: add(archive, "set/bomb", bytes(50_000_000)), "w:gz"), BOMB),
     "tar with a name that ends in its middle": (tar_with(lambda archive: add(archive, "x", pax_headers={"path": "set/a\0b"})), BROKEN),
     "no archive": (lambda folder: _written(folder / "x.zip", b"<html>not found</html>" * 100), BROKEN),

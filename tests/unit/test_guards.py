@@ -152,6 +152,20 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
     assert out_of_memory("x", 2, torch.device("cpu"), 3_140_000_000).endswith("the plan is 3.1 GB; try a device with more")
 
 
+def test_a_process_that_loads_and_is_killed_is_one_line():
+    with (
+        pytest.raises(InputError, match=r"a process that loads data has died.*; lower --workers.* \(DataLoader worker \(pid 7\)"),
+        _explained(),
+    ):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="shape"), _explained():
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nshape")
+
+
+def _explained():
+    return memory_explained(lambda: "")
+
+
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shape"), memory_explained(lambda: ""):
         raise RuntimeError("shape")
