@@ -14,7 +14,7 @@ from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from m2mkd.errors import InputError
@@ -190,7 +190,7 @@ def _list_tar(path: Path, stream: IO[bytes], prefix: str, members: dict[str, int
 
 
 def _accepted(path: Path, entry: tarfile.TarInfo) -> bool:
-    """Whether a member is a file to be listed; a folder, or a link inside the tree, is passed over."""
+    """Whether a member is a file to be listed; a folder, a link inside the tree, or what macOS adds to each file, is passed over."""
     try:
         if entry.name.startswith(("/", "\\")) or "\\" in entry.name:
             raise tarfile.AbsolutePathError(entry)
@@ -202,7 +202,7 @@ def _accepted(path: Path, entry: tarfile.TarInfo) -> bool:
             "LinkOutsideDestinationError": "a link out of the archive",
         }.get(type(error).__name__, "a path out of the archive")
         raise InputError(f"{path}: {entry.name} is {what}; do not use this file, fetch the original") from None
-    if not entry.isreg():
+    if not entry.isreg() or PurePosixPath(entry.name).name.startswith("._"):
         return False
     if entry.issparse() or entry.size > LARGEST_MEMBER:
         raise InputError(f"{path}: {entry.name} claims {entry.size} bytes that are not there; do not use this file, fetch the original")

@@ -184,8 +184,8 @@ class Training:
         self.progress.updates += 1
         # The scaler leaves out updates whose gradient is too large for half precision, and scales the next ones down. What is no number
         # without any scaling never will be one.
-        scaled_down = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if not math.isfinite(value) or not (scaled_down or math.isfinite(norm)):
+        whole = math.isfinite(norm) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1)
+        if not (math.isfinite(value) and whole):
             self._leave_out(epoch, step, batch, value, norm)
             return
         self.scaler.step(self.optimizer)

@@ -163,6 +163,14 @@ def test_a_link_inside_the_tree_is_passed_over(tmp_path: Path):
     assert open_archive(path, tmp_path).members.keys() == FILES.keys()
 
 
+def test_what_macos_adds_is_passed_over(tmp_path: Path):
+    def extra(archive: zipfile.ZipFile) -> None:
+        for name in ("__MACOSX/set/a/._1.jpg", "set/a/._1.jpg"):
+            archive.writestr(name, b"no image")
+
+    assert open_archive(make_zip(tmp_path / "set.zip", extra), tmp_path).members.keys() == FILES.keys()
+
+
 def test_a_damaged_member_is_named_when_it_is_read(tmp_path: Path):
     path = make_zip(tmp_path / "x.zip", compression=zipfile.ZIP_STORED)
     content = path.read_bytes()

@@ -59,7 +59,10 @@ def measured(monkeypatch):
     monkeypatch.setattr(measure_hybrid, "open_data", lambda data: pack)
     monkeypatch.setattr(measure_hybrid, "load_weights", lambda folder: networks[folder.name].state_dict())
     folders = {"meta": (Path("meta"),), "teacher": (Path("teacher"),)}
-    outcome = measure_hybrid.run(Job(run.config, 0, folders, Path("work"), lambda: Machine(torch.device("cpu")), "test"))
+    workers = []
+    monkeypatch.setattr(measure_hybrid, "eval_batches", lambda *of, **by: workers.append(by["workers"]) or eval_batches(*of, **by))
+    outcome = measure_hybrid.run(Job(run.config, 0, folders, Path("work"), lambda: Machine(torch.device("cpu"), workers=2), "test"))
+    assert workers == [2]
     return planned, run, networks["meta"], networks["teacher"], split, outcome
 
 
