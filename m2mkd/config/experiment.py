@@ -135,12 +135,6 @@ class Probe(Config):
     """Episodes over which a replicate's accuracy is averaged, each with classes and images of its own."""
     recipe: str
 
-    @model_validator(mode="after")
-    def _even(self):
-        if self.way * self.shots % 2:
-            raise ValueError(f"way {self.way} x shots {self.shots} is odd; the episode is one batch, and mixup needs an even one")
-        return self
-
 
 class Setting(Config):
     """One value of what an ablation varies: changes to its student, in the shape of a scale file."""

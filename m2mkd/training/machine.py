@@ -48,12 +48,16 @@ def accumulation(batch: int, ranks: int, device_batch: int | None) -> int:
     Raises
     ------
     InputError
-        If the batch cannot be divided among the ranks.
+        If the batch cannot be divided among the ranks, or has to be divided and is odd.
     """
     if ranks > 1 and batch % (2 * ranks):
         fits = max(count for count in range(1, ranks) if batch % (2 * count) == 0)
         raise InputError(f"batch_size {batch}: cannot be divided among {ranks} ranks in parts of an even number; use --ranks {fits}")
     most = max(2, device_batch or batch)
+    if ranks == 1 and batch <= most:
+        return 1
+    if batch % 2:
+        raise InputError(f"a batch of {batch} images is odd, and cannot be divided in parts of an even number; use --device-batch {batch}")
     return next(parts for parts in range(1, batch + 1) if batch % (2 * ranks * parts) == 0 and batch <= most * ranks * parts)
 
 

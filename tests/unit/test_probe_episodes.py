@@ -14,6 +14,7 @@ from m2mkd.config.phases import CURVES
 from m2mkd.config.plan import build_study
 from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
+from m2mkd.errors import InputError
 from m2mkd.models.build import build_student
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine
@@ -39,6 +40,26 @@ def run():
     return next(run for run in study.runs.values() if run.phase == "train_probe")
 
 
+def planned(shots, **augmentation):
+    changes = {"experiment_changes": {"fewshot_cifar100_vmoe": {"probe": {"way": 5, "shots": shots}}}}
+    return build_study(
+        load.settings({"scale": "smoke", "overrides": changes | {"recipes": {"probe_vmoe": {"augmentation": augmentation}}}})
+    )
+
+
+def test_an_odd_episode_is_refused_where_its_images_are_mixed():
+    with pytest.raises(InputError, match=r"fewshot_cifar100_vmoe: probe: way 5 x shots 1 is odd.*mixup and cutmix of recipes.probe_vmoe"):
+        planned(1, mixup=0.2)
+
+
+def test_one_shot_of_five_classes(probed):
+    """The usual episodes of the field hold 5 and 25 images."""
+    odd = next(run for run in planned(1, mixup=0.0, cutmix=0.0).runs.values() if run.phase == "train_probe")
+    outcome, _ = probed(1, "odd", config=odd.config)
+    assert outcome.weights["weight"].shape[0] == 5
+    assert 0 <= outcome.metrics["val_top1"] <= 1
+
+
 @pytest.fixture
 def probed(monkeypatch, tmp_path, run):
     """Runs the probe over a number of episodes on images of noise."""
@@ -52,7 +73,7 @@ def probed(monkeypatch, tmp_path, run):
     monkeypatch.setattr(module, "load_weights", lambda folder: state)
     monkeypatch.setattr(module, "open_data", lambda data: SimpleNamespace(split=pack.__getitem__))
 
-    def probe(episodes, name, replicate=0):
+    def probe(episodes, name, replicate=0, config=config):
         changed = config.model_copy(update={"episodes": episodes, "recipe": config.recipe.model_copy(update={"epochs": 1})})
         work = tmp_path / name
         return module.run(Job(changed, replicate, {"student": (Path("student"),)}, work, lambda: MACHINE, "test")), work

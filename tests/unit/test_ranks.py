@@ -146,7 +146,17 @@ def test_a_signal_to_one_rank_stops_all_and_one_rank_goes_on_from_there(folder, 
 
 @pytest.mark.parametrize(
     ("batch", "ranks", "limit", "parts"),
-    [(64, 1, None, 1), (64, 2, None, 1), (64, 1, 16, 4), (64, 2, 16, 2), (48, 1, 20, 3), (6, 1, 4, 3), (62, 1, 30, 31)],
+    [
+        (64, 1, None, 1),
+        (64, 2, None, 1),
+        (64, 1, 16, 4),
+        (64, 2, 16, 2),
+        (48, 1, 20, 3),
+        (6, 1, 4, 3),
+        (62, 1, 30, 31),
+        (5, 1, None, 1),
+        (5, 1, 5, 1),
+    ],
 )
 def test_accumulation_is_derived(batch, ranks, limit, parts):
     assert accumulation(batch, ranks, limit) == parts
@@ -164,6 +174,11 @@ def test_what_cannot_be_divided_is_refused(batch, ranks, message):
     with pytest.raises(InputError) as refused:
         accumulation(batch, ranks, None)
     assert message in str(refused.value)
+
+
+def test_an_odd_batch_is_not_divided():
+    with pytest.raises(InputError, match=r"a batch of 25 images is odd, .*; use --device-batch 25"):
+        accumulation(25, 1, 10)
 
 
 def test_another_number_of_ranks_than_torchrun_started_is_refused(monkeypatch):

@@ -5,6 +5,7 @@ from m2mkd.config.experiment import StudentExperiment, TransferExperiment
 from m2mkd.config.models import NAC, VMoE
 from m2mkd.config.phases import ImportWeights, TrainProbe, TrainStudent
 from m2mkd.config.plan.ablations import Ablations
+from m2mkd.errors import InputError
 
 
 class Transfers(Ablations):
@@ -25,6 +26,11 @@ class Transfers(Ablations):
     ) -> str:
         config, probe, student = self.study.runs[trained].config, transfer.probe, self.model(experiment.model, VMoE, NAC)
         assert isinstance(config, TrainStudent | ImportWeights) and probe is not None
+        recipe = self.recipe(probe.recipe)
+        if probe.way * probe.shots % 2 and (recipe.augmentation.mixup or recipe.augmentation.cutmix):
+            odd = f"way {probe.way} x shots {probe.shots} is odd; the episode is one batch, and mixup needs an even one"
+            off = f"set mixup and cutmix of recipes.{probe.recipe}.augmentation to 0"
+            raise InputError(f"experiment {self.user}: probe: {odd}; change either, or {off}")
         return self.run(
             TrainProbe,
             profile,
@@ -39,6 +45,6 @@ class Transfers(Ablations):
             way=probe.way,
             shots=probe.shots,
             episodes=probe.episodes,
-            recipe=self.recipe(probe.recipe),
+            recipe=recipe,
             replicates=seeds,
         )
