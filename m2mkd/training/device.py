@@ -35,7 +35,9 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this machine's torch {torch.__version__} sees no GPU; use --device cpu")
-    if ranks.count > 1 and name.startswith("cuda"):
+    if ranks.count > 1 and name.startswith("cuda:"):
+        raise InputError(f"--device {name}: each of {ranks.count} ranks has a GPU of its own; use --device cuda, and CUDA_VISIBLE_DEVICES")
+    if ranks.count > 1 and name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():

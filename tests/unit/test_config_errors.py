@@ -14,6 +14,7 @@ from m2mkd.config.datasets import LARGEST_IMAGE, DataRef
 from m2mkd.config.plan import build_study
 from m2mkd.config.recipe import Augmentation
 from m2mkd.errors import InputError
+from m2mkd.ranks import Ranks
 from tests.conftest import ROOT
 
 SCHEMAS = {"experiments": "experiment", "scales": "scale"}
@@ -238,3 +239,16 @@ def test_the_schema_of_a_scale_asks_for_everything_unless_it_extends_another():
     assert not validator.is_valid({"title": "x"})
     assert validator.is_valid({"title": "x", "extends": "small"})
     assert not validator.is_valid({"title": "x", "extends": "small", "thread": 1})
+
+
+def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
+    import torch
+
+    from m2mkd.training.device import choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert choose_device("cuda", Ranks(6, 8)) == torch.device("cuda:2")
+    with pytest.raises(InputError, match="--device cuda:3: each of 8 ranks has a GPU of its own"):
+        choose_device("cuda:3", Ranks(6, 8))
