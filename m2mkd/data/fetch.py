@@ -188,8 +188,8 @@ def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None])
         _require_space(partial, int(length or 0), url)
         # A weak mark does not promise the same bytes, and a server must not continue by it.
         strong = "" if answer.headers.get("ETag", "").startswith("W/") else answer.headers.get("ETag", "")
-        kept.write_text(strong or answer.headers.get("Last-Modified", ""))
         with partial.open("ab" if continued else "wb") as file:
+            kept.write_text(strong or answer.headers.get("Last-Modified", ""))  # not before what is of another version has gone
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
                 there += len(chunk)

@@ -89,6 +89,25 @@ def test_a_part_of_another_version_is_not_continued(server: Server):
     assert (RAW / "set.zip").read_bytes() == CONTENT
 
 
+def test_a_part_never_has_the_mark_of_another_version(server: Server, monkeypatch):
+    (RAW).mkdir(parents=True)
+    (RAW / ".set.zip.part").write_bytes(b"old" * 1000)
+    (RAW / ".set.zip.part.etag").write_text('"0"')
+    unpatched = Path.open
+
+    def killed(path, mode="r", *rest, **options):
+        if mode == "wb" and path.name == ".set.zip.part":
+            raise KeyboardInterrupt
+        return unpatched(path, mode, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("set", dataset(f"{server.url}/set.zip", sha256=None), pause=0.01)
+    fetch("set", dataset(f"{server.url}/set.zip", sha256=None), pause=0.01)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
 def test_a_server_without_ranges_sends_all_of_it_again(server: Server):
     server.ranges, server.drops = False, {"set.zip": 100_000}
     fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
