@@ -134,7 +134,7 @@ def test_every_digest_is_as_expected(done):
 @pytest.mark.parametrize("name", PACKS)
 def test_a_prepared_set_holds_the_images_of_its_manifest(done, packs_dir, name):
     project, _, _ = done
-    (folder,) = (project.root / "data/packed").glob(f"{name}@*/*")
+    (folder,) = (project.root / "data/packed").glob(f"{name}@*/*/")
     pack, manifest = open_pack(folder), json.loads((packs_dir / f"{PACKS[name]}.manifest.json").read_text())
     assert {split: facts["images"] for split, facts in pack.manifest["splits"].items()} == COUNTS[name]
     assert sum(COUNTS[name].values()) == manifest["images"] and len(pack.classes) == manifest["classes"]
