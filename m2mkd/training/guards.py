@@ -78,7 +78,7 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
         if str(error).startswith(LOADER):
             mend = "lower --workers, or give it more; in a container that may be shared memory"
             raise InputError(f"a process that loads data has died, as where memory is short; {mend} ({error})") from error
-        if type(error) is RuntimeError and not any(words in str(error) for words in SHORTAGES):
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(words in str(error) for words in SHORTAGES):
             raise
         raise InputError(explain()) from error
 

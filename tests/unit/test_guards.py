@@ -166,9 +166,10 @@ def _explained():
     return memory_explained(lambda: "")
 
 
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shape"), memory_explained(lambda: ""):
-        raise RuntimeError("shape")
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, torch.AcceleratorError])
+def test_other_errors_pass(kind):
+    with pytest.raises(kind, match="shape"), _explained():
+        raise kind("shape")
 
 
 def test_weights_that_have_diverged_are_not_measured():
