@@ -24,6 +24,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(published.app, name="published")
 app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
+CTRL_C = 130
+"""Exit code that typer makes of a KeyboardInterrupt."""
 MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
@@ -49,9 +51,10 @@ def main() -> None:
             sys.stderr.write(f"m2mkd: stopped by {stopped}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # at once: whoever sent the signal may not wait for Python to tidy up
-    except KeyboardInterrupt:
-        sys.stderr.write("m2mkd: interrupted; the same command goes on where this one stopped\n")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == CTRL_C:
+            sys.stderr.write("m2mkd: interrupted; the same command goes on where this one stopped\n")
+        raise
 
 
 def _refuse(message: str) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,19 @@ def _content(name: str, dataset: Dataset, size: int, scratch: Path, stack: ExitS
     if dataset.layout == "cifar100":
         return _cifar_content(archives, size, facts)
     contents = LAYOUTS[dataset.layout](archives)
+    _start_server()
     pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("forkserver"), _end_with_parent))
     splits = {split: _source(split, listing, contents, size, pool, 2 * processes) for split, listing in contents.splits.items()}
     return Content(contents.classes, splits, facts)
+
+
+def _start_server() -> None:
+    """Start what processes are forked from, deaf to Ctrl-C as they then are: a pool that has lost one may wait for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent() -> None:
