@@ -96,6 +96,10 @@ class Checkpoints:
             written, self._written = self._written, None
             written.result()
 
+    def close(self) -> None:
+        """Let what was saved get to the disk; nothing is written afterwards."""
+        self._writer.shutdown()
+
     def _write(self, updates: int, state: dict[str, Any], best: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".checkpoint.{os.getpid()}"

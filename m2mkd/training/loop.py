@@ -69,7 +69,9 @@ def fit(
     steps, ranks = stream.steps_per_epoch, machine.ranks
     shown = TrainingProgress(recipe, steps, quiet=not ranks.leads)
     trainings = [Training(trainee, recipe, steps, names, machine, shown.say) for trainee in trainees]
-    with shown.of({training.title: training.progress.updates for training in trainings}), Caught() as caught:
+    with shown.of({training.title: training.progress.updates for training in trainings}), Caught() as caught, ExitStack() as writers:
+        for training in trainings:
+            writers.callback(training.checkpoints.close)
         for epoch in range(min(training.progress.epochs for training in trainings), recipe.epochs):
             # An interruption may have fallen between two checkpoints; who is ahead waits.
             present = [training for training in trainings if training.progress.epochs == epoch]
