@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -113,6 +114,22 @@ def test_broken_off_in_any_update_it_goes_on_to_the_same_bits(tmp_path, undistur
             stop = updates + 9  # of 16; what is not in a checkpoint is done again
     assert breaks >= 2
     assert_same(tmp_path, undisturbed[0], result, undisturbed[1])
+
+
+def test_what_was_being_saved_is_on_the_disk_when_an_error_ends_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("m2mkd.training.checkpoint.os.fsync", lambda _: time.sleep(0.3))
+    updates = 0
+
+    def loss(model, images, targets, noise):
+        nonlocal updates
+        updates += 1
+        if updates == 2:
+            raise ZeroDivisionError
+        return soft_cross_entropy(model(images), targets)
+
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, loss=loss, machine=replace(CPU, checkpoints=Policy(updates=1)))
+    assert [path.name.split(".")[0] for path in tmp_path.glob("*checkpoint*")] == ["checkpoint1-000000001"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
