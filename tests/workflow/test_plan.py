@@ -109,3 +109,10 @@ def test_a_mistake_is_one_line_and_status_2(project, argument, message):
     assert len(lines) == 1
     assert message in lines[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", [(), ("--max-jobs-per-timespan", "9/1s")])
+def test_waiting_jobs_are_looked_at_again_when_one_ends_not_every_second(project, limit):
+    printed = project.snakemake("--verbose", "--until", "prepare", "--cores", "1", *limit).stderr
+    jobs, looks = printed.count("Finished jobid"), printed.count("Ready jobs: ")
+    assert looks > jobs if limit else looks == jobs > 1
