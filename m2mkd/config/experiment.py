@@ -235,8 +235,8 @@ class Settings(Config):
     overrides: dict = {}
     """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the shape of a scale file."""
     container: str = "containers/m2mkd-cpu.sif"
-    """Image that jobs run in with ``--use-singularity``: a .sif, ``docker-archive:FILE``, or a URL that ends in @sha256:DIGEST; none: the
-    host."""
+    """Image that jobs run in with ``--use-singularity``: a .sif, ``docker-archive:FILE``, ``oci-archive:FILE``, or a URL that ends in
+    @sha256:DIGEST; none: the host."""
     binds: tuple[str, ...] = ()
     """Folders outside the project that jobs see in the image, as folder, or folder:place[:ro]."""
     tracking_uri: str | None = None

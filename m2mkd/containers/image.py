@@ -17,7 +17,8 @@ from m2mkd.files import sha256, write_text
 
 HOST = "none"
 """In the place of an image: run on the host."""
-ARCHIVE = "docker-archive:"
+ARCHIVES = ("docker-archive:", "oci-archive:")
+"""What Docker saves, and what Podman does."""
 CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives, and digests of images."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
@@ -49,7 +50,7 @@ def named_image(settings: Settings) -> str | None:
     Raises
     ------
     InputError
-        If it is no .sif, no docker-archive and no URL that is pinned by its digest.
+        If it is no .sif, no archive and no URL that is pinned by its digest.
     """
     image = settings.container
     if image == HOST:
@@ -58,18 +59,23 @@ def named_image(settings: Settings) -> str | None:
         if not re.search(r"@sha256:[0-9a-f]{64}$", image):
             raise InputError(f"container: {image} is not pinned; end it with @sha256: and the 64 digits of its digest")
         return image
-    if not image.removeprefix(ARCHIVE) or (not image.startswith(ARCHIVE) and not image.endswith(".sif")):
+    archived = image.startswith(ARCHIVES)
+    if image in ARCHIVES or not (archived or image.endswith(".sif")):
         raise InputError(
-            f"container: '{image}' is no image; give a .sif, docker-archive:FILE, a URL that ends in @sha256:DIGEST, or none for the host"
+            f"container: '{image}' is no image; give a .sif, {' or '.join(f'{form}FILE' for form in ARCHIVES)}, "
+            "a URL that ends in @sha256:DIGEST, or none for the host"
         )
     if re.search(r"[\s'\"{}$`\\]", image):
         raise InputError(f"container: '{image}' has a blank or a quote in its path, which Snakemake cannot take; move the image")
-    return str(_converted(image)) if image.startswith(ARCHIVE) else image
+    return str(_converted(_file(image))) if archived else image
 
 
-def _converted(image: str) -> Path:
+def _file(image: str) -> Path:
+    return Path(image.partition(":")[2])
+
+
+def _converted(archive: Path) -> Path:
     """Where the SIF of an archive lies: a changed archive has another one, while Snakemake's own cache would keep the first."""
-    archive = Path(image.removeprefix(ARCHIVE))
     return CONVERTED / f"{_state(archive) if archive.exists() else 'absent'}.sif"
 
 
@@ -108,15 +114,16 @@ def prepared_image(settings: Settings) -> str | None:
         sys.stderr.write("container: none, so every job runs on the host\n")
         return None
     program = runtime()
-    if settings.container.startswith(ARCHIVE):
-        _convert(program, Path(settings.container.removeprefix(ARCHIVE)), Path(image))
+    if settings.container.startswith(ARCHIVES):
+        _convert(program, settings.container, Path(image))
     elif "://" not in image and not Path(image).is_file():
         target = "image-cuda" if "cuda" in Path(image).name else "image-cpu"
         raise InputError(f"container: {image} is not there; 'make {target}' makes it, or add --config container=none to run on the host")
     return image
 
 
-def _convert(program: str, archive: Path, image: Path) -> None:
+def _convert(program: str, named: str, image: Path) -> None:
+    archive = _file(named)
     if not archive.is_file():
         raise InputError(f"container: the archive {archive} is not there; 'make image-cpu' makes containers/m2mkd-cpu.tar, or name another")
     if image.is_file():
@@ -125,7 +132,7 @@ def _convert(program: str, archive: Path, image: Path) -> None:
     temporary = image.with_suffix(f".{os.getpid()}.sif")
     sys.stderr.write(f"container: converting {archive}\n")
     done = subprocess.run(
-        [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), f"{ARCHIVE}{archive.resolve()}"],
+        [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), named],
         capture_output=True,
         text=True,
         check=False,

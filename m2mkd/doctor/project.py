@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from m2mkd.config.experiment import Settings
-from m2mkd.containers.image import ARCHIVE, bind, named_image, runtime
+from m2mkd.containers.image import ARCHIVES, bind, named_image, runtime
 from m2mkd.containers.source import source_digest
 from m2mkd.doctor.finding import Finding
 from m2mkd.doctor.machine import answer
@@ -28,7 +28,7 @@ def image(settings: Settings) -> Finding:
         program = runtime()
     except InputError as error:
         return Finding("image", "warn", *_split(error))
-    if "://" in name or settings.container.startswith(ARCHIVE):
+    if "://" in name or settings.container.startswith(ARCHIVES):
         return Finding("image", "pass", settings.container)
     if not Path(name).is_file():
         return Finding("image", "warn", f"{name} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")

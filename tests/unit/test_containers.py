@@ -218,6 +218,7 @@ def test_services_keep_to_this_machine_and_hold_no_password():
     [
         ("m2mkd", "is no image"),
         ("docker-archive:", "is no image"),
+        ("oci-archive:", r"docker-archive:FILE or oci-archive:FILE, a URL"),
         ("docker://m2mkd:latest", "is not pinned"),
         ("my images/a.sif", "blank or a quote"),
     ],
@@ -251,12 +252,13 @@ def test_none_runs_on_the_host_and_says_so(program, capsys):
     assert capsys.readouterr().err == "container: none, so every job runs on the host\n"
 
 
-def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
-    settings = Settings(container="docker-archive:an.tar")
+    settings = Settings(container=f"{form}:an.tar")
     with pytest.raises(InputError, match="neither apptainer"):
         image.prepared_image(settings)
-    program("apptainer", 'echo converted >> calls; for last; do before=$target; target=$last; done; touch "$before"')
+    program("apptainer", 'for last; do before=$target; target=$last; done; echo "$last" >> calls; touch "$before"')
     with pytest.raises(InputError, match=r"an\.tar is not there"):
         image.prepared_image(settings)
     Path("an.tar").write_text("1")
@@ -264,7 +266,7 @@ def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_
     assert image.prepared_image(settings) == first and Path(first).is_file()
     Path("an.tar").write_text("22")
     assert image.prepared_image(settings) != first
-    assert Path("calls").read_text() == "converted\nconverted\n"
+    assert Path("calls").read_text() == f"{form}:an.tar\n" * 2
     program("apptainer", "echo first >&2; echo no space >&2; exit 1")
     Path("an.tar").write_text("333")
     with pytest.raises(InputError, match=r"cannot be converted \(no space\)"):
