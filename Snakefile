@@ -12,9 +12,4 @@ module m2mkd:
 use rule * from m2mkd
 
 
-# With a limit of starts Snakemake looks at all waiting jobs once a second for each job that ever ended, which soon takes much of a core from
-# the jobs. Its default limits nothing here; another one was asked for.
-onstart:
-    limit = workflow.scheduler.job_rate_limiter
-    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
+include: "workflow/rules/starts.smk"

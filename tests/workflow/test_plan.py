@@ -111,8 +111,10 @@ def test_a_mistake_is_one_line_and_status_2(project, argument, message):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("limit", [(), ("--max-jobs-per-timespan", "9/1s")])
-def test_waiting_jobs_are_looked_at_again_when_one_ends_not_every_second(project, limit):
-    printed = project.snakemake("--verbose", "--until", "prepare", "--cores", "1", *limit).stderr
+@pytest.mark.parametrize(
+    ("options", "again"), [((), False), (("-s", "workflow/Snakefile"), False), (("--max-jobs-per-timespan", "9/1s"), True)]
+)
+def test_waiting_jobs_are_looked_at_again_when_one_ends_not_every_second(project, options, again):
+    printed = project.snakemake("--verbose", "--until", "prepare", "--cores", "1", *options).stderr
     jobs, looks = printed.count("Finished jobid"), printed.count("Ready jobs: ")
-    assert looks > jobs if limit else looks == jobs > 1
+    assert looks > jobs if again else looks == jobs > 1
