@@ -214,12 +214,17 @@ def build_with_engine(engine: str, accelerator: str, context: Path, facts: dict)
     identity = run(engine, "image", "inspect", "--format", "{{.Id}}", tag(accelerator), capture=True).removeprefix("sha256:")
     note(f"m2mkd:{accelerator}", f"sha256:{identity}", facts["locks"][f"run-{accelerator}.txt"])
     archive = CONTAINERS / f"m2mkd-{accelerator}.tar"
-    archive.unlink(missing_ok=True)
+    # Whole or not at all: that it is there counts.
+    temporary = archive.with_name(f".{archive.name}")
+    for path in (archive, temporary):
+        path.unlink(missing_ok=True)
     with timed(f"{archive} saved"):
         if engine == "podman":
-            run(engine, "push", "-q", "--compression-format", "zstd", tag(accelerator), f"{ARCHIVES[engine]}:{archive}")
+            place = f"{ARCHIVES[engine]}:{temporary}:{tag(accelerator)}"
+            run(engine, "push", "-q", "--compression-format", "zstd", tag(accelerator), place)
         else:
-            run(engine, "save", "-o", str(archive), tag(accelerator))
+            run(engine, "save", "-o", str(temporary), tag(accelerator))
+    temporary.replace(archive)
     return archive
 
 

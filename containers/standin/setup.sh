@@ -6,6 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(realpath -m "${1:?setup.sh FOLDER}")
 suite=bookworm # has the Python that the lock for CPU is made for
+base=localhost/standin:$suite
 if [ ! -e "$folder/env.sh" ] && command -v apptainer > /dev/null && { docker info || podman info; } > /dev/null 2>&1; then
   echo "this machine has Apptainer and an engine: nothing to stand in for"
   exit
@@ -46,15 +47,19 @@ cat > "$folder/env.sh" << ENVIRONMENT
 export PATH="$folder/apptainer/bin:\$PATH"
 export CONTAINERS_STORAGE_CONF="$folder/podman/storage.conf" CONTAINERS_CONF="$folder/podman/containers.conf"
 export APPTAINER_TMPDIR="$folder/podman/tmp" APPTAINER_CACHEDIR="$folder/podman/cache"
-export BASE_IMAGE=localhost/standin:$suite ENGINE=podman ENGINE_ARGUMENTS="--pull=never --network=host --layers=false"
+# What was asked for goes before it.
+if [ "\${ENGINE:-podman}" = podman ]; then
+  export ENGINE=podman BASE_IMAGE="\${BASE_IMAGE:-$base}"
+  export ENGINE_ARGUMENTS="\${ENGINE_ARGUMENTS---pull=never --network=host --layers=false}"
+fi
 ENVIRONMENT
 # shellcheck source=/dev/null
 . "$folder/env.sh"
 
-if ! podman image exists "$BASE_IMAGE"; then
+if ! podman image exists "$base"; then
   [ -e "$folder/base.tar" ] || "$here/base.sh" "$suite" "$folder/base.tar"
   podman import -q --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
-    --change 'ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt' "$folder/base.tar" "$BASE_IMAGE" > /dev/null
+    --change 'ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt' "$folder/base.tar" "$base" > /dev/null
   rm "$folder/base.tar"
 fi
 wait "$apptainer"

@@ -29,7 +29,7 @@ CTRL_C = 130
 MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
-    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR), "move it away, or name another place,"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG), "move it away, or name another place,"),
 }
 """What to do about errors of the system that are no fault of this program."""
 

@@ -23,7 +23,8 @@ CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives, and digests of images."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
 TRACKING = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-HANDED_ON = (*MACHINE, *TRACKING, "CUDA_VISIBLE_DEVICES")
+PLACES = ("M2MKD_DATA_SOURCE", "MLFLOW_ARTIFACTS_DESTINATION")
+HANDED_ON = (*MACHINE, *TRACKING, *PLACES, "CUDA_VISIBLE_DEVICES")
 """Variables that a job needs although the rest of the host's environment stays outside."""
 
 
@@ -55,22 +56,24 @@ def named_image(settings: Settings) -> str | None:
     image = settings.container
     if image == HOST:
         return None
-    if "://" in image:
+    # Snakemake puts it into a command of the shell as it is, and Apptainer ends the path of an archive at a colon.
+    archived = image.startswith(ARCHIVES)
+    if re.search(r"[^\w@%+=:,./-]", image) or (archived and ":" in str(archive_file(image))):
+        raise InputError(f"container: '{image}' has a blank or a quote, or a character that the shell or Apptainer reads; rename the image")
+    if "://" in image and not archived:
         if not re.search(r"@sha256:[0-9a-f]{64}$", image):
             raise InputError(f"container: {image} is not pinned; end it with @sha256: and the 64 digits of its digest")
         return image
-    archived = image.startswith(ARCHIVES)
     if image in ARCHIVES or not (archived or image.endswith(".sif")):
         raise InputError(
             f"container: '{image}' is no image; give a .sif, {' or '.join(f'{form}FILE' for form in ARCHIVES)}, "
             "a URL that ends in @sha256:DIGEST, or none for the host"
         )
-    if re.search(r"[\s'\"{}$`\\]", image):
-        raise InputError(f"container: '{image}' has a blank or a quote in its path, which Snakemake cannot take; move the image")
-    return str(_converted(_file(image))) if archived else image
+    return str(_converted(archive_file(image))) if archived else image
 
 
-def _file(image: str) -> Path:
+def archive_file(image: str) -> Path:
+    """Path of an archive, from its name with the form before it."""
     return Path(image.partition(":")[2])
 
 
@@ -123,25 +126,23 @@ def prepared_image(settings: Settings) -> str | None:
 
 
 def _convert(program: str, named: str, image: Path) -> None:
-    archive = _file(named)
+    archive = archive_file(named)
     if not archive.is_file():
         raise InputError(f"container: the archive {archive} is not there; 'make image-cpu' makes containers/m2mkd-cpu.tar, or name another")
     if image.is_file():
         return
     image.parent.mkdir(parents=True, exist_ok=True)
     temporary = image.with_suffix(f".{os.getpid()}.sif")
+    form = named.partition(":")[0]
     sys.stderr.write(f"container: converting {archive}\n")
-    done = subprocess.run(
-        [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), named],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
+    command = [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), f"{form}:{archive}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"container: {archive} cannot be converted ({_reason(done.stderr)}); make it anew with 'make image-cpu'")
+        temporary.replace(image)
+    finally:
         temporary.unlink(missing_ok=True)
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"container: {archive} cannot be converted ({reason}); make it anew with 'make image-cpu'")
-    temporary.replace(image)
 
 
 def bind(folders: tuple[str, ...]) -> str:
@@ -159,8 +160,30 @@ def bind(folders: tuple[str, ...]) -> str:
             raise InputError(f"binds: '{folder}' has a comma or too many colons, which Apptainer cannot take; bind the folder above")
         if not Path(source).exists():
             raise InputError(f"binds: {source} is not there; make it, or remove it from binds in config/config.yaml")
-        bound.append(f"{Path(source).resolve()}:{rest or Path(source).absolute()}")
+        place, _, option = rest.partition(":")
+        if (place and not place.startswith("/")) or option not in ("", "ro", "rw"):
+            raise InputError(f"binds: '{folder}' is none of FOLDER, FOLDER:/PLACE and FOLDER:/PLACE:ro; correct it in config/config.yaml")
+        real = str(Path(source).resolve())
+        if re.search("[,:]", real):
+            raise InputError(f"binds: {source} leads to '{real}', whose comma or colon Apptainer cannot take; rename that folder")
+        bound.append(f"{real}:{rest or Path(source).absolute()}")
     return ",".join(bound)
+
+
+def _start(image: str, bound: str) -> None:
+    """Start something short in an image that is a file, before many jobs fail to."""
+    if "://" in image:
+        return
+    words = [word for part in bound.split(",") if part for word in ("--bind", part)]
+    done = subprocess.run([runtime(), "exec", "--cleanenv", *words, image, "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(
+            f"container: nothing starts in {image} ({_reason(done.stderr)}); make the image anew with 'make image-cpu', or correct binds"
+        )
+
+
+def _reason(printed: str) -> str:
+    return (printed.strip().splitlines() or ["no reason given"])[-1]
 
 
 def for_workflow(settings: Settings, threads: int, *, enter: bool) -> dict[str, Any]:
@@ -192,6 +215,7 @@ def for_workflow(settings: Settings, threads: int, *, enter: bool) -> dict[str, 
     environment = {f"{tool}ENV_{name}": value for name, value in handed.items()}
     # A job on a cluster reads this anew, with what was added before it was sent there.
     bound = ",".join(dict.fromkeys(part for part in f"{os.environ.get(f'{tool}_BIND', '')},{bind(settings.binds)}".split(",") if part))
+    _start(image, bound)
     # The order would be forgotten by a job that is not in the image after all, so that its shell is told, not its environment.
     return {
         "image": image,

@@ -13,12 +13,12 @@ def source_digest(package: Path = PACKAGE) -> str:
     Parameters
     ----------
     package
-        Folder of the package; bytecode in it does not count.
+        Folder of the package; bytecode and what is hidden in it does not count, as no image gets it.
     """
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*")):
         name = path.relative_to(package)
-        if path.is_file() and "__pycache__" not in name.parts and not name.name.startswith("."):
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in name.parts):
             digest.update(f"{name.as_posix()}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from m2mkd.doctor.finding import Finding
 def examine(settings: Settings) -> list[Finding]:
     """Look at the machine and the project, or at the image where this runs in one."""
     common = [machine.gpu(), machine.disk(), machine.memory(), inside.writable(Path("results"))]
-    records = [project.dvc_remote(), project.mlflow_store()]
+    records = [project.dvc_remote(), project.mlflow_store(settings)]
     if is_image():
         return [inside.origin(), inside.user(), inside.root(), *common, *records, project.versions(inside.lock())]
     return [

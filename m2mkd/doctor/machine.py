@@ -46,6 +46,8 @@ def gpu() -> Finding:
 
     build = f"torch {torch.__version__}"
     driver = answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    if driver and not driver[0].isdigit():  # such as "No devices were found"
+        driver = None
     if torch.version.cuda is None:
         if driver:
             return Finding(

@@ -5,16 +5,17 @@ import re
 import sqlite3
 import subprocess
 import urllib.request
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.error import URLError
 
 from m2mkd.config.experiment import Settings
-from m2mkd.containers.image import ARCHIVES, bind, named_image, runtime
+from m2mkd.containers.image import ARCHIVES, archive_file, bind, named_image, runtime
 from m2mkd.containers.source import source_digest
 from m2mkd.doctor.finding import Finding
 from m2mkd.doctor.machine import answer
 from m2mkd.errors import InputError
+from m2mkd.tracking.address import DATABASE, DEFAULT_URI, URI_VARIABLE, without_credentials
 
 LOCKS = Path("containers/locks")
 
@@ -23,20 +24,31 @@ def image(settings: Settings) -> Finding:
     """Whether the image that the configuration names is there and holds this package."""
     try:
         name = named_image(settings)
-        if name is None:
-            return Finding("image", "pass", "container: none; jobs run on the host")
+    except InputError as error:
+        return Finding("image", "fail", *_split(error))
+    if name is None:
+        return Finding("image", "pass", "container: none; jobs run on the host")
+    if settings.container.startswith(ARCHIVES):
+        return _file(archive_file(settings.container)) or Finding("image", "pass", settings.container)
+    return Finding("image", "pass", name) if "://" in name else _file(Path(name)) or _held(name)
+
+
+def _file(path: Path) -> Finding | None:
+    if path.is_file():
+        return None
+    return Finding("image", "warn", f"{path} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
+
+
+def _held(sif: str) -> Finding:
+    try:
         program = runtime()
     except InputError as error:
         return Finding("image", "warn", *_split(error))
-    if "://" in name or settings.container.startswith(ARCHIVES):
-        return Finding("image", "pass", settings.container)
-    if not Path(name).is_file():
-        return Finding("image", "warn", f"{name} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
-    labels = answer_lines(program, "inspect", "--labels", name)
+    labels = answer_lines(program, "inspect", "--labels", sif)
     held = next((line.partition(":")[2].strip() for line in labels if line.startswith("org.m2mkd.source:")), "")
     if held != source_digest(Path("m2mkd")):
-        return Finding("image", "fail", f"{name} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
-    return Finding("image", "pass", name)
+        return Finding("image", "fail", f"{sif} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
+    return Finding("image", "pass", sif)
 
 
 def data_roots(settings: Settings) -> list[Finding]:
@@ -49,9 +61,13 @@ def data_roots(settings: Settings) -> list[Finding]:
 def _data_root(settings: Settings, folder: str) -> Finding:
     try:
         bound = bind((folder,))
-        name, program = named_image(settings), runtime()
+        name = named_image(settings)
     except InputError as error:
         return Finding("data roots", "fail", *_split(error))
+    try:
+        program = runtime()
+    except InputError as error:
+        return Finding("data roots", "warn", *_split(error))
     if name is None or "://" in name or not Path(name).is_file():
         return Finding("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
     place = bound.split(":")[1]
@@ -74,27 +90,30 @@ def dvc_remote() -> Finding:
     return Finding("dvc remote", "pass", shown)
 
 
-def mlflow_store(patience: float = 5) -> Finding:
-    """Whether runs can be recorded: in the file of this project, or at the server that MLFLOW_TRACKING_URI names."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+def mlflow_store(settings: Settings, patience: float = 5) -> Finding:
+    """Whether runs can be recorded: in the file of this project, or at the server that MLFLOW_TRACKING_URI or the configuration names."""
+    uri = os.environ.get(URI_VARIABLE) or settings.tracking_uri or DEFAULT_URI
+    shown = without_credentials(uri)
     if uri.startswith(("http://", "https://")):
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=patience) as reply:
+            with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=patience) as reply:
                 healthy = reply.status == 200
-        except (URLError, OSError, ValueError) as error:
-            return Finding("mlflow store", "fail", f"{uri} does not answer ({error})", "start the server, or unset MLFLOW_TRACKING_URI")
-        return Finding("mlflow store", "pass" if healthy else "fail", uri, "" if healthy else "look at the server's log")
-    store = Path("results/mlflow.db")
-    if not store.exists():
-        return Finding("mlflow store", "pass", f"{store} will be made")
+        except (HTTPException, OSError, ValueError) as error:
+            mend = "start the server, or name another in MLFLOW_TRACKING_URI or tracking_uri"
+            return Finding("mlflow store", "fail", f"{shown} does not answer ({error})", mend)
+        return Finding("mlflow store", "pass" if healthy else "fail", shown, "" if healthy else "look at the server's log")
+    if uri != DEFAULT_URI:
+        return Finding("mlflow store", "warn", f"{shown} is not looked at", "'m2mkd track sync' says whether it takes the runs")
+    if not DATABASE.exists():
+        return Finding("mlflow store", "pass", f"{DATABASE} will be made")
     try:
-        with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
+        with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as connection:
             state = connection.execute("pragma quick_check").fetchone()[0]
     except sqlite3.Error as error:
         state = str(error)
     if state != "ok":
-        return Finding("mlflow store", "fail", f"{store}: {state}", "remove it; 'm2mkd track sync' fills a new one from the runs")
-    return Finding("mlflow store", "pass", f"{store}, {store.stat().st_size / 1e6:.0f} MB")
+        return Finding("mlflow store", "fail", f"{DATABASE}: {state}", "remove it; 'm2mkd track sync' fills a new one from the runs")
+    return Finding("mlflow store", "pass", f"{DATABASE}, {DATABASE.stat().st_size / 1e6:.0f} MB")
 
 
 def versions(lock: Path) -> Finding:

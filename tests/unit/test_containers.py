@@ -151,6 +151,21 @@ def test_an_image_is_built_again_only_if_what_decides_it_has_changed(program, tm
     assert not build.is_current("cpu", "podman", facts)
 
 
+def test_an_archive_is_there_whole_or_not_at_all_and_knows_its_name(program, tmp_path, monkeypatch):
+    facts = dict.fromkeys(("base", "revision", "changed", "version", "created", "source"), "") | {"locks": {"run-cpu.txt": ""}}
+    monkeypatch.setattr(build, "CONTAINERS", tmp_path)
+    monkeypatch.setattr(build, "note", lambda *row: None)
+    save = 'for last; do :; done; echo "$@" >> "$0.calls"; file=${last#oci-archive:}; echo half > "${file%%:*}"'
+    program("podman", f'[ "$1" != push ] || {{ {save}; exit 125; }}')
+    with pytest.raises(build.BuildError, match="podman push"):
+        build.build_with_engine("podman", "cpu", tmp_path, facts)
+    assert not (tmp_path / "m2mkd-cpu.tar").exists()
+    program("podman", f'[ "$1" != push ] || {{ {save}; }}')
+    assert build.build_with_engine("podman", "cpu", tmp_path, facts).is_file()
+    call = (tmp_path / "bin/podman.calls").read_text().splitlines()[-1]
+    assert call == f"push -q --compression-format zstd localhost/m2mkd:cpu oci-archive:{tmp_path}/.m2mkd-cpu.tar:localhost/m2mkd:cpu"
+
+
 def test_what_a_build_notes_down_does_not_count_as_a_change_of_it():
     seen = build.in_context()
     assert {"m2mkd", "containers/locks", "containers/Dockerfile", "containers/m2mkd-debootstrap.def"} <= set(seen)
@@ -221,6 +236,9 @@ def test_services_keep_to_this_machine_and_hold_no_password():
         ("oci-archive:", r"docker-archive:FILE or oci-archive:FILE, a URL"),
         ("docker://m2mkd:latest", "is not pinned"),
         ("my images/a.sif", "blank or a quote"),
+        ("a(1).sif", "blank or a quote"),
+        ("docker://a{b}@sha256:" + "0" * 64, "blank or a quote"),
+        ("oci-archive:a:b.tar", "blank or a quote"),
     ],
 )
 def test_what_is_no_image_is_refused_in_one_line(named, words):
@@ -267,10 +285,29 @@ def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_
     Path("an.tar").write_text("22")
     assert image.prepared_image(settings) != first
     assert Path("calls").read_text() == f"{form}:an.tar\n" * 2
-    program("apptainer", "echo first >&2; echo no space >&2; exit 1")
+    program("apptainer", 'for last; do before=$target; target=$last; done; touch "$before"; echo first >&2; echo no space >&2; exit 1')
     Path("an.tar").write_text("333")
     with pytest.raises(InputError, match=r"cannot be converted \(no space\)"):
         image.prepared_image(settings)
+    assert len(list(Path(".snakemake/images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("option", ["data", "/data:xx", "ro"])
+def test_a_bind_that_apptainer_would_refuse_in_every_job_is_refused_before(tmp_path, option):
+    with pytest.raises(InputError, match="none of FOLDER, FOLDER:/PLACE and FOLDER:/PLACE:ro"):
+        image.bind((f"{tmp_path}:{option}",))
+
+
+def test_an_image_in_which_nothing_starts_is_refused_before_any_job(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("m2mkd.sif").write_text("no image")
+    (tmp_path / "data root").mkdir()
+    settings = Settings(container="m2mkd.sif", binds=(str(tmp_path / "data root"),))
+    program("apptainer", 'echo "$@" > call; echo first >&2; echo not recognized >&2; exit 255')
+    with pytest.raises(InputError, match=r"nothing starts in m2mkd\.sif \(not recognized\)"):
+        image.for_workflow(settings, 1, enter=True)
+    root = tmp_path / "data root"
+    assert Path("call").read_text() == f"exec --cleanenv --bind {root}:{root} m2mkd.sif true\n"
 
 
 def test_binds_take_blanks_and_refuse_what_apptainer_would_misread(tmp_path):
@@ -281,6 +318,10 @@ def test_binds_take_blanks_and_refuse_what_apptainer_would_misread(tmp_path):
     with pytest.raises(InputError, match="data root is not there"):
         image.bind((str(folder),))
     folder.mkdir()
+    (tmp_path / "other, root").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path / "other, root")
+    with pytest.raises(InputError, match=r"leads to '.*other, root', whose comma"):
+        image.bind((str(tmp_path / "other"),))
     (tmp_path / "link").symlink_to(folder)
     assert image.bind((str(folder), f"{tmp_path / 'link'}:/data:ro")) == f"{folder}:{folder},{folder}:/data:ro"
 
@@ -289,11 +330,13 @@ def test_jobs_get_binds_threads_and_the_device_and_their_order(program, tmp_path
     program("apptainer", "exit 0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m2mkd.sif").touch()
-    monkeypatch.setenv("M2MKD_DEVICE", "cpu")
+    handed = ("M2MKD_DEVICE", "M2MKD_DATA_SOURCE", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_ARTIFACTS_DESTINATION", "CUDA_VISIBLE_DEVICES")
+    for name in handed:
+        monkeypatch.setenv(name, f"of the host's {name}")
     monkeypatch.setenv("APPTAINER_BIND", f"/etc,{tmp_path}:{tmp_path}")
     settings = Settings(container=str(tmp_path / "m2mkd.sif"), binds=(str(tmp_path),))
     found = image.for_workflow(settings, 3, enter=True)
-    assert found["environment"]["APPTAINERENV_M2MKD_DEVICE"] == "cpu"
+    assert {found["environment"][f"APPTAINERENV_{name}"] for name in handed} == {f"of the host's {name}" for name in handed}
     assert found["environment"]["APPTAINERENV_OMP_NUM_THREADS"] == "3"
     assert found["environment"]["APPTAINERENV_M2MKD_IMAGE_DIGEST"] == f"sha256:{hashlib.sha256().hexdigest()}"
     assert found["environment"]["APPTAINER_BIND"] == f"/etc,{tmp_path}:{tmp_path}"
@@ -371,6 +414,8 @@ def test_the_digest_of_the_package_depends_on_names_and_contents_but_not_on_byte
     digests = [source_digest(tmp_path)]
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "a.pyc").touch()
+    (tmp_path / ".mypy_cache").mkdir()
+    (tmp_path / ".mypy_cache" / "a.json").touch()
     (tmp_path / "a.py").chmod(stat.S_IRUSR)
     assert source_digest(tmp_path) == digests[0]
     (tmp_path / "a.py").rename(tmp_path / "b.py")

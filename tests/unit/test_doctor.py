@@ -101,6 +101,8 @@ def test_engines_are_told_apart_from_their_clients(program):
     [
         (None, None, False, "pass", "CPU build, no GPU"),
         (None, "580.1", False, "warn", "is the CPU build, and there is a GPU"),
+        (None, "No devices were found", False, "pass", "CPU build, no GPU"),
+        ("13.0", "No devices were found", False, "warn", "no device is there"),
         ("13.0", None, False, "warn", "no device is there"),
         ("13.0", "550.54", False, "fail", "driver 550.54 is too old for CUDA 13.0"),
         ("12.8", "550.54", False, "fail", "sees no device"),
@@ -139,6 +141,11 @@ def test_an_image_of_other_code_is_found(program, tmp_path):
     assert project.image(settings).status == "pass"
     program("apptainer", "echo org.m2mkd.source: 00")
     assert project.image(settings).status == "fail"
+    archive = Settings(container=f"oci-archive:{tmp_path / 'm2mkd.tar'}")
+    assert project.image(archive).status == "warn"
+    (tmp_path / "m2mkd.tar").touch()
+    assert project.image(archive).status == "pass"
+    assert project.image(Settings(container="m2mkd")).status == "fail"
 
 
 def test_data_roots_are_looked_at_from_inside_the_image(program, tmp_path):
@@ -169,15 +176,24 @@ def test_remotes_of_dvc(program, tmp_path):
 def test_the_mlflow_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert project.mlflow_store().status == "pass"
+    assert project.mlflow_store(Settings()).status == "pass"
     Path("results").mkdir()
     with sqlite3.connect("results/mlflow.db") as connection:
         connection.execute("create table runs (id)")
-    assert project.mlflow_store().status == "pass"
+    assert project.mlflow_store(Settings()).status == "pass"
     Path("results/mlflow.db").write_bytes(b"no database at all" * 100)
-    assert project.mlflow_store().status == "fail"
+    assert project.mlflow_store(Settings()).status == "fail"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "does not answer" in project.mlflow_store().found
+    assert "does not answer" in project.mlflow_store(Settings()).found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
+    assert (project.mlflow_store(Settings()).status, project.mlflow_store(Settings()).found) == (
+        "warn",
+        "postgresql://host/runs is not looked at",
+    )
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for address in ("http://me:secret@127.0.0.1:9", "http://127.0.0.1:abc"):
+        found = project.mlflow_store(Settings(tracking_uri=address))
+        assert found.status == "fail" and "does not answer" in found.found and "secret" not in found.found
 
 
 def test_versions_that_differ_from_the_lock_are_named(tmp_path):
