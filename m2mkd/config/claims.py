@@ -116,11 +116,16 @@ def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:
     """
     try:
         with path.open(newline="") as file:
-            lines = list(csv.DictReader(file, delimiter="\t"))
+            reader = csv.DictReader(file, delimiter="\t")
+            lines = [(reader.line_num, line) for line in reader]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a table in UTF-8 ({error}); correct it") from None
     claims: dict[str, Claim] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines:
+        if None in (*line, *line.values()):
+            raise InputError(f"{path}, line {number}: not as many cells as the header has; separate them by tabs")
         claim = load.checked(Claim, line, f"{path}, line {number}")
         if claim.id in claims:
             raise InputError(f"{path}, line {number}: id {claim.id} occurs twice; rename one")

@@ -261,8 +261,11 @@ def experiment(name: str, scale: Scale) -> Experiment:
 def ablations(scale_name: str, scale: Scale) -> list[str]:
     """Names of the experiments that are ablations of a scale, in alphabetical order."""
     names = sorted(path.stem for path in (CONFIG / "experiments").glob("*.yaml"))
-    found = ((name, experiment(name, scale)) for name in names)
-    return [name for name, one in found if isinstance(one, AblationExperiment) and scale_name in one.scales]
+    found = {name: one for name in names if isinstance(one := experiment(name, scale), AblationExperiment)}
+    for name, one in found.items():
+        for wanted in one.scales:
+            named("scales", wanted, f"{CONFIG / 'experiments' / name}.yaml: scales")
+    return [name for name, one in found.items() if scale_name in one.scales]
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:

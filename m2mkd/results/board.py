@@ -13,7 +13,8 @@ from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours, with_upstream
 from m2mkd.results.changes import changed_science
 from m2mkd.results.collect import Collected, measures
-from m2mkd.results.sides import EXACT_FROM, Comparison, Sides, exact_p_value, members_of, pairs_of
+from m2mkd.results.records import UNFINISHED
+from m2mkd.results.sides import EXACT_FROM, Comparison, Side, Sides, exact_p_value, members_of, pairs_of
 from m2mkd.results.verdicts import Verdict, judge
 from m2mkd.statistics import holm, smallest_p_value
 
@@ -99,7 +100,9 @@ class _Board:
         if not any(side.accuracies for side in members_of(comparisons)):
             return replace(self._not_run(claim, "None of its accuracies is there."), comparisons=comparisons, runs=runs)
         if problems := _problems(comparisons):
-            return replace(finding, verdict=Verdict("inconclusive", f"{problems} Run the workflow again to complete it."))
+            return replace(finding, verdict=Verdict("inconclusive", f"{problems} {_mend(comparisons)}"))
+        if alike := _alike(comparisons):
+            return replace(finding, verdict=Verdict("inconclusive", alike))
         verdict = judge(claim, pairs_of(comparisons))
         return replace(finding, verdict=verdict, p_value=exact_p_value(claim, comparisons) if verdict.interval else None)
 
@@ -149,12 +152,46 @@ class _Board:
             claims = [claim for claim in self.claims if (claim.scale, claim.profile, claim.seeds) == alike]
             names = sorted({name for claim in claims for name in members_named(claim)})
             overrides = {"profiles": [profile], "replicates": seeds, "replicates_per_job": seeds}
+
+            def planned(names: list[str]) -> Study:
+                return build_study(load.settings({"scale": scale, "experiments": names, "overrides": overrides}))
+
             try:
-                study = build_study(load.settings({"scale": scale, "experiments": names, "overrides": overrides}))
-                self.plans[alike] = study, cost_of(study)
-            except InputError as error:
-                raise InputError(f"config/claims.tsv: {', '.join(claim.id for claim in claims)}: {error}") from None
+                study = planned(names)
+            except InputError:
+                for claim in claims:  # one of them is to blame
+                    try:
+                        planned(members_named(claim))
+                    except InputError as error:
+                        raise InputError(f"config/claims.tsv: {claim.id}: {error}") from None
+                raise
+            self.plans[alike] = study, cost_of(study)
         return self.plans[alike]
+
+
+def _mend(comparisons: Sequence[Comparison]) -> str:
+    """How to complete what is missing; the workflow takes a run for finished whose files are there, whatever is in them."""
+    problems = [seed.problem for side in members_of(comparisons) for seed in side.seeds if seed.problem]
+    wrong = [problem for problem in problems if UNFINISHED not in problem]
+    if not wrong:
+        return "Run the workflow again to complete it."
+    return f"Remove the folder of {wrong[0].partition(': ')[0]} and run the workflow again, which takes that run for finished."
+
+
+def _alike(comparisons: Sequence[Comparison]) -> str:
+    """Two parts that are the same runs, whose difference is 0 whatever they measure; empty where there are none."""
+
+    def runs(sides: Sequence[Side]) -> list[list[tuple[str, int]]]:
+        return [[(seed.run, seed.slot) for seed in side.seeds] for side in sides]
+
+    for sides in comparisons:
+        first, second = sides[:2], sides[2:]
+        # A and B, C and D, A - B and C - D, as far as there are any
+        for one, other in ((first[:1], first[1:]), (second[:1], second[1:]), (first, second)):
+            if one and runs(one) == runs(other):
+                parts = [" - ".join(side.name for side in part) for part in (one, other)]
+                return f"{' and '.join(parts)} are the same runs, so that comparing them says nothing."
+    return ""
 
 
 def members_named(claim: Claim) -> list[str]:

@@ -55,6 +55,6 @@ def _number(name: str, value: Any) -> Any:
         raise ValueError(f"{name} is {value}, which is no finite number")
     if name.endswith(("top1", "top5")) and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, but a share from 0 to 1 is needed")
-    if name in ("count", "classes") and value < 1:
-        raise ValueError(f"{name} is {value}, but at least 1 is needed")
+    if name in ("count", "classes") and (value < 1 or type(value) is not int):
+        raise ValueError(f"{name} is {value}, but a whole number of at least 1 is needed")
     return value

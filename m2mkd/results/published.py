@@ -47,20 +47,30 @@ class PublishedNumbers:
         Raises
         ------
         InputError
-            If a file has other columns, or a value that is no number.
+            If a file is not UTF-8, or has other columns, a row of more or fewer cells, or a value that is no finite number.
         """
         self.cells: dict[tuple[str, str, str, str], list[Published]] = {}
         for path in sorted(folder.glob("*.csv"), key=lambda path: (path.stem != PAPER, path.stem)):
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != COLUMNS:
-                    raise InputError(f"{path}: the columns are {reader.fieldnames}; they must be {', '.join(COLUMNS)}")
-                for line in reader:
-                    self._add(path, reader.line_num, line)
+            try:
+                self._read(path)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: not a CSV file in UTF-8 ({error}); correct it") from None
+
+    def _read(self, path: Path) -> None:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(f"{path}: the columns are {reader.fieldnames}; they must be {', '.join(COLUMNS)}")
+            for line in reader:
+                self._add(path, reader.line_num, line)
 
     def _add(self, path: Path, number: int, line: dict[str, str]) -> None:
+        if None in (*line, *line.values()):
+            raise InputError(f"{path}, line {number}: not {len(COLUMNS)} cells; quote a cell that has a comma, and give all of them")
         try:
             value = float(line["value"]) if line["value"] else None
+            if not math.isfinite(value or 0.0):
+                raise ValueError
         except ValueError:
             raise InputError(f"{path}, line {number}: value '{line['value']}' is not a number; correct it, or leave it empty") from None
         where = line["experiment"], line["variant"], line["split"], line["metric"]

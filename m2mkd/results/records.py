@@ -12,6 +12,8 @@ from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.results.measurements import measurements_of
 
+UNFINISHED = "absent, so the run is not finished"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -72,11 +74,12 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
     path = f"{folder}/{RECORD}"
     record = _content(path)
     if record is None:
-        raise InputError(f"{path}: absent, so the run is not finished; run 'snakemake --cores all --config scale={study.scale_name}'")
+        raise InputError(f"{path}: {UNFINISHED}; run 'snakemake --cores all --config scale={study.scale_name}'")
     try:
         content = json.loads(record)
         written = {name: content[name] for name in ("id", "key", "slot", "replicate", "config", "upstream")}
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
+        provenance |= {"seconds": float(provenance["seconds"]), "packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {mend}") from None
     expected = {

@@ -1,5 +1,6 @@
 """What measured accuracies say about a claim: pure functions, never more certain than the measurements."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -59,7 +60,7 @@ class Pair:
             found = binomial_interval(round(self.treated[0] * self.images), self.images, level)
             return Interval(*(100 * share for share in (found.estimate, found.low, found.high)))
         if self.control is None or unit == "points":
-            return t_interval(self.differences, level, 1e4 * self.rounding * (1 if self.control is None else 2))
+            return t_interval(self.differences, level, self._rounding(unit))
         ratio = ratio_interval(self.treated, self.control, level, self.rounding)
         return ratio and Interval(*(100 * (bound - 1) for bound in (ratio.estimate, ratio.low, ratio.high)))
 
@@ -70,6 +71,19 @@ class Pair:
         below = mean(self.control)
         ratio = mean(self.treated) / below
         return [100 * ((one - ratio * other) / below + ratio - 1) for one, other in zip(self.treated, self.control, strict=True)]
+
+    def spread(self, unit: Unit) -> float:
+        """Standard deviation of the values over seeds, which as in the interval is taken for no smaller than that of rounding."""
+        return max(std(self.values(unit)) or 0.0, math.sqrt(self._rounding(unit)))
+
+    def _rounding(self, unit: Unit) -> float:
+        """Variance of one value from counting whole images."""
+        if self.control is None:
+            return 1e4 * self.rounding
+        if unit == "points":
+            return 2e4 * self.rounding
+        below = mean(self.control)
+        return 1e4 * self.rounding * (1 + (mean(self.treated) / below) ** 2) / below**2
 
 
 def rounding_of(images: int | None) -> float:
@@ -166,8 +180,8 @@ def _decide(claim: Claim, interval: Interval | None, pair: Pair, unit: Unit, lev
     if claim.direction == "value":
         label = "% in one run, by its images alone," if pair.is_one_accuracy else "%"
     if claim.direction == "greater":
-        return _decide_gain(claim, interval, label, lambda: _to_detect(pair.values(unit), label, level))
-    return _decide_equality(claim, interval, label, lambda margin: _to_narrow(pair.values(unit), margin, level))
+        return _decide_gain(claim, interval, label, lambda: _to_detect(pair, unit, label, level))
+    return _decide_equality(claim, interval, label, lambda margin: _to_narrow(pair, unit, margin, level))
 
 
 def _decide_gain(claim: Claim, interval: Interval, label: str, missing: Callable[[], str]) -> Verdict:
@@ -178,7 +192,10 @@ def _decide_gain(claim: Claim, interval: Interval, label: str, missing: Callable
     if interval.low > 0:
         if too_small:
             return Verdict("direction only", f"{measured} lies above 0, but below {claimed}.", interval)
-        return Verdict("reproduced", f"{measured} lies above 0" + (f" and does not exclude {claimed}." if claimed else "."), interval)
+        if size is None:
+            return Verdict("reproduced", f"{measured} lies above 0.", interval)
+        sized = ", and beyond" if interval.low > size + tolerance else " and does not exclude"
+        return Verdict("reproduced", f"{measured} lies above 0{sized} {claimed}.", interval)
     if interval.high <= 0:
         return Verdict("not reproduced", f"{measured} does not lie above 0.", interval)
     if too_small:
@@ -199,19 +216,19 @@ def _decide_equality(claim: Claim, interval: Interval, label: str, missing: Call
     return Verdict("inconclusive", f"{measured} lies partly within {band}. {missing(margin)}", interval)
 
 
-def _to_detect(values: Sequence[float], label: str, level: float) -> str:
+def _to_detect(pair: Pair, unit: Unit, label: str, level: float) -> str:
     """What would decide about a gain: the difference that so many seeds can find, and the seeds that the measured one takes."""
-    spread, measured = std(values) or 0.0, abs(mean(values))
-    detectable = minimum_detectable_difference(spread, len(values), level)
+    spread, seeds, measured = pair.spread(unit), len(pair.treated), abs(mean(pair.values(unit)))
+    detectable = minimum_detectable_difference(spread, seeds, level)
     needed = seeds_to_detect(measured, spread, level) if measured else None
     more = "no number of seeds up to 10,000 would find the measured one" if needed is None else f"the measured one takes {needed}"
-    return f"{len(values)} seeds find {detectable:.2f} {label} with 80 % power; {more}."
+    return f"{seeds} seeds find {detectable:.2f} {label} with 80 % power; {more}."
 
 
-def _to_narrow(values: Sequence[float], margin: float, level: float) -> str:
+def _to_narrow(pair: Pair, unit: Unit, margin: float, level: float) -> str:
     """What would decide about a band: the seeds whose interval, around the same estimate, ends at its edge."""
-    if len(values) < 2:
+    if len(pair.treated) < 2:
         return "One run does not say how far seeds differ, and so not how many would decide it."
-    needed = seeds_for_half_width(std(values) or 0.0, margin, level)
+    needed = seeds_for_half_width(pair.spread(unit), margin, level)
     more = "No number of seeds up to 10,000" if needed is None else f"{needed} seeds"
     return f"{more} would decide it, if estimate and spread stay."

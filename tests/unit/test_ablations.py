@@ -125,17 +125,29 @@ def test_a_setting_changes_what_it_says_and_nothing_else(setting, phase, changed
         ("{of: vmoe_base/m2mk}", r"settings\.other: of: 'vmoe_base/m2mk' is not the variant of a student experiment"),
         ("{of: ood_imagenet_r/vmoe_base}", "is not the variant of a student experiment"),
         ("{alpha: 0.3}", r"ablation_new\.yaml: ablation\.settings\.other\.alpha is not a field here"),
-        ("{models: {vmoe_bas: {stitch: kept}}}", r"models\.vmoe_bas: the scale or the overrides change it"),
+        (
+            "{models: {vmoe_bas: {stitch: kept}}}",
+            r"experiment ablation_new: settings\.other: models\.vmoe_bas: the scale or the overrides change it",
+        ),
         ("{experiment_changes: {vmoe_base: {distil: {}}}}", "did you mean 'distill'"),
         ("{against: three}", r"settings\.other\.against: three is not another setting; there are one, other"),
         ("{against: other}", "other is not another setting"),
-        ("{models: {vmoe_base: {heads: 7}}}", "width 48 is not a multiple of heads 7"),
+        ("{models: {vmoe_base: {heads: 7}}}", r"experiment ablation_new: settings\.other: .*width 48 is not a multiple of heads 7"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, monkeypatch, other, message):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, other)
     with pytest.raises(InputError, match=message):
+        whole()
+
+
+def test_a_wrong_scale_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "{}")
+    path = Path("config/experiments/ablation_new.yaml")
+    path.write_text(path.read_text().replace("[small]", "[small, smal]"))
+    with pytest.raises(InputError, match=r"ablation_new\.yaml: scales: .*smal"):
         whole()
 
 
@@ -234,6 +246,20 @@ def test_a_difference_of_differences(study):
     ]
     against = claim(comparison="(vmoe_base/m2mkd - vmoe_base/end_to_end) - (other - one)")
     assert verdict_board(study, collect(study), [against])[0].verdict.word == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("comparison", "alike"),
+    [
+        ("one - vmoe_base/m2mkd", "ablation_new/one and vmoe_base/m2mkd"),
+        ("(other - one) - (one - vmoe_base/m2mkd)", "ablation_new/one and vmoe_base/m2mkd"),
+        ("(other - one) - (other - vmoe_base/m2mkd)", "ablation_new/other - ablation_new/one and ablation_new/other - vmoe_base/m2mkd"),
+    ],
+)
+def test_runs_are_not_compared_with_themselves(study, comparison, alike):
+    (found,) = verdict_board(study, collect(study), [claim(comparison=comparison)])
+    assert found.verdict.word == "inconclusive" and found.verdict.interval is None
+    assert found.verdict.why == f"{alike} are the same runs, so that comparing them says nothing."
 
 
 @pytest.mark.parametrize(

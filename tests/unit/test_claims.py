@@ -8,7 +8,8 @@ import pytest
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
 from m2mkd.results import verdicts
-from m2mkd.results.verdicts import Pair, judge, rounding_of
+from m2mkd.results.sides import Seed, Side, exact_p_value, pairs_of
+from m2mkd.results.verdicts import Pair, averaged, judge, rounding_of
 
 CLAIM = Claim(
     id="gain",
@@ -35,6 +36,11 @@ def pair(*differences: float, control: float = 0.5, name: str = "one") -> Pair:
     return Pair(name, tuple(control + difference / 100 for difference in differences), (control,) * len(differences))
 
 
+def side(*accuracies: float, images: int = 100) -> Side:
+    seeds = tuple(Seed(place, "evaluate/0", place, share, None, None) for place, share in enumerate(accuracies))
+    return Side("one", "a", "corrected", seeds, images, 0.1)
+
+
 def claim(**changes) -> Claim:
     return Claim.model_validate(CLAIM.model_dump() | changes)
 
@@ -55,6 +61,11 @@ def test_gain_of_a_claimed_size(middle, word):
     assert verdict.word == word, verdict.why
     assert verdict.interval is not None
     assert verdict.interval.estimate == pytest.approx(middle)
+
+
+@pytest.mark.parametrize(("middle", "says"), [(2.6, "0 and does not exclude 5 ± 1."), (9.0, "0, and beyond 5 ± 1.")])  # [6.52, 11.48]
+def test_a_gain_beyond_the_claimed_size_says_so(middle, says):
+    assert judge(CLAIM, [pair(middle - 1, middle, middle + 1)]).why.endswith(says)
 
 
 def test_a_sure_small_gain_confirms_the_direction_only():
@@ -190,11 +201,71 @@ def test_seeds_that_agree_by_chance_are_not_taken_for_certain(images, word):
         assert judge(claim(size=None, tolerance=0.0, unit=unit), [gain]).word == word
 
 
+@pytest.mark.parametrize(
+    ("changes", "one", "says"),
+    [  # one image more in each seed: sqrt(2 / 12) / 359 = 0.1137 points, of 0.5 0.2274 %, times 3.264 (see the tests of the statistics)
+        (
+            {},
+            Pair("one", (0.5 + 1 / 359,) * 3, (0.5,) * 3, rounding_of(359)),
+            "3 seeds find 0.37 points with 80 % power; the measured one takes 4.",
+        ),
+        ({"unit": "relative"}, Pair("one", (0.5 + 1 / 359,) * 3, (0.5,) * 3, rounding_of(359)), "3 seeds find 0.74 % of the baseline"),
+        # t(0.975, 18) * 100 * sqrt(2 / 12) / 40 / sqrt(19) = 0.492; with one side alone t(0.975, 10) * 0.7217 / sqrt(11) = 0.485
+        ({"direction": "equal", "tolerance": 0.5}, Pair("one", (0.5,) * 3, (0.5,) * 3, rounding_of(40)), " 19 seeds would decide it"),
+        (
+            {"direction": "value", "comparison": "a", "size": 50.0, "tolerance": 0.5},
+            Pair("one", (0.5,) * 3, None, rounding_of(40)),
+            " 11 seeds would decide it",
+        ),
+    ],
+)
+def test_what_is_missing_counts_the_rounding_of_seeds_that_agree(changes, one, says):
+    verdict = judge(claim(**{"size": None, "tolerance": 0.0} | changes), [one])
+    assert verdict.word == "inconclusive" and says in verdict.why
+
+
+def test_what_is_missing_is_of_the_best_member_at_the_simultaneous_level():
+    # At 97.5 %: of spread 1 three seeds find 4.62, and 1 takes 13 (noncentral t); the first member has spread 0.1.
+    best = claim(population=("one", "two"), aggregate="max", size=None, tolerance=0.0)
+    verdict = judge(best, [pair(-0.1, 0.0, 0.1), pair(0.0, 1.0, 2.0, name="two")])
+    assert "3 seeds find 4.62 points with 80 % power; the measured one takes 13." in verdict.why
+    # t(0.9875, 4) * 0.1 / sqrt(5) = 0.156 <= 0.2 < 0.209 = t(0.9875, 3) * 0.1 / sqrt(4); at 95 % four would do
+    both = claim(population=("one", "two"), direction="equal", size=None, tolerance=0.5)
+    verdict = judge(both, [pair(0.2, 0.3, 0.4), pair(0.0, 0.0, 0.0, name="two")])
+    assert verdict.why.startswith("one: ") and "5 seeds would decide it" in verdict.why
+
+
+def test_what_is_missing_of_a_ratio_counts_to_first_order():
+    # With r = 1: (0.5 - control) / 0.5 is +20, 0, -20 %, of mean 0 and spread 20; plain ratios would be +25, 0, -16.67.
+    one = Pair("one", (0.5, 0.5, 0.5), (0.4, 0.5, 0.6))
+    assert one.values("relative") == pytest.approx([20.0, 0.0, -20.0])
+    verdict = judge(claim(unit="relative", size=None, tolerance=0.0), [one])
+    assert "3 seeds find 65.28 % of the baseline with 80 % power" in verdict.why
+
+
 def test_what_a_band_misses_is_measured_against_its_edge():
     # Estimate 0.3 from 0.2 to 0.4, band ± 0.5: the margin 0.2 needs t(0.975, n - 1) * 0.1 / sqrt(n) <= 0.2, that is 4 seeds.
     verdict = judge(claim(direction="equal", size=None, tolerance=0.5), [pair(0.2, 0.3, 0.4)])
     assert verdict.word == "inconclusive"
     assert verdict.why.endswith("4 seeds would decide it, if estimate and spread stay.")
+
+
+def test_rounding_adds_up_over_sides_and_averages_over_members():
+    # One image of the side of 100 is 1 point, of variance 1 / 12 in each accuracy that agrees; t(0.975, 2) = 4.302653.
+    a, b, c, d = side(0.5, 0.5, 0.5, images=400), side(0.25, 0.25, 0.25), side(0.75, 0.75, 0.75), side(0.5, 0.5, 0.5, images=400)
+    for pairs, accuracies in ((pairs_of([(a, b)]), 2), (pairs_of([(a, b, c, d)]), 4), ([averaged(pairs_of([(a, b)] * 4))], 2 / 4)):
+        interval = pairs[0].interval("points", 0.95)
+        assert interval.high - interval.estimate == pytest.approx(4.302653 * (accuracies / 12 / 3) ** 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("aggregate", "p_value"), [("each", 10 / 64), ("max", 2 * 2 / 64), ("mean", 2 / 64)])
+def test_an_exact_test_is_of_the_population_as_it_is_spoken_of(aggregate, p_value):
+    # Of 1 to 6 every flip lowers the sum. With -3 it is 15, and 5 flips of the 64 reach that (of nothing, 1, 2, 3, and 1 with 2), on either
+    # side. The mean of both by seed is 3.5 five times and 0.5.
+    gains = (6, 5, 4, -3, 2, 1), (1, 2, 3, 4, 5, 6)
+    comparisons = [(side(*(0.5 + gain / 64 for gain in one)), side(*[0.5] * 6)) for one in gains]
+    asked = claim(aggregate=aggregate, population=("one", "two"))
+    assert exact_p_value(asked, comparisons) == pytest.approx(p_value)
 
 
 def test_one_of_many_that_fails_by_chance_is_no_failure():
@@ -251,6 +322,23 @@ def test_a_wrong_row_is_refused_by_line_and_field(tmp_path: Path, changes, messa
     path.write_text("\t".join(row) + "\n" + "\t".join(str(value) for value in row.values()) + "\n")
     with pytest.raises(InputError, match=f"claims.tsv, line 2: .*{message}"):
         load_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: line[:-2], "line 3: not as many cells as the header has"),
+        (lambda line: line + b"\tmore", "line 3: not as many cells as the header has"),
+        (lambda line: line.replace(b"better", b"b\xe9tter"), "claims.tsv: not a table in UTF-8"),
+        (lambda line: line.replace(b"greater", b"grater"), "line 3: direction"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_line(tmp_path: Path, change, message):
+    row = CLAIM.model_dump(mode="json") | {"population": "one"}
+    lines = ["\t".join(row).encode(), b"", change("\t".join(str(value) for value in row.values()).encode())]
+    (tmp_path / "claims.tsv").write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        load_claims(tmp_path / "claims.tsv")
 
 
 def test_an_id_stands_once(tmp_path: Path):

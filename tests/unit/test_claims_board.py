@@ -100,6 +100,7 @@ def test_a_deleted_seed(tmp_path, phase):
     found = board(study)
     for name in ("small_vmoe_iid", "vmoe_gain_100"):
         assert f"Seed 1 of vmoe_base/m2mkd is missing: {gone}/run.json: absent" in found[name].verdict.why
+    assert found["small_vmoe_iid"].verdict.why.endswith("Run the workflow again to complete it.")
     # Tables are of the two seeds that are left, and the workflow will make them anew.
     assert "| m2mkd      | corrected |       2 |" in Path("results/small/tables/results.md").read_text()
     assert not list(Path("results/small/tables").glob("study-*.json"))
@@ -125,6 +126,7 @@ def test_a_changed_output_fails_the_smoke(tmp_path):
     found = board(study)
     assert found["vmoe_gain_100"].verdict.word == "smoke-fail" and "sha256 is" in found["vmoe_gain_100"].verdict.why
     assert found["small_vmoe_iid"].verdict.word == "inconclusive"
+    assert f" Remove the folder of {path} and run the workflow again, which" in found["small_vmoe_iid"].verdict.why
 
 
 def test_an_outlier_changes_the_verdict(tmp_path):
@@ -246,24 +248,27 @@ def test_a_claim_about_several_sets_is_not_judged(tmp_path):
     assert found.word == "not run" and "vmoe_base/m2mkd has not exactly one ood_top1 in this study" in found.why
 
 
-@pytest.mark.parametrize("value", ["NaN", "1.5", "-0.1", "null", '"0.9"', "Infinity"])
-def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*(("top1", value) for value in ("NaN", "1.5", "-0.1", "null", '"0.9"', "Infinity")), ("count", "359.5"), ("count", "0")],
+)
+def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, name, value):
     study = fabricate(tmp_path)
     run = one_of(study, Evaluate)
     path = Path(study.folder(run.id)) / "1" / "metrics.json"
-    path.write_text(re.sub(r'"top1": [\d.]+', f'"top1": {value}', path.read_text(), count=1))
+    path.write_text(re.sub(rf'"{name}": [\d.]+', f'"{name}": {value}', path.read_text(), count=1))
     edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}), slot=1)
-    with pytest.raises(InputError, match=r"1/metrics\.json: top1 is .*; remove"):
+    with pytest.raises(InputError, match=rf"1/metrics\.json: {name} is .*; remove"):
         compile_tables(study)
     found = board(study)
     assert found["small_vmoe_iid"].verdict.word == "inconclusive" and found["vmoe_gain_100"].verdict.word == "smoke-fail"
-    assert "metrics.json: top1 is" in found["small_vmoe_iid"].verdict.why
+    assert f"metrics.json: {name} is" in found["small_vmoe_iid"].verdict.why
 
 
 def test_a_claim_of_what_there_is_not_is_refused_by_name(tmp_path):
     study = plan(tmp_path, "small", STUDENTS)
     with pytest.raises(InputError, match=r"config/claims\.tsv: tiny_vmoe_iid: .*vmoe_bass"):
-        board(study, [claim("tiny_vmoe_iid", population="vmoe_bass")])
+        board(study, [claim("tiny_vmoe_iid", id="right"), claim("tiny_vmoe_iid", population="vmoe_bass")])
 
 
 def test_the_explanation_names_runs_digests_and_commands(tmp_path):

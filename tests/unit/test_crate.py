@@ -195,22 +195,41 @@ def test_from_a_crate_everything_is_compiled_as_it_was(crate, study, monkeypatch
     assert {path.name: path.read_bytes() for path in Path(study.root, "tables").iterdir()} == before
 
 
-def forge_config(folder: Path, run: str) -> None:
-    path = folder / run
-    content = json.loads(path.read_text())
-    content["config"]["recipe"]["lr"] = 0.5
-    path.unlink()  # a link to the project's own
-    path.write_text(json.dumps(content))
-
-
 def rewrite(path: Path, text: str) -> None:
-    path.unlink()
+    path.unlink()  # a link to the project's own
     path.write_text(text)
+
+
+def forge(folder: Path, run: str, change) -> None:
+    content = json.loads((folder / run).read_text())
+    change(content)
+    rewrite(folder / run, json.dumps(content))
+
+
+def forget(folder: Path, run: str) -> None:
+    """Leave a record out of the manifest and the metadata's digests, as if it had never been written."""
+    manifest = folder / "manifest-sha256.txt"
+    manifest.write_text(re.sub(rf"\w+  {re.escape(run)}\n", "", manifest.read_text()))
+    edit(folder, lambda found: found[run].pop("sha256"))
+    sign(folder)
+
+
+def replace_a_table(folder: Path, run: str) -> None:
+    table = Path(run).parents[3] / "tables/claims.csv"
+    rewrite(folder / table, "id,verdict\n")
+    sign(folder, str(table))
+
+
+def forget_an_evaluation(folder: Path, run: str) -> None:
+    record = sorted((folder / Path(run).parents[2]).glob("evaluate/*/0/run.json"))[0]
+    forget(folder, str(record.relative_to(folder)))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (replace_a_table, r"claims\.csv: not what was compiled, by study-\w+\.json"),
+        (forget_an_evaluation, r"study-\w+\.json: lists evaluate/\w+, which is not in the crate"),
         (lambda crate, run: rewrite(crate / run / "metrics.json", "{}"), r"metrics\.json: sha256 is .* but manifest-sha256\.txt says"),
         (lambda crate, run: (crate / run / "metrics.json").unlink(), r"metrics\.json: absent, though manifest"),
         (
@@ -218,18 +237,45 @@ def rewrite(path: Path, text: str) -> None:
             r"not the file that run\.json",
         ),
         (
-            lambda crate, run: [forge_config(crate, f"{run}/run.json"), sign(crate, f"{run}/run.json")],
+            lambda crate, run: [
+                forge(crate, f"{run}/run.json", lambda record: record["config"]["recipe"].update(lr=0.5)),
+                sign(crate, f"{run}/run.json"),
+            ],
             "key does not follow from its config",
+        ),
+        (lambda crate, run: forget(crate, f"{run}/run.json"), r"builds on train_student/\w+, which is not in the crate"),
+        (lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(outputs=None)), "not a whole record of a run"),
+        (
+            lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(upstream={"a": 1})),
+            "not a whole record of a run",
         ),
         (
             lambda crate, run: [edit(crate, lambda found: found["Makefile"].update(sha256="0")), sign(crate)],
             "sha256 of Makefile is not that",
         ),
         (lambda crate, run: (crate / "manifest-sha256.txt").write_text("0" * 64 + "  ../x\n"), "line 1: not a sha256 and a path within"),
+        (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
         (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
         (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is no crate"),
     ],
-    ids=["changed", "gone", "signed", "configuration", "description", "path", "metadata", "none"],
+    ids=[
+        *(
+            "table",
+            "evaluation",
+            "changed",
+            "gone",
+            "signed",
+            "configuration",
+            "upstream",
+            "outputs",
+            "roles",
+            "description",
+            "path",
+            "encoding",
+            "metadata",
+            "none",
+        ),
+    ],
 )
 def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, study, tmp_path, damage, message):
     elsewhere = tmp_path / "elsewhere"

@@ -63,6 +63,21 @@ def test_what_cannot_be_is_refused(folder, changes, message):
     assert (folder / "m2mkd.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"one,way,iid,top1,1.0,percent,a, table 1,VERIFIED", "line 2: not 8 cells; quote"),
+        (b"one,way,iid,top1,1.0,percent,a", "line 2: not 8 cells"),
+        (b"one,way,iid,top1,nan,percent,a,VERIFIED", "line 2: value 'nan' is not a number"),
+        (b"one,way,iid,top1,1.0,percent,\xe9,VERIFIED", "m2mkd.csv: not a CSV file in UTF-8"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_line(folder, line, message):
+    (folder / "m2mkd.csv").write_bytes(",".join(COLUMNS).encode() + b"\n" + line + b"\n")
+    with pytest.raises(InputError, match=message):
+        PublishedNumbers(folder)
+
+
 def test_cells_that_are_told_apart_by_nothing_are_refused(folder):
     lines = [",".join(COLUMNS), *["one,way,iid,top1,,percent,,NOT FOUND"] * 2]
     (folder / "m2mkd.csv").write_text("\n".join(lines) + "\n")

@@ -18,12 +18,15 @@ class Ablations(Students):
             if known is None or value not in (known.released, known.corrected):
                 mend = f"give {known.released} or {known.corrected}" if known else f"there are {', '.join(load.switches())}"
                 raise InputError(f"{where}: compat: {switch} {value} is not in config/compat.yaml; {mend}")
-        scale = load.changed(self.scale, setting.changes, where) if setting.changes else self.scale
-        catalogue = load.catalogue(scale) if setting.models or setting.recipes else self.catalogue
-        builder = Ablations(self.study, scale, catalogue, setting.compat, name)
-        experiment, variant = builder.student(ablation.student(chosen), f"{where}: of")
-        trained = builder.students(experiment, variant, profile)
-        measured = tuple(builder.evaluation(experiment, run, profile) for run in trained)
+        try:
+            scale = load.changed(self.scale, setting.changes, "its changes") if setting.changes else self.scale
+            catalogue = load.catalogue(scale) if setting.models or setting.recipes else self.catalogue
+            builder = Ablations(self.study, scale, catalogue, setting.compat, name)
+            experiment, variant = builder.student(ablation.student(chosen), "of")
+            trained = builder.students(experiment, variant, profile)
+            measured = tuple(builder.evaluation(experiment, run, profile) for run in trained)
+        except InputError as error:  # which may name the file of the student, in which nothing is wrong
+            raise InputError(f"{where}: {error}") from None
         for switch in setting.compat:
             if switch not in builder.switched:
                 raise InputError(f"{where}: compat: {switch} changes nothing in {ablation.student(chosen)}; remove it")

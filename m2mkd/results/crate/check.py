@@ -18,6 +18,8 @@ from m2mkd.results.crate.write import MANIFEST
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 METADATA = "ro-crate-metadata.json"
+RECEIPT = re.compile(r"results/[^/]+/tables/study-[0-9a-f]+\.json")
+"""What names the runs that the tables were compiled from, and the tables with their digests."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def check_crate(folder: Path) -> Checked:
         *_files(folder, digests),
         *_entities(described, digests),
         *(problem for path, content in contents.items() for problem in _run(path, content, digests)),
+        *(problem for path in digests if RECEIPT.fullmatch(path) for problem in _receipt(folder, path, digests)),
     ]
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -67,7 +70,11 @@ def check_crate(folder: Path) -> Checked:
 
 def _manifest(path: Path) -> dict[str, str]:
     digests = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; get the crate again") from None
+    for number, line in enumerate(lines, start=1):
         match = LINE.fullmatch(line)
         if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
             raise InputError(f"{path}, line {number}: not a sha256 and a path within the crate; get the crate again")
@@ -102,7 +109,9 @@ def _entities(described: dict[str, Any], digests: dict[str, str]) -> Iterator[st
 def _record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        return {name: content[name] for name in ("id", "key", "config", "upstream", "outputs")}
+        found = {name: content[name] for name in ("id", "key", "config")}
+        upstream = {role: tuple(ids) for role, ids in dict(content["upstream"]).items()}
+        return found | {"upstream": upstream, "outputs": dict(content["outputs"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); get the crate again") from None
 
@@ -115,7 +124,7 @@ def _run(path: str, content: dict[str, Any], digests: dict[str, str]) -> Iterato
     except ValidationError as error:
         yield f"{path}: its configuration is not one of this version of the suite ({error.errors()[0]['msg']})"
         return
-    upstream = {role: tuple(ids) for role, ids in content["upstream"].items()}
+    upstream = content["upstream"]
     if (content["id"], content["key"], run_key(config, upstream)) != (f"{phase}/{key}", key, key):
         yield f"{path}: its key does not follow from its configuration"
     for output, digest in content["outputs"].items():
@@ -125,3 +134,19 @@ def _run(path: str, content: dict[str, Any], digests: dict[str, str]) -> Iterato
     for run_id in (run_id for ids in upstream.values() for run_id in ids):
         if f"{root}/{run_id}/0/{RECORD}" not in digests:
             yield f"{path}: builds on {run_id}, which is not in the crate"
+
+
+def _receipt(folder: Path, path: str, digests: dict[str, str]) -> Iterator[str]:
+    """What was compiled is what is here."""
+    try:
+        content = json.loads((folder / path).read_text())
+        runs, tables = list(content["runs"]), dict(content["tables"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{path}: not a whole receipt of tables ({type(error).__name__}: {error})"
+        return
+    root = Path(path).parents[1]
+    there = {"/".join(Path(name).parts[3:5]) for name in digests if name.startswith(f"{root}/runs/") and name.endswith(f"/{RECORD}")}
+    yield from (f"{path}: lists {run}, which is not in the crate" for run in runs if run not in there)
+    for name, digest in tables.items():
+        if digests.get(f"{root}/tables/{name}") != digest:
+            yield f"{root}/tables/{name}: not what was compiled, by {Path(path).name}"
