@@ -185,13 +185,13 @@ def test_the_mlflow_store(tmp_path, monkeypatch):
     assert project.mlflow_store(Settings()).status == "fail"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "does not answer" in project.mlflow_store(Settings()).found
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
     assert (project.mlflow_store(Settings()).status, project.mlflow_store(Settings()).found) == (
         "warn",
         "postgresql://host/runs is not looked at",
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    for address in ("http://me:secret@127.0.0.1:9", "http://127.0.0.1:abc"):
+    for address in ("http://user:secret@127.0.0.1:9", "http://127.0.0.1:abc"):
         found = project.mlflow_store(Settings(tracking_uri=address))
         assert found.status == "fail" and "does not answer" in found.found and "secret" not in found.found
 
