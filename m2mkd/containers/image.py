@@ -19,6 +19,8 @@ HOST = "none"
 """In the place of an image: run on the host."""
 ARCHIVES = ("docker-archive:", "oci-archive:")
 """What Docker saves, and what Podman does."""
+SQUASH = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
+"""How a SIF is packed: as small as gzip makes it within a few percent, in a fifth of the time."""
 CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives, and digests of images."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
@@ -135,7 +137,7 @@ def _convert(program: str, named: str, image: Path) -> None:
     temporary = image.with_suffix(f".{os.getpid()}.sif")
     form = named.partition(":")[0]
     sys.stderr.write(f"container: converting {archive}\n")
-    command = [program, "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(temporary), f"{form}:{archive}"]
+    command = [program, "build", *SQUASH, str(temporary), f"{form}:{archive}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
