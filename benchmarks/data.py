@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.config.recipe import Augmentation, Recipe
 from m2mkd.data.archives import open_archive
 from m2mkd.data.fetch import RAW
@@ -66,9 +66,9 @@ class Sort:
     image_size: int
 
     @property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> DatasetConfig:
         file = SourceFile(name=self.archive)
-        return Dataset(title=self.archive, layout=self.layout, classes=self.classes, licence="see the pack", files=(file,))
+        return DatasetConfig(title=self.archive, layout=self.layout, classes=self.classes, licence="see the pack", files=(file,))
 
 
 SORTS = {

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from m2mkd.config import load
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.distill.losses import kd_divergence
 from m2mkd.evaluation.released import twice_counted, whole_batches
@@ -18,6 +17,7 @@ from m2mkd.models.moe import MoE
 from m2mkd.models.nac.graphs import adjacency_matrix, prior_graph, prior_signatures
 from m2mkd.models.nac.kernel import cosine_distance
 from m2mkd.models.nac.regularisers import block_model, block_model_loss
+from m2mkd.seeds import forked_rng
 from m2mkd.training.optim import LearningRate, build_optimizer
 
 PAPER = load.catalogue(load.scale("paper", {}))

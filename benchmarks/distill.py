@@ -26,8 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from m2mkd.config.models import ViT
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.config.published import published
 from m2mkd.config.recipe import Distillation
 from m2mkd.distill.hybrid import DistillationHybrid
@@ -44,14 +43,14 @@ Precision = StrEnum("Precision", ["fp32", "bf16"])
 class Networks(NamedTuple):
     """Meta model, teacher and student, with their data."""
 
-    meta: ViT
-    teacher: ViT
+    meta: ViTConfig
+    teacher: ViTConfig
     student: VMoEConfig
     image_size: int
     num_classes: int
 
 
-_SMALL = ViT(patch_size=8, width=256, heads=4, depths=(1, 1, 1, 1))
+_SMALL = ViTConfig(patch_size=8, width=256, heads=4, depths=(1, 1, 1, 1))
 _SMALL_STUDENT = VMoEConfig(patch_size=8, width=192, heads=3, depths=(2, 2, 2, 2), experts=4)
 
 
@@ -59,12 +58,12 @@ def networks(size: str) -> Networks:
     """``base``: as published (DeiT-Large, V-MoE-Base, ImageNet); ``small``: the same shape on 64 pixels, for a CPU."""
     if size == "base":
         meta, teacher, student = (published(name) for name in ("meta_large", "deit_large", "vmoe_base"))
-        assert isinstance(meta, ViT) and isinstance(teacher, ViT) and isinstance(student, VMoEConfig)
+        assert isinstance(meta, ViTConfig) and isinstance(teacher, ViTConfig) and isinstance(student, VMoEConfig)
         return Networks(meta, teacher, student, 224, 1000)
     return Networks(_SMALL, _SMALL.model_copy(update={"depths": (3, 3, 3, 3)}), _SMALL_STUDENT, 64, 100)
 
 
-def bare(stage: Stage, config: ViT) -> Callable[[Tensor], Tensor]:
+def bare(stage: Stage, config: ViTConfig) -> Callable[[Tensor], Tensor]:
     """A stage of a ViT as torch calls on its weights, without modules."""
     weights = dict(stage.named_parameters())
     blocks = len(stage.blocks)

@@ -30,8 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from m2mkd.config.models import ViT
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.config.recipe import Augmentation, Distillation, Recipe
 from m2mkd.data.pack import Split
 from m2mkd.data.stream import Batch, EvalBatch, TrainStream
@@ -49,9 +48,9 @@ from m2mkd.training.optim import LearningRate, build_optimizer
 What = StrEnum("What", ["update", "checkpoint", "ranks", "jobs"])
 CPU = torch.device("cpu")
 SIDE, CLASSES = 32, 10
-MODEL = ViT(patch_size=4, width=128, heads=4, depths=(2, 2, 2))
+MODEL = ViTConfig(patch_size=4, width=128, heads=4, depths=(2, 2, 2))
 STUDENT = VMoEConfig(patch_size=4, width=96, heads=3, depths=(1, 1, 1), experts=4)
-LARGE = ViT(patch_size=4, width=384, heads=6, depths=(2, 2, 1))
+LARGE = ViTConfig(patch_size=4, width=384, heads=6, depths=(2, 2, 1))
 """With AdamW's moments a checkpoint of about 100 MB."""
 WANTED = {"update": "<= 1.03", "checkpoint": "<= 0.2 s", "ranks": ">= 1.7", "jobs": ">= 1.8"}
 
@@ -78,7 +77,7 @@ class Stream:
         self.asked.append(self.clock())
 
 
-def vit_task(model: ViT = MODEL) -> Task:
+def vit_task(model: ViTConfig = MODEL) -> Task:
     """A ViT on labels."""
     torch.manual_seed(0)
     network = StagedViT(model, image_size=SIDE, num_classes=CLASSES)

@@ -25,8 +25,7 @@ from reference_nac import ReferenceNAC
 from rich.console import Console
 from rich.table import Table
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Latents
+from m2mkd.config.models import Latents, NACConfig
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise
 

@@ -23,11 +23,11 @@ class Ranks:
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that writes."""
         return self.rank == 0
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What rank 0 has."""
         if self.count == 1:
             return value
@@ -37,7 +37,7 @@ class Ranks:
         broadcast_object_list(box, src=0)
         return box[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """What each rank has, in their order."""
         if self.count == 1:
             return [value]
@@ -47,7 +47,7 @@ class Ranks:
         all_gather_object(everyone, value)
         return everyone
 
-    def summed(self, values: "Tensor") -> "Tensor":
+    def all_reduce(self, values: "Tensor") -> "Tensor":
         """Sum over the ranks of a tensor on the CPU, which is overwritten."""
         if self.count > 1:
             from torch.distributed import all_reduce

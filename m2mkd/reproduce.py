@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 
 from m2mkd.config.experiment import Settings
-from m2mkd.config.plan import build_study
-from m2mkd.config.runs import is_done
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
+from m2mkd.study.graph import is_done
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Study
 
 WORK = Path("results/reproduce")
 """Names the lock that one reproduction at a time holds."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.config.experiment import Settings
-from m2mkd.config.plan import build_study
-from m2mkd.config.runs import SETTLED, is_done, settle_times
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
+from m2mkd.study.graph import SETTLED, is_done, normalise_mtimes
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Study
 
 
 def restore(settings: Settings, pull: Sequence[str], say: Callable[[str], object]) -> None:
@@ -42,7 +42,7 @@ def restore(settings: Settings, pull: Sequence[str], say: Callable[[str], object
     if lacking := _said("data", "status").get("uncommitted", {}).get("deleted"):
         raise InputError(f"{lacking[0]}: the remote does not have it; run 'dvc push' where it was made, and the same command again here")
     study = build_study(settings)
-    settle_times(study)
+    normalise_mtimes(study)
     done = sum(is_done(study, run) for run in study.runs.values())
     _settle_results(study, current=done == len(study.runs) and _results_are_current())
     say(f"{study.scale.title}: {done} of {len(study.runs)} runs are here")
@@ -70,11 +70,11 @@ def _results_are_current() -> bool:
 
 def _settle_results(study: Study, *, current: bool) -> None:
     """Make tables and report newer than what they are made from, and fill the MLflow store, which DVC does not keep; or older."""
-    from m2mkd.tracking import mlflow_sink
+    from m2mkd.tracking import mlflow_export
 
     made = [Path(study.root, "tables", f"study-{study.key}.json"), Path(study.root, "report.html")]
     for path in made:
         if path.is_file():
             os.utime(path, None if current else (SETTLED, SETTLED))
     if current and all(path.is_file() for path in made):
-        mlflow_sink.sync(study)
+        mlflow_export.sync(study)

@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks a job to stop; SIGUSR1 is what a cluster can be told to send some time before it takes the machine away."""
 
 
-class Caught:
+class SignalGuard:
     """Within it, a first signal is only noted; a second one ends the process at once.
 
     Parameters

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from m2mkd.config import load
-from m2mkd.config.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, MeasureHybrid, Phase
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Run, Study
+from m2mkd.study.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, MeasureHybrid, Phase
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Run, Study
 from m2mkd.training.curves import Curves
 from m2mkd.training.job import Outcome, record_outputs
 

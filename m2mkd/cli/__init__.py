@@ -26,7 +26,7 @@ app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
 CTRL_C = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
-MENDS = {
+FIXES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG), "move it away, or name another place,"),
@@ -37,17 +37,17 @@ MENDS = {
 def main() -> None:
     """Run the command line; bad input gives one line and exit code 2."""
     try:
-        inside.obey()
+        inside.require_ordered_container()
         app()
     except InputError as error:
         sys.exit(_refuse(str(error)))
     except OSError as error:
-        if error.errno not in MENDS:
+        if error.errno not in FIXES:
             raise
         where = error.filename2 or error.filename or "a file"
-        sys.exit(_refuse(f"{where}: {error.strerror}; {MENDS[error.errno]} and run the same command again"))
+        sys.exit(_refuse(f"{where}: {error.strerror}; {FIXES[error.errno]} and run the same command again"))
     except Interrupted as stopped:
-        if Ranks.here().leads:
+        if Ranks.here().is_main:
             sys.stderr.write(f"m2mkd: stopped by {stopped}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # at once: whoever sent the signal may not wait for Python to tidy up

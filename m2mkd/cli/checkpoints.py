@@ -54,7 +54,7 @@ def evaluate(
     ] = 0,
 ) -> None:
     """Print as JSON the accuracy of a released or imported network, or of an own run's, on a prepared set."""
-    from m2mkd.config.plan import resolve_data
+    from m2mkd.study.plan import resolve_data
     from m2mkd.training.device import choose_device, prepare_torch
     from m2mkd.training.phases.common import open_data
     from m2mkd.upstream.imported import open_weights
@@ -90,7 +90,7 @@ def _name(config: Path | None) -> str:
 
 
 def _class_names(source: str) -> tuple[str, ...]:
-    from m2mkd.config.plan import resolve_data
+    from m2mkd.study.plan import resolve_data
     from m2mkd.training.phases.common import open_data
 
     if Path(source).is_file():

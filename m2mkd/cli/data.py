@@ -72,15 +72,15 @@ def verify(
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
             typer.echo(f"{manifest.parent}: {counts} images, whole")
         if names and not raw and not packs:
-            mend = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
-            raise InputError(f"{name}: neither source files nor a prepared set are here; {mend}")
+            fix = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
+            raise InputError(f"{name}: neither source files nor a prepared set are here; {fix}")
 
 
 @app.command()
 def prepare(data: DataArgument) -> None:
     """Prepare a data set at an image size."""
-    from m2mkd.config.plan import resolve_data
     from m2mkd.data.prepare import prepare
+    from m2mkd.study.plan import resolve_data
 
     resolved, dataset = resolve_data(data, "data prepare")
     prepare(resolved.name, dataset, resolved.image_size, Path(resolved.folder))
@@ -92,9 +92,9 @@ def show(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: data/sheets/NAME@SIZE.png.")] = None,
 ) -> None:
     """Write a contact sheet of a prepared set, with labels, and print what it holds."""
-    from m2mkd.config.plan import resolve_data
     from m2mkd.data.contact_sheet import write_contact_sheet
     from m2mkd.data.pack import open_pack
+    from m2mkd.study.plan import resolve_data
 
     resolved, _ = resolve_data(data, "data show")
     pack = open_pack(Path(resolved.folder))
@@ -112,9 +112,9 @@ def describe(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; default: data/described/NAME@SIZE.")] = None,
 ) -> None:
     """Describe a prepared set for machines: Croissant metadata, and a table of its images with label, name and sha256."""
-    from m2mkd.config.plan import resolve_data
     from m2mkd.data.croissant import METADATA, write_croissant
     from m2mkd.data.pack import open_pack
+    from m2mkd.study.plan import resolve_data
 
     resolved, dataset = resolve_data(data, "data describe")
     folder = output or Path("data/described") / data

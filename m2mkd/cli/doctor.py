@@ -32,7 +32,7 @@ def _show(findings: list) -> None:
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
     table = Table("check", "status", "found", "mend")
     for finding in findings:
-        table.add_row(finding.check, f"[{colours[finding.status]}]{finding.status}[/]", _plain(finding.found), _plain(finding.mend))
+        table.add_row(finding.check, f"[{colours[finding.status]}]{finding.status}[/]", _plain(finding.found), _plain(finding.fix))
     Console().print(table)
 
 

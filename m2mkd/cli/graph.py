@@ -48,8 +48,8 @@ def show(
 
 def _weights(what: str, scale: str | None) -> Path | None:
     """The file of weights that is meant; none if it is an experiment."""
-    from m2mkd.config.phases import WEIGHTS
     from m2mkd.errors import InputError
+    from m2mkd.study.phases import WEIGHTS
 
     if not what.endswith(".safetensors") and "/" not in what:
         return None
@@ -62,9 +62,9 @@ def _weights(what: str, scale: str | None) -> Path | None:
 
 
 def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, profile: str | None, seed: int) -> tuple[str, Any]:
-    from m2mkd.config.phases import TrainStudent
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import fitted_graph, graph_seed
+    from m2mkd.study.phases import TrainStudent
 
     changes = [*(overrides or []), *([f"profiles=[{profile}]"] if profile else [])]
     study = read_study(scale, [name], changes)
@@ -83,9 +83,9 @@ def _of_weights(path: Path, cut: float) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from m2mkd.config.phases import RECORD
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import intended_of_run, trained_graph
+    from m2mkd.study.phases import RECORD
 
     intended, record = None, path.with_name(RECORD)
     try:

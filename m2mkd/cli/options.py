@@ -31,7 +31,7 @@ def read_settings(scale: str | None, experiments: list[str] | None, overrides: l
 
 
 def read_study(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, *, ablations: bool = False) -> Any:
-    from m2mkd.config.plan import build_study
+    from m2mkd.study.plan import build_study
 
     return build_study(read_settings(scale, experiments, overrides), ablations=ablations)
 

@@ -22,20 +22,20 @@ def plan(
     longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
 ) -> None:
     """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
-    from m2mkd.config.plan import build_study
-    from m2mkd.config.runs import as_graph, settle_times
     from m2mkd.containers.image import for_workflow
     from m2mkd.files import require_writable
     from m2mkd.planning.cost import Assumptions
     from m2mkd.planning.request import Terms, requests
-    from m2mkd.tracking.address import prefer
+    from m2mkd.study.graph import as_graph, normalise_mtimes
+    from m2mkd.study.plan import build_study
+    from m2mkd.tracking.address import set_default_tracking_uri
 
     settings = read_settings(None, None, None, config)
-    tracking = prefer(settings.tracking_uri)
+    tracking = set_default_tracking_uri(settings.tracking_uri)
     study, whole = build_study(settings), build_study(settings, ablations=True)
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
-    settle_times(whole)
+    normalise_mtimes(whole)
     asked = requests(whole, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
     beside = {"container": container, "tracking": tracking, "requests": asked}
     typer.echo(json.dumps(as_graph(study, settings, whole) | beside))
@@ -46,7 +46,7 @@ def list_(
     scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
 ) -> None:
     """List the runs of a study, and whether they are done."""
-    from m2mkd.config.runs import show_runs
+    from m2mkd.study.graph import show_runs
 
     show_runs(read_study(scale, experiment, overrides, ablations=ablations))
 
@@ -70,6 +70,6 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
     """List or remove run folders that neither the study nor the scale's ablations need."""
-    from m2mkd.config.runs import collect_garbage
+    from m2mkd.study.graph import collect_garbage
 
     collect_garbage(read_study(scale, experiment, overrides, ablations=True), delete=delete)

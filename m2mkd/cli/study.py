@@ -41,20 +41,20 @@ def run(
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
     """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
-    from m2mkd.tracking.address import prefer
+    from m2mkd.tracking.address import set_default_tracking_uri
     from m2mkd.training import launch
-    from m2mkd.training.gpus import take
+    from m2mkd.training.gpus import reserve_gpus
     from m2mkd.training.job import execute
     from m2mkd.training.machine import Policy, machine_for
 
     def say(news: str) -> None:
         typer.echo(news, err=True)
 
-    prefer(read_settings(scale, experiment, overrides).tracking_uri)
+    set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
     study = study_with(runs, scale, experiment, overrides)
     found = [study.find(run) for run in runs]
     if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
-        take(gpus, say)
+        reserve_gpus(gpus, say)
     here = launch.ranks_for(found[0].config, ranks or max(1, gpus), device_batch, sys.argv[1:])
     policy = Policy(study.scale.checkpoint_minutes, study.scale.checkpoint_updates)
     options = {"device_batch": device_batch, "compiled": compiled, "checkpoints": policy}
@@ -99,13 +99,13 @@ def sync(
     partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
-    from m2mkd.config.plan import build_study
-    from m2mkd.tracking import mlflow_sink
-    from m2mkd.tracking.address import prefer
+    from m2mkd.study.plan import build_study
+    from m2mkd.tracking import mlflow_export
+    from m2mkd.tracking.address import set_default_tracking_uri
 
     settings = read_settings(scale, experiment, overrides)
-    prefer(settings.tracking_uri)
-    mlflow_sink.sync(build_study(settings, ablations=ablations), partial=partial)
+    set_default_tracking_uri(settings.tracking_uri)
+    mlflow_export.sync(build_study(settings, ablations=ablations), partial=partial)
 
 
 @app.command()

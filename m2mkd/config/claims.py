@@ -66,9 +66,9 @@ class Claim(Config):
     def _fits_direction(self) -> "Claim":
         if not COMPARISON.fullmatch(self.comparison):
             raise ValueError(f"comparison '{self.comparison}' is none; write 'A', 'A - B' or '(A - B) - (C - D)'")
-        if len(self.sides) == 4 and self.unit != "points":
+        if len(self.arms) == 4 and self.unit != "points":
             raise ValueError(f"unit {self.unit} does not fit a difference of differences; write points")
-        if (self.direction == "value") == (len(self.sides) > 1):
+        if (self.direction == "value") == (len(self.arms) > 1):
             raise ValueError(f"comparison '{self.comparison}' does not fit direction {self.direction}; write 'A' for a value, else 'A - B'")
         if self.direction == "value" and (self.size is None or self.aggregate == "max"):
             raise ValueError("direction value needs a size, and an aggregate each or mean")
@@ -86,7 +86,7 @@ class Claim(Config):
         return self
 
     @property
-    def sides(self) -> tuple[str, ...]:
+    def arms(self) -> tuple[str, ...]:
         """A; A and B; or A, B, C and D of the comparison."""
         found = COMPARISON.fullmatch(self.comparison)
         return tuple(filter(None, found.groups())) if found else ()
@@ -98,12 +98,12 @@ class Claim(Config):
 
     def members(self) -> list[tuple[tuple[str, str], ...]]:
         """Experiment and variant of each side, for each experiment of the population."""
-        return [tuple(_selected(name, side) for side in self.sides) for name in self.population]
+        return [tuple(_selected(name, arm) for arm in self.arms) for name in self.population]
 
 
-def _selected(experiment: str, side: str) -> tuple[str, str]:
-    source, slash, variant = side.partition("/")
-    return (source, variant) if slash else (experiment, side)
+def _selected(experiment: str, arm: str) -> tuple[str, str]:
+    source, slash, variant = arm.partition("/")
+    return (source, variant) if slash else (experiment, arm)
 
 
 def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:

@@ -48,7 +48,7 @@ class SourceFile(Config):
         return self.sha256 or self.md5 or self.url or self.name
 
 
-class Dataset(Config):
+class DatasetConfig(Config):
     """One data set of ``config/datasets.yaml``."""
 
     title: str

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from m2mkd.config.compat import Switch
-from m2mkd.config.datasets import DataRef, Dataset
+from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
 from m2mkd.errors import InputError
 
@@ -141,16 +141,16 @@ def named(folder: str, name: str, field: str = "") -> Path:
     known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        mend = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known) or 'none; run from the root of the project'}"
-        raise InputError(f"{field or path}: no such {folder.removesuffix('s')} '{name}'; {mend}")
+        fix = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known) or 'none; run from the root of the project'}"
+        raise InputError(f"{field or path}: no such {folder.removesuffix('s')} '{name}'; {fix}")
     return path
 
 
 @cache
-def datasets() -> dict[str, Dataset]:
+def datasets() -> dict[str, DatasetConfig]:
     """The registry of data sets by name."""
     path = CONFIG / "datasets.yaml"
-    return checked(dict[str, Dataset], read_yaml(path), str(path))
+    return checked(dict[str, DatasetConfig], read_yaml(path), str(path))
 
 
 @cache
@@ -160,7 +160,7 @@ def switches() -> dict[str, Switch]:
     return checked(dict[str, Switch], read_yaml(path), str(path))
 
 
-def dataset_named(name: str, field: str) -> Dataset:
+def dataset_named(name: str, field: str) -> DatasetConfig:
     """An entry of the registry of data sets.
 
     Raises

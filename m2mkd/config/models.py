@@ -9,7 +9,7 @@ from m2mkd.config.base import Config
 Prior = Literal["scale_free", "planted_partition", "ring_of_cliques", "erdos_renyi"]
 
 
-class ViT(Config):
+class ViTConfig(Config):
     """A ViT whose blocks are grouped in stages, one stage a module (vmoe.md 1.1)."""
 
     family: Literal["vit"] = "vit"
@@ -44,7 +44,7 @@ class ViT(Config):
         return self.patch_size
 
 
-class VMoE(ViT):
+class VMoEConfig(ViTConfig):
     """A staged ViT whose chosen blocks hold a mixture of experts in place of the MLP (vmoe.md 1.2 to 1.5)."""
 
     family: Literal["vmoe"] = "vmoe"  # type: ignore[assignment]
@@ -118,7 +118,7 @@ class Latents(Config):
     output: PositiveInt
 
 
-class Tokenizer(Config):
+class TokenizerConfig(Config):
     """ConvNeXt tokenizer with a learned positional grid on the channel axis (nac.md 3)."""
 
     depths: tuple[NonNegativeInt, ...] = Field((3, 3), min_length=1)
@@ -153,7 +153,7 @@ class GraphPriors(Config):
     """Adam steps that fit the signatures to the graph."""
 
 
-class NAC(Config):
+class NACConfig(Config):
     """Neural Attentive Circuit (nac.md)."""
 
     family: Literal["nac"] = "nac"
@@ -172,7 +172,7 @@ class NAC(Config):
     """Propagator layers L; a NAC has L + 2 modules."""
     ffn_capacity: PositiveFloat = 2.0
     """Hidden width of the feed-forward layers over the state width."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     graph: GraphPriors = GraphPriors()
     truncation: float = Field(0.9, gt=0, le=2)
     """Cosine distance above which an edge is cut."""
@@ -193,7 +193,7 @@ class NAC(Config):
 
     @field_validator("tokenizer")
     @classmethod
-    def _three_stages_at_most(cls, tokenizer: Tokenizer) -> Tokenizer:
+    def _three_stages_at_most(cls, tokenizer: TokenizerConfig) -> TokenizerConfig:
         if len(tokenizer.depths) > 3:
             raise ValueError(f"depths has {len(tokenizer.depths)} stages; a NAC's tokenizer has one to three")
         return tokenizer
@@ -218,5 +218,5 @@ class NAC(Config):
         return self.tokenizer.stride
 
 
-Model = Annotated[ViT | VMoE | NAC, Field(discriminator="family")]
-Student = Annotated[VMoE | NAC, Field(discriminator="family")]
+Model = Annotated[ViTConfig | VMoEConfig | NACConfig, Field(discriminator="family")]
+StudentConfig = Annotated[VMoEConfig | NACConfig, Field(discriminator="family")]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.config.load import checked, merged, read_yaml
-from m2mkd.config.models import NAC, Model, ViT, VMoE
+from m2mkd.config.models import Model, NACConfig, ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 
 PUBLISHED = Path(__file__).with_name("models.yaml")
 
 
-def published(name: str, **changes: Any) -> ViT | VMoE | NAC:
+def published(name: str, **changes: Any) -> ViTConfig | VMoEConfig | NACConfig:
     """A published architecture.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from m2mkd.config.compat import Switch
-from m2mkd.config.datasets import Dataset
+from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.experiment import Experiment, Scale, Settings
 from m2mkd.config.models import Model
 from m2mkd.config.recipe import Recipe
@@ -20,7 +20,7 @@ FILES: dict[str, Any] = {
     "scale": Scale,
     "models": dict[str, Model],
     "recipes": dict[str, Recipe],
-    "datasets": dict[str, Dataset],
+    "datasets": dict[str, DatasetConfig],
     "compat": dict[str, Switch],
 }
 """What each schema describes."""

@@ -57,7 +57,7 @@ def root_is_read_only() -> bool:
     return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
 
 
-def obey() -> None:
+def require_ordered_container() -> None:
     """Refuse to compute outside an image where the workflow ordered one, and say in the log which it is.
 
     Raises

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
+from m2mkd.config.datasets import PREPARE_FORMAT, DatasetConfig
 from m2mkd.data.pack import Pack, Split
 from m2mkd.files import sha256, write_atomically, write_json
 
@@ -50,7 +50,7 @@ MEANINGS = {
 ARCHIVES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip", ".tgz": "application/gzip"}
 
 
-def write_croissant(pack: Pack, dataset: Dataset, folder: Path) -> None:
+def write_croissant(pack: Pack, dataset: DatasetConfig, folder: Path) -> None:
     """Write ``croissant.json``, and a table ``SPLIT.csv`` for each split.
 
     Parameters
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
     return plain.decode() if isinstance(plain, bytes) else plain
 
 
-def _metadata(pack: Pack, dataset: Dataset, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:
+def _metadata(pack: Pack, dataset: DatasetConfig, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:
     made = " Made by image operations from another set: never to be reported as a natural one." if dataset.synthetic else ""
     counts = " and ".join(f"{facts['images']} ({name})" for name, facts in pack.manifest["splits"].items())
     return {
@@ -106,7 +106,7 @@ def _metadata(pack: Pack, dataset: Dataset, folder: Path, tables: dict[str, list
     }
 
 
-def _sources(pack: Pack, dataset: Dataset) -> Iterator[dict[str, Any]]:
+def _sources(pack: Pack, dataset: DatasetConfig) -> Iterator[dict[str, Any]]:
     """The source files; one that has no address is named by its place in the project."""
     seen = pack.manifest["source"].get("files", {})
     for file in dataset.files:

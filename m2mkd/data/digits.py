@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2mkd.config.datasets import Dataset
+from m2mkd.config.datasets import DatasetConfig
 from m2mkd.data.pack import stratified_share
 from m2mkd.data.packing import Content, SplitSource
 from m2mkd.errors import InputError
@@ -20,7 +20,7 @@ SOURCE_SIDE = 8
 TRAIN_SHARE = 0.8
 
 
-def prepare_digits(name: str, dataset: Dataset, image_size: int) -> Content:
+def prepare_digits(name: str, dataset: DatasetConfig, image_size: int) -> Content:
     """The digits as RGB images, with a fixed split stratified by class (80 % to train).
 
     Raises
@@ -37,7 +37,7 @@ def prepare_digits(name: str, dataset: Dataset, image_size: int) -> Content:
     return Content(CLASSES, splits, source)
 
 
-def read_digits(name: str, dataset: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
+def read_digits(name: str, dataset: DatasetConfig) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
     """The source images (1797, 8, 8), grey from 0 to 255, their labels (1797,), and where they come from."""
     path = _source_file(name)
     try:

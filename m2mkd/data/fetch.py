@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.errors import InputError
 from m2mkd.files import publish, write_json
 
@@ -35,7 +35,7 @@ def raw_file(source: SourceFile) -> Path:
     return RAW / source.name
 
 
-def fetch(name: str, dataset: Dataset, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
+def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
     """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
 
     Parameters

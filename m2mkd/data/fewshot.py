@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from m2mkd.config.seeds import derive_seed
 from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed
 
 VAL_PER_SHOT = 3
 """Validation images for each shot."""

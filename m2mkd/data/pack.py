@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
-from m2mkd.config.seeds import derive_seed
 from m2mkd.data.images import decoded
 from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_json
+from m2mkd.seeds import derive_seed
 
 MANIFEST = "manifest.json"
 PIXELS, ENCODED = "pixels", "encoded"

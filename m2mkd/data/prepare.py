@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from m2mkd.config.datasets import Dataset
+from m2mkd.config.datasets import DatasetConfig
 from m2mkd.data.archives import Archive, Place, open_archive
 from m2mkd.data.cifar import read_cifar
 from m2mkd.data.digits import prepare_digits
@@ -38,11 +38,11 @@ LARGEST_PIXELS = 64
 TASK = 64
 """Images that a process works on at a time."""
 
-GENERATED: dict[str, Callable[[str, Dataset, int], Content]] = {"digits": prepare_digits, "digits_rendition": prepare_renditions}
+GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {"digits": prepare_digits, "digits_rendition": prepare_renditions}
 """Layouts whose images are made here."""
 
 
-def prepare(name: str, dataset: Dataset, image_size: int, folder: Path, processes: int | None = None) -> None:
+def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, processes: int | None = None) -> None:
     """Prepare a data set at an image size as a packed set in ``folder``, which appears only when complete.
 
     Parameters
@@ -86,7 +86,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _content(name: str, dataset: Dataset, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:
+def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:
     if dataset.layout in GENERATED:
         return GENERATED[dataset.layout](name, dataset, size)
     if dataset.layout not in LAYOUTS and dataset.layout != "cifar100":
@@ -206,7 +206,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _check_counts(name: str, dataset: Dataset, content: Content) -> None:
+def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
     found = {"classes": len(content.classes)}
     for split in ("train", "val"):
         if split in content.splits:

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from m2mkd.config.datasets import Dataset
-from m2mkd.config.seeds import derive_seed
+from m2mkd.config.datasets import DatasetConfig
 from m2mkd.data.digits import CLASSES, enlarged, read_digits, split_digits
 from m2mkd.data.packing import Content, SplitSource
+from m2mkd.seeds import derive_seed
 
 DIGITS = (0, 2, 3, 5, 7, 8)
 """The classes that have renditions; the others are left out, so that the class mask matters (ImageNet-R has 200 of 1000)."""
@@ -19,7 +19,7 @@ ANGLES = (15.0, 35.0)
 """Smallest and largest rotation in degrees, to either side."""
 
 
-def prepare_renditions(name: str, dataset: Dataset, image_size: int) -> Content:
+def prepare_renditions(name: str, dataset: DatasetConfig, image_size: int) -> Content:
     """Every validation digit of the chosen classes in each rendition; there is no training split.
 
     The attributes of its split are ``rendition`` (name) and ``source`` (index of the digit in the source file).

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.data.images import evaluated
 from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.signals import end_with_parent, leave_to_parent
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from m2mkd.config.recipe import Augmentation
-from m2mkd.config.seeds import forked_rng
+from m2mkd.seeds import forked_rng
 
 
 def normalised(images: NDArray[np.uint8] | Tensor) -> Tensor:

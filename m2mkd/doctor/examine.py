@@ -5,10 +5,10 @@ from pathlib import Path
 from m2mkd.config.experiment import Settings
 from m2mkd.containers.inside import is_image
 from m2mkd.doctor import inside, machine, project
-from m2mkd.doctor.finding import Finding
+from m2mkd.doctor.check_result import CheckResult
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings) -> list[CheckResult]:
     """Look at the machine and the project, or at the image where this runs in one."""
     common = [machine.gpu(), machine.disk(), machine.memory(), inside.writable(Path("results"))]
     records = [project.dvc_remote(), project.mlflow_store(settings)]

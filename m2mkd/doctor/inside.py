@@ -5,48 +5,50 @@ import tempfile
 from pathlib import Path
 
 from m2mkd.containers.inside import ABOUT, about, image_path, root_is_read_only
-from m2mkd.doctor.finding import Finding
+from m2mkd.doctor.check_result import CheckResult
 
 
-def user() -> Finding:
+def user() -> CheckResult:
     """Whether this is not root. Apptainer keeps the caller, who can write no more for it than outside."""
     uid = os.getuid()
     if uid:
-        return Finding("user", "pass", f"uid {uid}")
+        return CheckResult("user", "pass", f"uid {uid}")
     if image_path():
-        return Finding("user", "warn", "uid 0, because Apptainer keeps the caller's", "call it as another user")
-    return Finding("user", "fail", "uid 0", "start the image without --user, or with a numeric user other than 0")
+        return CheckResult("user", "warn", "uid 0, because Apptainer keeps the caller's", "call it as another user")
+    return CheckResult("user", "fail", "uid 0", "start the image without --user, or with a numeric user other than 0")
 
 
-def root() -> Finding:
+def root() -> CheckResult:
     """Whether the image stays as it was built."""
     if root_is_read_only():
-        return Finding("image root", "pass", f"read-only{_of_apptainer()}")
-    return Finding("image root", "warn", "writable", "start it with --read-only (docker, podman)")
+        return CheckResult("image root", "pass", f"read-only{_of_apptainer()}")
+    return CheckResult("image root", "warn", "writable", "start it with --read-only (docker, podman)")
 
 
 def _of_apptainer() -> str:
     return f", {image}" if (image := image_path()) else ""
 
 
-def writable(folder: Path) -> Finding:
+def writable(folder: Path) -> CheckResult:
     """Whether results can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding("write access", "fail", f"{folder.absolute()}: {error.strerror}", "bind the project, writable for this user")
-    return Finding("write access", "pass", str(folder.absolute()))
+        return CheckResult("write access", "fail", f"{folder.absolute()}: {error.strerror}", "bind the project, writable for this user")
+    return CheckResult("write access", "pass", str(folder.absolute()))
 
 
-def origin() -> Finding:
+def origin() -> CheckResult:
     """Where the image says that it comes from."""
     facts = about()
     if not facts:
-        return Finding("provenance", "warn", "the image says nothing of its origin", "build it with 'make image-cpu' or 'make image-cuda'")
+        return CheckResult(
+            "provenance", "warn", "the image says nothing of its origin", "build it with 'make image-cpu' or 'make image-cuda'"
+        )
     changed = ", with uncommitted changes" if facts["changed"] else ""
-    return Finding("provenance", "pass", f"{facts['name']} of {facts['created'][:10]}, revision {facts['revision'][:12]}{changed}")
+    return CheckResult("provenance", "pass", f"{facts['name']} of {facts['created'][:10]}, revision {facts['revision'][:12]}{changed}")
 
 
 def lock() -> Path:

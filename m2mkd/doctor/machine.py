@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from m2mkd.doctor.finding import Finding
+from m2mkd.doctor.check_result import CheckResult
 
 LEAST_DRIVER = {12: 525, 13: 580}
 """First driver that serves a major version of CUDA; NVIDIA's table of minor version compatibility."""
@@ -22,25 +22,27 @@ def answer(*command: str, patience: float = 20) -> str | None:
     return (done.stdout.strip().splitlines() or [""])[0]
 
 
-def engine() -> Finding:
+def engine() -> CheckResult:
     """Whether something can build images."""
     for name, question in (("docker", "{{.ServerVersion}}"), ("podman", "{{.Version.Version}}")):
         version = answer(name, "info", "--format", question)
         if version:
-            return Finding("engine", "pass", f"{name} {version}")
+            return CheckResult("engine", "pass", f"{name} {version}")
     idle = " (docker is there, its daemon does not answer)" if shutil.which("docker") else ""
-    return Finding("engine", "warn", f"neither docker nor podman{idle}", "only to build images: start or install one, or 'make standin'")
+    return CheckResult(
+        "engine", "warn", f"neither docker nor podman{idle}", "only to build images: start or install one, or 'make standin'"
+    )
 
 
-def apptainer() -> Finding:
+def apptainer() -> CheckResult:
     """Whether something can run SIFs."""
     version = answer("apptainer", "--version") or answer("singularity", "--version")
     if version:
-        return Finding("apptainer", "pass", version)
-    return Finding("apptainer", "warn", "absent", "only for --use-singularity: install Apptainer, or 'make standin' on Debian")
+        return CheckResult("apptainer", "pass", version)
+    return CheckResult("apptainer", "warn", "absent", "only for --use-singularity: install Apptainer, or 'make standin' on Debian")
 
 
-def gpu() -> Finding:
+def gpu() -> CheckResult:
     """Whether the GPU, its driver and the build of torch fit together."""
     import torch
 
@@ -50,36 +52,38 @@ def gpu() -> Finding:
         driver = None
     if torch.version.cuda is None:
         if driver:
-            return Finding(
+            return CheckResult(
                 "gpu",
                 "warn",
                 f"{build} is the CPU build, and there is a GPU (driver {driver})",
                 "install run-cuda.txt",
             )
-        return Finding("gpu", "pass", f"{build}: CPU build, no GPU")
+        return CheckResult("gpu", "pass", f"{build}: CPU build, no GPU")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        return Finding("gpu", "pass", f"{build}, CUDA {torch.version.cuda}, driver {driver or 'unknown'}: {names}")
+        return CheckResult("gpu", "pass", f"{build}, CUDA {torch.version.cuda}, driver {driver or 'unknown'}: {names}")
     if driver is None:
-        return Finding("gpu", "warn", f"{build}, CUDA {torch.version.cuda}: no device is there", "use the CPU, or --nv in an image")
+        return CheckResult("gpu", "warn", f"{build}, CUDA {torch.version.cuda}: no device is there", "use the CPU, or --nv in an image")
     least = LEAST_DRIVER.get(int(torch.version.cuda.split(".")[0]))
     if least and int(driver.split(".")[0]) < least:
-        return Finding("gpu", "fail", f"driver {driver} is too old for CUDA {torch.version.cuda}", f"install driver {least} or later")
-    return Finding("gpu", "fail", f"driver {driver} is there, but {build} sees no device", "look at CUDA_VISIBLE_DEVICES and nvidia-smi")
+        return CheckResult("gpu", "fail", f"driver {driver} is too old for CUDA {torch.version.cuda}", f"install driver {least} or later")
+    return CheckResult(
+        "gpu", "fail", f"driver {driver} is there, but {build} sees no device", "look at CUDA_VISIBLE_DEVICES and nvidia-smi"
+    )
 
 
-def disk(folder: Path = Path(), need: float = 2, comfort: float = 20) -> Finding:
+def disk(folder: Path = Path(), need: float = 2, comfort: float = 20) -> CheckResult:
     """Free space where results are written, in gigabytes."""
     free = shutil.disk_usage(folder).free / GIGABYTE
     found = f"{free:.0f} GB free"
     if free < need:
-        return Finding("disk", "fail", found, "free some space; the small study needs 2 GB")
+        return CheckResult("disk", "fail", found, "free some space; the small study needs 2 GB")
     if free < comfort:
-        return Finding("disk", "warn", found, "enough for the small study; building the image for CUDA needs 20 GB")
-    return Finding("disk", "pass", found)
+        return CheckResult("disk", "warn", found, "enough for the small study; building the image for CUDA needs 20 GB")
+    return CheckResult("disk", "pass", found)
 
 
-def memory(need: float = 2, comfort: float = 6) -> Finding:
+def memory(need: float = 2, comfort: float = 6) -> CheckResult:
     """Available memory in gigabytes, of the machine or of the group of processes that this is confined to."""
     available = psutil.virtual_memory().available
     confined = Path("/sys/fs/cgroup/memory.max")
@@ -87,7 +91,7 @@ def memory(need: float = 2, comfort: float = 6) -> Finding:
         available = min(available, int(limit))
     found = f"{available / GIGABYTE:.1f} GB available"
     if available < need * GIGABYTE:
-        return Finding("memory", "fail", found, "end other programs, or use a larger machine; a job needs about 1 GB")
+        return CheckResult("memory", "fail", found, "end other programs, or use a larger machine; a job needs about 1 GB")
     if available < comfort * GIGABYTE:
-        return Finding("memory", "warn", found, "run fewer jobs at a time: --cores 1")
-    return Finding("memory", "pass", found)
+        return CheckResult("memory", "warn", found, "run fewer jobs at a time: --cores 1")
+    return CheckResult("memory", "pass", found)

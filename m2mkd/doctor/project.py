@@ -12,7 +12,7 @@ from pathlib import Path
 from m2mkd.config.experiment import Settings
 from m2mkd.containers.image import ARCHIVES, archive_file, bind, named_image, runtime
 from m2mkd.containers.source import source_digest
-from m2mkd.doctor.finding import Finding
+from m2mkd.doctor.check_result import CheckResult
 from m2mkd.doctor.machine import answer
 from m2mkd.errors import InputError
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, URI_VARIABLE, without_credentials
@@ -20,77 +20,77 @@ from m2mkd.tracking.address import DATABASE, DEFAULT_URI, URI_VARIABLE, without_
 LOCKS = Path("containers/locks")
 
 
-def image(settings: Settings) -> Finding:
+def image(settings: Settings) -> CheckResult:
     """Whether the image that the configuration names is there and holds this package."""
     try:
         name = named_image(settings)
     except InputError as error:
-        return Finding("image", "fail", *_split(error))
+        return CheckResult("image", "fail", *_split(error))
     if name is None:
-        return Finding("image", "pass", "container: none; jobs run on the host")
+        return CheckResult("image", "pass", "container: none; jobs run on the host")
     if settings.container.startswith(ARCHIVES):
-        return _file(archive_file(settings.container)) or Finding("image", "pass", settings.container)
-    return Finding("image", "pass", name) if "://" in name else _file(Path(name)) or _held(name)
+        return _file(archive_file(settings.container)) or CheckResult("image", "pass", settings.container)
+    return CheckResult("image", "pass", name) if "://" in name else _file(Path(name)) or _held(name)
 
 
-def _file(path: Path) -> Finding | None:
+def _file(path: Path) -> CheckResult | None:
     if path.is_file():
         return None
-    return Finding("image", "warn", f"{path} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
+    return CheckResult("image", "warn", f"{path} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
 
 
-def _held(sif: str) -> Finding:
+def _held(sif: str) -> CheckResult:
     try:
         program = runtime()
     except InputError as error:
-        return Finding("image", "warn", *_split(error))
+        return CheckResult("image", "warn", *_split(error))
     labels = answer_lines(program, "inspect", "--labels", sif)
     held = next((line.partition(":")[2].strip() for line in labels if line.startswith("org.m2mkd.source:")), "")
     if held != source_digest(Path("m2mkd")):
-        return Finding("image", "fail", f"{sif} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
-    return Finding("image", "pass", sif)
+        return CheckResult("image", "fail", f"{sif} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
+    return CheckResult("image", "pass", sif)
 
 
-def data_roots(settings: Settings) -> list[Finding]:
+def data_roots(settings: Settings) -> list[CheckResult]:
     """Whether each folder of ``binds`` is there, and can be read inside the image."""
     if not settings.binds:
-        return [Finding("data roots", "pass", "binds is empty; data are in the project")]
+        return [CheckResult("data roots", "pass", "binds is empty; data are in the project")]
     return [_data_root(settings, folder) for folder in settings.binds]
 
 
-def _data_root(settings: Settings, folder: str) -> Finding:
+def _data_root(settings: Settings, folder: str) -> CheckResult:
     try:
         bound = bind((folder,))
         name = named_image(settings)
     except InputError as error:
-        return Finding("data roots", "fail", *_split(error))
+        return CheckResult("data roots", "fail", *_split(error))
     try:
         program = runtime()
     except InputError as error:
-        return Finding("data roots", "warn", *_split(error))
+        return CheckResult("data roots", "warn", *_split(error))
     if name is None or "://" in name or not Path(name).is_file():
-        return Finding("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
+        return CheckResult("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
     place = bound.split(":")[1]
     done = subprocess.run([program, "exec", "--cleanenv", "--bind", bound, name, "ls", place], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return Finding("data roots", "fail", f"{place} cannot be read inside {name}: {reason}", "make it readable, or correct binds")
-    return Finding("data roots", "pass", f"{place}, {len(done.stdout.splitlines())} entries inside {name}")
+        return CheckResult("data roots", "fail", f"{place} cannot be read inside {name}: {reason}", "make it readable, or correct binds")
+    return CheckResult("data roots", "pass", f"{place}, {len(done.stdout.splitlines())} entries inside {name}")
 
 
-def dvc_remote() -> Finding:
+def dvc_remote() -> CheckResult:
     """Whether DVC has a place to share results, and whether a folder among them is there."""
     remotes = dict(line.split(maxsplit=1) for line in answer_lines("dvc", "remote", "list") if " " in line or "\t" in line)
     if not remotes:
-        return Finding("dvc remote", "warn", "none", "only to share results: 'dvc remote add --default NAME URL'")
+        return CheckResult("dvc remote", "warn", "none", "only to share results: 'dvc remote add --default NAME URL'")
     shown = ", ".join(f"{name} {url}" for name, url in remotes.items())
     missing = [path for url in remotes.values() if "://" not in (path := url.removesuffix("(default)").strip()) and not Path(path).is_dir()]
     if missing:
-        return Finding("dvc remote", "warn", f"{missing[0]} is not there", "mount it; DVC makes it at the first push")
-    return Finding("dvc remote", "pass", shown)
+        return CheckResult("dvc remote", "warn", f"{missing[0]} is not there", "mount it; DVC makes it at the first push")
+    return CheckResult("dvc remote", "pass", shown)
 
 
-def mlflow_store(settings: Settings, patience: float = 5) -> Finding:
+def mlflow_store(settings: Settings, patience: float = 5) -> CheckResult:
     """Whether runs can be recorded: in the file of this project, or at the server that MLFLOW_TRACKING_URI or the configuration names."""
     uri = os.environ.get(URI_VARIABLE) or settings.tracking_uri or DEFAULT_URI
     shown = without_credentials(uri)
@@ -99,24 +99,24 @@ def mlflow_store(settings: Settings, patience: float = 5) -> Finding:
             with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=patience) as reply:
                 healthy = reply.status == 200
         except (HTTPException, OSError, ValueError) as error:
-            mend = "start the server, or name another in MLFLOW_TRACKING_URI or tracking_uri"
-            return Finding("mlflow store", "fail", f"{shown} does not answer ({error})", mend)
-        return Finding("mlflow store", "pass" if healthy else "fail", shown, "" if healthy else "look at the server's log")
+            fix = "start the server, or name another in MLFLOW_TRACKING_URI or tracking_uri"
+            return CheckResult("mlflow store", "fail", f"{shown} does not answer ({error})", fix)
+        return CheckResult("mlflow store", "pass" if healthy else "fail", shown, "" if healthy else "look at the server's log")
     if uri != DEFAULT_URI:
-        return Finding("mlflow store", "warn", f"{shown} is not looked at", "'m2mkd track sync' says whether it takes the runs")
+        return CheckResult("mlflow store", "warn", f"{shown} is not looked at", "'m2mkd track sync' says whether it takes the runs")
     if not DATABASE.exists():
-        return Finding("mlflow store", "pass", f"{DATABASE} will be made")
+        return CheckResult("mlflow store", "pass", f"{DATABASE} will be made")
     try:
         with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as connection:
             state = connection.execute("pragma quick_check").fetchone()[0]
     except sqlite3.Error as error:
         state = str(error)
     if state != "ok":
-        return Finding("mlflow store", "fail", f"{DATABASE}: {state}", "remove it; 'm2mkd track sync' fills a new one from the runs")
-    return Finding("mlflow store", "pass", f"{DATABASE}, {DATABASE.stat().st_size / 1e6:.0f} MB")
+        return CheckResult("mlflow store", "fail", f"{DATABASE}: {state}", "remove it; 'm2mkd track sync' fills a new one from the runs")
+    return CheckResult("mlflow store", "pass", f"{DATABASE}, {DATABASE.stat().st_size / 1e6:.0f} MB")
 
 
-def versions(lock: Path) -> Finding:
+def versions(lock: Path) -> CheckResult:
     """Whether what is installed is what the lock says.
 
     Parameters
@@ -127,12 +127,12 @@ def versions(lock: Path) -> Finding:
     try:
         pins = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.M))
     except OSError as error:
-        return Finding("versions", "warn", f"{lock}: {error.strerror}", "run from the root of the project")
+        return CheckResult("versions", "warn", f"{lock}: {error.strerror}", "run from the root of the project")
     differing = [f"{name} {found or 'absent'} instead of {pin}" for name, pin in pins.items() if (found := installed(name)) != pin]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        return Finding("versions", "warn", f"{', '.join(differing[:3])}{more}", f"'make reproduce' or pip installs {lock}")
-    return Finding("versions", "pass", f"all {len(pins)} as in {lock}")
+        return CheckResult("versions", "warn", f"{', '.join(differing[:3])}{more}", f"'make reproduce' or pip installs {lock}")
+    return CheckResult("versions", "pass", f"all {len(pins)} as in {lock}")
 
 
 def lock_of_this_machine() -> Path:
@@ -156,5 +156,5 @@ def answer_lines(*command: str) -> list[str]:
 
 
 def _split(error: InputError) -> tuple[str, str]:
-    found, _, mend = str(error).partition("; ")
-    return found, mend
+    found, _, fix = str(error).partition("; ")
+    return found, fix

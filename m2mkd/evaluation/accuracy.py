@@ -44,8 +44,8 @@ class Accuracy:
             If some image has logits that are no numbers.
         """
         if not math.isfinite(self.loss):
-            mend = "train them again with a lower lr, or import whole ones"
-            raise InputError(f"the loss on {self.count} images is {self.loss}: the weights that are measured have diverged; {mend}")
+            fix = "train them again with a lower lr, or import whole ones"
+            raise InputError(f"the loss on {self.count} images is {self.loss}: the weights that are measured have diverged; {fix}")
         calibration = {
             "ece": calibration_error(self.confidence, self.correct),
             "ece_equal_mass": calibration_error(self.confidence, self.correct, equal_mass=True),
@@ -108,7 +108,7 @@ def measure_together(
 
 def _in_order(batches: list[tuple[Tensor, ...]], ranks: Ranks) -> list[tuple[Tensor, ...]]:
     """The batches of all ranks, of which each has every so many-th one."""
-    rounds = zip_longest(*ranks.gathered(batches))
+    rounds = zip_longest(*ranks.all_gather(batches))
     return [batch for one_round in rounds for batch in one_round if batch is not None]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2mkd.config.models import NAC, Prior
-from m2mkd.config.seeds import derive_seed
+from m2mkd.config.models import NACConfig, Prior
 from m2mkd.errors import InputError
 from m2mkd.models.nac.graphs import adjacency_matrix, prior_graph, prior_signatures
 from m2mkd.models.nac.kernel import cosine_distance
+from m2mkd.seeds import derive_seed
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INPUTS, MEDIATORS = "input_latents.signatures", "mediator_latents.signatures"
@@ -87,7 +87,7 @@ def links_within(distance: Tensor, cut: float) -> Tensor:
     return (distance <= cut).fill_diagonal_(False)
 
 
-def intended_graph(config: NAC, prior: Prior, seed: int) -> Graph:
+def intended_graph(config: NACConfig, prior: Prior, seed: int) -> Graph:
     """The graph that a student's signatures are fitted to."""
     adjacency = adjacency_matrix(prior_graph(prior, config.graph, config.latents.mediator, seed))
     return Graph("intended", adjacency.bool())
@@ -98,7 +98,7 @@ def graph_seed(prior: Prior | None, replicate: int) -> int:
     return derive_seed("graph", str(prior), replicate)
 
 
-def fitted_graph(config: NAC, prior: Prior, seed: int, fit_cut: float | None) -> GraphComparison:
+def fitted_graph(config: NACConfig, prior: Prior, seed: int, fit_cut: float | None) -> GraphComparison:
     """The graph that a student starts with.
 
     Parameters
@@ -142,7 +142,7 @@ def intended_of_run(config: Mapping[str, Any], replicate: int) -> tuple[float, G
     """
     if config.get("student", {}).get("family") != "nac" or "prior" not in config:
         raise InputError("not a whole NAC, which alone has a graph; take the run of a train_student phase")
-    student, prior = NAC.model_validate(config["student"]), config["prior"]
+    student, prior = NACConfig.model_validate(config["student"]), config["prior"]
     return student.truncation, intended_graph(student, prior, graph_seed(prior, replicate)) if prior else None
 
 

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from m2mkd.config.compat import Value
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Prior
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import NACConfig, Prior, VMoEConfig
 from m2mkd.models.moe import MoE
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise

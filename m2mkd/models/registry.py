@@ -19,9 +19,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import ViT
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.config.published import published
 from m2mkd.errors import InputError
 from m2mkd.models.moe import MoE
@@ -124,7 +122,7 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
 
 
 def _build(
-    config: ViT | VMoEConfig | NACConfig,
+    config: ViTConfig | VMoEConfig | NACConfig,
     *,
     num_classes: int,
     img_size: int | Sequence[int],

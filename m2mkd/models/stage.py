@@ -7,7 +7,7 @@ from timm.layers import PatchEmbed
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from m2mkd.config.models import ViT
+from m2mkd.config.models import ViTConfig
 from m2mkd.errors import InputError
 from m2mkd.models.stitch import Stitch
 
@@ -47,7 +47,7 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        config: ViT,
+        config: ViTConfig,
         blocks: Iterable[nn.Module],
         *,
         first: bool,

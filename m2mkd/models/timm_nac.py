@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Prior
+from m2mkd.config.models import NACConfig, Prior
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise

@@ -8,7 +8,7 @@ from timm.layers import Mlp, calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from m2mkd.config.models import ViT
+from m2mkd.config.models import ViTConfig
 from m2mkd.errors import InputError
 from m2mkd.models.stage import Stage
 from m2mkd.models.staged import StagedTransformer
@@ -29,7 +29,7 @@ class StagedViT(StagedTransformer):
         Drop path rate of the last block; the rates grow linearly from 0 over the network as built.
     """
 
-    def __init__(self, config: ViT, *, image_size: int, num_classes: int, drop_path: float = 0.0) -> None:
+    def __init__(self, config: ViTConfig, *, image_size: int, num_classes: int, drop_path: float = 0.0) -> None:
         super().__init__(
             build_stage(config, index, image_size=image_size, num_classes=num_classes, drop_path=drop_path)
             for index in range(config.modules)
@@ -37,7 +37,7 @@ class StagedViT(StagedTransformer):
         self.config = config
 
 
-def build_stage(config: ViT, index: int, *, image_size: int, num_classes: int, drop_path: float = 0.0) -> Stage:
+def build_stage(config: ViTConfig, index: int, *, image_size: int, num_classes: int, drop_path: float = 0.0) -> Stage:
     """Build one stage of a staged ViT without the others.
 
     Parameters
@@ -64,7 +64,7 @@ def build_stage(config: ViT, index: int, *, image_size: int, num_classes: int, d
     return Stage(config, blocks, first=index == 0, last=last, image_size=image_size, num_classes=num_classes)
 
 
-def build_block(config: ViT, drop_path: float, mlp_layer: Callable[..., nn.Module] = Mlp) -> Block:
+def build_block(config: ViTConfig, drop_path: float, mlp_layer: Callable[..., nn.Module] = Mlp) -> Block:
     """Pre-norm block with exact GELU, stochastic depth per sample and no layer scale.
 
     Parameters
@@ -92,7 +92,7 @@ def drop_path_rates(drop_path: float, depth: int) -> list[float]:
     return cast(list[float], calculate_drop_path_rates(drop_path, depth))
 
 
-def incubation_config(meta: ViT, teacher: ViT, index: int) -> ViT:
+def incubation_config(meta: ViTConfig, teacher: ViTConfig, index: int) -> ViTConfig:
     """Architecture of the network that incubates one teacher module (specification vmoe.md 5, MT).
 
     Parameters
@@ -110,20 +110,20 @@ def incubation_config(meta: ViT, teacher: ViT, index: int) -> ViT:
     check_module_index(teacher, index)
     if meta.modules != teacher.modules:
         raise InputError(f"meta model has {meta.modules} modules and teacher {teacher.modules}; give both depths the same length")
-    differing = [name for name in ViT.model_fields if name != "depths" and getattr(meta, name) != getattr(teacher, name)]
+    differing = [name for name in ViTConfig.model_fields if name != "depths" and getattr(meta, name) != getattr(teacher, name)]
     if differing:
         raise InputError(f"meta model and teacher differ in {', '.join(differing)}; they may differ in depths only")
     depths = (*meta.depths[:index], teacher.depths[index], *meta.depths[index + 1 :])
     return meta.model_copy(update={"depths": depths})
 
 
-def check_module_index(config: ViT, index: int) -> None:
+def check_module_index(config: ViTConfig, index: int) -> None:
     """Raise `InputError` unless the network has a module ``index`` (from 0; there is no counting from the end)."""
     if not 0 <= index < config.modules:
         raise InputError(f"module {index} does not exist: this network has modules 0 to {config.modules - 1}")
 
 
-def stage_positions(config: ViT, index: int) -> range:
+def stage_positions(config: ViTConfig, index: int) -> range:
     """Positions in the whole network of the blocks of stage ``index``."""
     start = sum(config.depths[:index])
     return range(start, start + config.depths[index])

@@ -8,7 +8,7 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.models.moe import ExpertInit, MoE
 from m2mkd.models.moe_routing import VMoERouter

@@ -9,15 +9,15 @@ from functools import reduce
 from operator import add
 from typing import Literal
 
-from m2mkd.config.models import NAC
-from m2mkd.planning.part import Part, Tensors
+from m2mkd.config.models import NACConfig
+from m2mkd.planning.layer_cost import LayerCost, Tensors
 
 Count = Literal["released", "model"]
 
 
-def modulated(latents: int, width_in: int, width_out: int, code_dim: int, *, codes: int, bias: bool = True) -> Part:
+def modulated(latents: int, width_in: int, width_out: int, code_dim: int, *, codes: int, bias: bool = True) -> LayerCost:
     """A fully connected layer modulated by codes; ``codes`` rows of them, one for each latent or one for all."""
-    return Part(
+    return LayerCost(
         macs=latents * width_in * width_out,
         batch_macs=codes * code_dim * width_in,
         parameters=width_in * width_out + (width_out if bias else 0) + width_in * code_dim + 1,
@@ -25,37 +25,37 @@ def modulated(latents: int, width_in: int, width_out: int, code_dim: int, *, cod
     )
 
 
-def feed_forward(config: NAC, latents: int, codes: int) -> Part:
+def feed_forward(config: NACConfig, latents: int, codes: int) -> LayerCost:
     """Norm, modulated expansion, gated GELU, modulated contraction and LayerScale."""
     D, hidden = config.state_dim, round(config.ffn_capacity * config.state_dim)
     layers = modulated(latents, D, 2 * hidden, config.code_dim, codes=codes) + modulated(latents, hidden, D, config.code_dim, codes=codes)
-    return layers + Part(parameters=3 * D, saved=Tensors(latents * (4 * hidden + D), 2 * latents * D))
+    return layers + LayerCost(parameters=3 * D, saved=Tensors(latents * (4 * hidden + D), 2 * latents * D))
 
 
-def tokenizer(config: NAC, image_size: int) -> tuple[Part, int, int]:
+def tokenizer(config: NACConfig, image_size: int) -> tuple[LayerCost, int, int]:
     """ConvNeXt and positional grid, with number T and width C of the tokens."""
     widths = [config.state_dim // 4, config.state_dim // 2, config.state_dim][: len(config.tokenizer.depths)]
     stride, side = config.tokenizer.stem_stride, image_size // config.tokenizer.stem_stride
-    parts = [_convolution(3, widths[0], stride, side) + Part(parameters=2 * widths[0], saved=Tensors(3 * image_size**2))]
+    parts = [_convolution(3, widths[0], stride, side) + LayerCost(parameters=2 * widths[0], saved=Tensors(3 * image_size**2))]
     for index, (depth, width) in enumerate(zip(config.tokenizer.depths, widths, strict=True)):
         if index:
-            parts.append(Part(parameters=2 * widths[index - 1], saved=Tensors(2 * side * side * widths[index - 1])))
+            parts.append(LayerCost(parameters=2 * widths[index - 1], saved=Tensors(2 * side * side * widths[index - 1])))
             side //= 2
             parts.append(_convolution(widths[index - 1], width, 2, side))
         parts += [_convnext_block(width, side)] * depth
     grid = config.tokenizer.grid_dim
-    parts.append(Part(parameters=grid * side * side))
+    parts.append(LayerCost(parameters=grid * side * side))
     return reduce(add, parts), side * side, widths[-1] + grid
 
 
-def _convolution(width_in: int, width_out: int, kernel: int, side: int) -> Part:
+def _convolution(width_in: int, width_out: int, kernel: int, side: int) -> LayerCost:
     weights = width_in * width_out * kernel * kernel
-    return Part(macs=side * side * weights, parameters=weights + width_out, saved=Tensors(side * side * width_out))
+    return LayerCost(macs=side * side * weights, parameters=weights + width_out, saved=Tensors(side * side * width_out))
 
 
-def _convnext_block(width: int, side: int) -> Part:
+def _convnext_block(width: int, side: int) -> LayerCost:
     positions = side * side
-    return Part(
+    return LayerCost(
         macs=positions * (49 * width + 8 * width * width),
         parameters=8 * width * width + 58 * width,
         saved=Tensors(positions * 12 * width),
@@ -63,7 +63,7 @@ def _convnext_block(width: int, side: int) -> Part:
     )
 
 
-def read_in(config: NAC, latents: int, tokens: int, width: int, codes: int, count: Count) -> Part:
+def read_in(config: NACConfig, latents: int, tokens: int, width: int, codes: int, count: Count) -> LayerCost:
     """Attention of latents to tokens of that number and width, and its feed-forward layer."""
     D, K, inner = config.state_dim, config.code_dim, config.heads * config.head_dim
     query = modulated(latents, D, inner, K, codes=codes, bias=False)
@@ -77,11 +77,11 @@ def read_in(config: NAC, latents: int, tokens: int, width: int, codes: int, coun
     kept = Tensors(4 * pooled - 2 * latents * width + 2 * latents * inner + latents * D + tokens * width, 2 * latents * D + tokens * width)
     return (
         query + absorbed + absorbed + leave + feed_forward(config, latents, codes)
-        + Part(macs=macs, parameters=3 * D + 2 * width, saved=kept, live=Tensors(2 * pooled, tokens * width))
+        + LayerCost(macs=macs, parameters=3 * D + 2 * width, saved=kept, live=Tensors(2 * pooled, tokens * width))
     )  # fmt: skip
 
 
-def latent_layer(config: NAC, receivers: int, senders: int, codes: tuple[int, int], *, read_out: bool, edges: bool) -> Part:
+def latent_layer(config: NACConfig, receivers: int, senders: int, codes: tuple[int, int], *, read_out: bool, edges: bool) -> LayerCost:
     """A propagator, or the read-out.
 
     Parameters
@@ -107,7 +107,7 @@ def latent_layer(config: NAC, receivers: int, senders: int, codes: tuple[int, in
     # Attention saves q, k, v and its output, sampled edges their logits; the norms input and output.
     kept = Tensors((2 * U + 2 * V) * inner + U * D, 2 * (U + V) * D)
     sampled = Tensors(U * V, 0 if read_out else U * V) if edges else Tensors()
-    attention = Part(
+    attention = LayerCost(
         macs=2 * U * V * inner,
         parameters=2 * D + D + (2 * D if read_out else 0) + int(edges),
         saved=kept + sampled,
@@ -116,13 +116,13 @@ def latent_layer(config: NAC, receivers: int, senders: int, codes: tuple[int, in
     return projections + attention + feed_forward(config, U, codes[0])
 
 
-def pooling(config: NAC, latents: int, classes: int) -> Part:
+def pooling(config: NACConfig, latents: int, classes: int) -> LayerCost:
     """Average of output latents, and the classifier."""
     D = config.state_dim
-    return Part(macs=2 * latents * D + D * classes, parameters=D + 1 + classes * (D + 1), saved=Tensors(2 * latents * D + D))
+    return LayerCost(macs=2 * latents * D + D * classes, parameters=D + 1 + classes * (D + 1), saved=Tensors(2 * latents * D + D))
 
 
-def circuit(config: NAC, image_size: int, classes: int, *, count: Count, drawn: bool = True) -> Part:
+def circuit(config: NACConfig, image_size: int, classes: int, *, count: Count, drawn: bool = True) -> LayerCost:
     """The whole NAC.
 
     Parameters
@@ -143,7 +143,7 @@ def circuit(config: NAC, image_size: int, classes: int, *, count: Count, drawn: 
     image, tokens, width = tokenizer(config, image_size)
     distances = mediators * senders * G * (config.iterations if count == "released" else 1) + outputs * senders * G
     seeded = 2 if drawn or count == "released" else 1
-    rest = Part(
+    rest = LayerCost(
         batch_macs=distances + seeded * all_latents * K * D,
         parameters=all_latents * (K + G) + 2 * K + 2 * (K + 1) * D,
     )
@@ -153,7 +153,7 @@ def circuit(config: NAC, image_size: int, classes: int, *, count: Count, drawn: 
     return reduce(add, parts) + pooling(config, outputs, classes)
 
 
-def module(config: NAC, index: int, image_size: int, classes: int, *, stitch_width: int, tokens: int, count: Count) -> Part:
+def module(config: NACConfig, index: int, image_size: int, classes: int, *, stitch_width: int, tokens: int, count: Count) -> LayerCost:
     """One module of a NAC as it is distilled alone, with its linear stitch layers and one code for all latents (nac.md 14).
 
     Parameters
@@ -176,5 +176,5 @@ def module(config: NAC, index: int, image_size: int, classes: int, *, stitch_wid
     return into + latent_layer(config, 1, tokens, (1, 1), read_out=True, edges=False) + pooling(config, 1, classes)
 
 
-def _linear(rows: int, width_in: int, width_out: int) -> Part:
-    return Part(macs=rows * width_in * width_out, parameters=(width_in + 1) * width_out, saved=Tensors(rows * width_in))
+def _linear(rows: int, width_in: int, width_out: int) -> LayerCost:
+    return LayerCost(macs=rows * width_in * width_out, parameters=(width_in + 1) * width_out, saved=Tensors(rows * width_in))

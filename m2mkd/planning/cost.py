@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from m2mkd.config import load
-from m2mkd.config.phases import AssembleTeacher, Data, ImportWeights, SplitTeacher
-from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.planning.circuit import Count
 from m2mkd.planning.gpus import gpu_named
-from m2mkd.planning.part import Part, Tensors
+from m2mkd.planning.layer_cost import LayerCost, Tensors
 from m2mkd.planning.work import Work, split_images, split_work, work_of
+from m2mkd.study.phases import AssembleTeacher, Data, ImportWeights, SplitTeacher
+from m2mkd.study.study import Run, Study
 
 MEASURED_AT_ONCE = 256
 """Images in a batch of measuring, those of ``m2mkd.training.phases.common.EVAL_BATCH``."""
@@ -199,7 +199,7 @@ def _averages(work: Work) -> bool:
     return work.recipe is not None and work.recipe.ema_decay is not None
 
 
-def _largest(parts: Iterable[Part]) -> Tensors:
+def _largest(parts: Iterable[LayerCost]) -> Tensors:
     return max((part.live for part in parts), key=lambda tensors: tensors.bytes(2), default=Tensors())
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from m2mkd.config.runs import module_groups
-from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import FLOAT32, Assumptions, Cost, cost_of
+from m2mkd.study.graph import module_groups
+from m2mkd.study.study import Run, Study
 
 START = 30
 """Minutes that a job gets beside its arithmetic: imports, weights, the first epoch of a cold cache."""

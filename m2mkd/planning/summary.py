@@ -7,12 +7,12 @@ from typing import Any
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Settings
-from m2mkd.config.phases import PHASES
-from m2mkd.config.plan import build_study
-from m2mkd.config.runs import describe
-from m2mkd.config.study import Run, Study
 from m2mkd.planning.cost import Assumptions, Cost, cost_of, data_sizes
 from m2mkd.planning.gpus import gpu_named
+from m2mkd.study.graph import describe
+from m2mkd.study.phases import PHASES
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Run, Study
 
 TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "measure_hybrid")
 """Phases that all replicates, and all experiments with the same teacher, share."""

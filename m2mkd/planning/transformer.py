@@ -7,16 +7,16 @@ float32, matrix products in the precision of the recipe.
 from functools import reduce
 from operator import add
 
-from m2mkd.config.models import ViT, VMoE
-from m2mkd.planning.part import Part, Tensors
+from m2mkd.config.models import ViTConfig, VMoEConfig
+from m2mkd.planning.layer_cost import LayerCost, Tensors
 
 
-def tokens_of(config: ViT, image_size: int) -> int:
+def tokens_of(config: ViTConfig, image_size: int) -> int:
     """Tokens of an image: one a patch, and the class token."""
     return (image_size // config.patch_size) ** 2 + 1
 
 
-def block(config: ViT, tokens: int, *, moe: bool) -> Part:
+def block(config: ViTConfig, tokens: int, *, moe: bool) -> LayerCost:
     """One block.
 
     Parameters
@@ -30,8 +30,8 @@ def block(config: ViT, tokens: int, *, moe: bool) -> Part:
     """
     N, d = tokens, config.width
     hidden = int(d * config.mlp_ratio)
-    experts, chosen = (config.experts, config.top_k) if moe and isinstance(config, VMoE) else (1, 1)
-    gate_bias = not (isinstance(config, VMoE) and config.router == "vmoe")
+    experts, chosen = (config.experts, config.top_k) if moe and isinstance(config, VMoEConfig) else (1, 1)
+    gate_bias = not (isinstance(config, VMoEConfig) and config.router == "vmoe")
     gate_macs, gate_parameters = (N * experts * d, experts * (d + gate_bias)) if moe else (0, 0)
     expert_parameters = 2 * d * hidden + d + hidden
 
@@ -41,7 +41,7 @@ def block(config: ViT, tokens: int, *, moe: bool) -> Part:
     sent = chosen * N * d if moe else 0
     passed = Tensors(4 * N * d + chosen * N * hidden + sent, 2 * N * d + N * config.heads + 4 * N)
     saved = passed + Tensors(2 * N * d + (sent if moe else N * hidden))
-    return Part(
+    return LayerCost(
         macs=4 * N * d * d + 2 * N * N * d + chosen * 2 * N * d * hidden + gate_macs,
         parameters=4 * d * d + d + (3 * d if config.qkv_bias else 0) + 4 * d + experts * expert_parameters + gate_parameters,
         idle_parameters=(experts - chosen) * expert_parameters,
@@ -51,10 +51,10 @@ def block(config: ViT, tokens: int, *, moe: bool) -> Part:
     )
 
 
-def stitch(tokens: int, width_in: int, width_out: int) -> Part:
+def stitch(tokens: int, width_in: int, width_out: int) -> LayerCost:
     """A stitch layer: norm and linear map from one width to another."""
     kept = Tensors(full=tokens * width_in)
-    return Part(
+    return LayerCost(
         macs=tokens * width_in * width_out,
         parameters=2 * width_in + width_in * width_out + width_out,
         saved=kept + Tensors(tokens * width_in),
@@ -62,19 +62,21 @@ def stitch(tokens: int, width_in: int, width_out: int) -> Part:
     )
 
 
-def embedding(config: ViT, image_size: int) -> Part:
+def embedding(config: ViTConfig, image_size: int) -> LayerCost:
     """Patch embedding, class token and positions."""
     N, d, pixels = tokens_of(config, image_size), config.width, 3 * config.patch_size**2
-    return Part(macs=(N - 1) * pixels * d, parameters=pixels * d + d + d + N * d, saved=Tensors(3 * image_size**2))
+    return LayerCost(macs=(N - 1) * pixels * d, parameters=pixels * d + d + d + N * d, saved=Tensors(3 * image_size**2))
 
 
-def head(config: ViT, tokens: int, classes: int) -> Part:
+def head(config: ViTConfig, tokens: int, classes: int) -> LayerCost:
     """Final norm of the class token, which keeps all tokens alive, and the classifier."""
     d, stream = config.width, tokens * config.width
-    return Part(macs=classes * d, parameters=2 * d + classes * (d + 1), saved=Tensors(d, stream), passed=Tensors(0, stream))
+    return LayerCost(macs=classes * d, parameters=2 * d + classes * (d + 1), saved=Tensors(d, stream), passed=Tensors(0, stream))
 
 
-def stage(config: ViT, index: int, image_size: int, classes: int, *, tokens: int | None = None, stitch_width: int | None = None) -> Part:
+def stage(
+    config: ViTConfig, index: int, image_size: int, classes: int, *, tokens: int | None = None, stitch_width: int | None = None
+) -> LayerCost:
     """One stage, with the embedding if it is the first and the classifier if it is the last.
 
     Parameters
@@ -93,7 +95,7 @@ def stage(config: ViT, index: int, image_size: int, classes: int, *, tokens: int
     N = tokens_of(config, image_size) if tokens is None else tokens
     first, last = index == 0, index == config.modules - 1
     start = sum(config.depths[:index])
-    moe = config.moe_positions if isinstance(config, VMoE) else ()
+    moe = config.moe_positions if isinstance(config, VMoEConfig) else ()
     parts = [block(config, N, moe=position in moe) for position in range(start, start + config.depths[index])]
     if first:
         parts.append(embedding(config, image_size))
@@ -106,11 +108,11 @@ def stage(config: ViT, index: int, image_size: int, classes: int, *, tokens: int
     return reduce(add, parts)
 
 
-def stages(config: ViT, which: range, image_size: int, classes: int, *, tokens: int | None = None) -> Part:
+def stages(config: ViTConfig, which: range, image_size: int, classes: int, *, tokens: int | None = None) -> LayerCost:
     """Several stages in a row; arguments as of `stage`."""
-    return reduce(add, (stage(config, index, image_size, classes, tokens=tokens) for index in which), Part())
+    return reduce(add, (stage(config, index, image_size, classes, tokens=tokens) for index in which), LayerCost())
 
 
-def network(config: ViT, image_size: int, classes: int, *, stitch_width: int | None = None) -> Part:
+def network(config: ViTConfig, image_size: int, classes: int, *, stitch_width: int | None = None) -> LayerCost:
     """The whole network; a ``stitch_width`` for a V-MoE that keeps its stitch layers."""
     return reduce(add, (stage(config, index, image_size, classes, stitch_width=stitch_width) for index in range(config.modules)))

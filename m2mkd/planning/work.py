@@ -4,8 +4,13 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 
 from m2mkd.config import load
-from m2mkd.config.models import NAC, VMoE
-from m2mkd.config.phases import (
+from m2mkd.config.models import NACConfig, VMoEConfig
+from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
+from m2mkd.planning import circuit, transformer
+from m2mkd.planning.circuit import Count
+from m2mkd.planning.layer_cost import LayerCost, Term
+from m2mkd.study.phases import (
     AssembleTeacher,
     Data,
     DistillModule,
@@ -20,13 +25,8 @@ from m2mkd.config.phases import (
     TrainProbe,
     TrainStudent,
 )
-from m2mkd.config.recipe import Recipe
-from m2mkd.errors import InputError
-from m2mkd.planning import circuit, transformer
-from m2mkd.planning.circuit import Count
-from m2mkd.planning.part import Part, Term
 
-NOTHING = Part()
+NOTHING = LayerCost()
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Work:
     recipe: Recipe | None = None
     batch: int = 0
     """Global batch of an update."""
-    measured: tuple[Part, ...] = ()
+    measured: tuple[LayerCost, ...] = ()
     """What one image costs in measuring."""
     measured_images: int = 0
     """Images measured, over all epochs and sets."""
     image_size: int = 0
-    published: Part = NOTHING
+    published: LayerCost = NOTHING
     """What the run writes the weights of."""
 
 
@@ -77,7 +77,7 @@ def work_of(config: Phase, count: Count) -> Work:
     raise NotImplementedError(f"{type(config).__name__}: its work is not planned yet")
 
 
-def _trained(terms: list[Term], data: Data, recipe: Recipe, measured: list[Part], published: Part) -> Work:
+def _trained(terms: list[Term], data: Data, recipe: Recipe, measured: list[LayerCost], published: LayerCost) -> Work:
     images = round(recipe.train_share * split_images(data, "train")) // recipe.batch_size * recipe.batch_size
     passes = -(-recipe.epochs // recipe.eval_every)
     return Work(
@@ -123,7 +123,7 @@ def split_work(config: SplitTeacher, teacher: AssembleTeacher | ImportWeights) -
 @work_of.register
 def _(config: ImportWeights, count: Count) -> Work:
     size, classes, model, index = config.image_size, config.classes, config.model, config.index
-    if isinstance(model, NAC):
+    if isinstance(model, NACConfig):
         if index is None:
             return Work(published=circuit.circuit(model, size, classes, count=count))
         return Work(published=circuit.module(model, index, size, classes, stitch_width=config.stitch_width or 0, tokens=1, count=count))
@@ -138,7 +138,7 @@ def _(config: MeasureHybrid, count: Count) -> Work:
     meta = [transformer.stage(config.meta, index, size, classes) for index in range(modules)]
     teacher = [transformer.stage(config.model, index, size, classes) for index in range(modules)]
     # Each hybrid has one module of the teacher, and of the meta model all but one; the weights are there once.
-    hybrids = sum([*teacher, *(modules - 1) * meta], Part())
+    hybrids = sum([*teacher, *(modules - 1) * meta], LayerCost())
     measured = replace(hybrids, parameters=sum(part.parameters for part in meta + teacher))
     return Work(measured=(measured,), measured_images=split_images(config.data, "val"), image_size=size)
 
@@ -155,7 +155,7 @@ def _(config: DistillModule, count: Count) -> Work:
     before = transformer.stages(config.meta, range(index), size, classes)
     behind = range(index + 1, modules)
     tokens = transformer.tokens_of(config.meta, size)
-    if isinstance(config.student, NAC):
+    if isinstance(config.student, NACConfig):
         student = circuit.module(config.student, index, size, classes, stitch_width=config.meta.width, tokens=tokens, count=count)
         # The read-in hands on a single token, which the stages behind it take for the class token.
         after = transformer.stages(config.meta, behind, size, classes, tokens=1 if index == 0 else tokens)
@@ -169,8 +169,8 @@ def _(config: DistillModule, count: Count) -> Work:
     return _trained(terms, config.data, config.recipe, [before, student, after], student)
 
 
-def _student(student: VMoE | NAC, data: Data, stitch_width: int | None, count: Count, *, drawn: bool) -> Part:
-    if isinstance(student, NAC):
+def _student(student: VMoEConfig | NACConfig, data: Data, stitch_width: int | None, count: Count, *, drawn: bool) -> LayerCost:
+    if isinstance(student, NACConfig):
         return circuit.circuit(student, data.image_size, data.classes, count=count, drawn=drawn)
     return transformer.network(student, data.image_size, data.classes, stitch_width=stitch_width)
 
@@ -188,8 +188,8 @@ def _(config: TrainStudent, count: Count) -> Work:
 @work_of.register
 def _(config: TrainProbe, count: Count) -> Work:
     student = _student(config.student, config.student_data, config.stitch_width, count, drawn=True)
-    width = config.student.state_dim if isinstance(config.student, NAC) else config.student.width
-    head = Part(macs=width * config.way, parameters=(width + 1) * config.way)
+    width = config.student.state_dim if isinstance(config.student, NACConfig) else config.student.width
+    head = LayerCost(macs=width * config.way, parameters=(width + 1) * config.way)
     shots, recipe = config.way * config.shots, config.recipe
     return Work(
         terms=(Term("head", head, "trained"), Term("student", student, "no_grad")),

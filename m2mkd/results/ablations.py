@@ -5,13 +5,13 @@ from typing import Any
 import pandas as pd
 
 from m2mkd.config.experiment import AblationExperiment
-from m2mkd.config.study import Row, Study
 from m2mkd.results.figures import Illustration
 from m2mkd.results.layout import Linked, Table, percent, percent_over_seeds
-from m2mkd.results.lineage import ablations_of, anchor_of
 from m2mkd.results.lookup import Cell, Numbers, rows_measured_by
 from m2mkd.results.plots import Estimate, intervals_figure
 from m2mkd.statistics import Summary, summarise
+from m2mkd.study.lineage import ablations_of, anchor_of
+from m2mkd.study.study import Row, Study
 
 SPLITS = {"iid": "IID", "ood": "OOD"}
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.config.phases import TrainProbe
-from m2mkd.config.study import Row, Study
 from m2mkd.results.layout import Linked, Table, percent, percent_over_seeds
-from m2mkd.results.lineage import anchor_of, place_of
 from m2mkd.results.lookup import Cell, Numbers
 from m2mkd.results.published import Published, PublishedNumbers
+from m2mkd.study.lineage import anchor_of, place_of
+from m2mkd.study.phases import TrainProbe
+from m2mkd.study.study import Row, Study
 
 OVER_SEEDS = "mean ± half of the 95 % interval by Student's t over seeds"
 PAPER_SCALE = "paper"

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Row, Study
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours, with_upstream
+from m2mkd.results.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, pairs_of
 from m2mkd.results.changes import changed_science
 from m2mkd.results.collect import Collected, measures
 from m2mkd.results.records import UNFINISHED
-from m2mkd.results.sides import EXACT_FROM, Comparison, Side, Sides, exact_p_value, members_of, pairs_of
 from m2mkd.results.verdicts import Verdict, judge
 from m2mkd.statistics import holm, smallest_p_value
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Row, Study
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Finding:
     @property
     def seeds(self) -> int:
         """Fewest seeds of a side."""
-        return min((len(side.accuracies) for side in members_of(self.comparisons)), default=0)
+        return min((len(arm.accuracies) for arm in members_of(self.comparisons)), default=0)
 
     @property
     def exact_test(self) -> str:
@@ -80,7 +80,7 @@ class _Board:
 
     def __init__(self, study: Study, collected: Collected, claims: Sequence[Claim]):
         self.study, self.changes, self.claims = study, changed_science(study), claims
-        self.sides = Sides(study, collected)
+        self.arms = Arms(study, collected)
         self.plans: dict[tuple[str, Profile, int], tuple[Study, dict[str, Cost]]] = {}
 
     def find(self, claim: Claim) -> Finding:
@@ -90,14 +90,14 @@ class _Board:
         rows = {f"{row.experiment}/{row.variant}": row for row in study.rows if row.profile == profile}
         if unfit := self._unfit(claim, rows, profile, at_scale):
             return self._not_run(claim, unfit)
-        sides = {name: self.sides.side(claim, rows[name]) for name in members_named(claim)}
-        comparisons = tuple(tuple(sides["/".join(member)] for member in members) for members in claim.members())
-        needed = with_upstream(study, [seed.run for side in members_of(comparisons) for seed in side.seeds])
+        arms = {name: self.arms.arm(claim, rows[name]) for name in members_named(claim)}
+        comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
+        needed = with_upstream(study, [seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
         finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
         if not at_scale:
             return replace(finding, verdict=self._smoke(finding), cost=self.planned_hours(claim))
-        if not any(side.accuracies for side in members_of(comparisons)):
+        if not any(arm.accuracies for arm in members_of(comparisons)):
             return replace(self._not_run(claim, "None of its accuracies is there."), comparisons=comparisons, runs=runs)
         if problems := _problems(comparisons):
             return replace(finding, verdict=Verdict("inconclusive", f"{problems} {_mend(comparisons)}"))
@@ -116,7 +116,7 @@ class _Board:
         if absent := [name for name in names if name not in rows]:
             more = f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""
             return f"This study has no {absent[0]}{more} in profile {profile}."
-        if unclear := [name for name in names if not self.sides.is_one_number(claim, rows[name])]:
+        if unclear := [name for name in names if not self.arms.is_one_number(claim, rows[name])]:
             return f"{unclear[0]} has not exactly one {claim.metric} in this study."
         return ""
 
@@ -124,13 +124,13 @@ class _Board:
         """Whether the machinery works, which is all that a reduced or changed scale can say about the paper."""
         scale = f"scale {self.study.scale_name}" + (f" with {', '.join(self.changes)}" if self.changes else "")
         nothing = f"At {scale} this judges nothing about the paper."
-        sides = members_of(finding.comparisons)
-        failed = _problems(finding.comparisons) or next((problem for side in sides if (problem := side.not_above_chance)), None)
+        arms = members_of(finding.comparisons)
+        failed = _problems(finding.comparisons) or next((problem for arm in arms if (problem := arm.not_above_chance)), None)
         if failed:
             return Verdict("smoke-fail", f"{failed} {nothing}")
         measured = sum(measures(self.study.runs[run_id]) for run_id in finding.runs)
         there = f"All {measured} runs that measure something are there and match their digests, and every accuracy is above chance"
-        return Verdict("smoke-pass", f"{there} (profile {sides[0].profile}). {nothing}")
+        return Verdict("smoke-pass", f"{there} (profile {arms[0].profile}). {nothing}")
 
     def _not_run(self, claim: Claim, why: str) -> Finding:
         hours = self.planned_hours(claim)
@@ -171,7 +171,7 @@ class _Board:
 
 def _mend(comparisons: Sequence[Comparison]) -> str:
     """How to complete what is missing; the workflow takes a run for finished whose files are there, whatever is in them."""
-    problems = [seed.problem for side in members_of(comparisons) for seed in side.seeds if seed.problem]
+    problems = [seed.problem for arm in members_of(comparisons) for seed in arm.seeds if seed.problem]
     wrong = [problem for problem in problems if UNFINISHED not in problem]
     if not wrong:
         return "Run the workflow again to complete it."
@@ -181,15 +181,15 @@ def _mend(comparisons: Sequence[Comparison]) -> str:
 def _alike(comparisons: Sequence[Comparison]) -> str:
     """Two parts that are the same runs, whose difference is 0 whatever they measure; empty where there are none."""
 
-    def runs(sides: Sequence[Side]) -> list[list[tuple[str, int]]]:
-        return [[(seed.run, seed.slot) for seed in side.seeds] for side in sides]
+    def runs(arms: Sequence[Arm]) -> list[list[tuple[str, int]]]:
+        return [[(seed.run, seed.slot) for seed in arm.seeds] for arm in arms]
 
-    for sides in comparisons:
-        first, second = sides[:2], sides[2:]
+    for arms in comparisons:
+        first, second = arms[:2], arms[2:]
         # A and B, C and D, A - B and C - D, as far as there are any
         for one, other in ((first[:1], first[1:]), (second[:1], second[1:]), (first, second)):
             if one and runs(one) == runs(other):
-                parts = [" - ".join(side.name for side in part) for part in (one, other)]
+                parts = [" - ".join(arm.name for arm in part) for part in (one, other)]
                 return f"{' and '.join(parts)} are the same runs, so that comparing them says nothing."
     return ""
 
@@ -201,6 +201,6 @@ def members_named(claim: Claim) -> list[str]:
 
 def _problems(comparisons: Sequence[Comparison]) -> str:
     """The first missing seed in one sentence, and how many more there are; empty where all are there."""
-    found = [problem for side in members_of(comparisons) for problem in side.problems]
+    found = [problem for arm in members_of(comparisons) for problem in arm.problems]
     more = len(found) - 1
     return "".join(found[:1]) + (f" {more} more {'are' if more > 1 else 'is'} missing." if more > 0 else "")

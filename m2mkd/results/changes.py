@@ -3,7 +3,7 @@
 from typing import Any
 
 from m2mkd.config import load
-from m2mkd.config.study import Study
+from m2mkd.study.study import Study
 
 HARMLESS = {"title", "experiments", "profiles", "replicates", "replicates_per_job", "modules_per_job", "threads"}
 """Fields of a scale that choose what is run, how often and in which jobs, but change no single result beyond its last bits."""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from m2mkd.config.claims import Claim
-from m2mkd.config.study import Study
+from m2mkd.results.arms import Arm, members_of, pairs_of
 from m2mkd.results.board import Finding
 from m2mkd.results.commands import Commands
 from m2mkd.results.layout import Linked, Table, percent
-from m2mkd.results.sides import Side, members_of, pairs_of
 from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
+from m2mkd.study.study import Study
 
 CAPTION = (
     "Claims and verdicts. 95 % intervals over seeds decide, by Student's t and for relative gains by Fieller's theorem (simultaneous ones "
@@ -69,7 +69,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
 def claimed(claim: Claim) -> str:
     """The claimed size and how well it is known, in a few words."""
     unit = {"points": " points", "relative": " % of the baseline", "unstated": " (unit not stated)"}[claim.unit]
-    one, other = ("A - B", "C - D") if len(claim.sides) == 4 else ("A", "B")
+    one, other = ("A - B", "C - D") if len(claim.arms) == 4 else ("A", "B")
     what = {
         "greater": f"{one} > {other}" + (f" by {claim.size:g}{unit}" if claim.size is not None else ""),
         "equal": f"{one} = {other} within {claim.tolerance:g}{unit}",
@@ -93,15 +93,15 @@ def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | flo
     return metrics
 
 
-def in_words(side: Side) -> str:
+def in_words(arm: Arm) -> str:
     """The accuracies of a side, seed by seed."""
-    seeds = (f"{seed.replicate}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in side.seeds)
-    return f"{side.name} ({side.profile}), {'seed' if len(side.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
+    seeds = (f"{seed.replicate}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in arm.seeds)
+    return f"{arm.name} ({arm.profile}), {'seed' if len(arm.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
 
 
 def commands_of(commands: Commands, finding: Finding) -> list[str]:
     """A command for each experiment that redoes what is missing of a claim's runs."""
-    return [commands.to(name) for name in dict.fromkeys(side.experiment for side in members_of(finding.comparisons))]
+    return [commands.to(name) for name in dict.fromkeys(arm.experiment for arm in members_of(finding.comparisons))]
 
 
 def explanation(study: Study, finding: Finding) -> str:
@@ -122,9 +122,9 @@ def explanation(study: Study, finding: Finding) -> str:
     if finding.exact_test:
         lines.append(f"Exact sign-flip test: {finding.exact_test}.")
     lines += _besides(finding)
-    for side in members_of(finding.comparisons):
-        lines += ["", f"{side.name} ({side.profile})"]
-        for seed in side.seeds:
+    for arm in members_of(finding.comparisons):
+        lines += ["", f"{arm.name} ({arm.profile})"]
+        for seed in arm.seeds:
             accuracy = seed.problem or "not measured" if seed.accuracy is None else f"{percent(seed.accuracy)} %"
             record = f"  record sha256 {seed.record[:16]}" if seed.record else ""
             lines.append(f"  seed {seed.replicate}  {accuracy}  {study.folder(seed.run)}/{seed.slot}{record}")

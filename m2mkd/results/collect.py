@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from m2mkd.config.phases import METRICS, Evaluate, ImportWeights
-from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
-from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.records import Record, read_record, read_records
 from m2mkd.results.runs_table import runs_frame
+from m2mkd.study.lineage import Place, display_rows, place_of, served_rows
+from m2mkd.study.phases import METRICS, Evaluate, ImportWeights
+from m2mkd.study.study import Row, Run, Study
 
 MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "replicate", "split", "data", "rendition", "metric", "value", "count"]
 EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"]
@@ -68,7 +68,7 @@ def collect(study: Study, *, partial: bool = False) -> Collected:
             measured += [place | line for line in record.measurements]
     measurements = pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "value": "float64"})
     served = served_rows(study)
-    home = homes(study, served)
+    home = display_rows(study, served)
     return Collected(runs_frame(records, home, served), measurements, _curves(records, home), records, problems)
 
 

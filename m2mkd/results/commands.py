@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Study
 from m2mkd.results.changes import overrides_of
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Study
 
 
 class Commands:

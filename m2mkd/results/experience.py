@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.config.study import Study
 from m2mkd.results.board import Finding
 from m2mkd.results.collect import Collected, measures
 from m2mkd.results.published import PublishedNumbers
+from m2mkd.study.study import Study
 
 
 def what_was_easy(study: Study, collected: Collected) -> list[str]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from m2mkd.config.study import Row, Study
-from m2mkd.results.lineage import Place, student_of
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.plots import Bar, Drawing, Estimate, Line, bars_figure, colours, curves_figure, intervals_figure, points, variant_label
+from m2mkd.study.lineage import Place, student_of
+from m2mkd.study.study import Row, Study
 
 ACCURACY = "validation top-1 %"
 PANELS = {"training loss": "loss", ACCURACY: "val_top1"}

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.config.study import Row, Study
 from m2mkd.results.figures import Illustration
-from m2mkd.results.lineage import student_of
 from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line, colours, curves_figure, mark, variant_label
 from m2mkd.results.records import Record
 from m2mkd.statistics import mean
+from m2mkd.study.lineage import student_of
+from m2mkd.study.study import Row, Study
 
 if TYPE_CHECKING:
     from m2mkd.evaluation.graph import GraphComparison

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.config.study import Row, Study
 from m2mkd.results.layout import Linked, Table
-from m2mkd.results.lineage import anchor_of, place_of
 from m2mkd.results.records import Record
 from m2mkd.statistics import summarise
+from m2mkd.study.lineage import anchor_of, place_of
+from m2mkd.study.study import Row, Study
 
 NUMBERS = {"density": "density", "mean_degree": "mean degree", "clustering": "clustering", "input_density": "input to mediator"}
 """What a diagnosis says of a graph, and the heading of its column."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.config.phases import MeasureHybrid
-from m2mkd.config.study import Study
 from m2mkd.results.layout import Linked, Table, percent
-from m2mkd.results.lineage import Place, homes
 from m2mkd.results.records import Record
+from m2mkd.study.lineage import Place, display_rows
+from m2mkd.study.phases import MeasureHybrid
+from m2mkd.study.study import Study
 
 
 def hybrids_anchor(place: Place) -> str:
@@ -18,7 +18,7 @@ def hybrids_anchor(place: Place) -> str:
 
 def hybrids_table(study: Study, records: Iterable[Record]) -> Table:
     """Accuracy of the meta model, alone and with each of the teacher's modules in the place of its own."""
-    home = homes(study)
+    home = display_rows(study)
     exact, shown = [], []
     for record in records:
         config = record.run.config

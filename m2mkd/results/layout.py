@@ -27,7 +27,7 @@ class Linked(str):
 
 
 @dataclass(frozen=True)
-class Sheet:
+class DisplayTable:
     """A table as people read it."""
 
     name: str
@@ -43,11 +43,11 @@ class Sheet:
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
         return tuple(not any(cells) or not all(NUMBERS.fullmatch(cell) for cell in cells) for cells in columns)
 
-    def without(self, *names: str) -> "Sheet":
+    def without(self, *names: str) -> "DisplayTable":
         """The same without some columns."""
         kept = [place for place, name in enumerate(self.header) if name not in names]
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
-        return Sheet(self.name, self.caption, tuple(self.header[place] for place in kept), rows)
+        return DisplayTable(self.name, self.caption, tuple(self.header[place] for place in kept), rows)
 
     def to_markdown(self) -> str:
         """A pipe table below its caption."""
@@ -57,13 +57,13 @@ class Sheet:
         align = ["left" if text else "right" for text in self.is_text]
         return tabulate(list(self.rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
 
-    def filled(self) -> "Sheet":
+    def filled(self) -> "DisplayTable":
         """The same without the columns in which no line has anything."""
         return self.without(*(name for place, name in enumerate(self.header) if not any(row[place] for row in self.rows)))
 
 
 @dataclass(frozen=True)
-class Table(Sheet):
+class Table(DisplayTable):
     """A table with its exact values."""
 
     exact: pd.DataFrame

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from m2mkd.config.study import Row, Study
-from m2mkd.results.lineage import place_of
 from m2mkd.statistics import Summary, summarise
+from m2mkd.study.lineage import place_of
+from m2mkd.study.study import Row, Study
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from m2mkd.config.phases import Evaluate, EvaluateTeacher, MeasureHybrid, Phase, TrainProbe
+from m2mkd.study.phases import Evaluate, EvaluateTeacher, MeasureHybrid, Phase, TrainProbe
 
 
 def measurements_of(config: Phase, metrics: dict[str, Any]) -> list[dict[str, Any]]:

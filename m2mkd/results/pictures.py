@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from m2mkd.config import load
-from m2mkd.config.study import Study
 from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import Pack, open_pack
 from m2mkd.errors import InputError
+from m2mkd.study.study import Study
 
 QUALITY = 80
 """Of the lossy compression, 0 to 100."""

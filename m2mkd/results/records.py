@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from m2mkd.config.phases import CURVES, METRICS, RECORD
-from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.results.measurements import measurements_of
+from m2mkd.study.phases import CURVES, METRICS, RECORD
+from m2mkd.study.study import Run, Study
 
 UNFINISHED = "absent, so the run is not finished"
 
@@ -70,7 +70,7 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         If it is missing, damaged, or of another configuration; names the file and the first difference.
     """
     folder = f"{study.folder(run.id)}/{slot}"
-    mend = f"remove {study.folder(run.id)} and run the workflow again"
+    fix = f"remove {study.folder(run.id)} and run the workflow again"
     path = f"{folder}/{RECORD}"
     record = _content(path)
     if record is None:
@@ -81,7 +81,7 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
         provenance |= {"seconds": float(provenance["seconds"]), "packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {mend}") from None
+        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {fix}") from None
     expected = {
         "id": run.id,
         "key": run.key,
@@ -92,28 +92,28 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
     }
     if written != expected:
         name, there, here = next(differences(written, expected))
-        raise InputError(f"{path}: {name} is {there} in this file, but {here} in the study; {mend}")
+        raise InputError(f"{path}: {name} is {there} in this file, but {here} in the study; {fix}")
     metrics: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
     if METRICS in run.config.OUTPUTS:
-        metrics = _parsed(_verified(f"{folder}/{METRICS}", outputs.get(METRICS), mend), f"{folder}/{METRICS}", mend)
+        metrics = _parsed(_verified(f"{folder}/{METRICS}", outputs.get(METRICS), fix), f"{folder}/{METRICS}", fix)
     if CURVES in run.config.OUTPUTS:
-        lines = _verified(f"{folder}/{CURVES}", outputs.get(CURVES), mend).splitlines()
-        curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", mend)  # at once, which is quicker than line by line
+        lines = _verified(f"{folder}/{CURVES}", outputs.get(CURVES), fix).splitlines()
+        curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", fix)  # at once, which is quicker than line by line
     try:
         measurements = measurements_of(run.config, metrics)
     except ValueError as error:
-        raise InputError(f"{folder}/{METRICS}: {error}; {mend}") from None
+        raise InputError(f"{folder}/{METRICS}: {error}; {fix}") from None
     return Record(
         run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content.get("data", {})
     )
 
 
-def _parsed(text: bytes, path: str, mend: str) -> Any:
+def _parsed(text: bytes, path: str, fix: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {mend}") from None
+        raise InputError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 
 def _content(path: str) -> bytes | None:
@@ -123,14 +123,14 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def _verified(path: str, expected: str | None, mend: str) -> bytes:
+def _verified(path: str, expected: str | None, fix: str) -> bytes:
     """Content of an output whose digest is the recorded one."""
     content = _content(path)
     if content is None:
-        raise InputError(f"{path}: absent, though its record lists it; {mend}")
+        raise InputError(f"{path}: absent, though its record lists it; {fix}")
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
-        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {str(expected)[:12]}...; {mend}")
+        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {str(expected)[:12]}...; {fix}")
     return content
 
 

@@ -9,39 +9,39 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from m2mkd.config import load
-from m2mkd.config.study import Row, Study
 from m2mkd.files import write_atomically, write_text
 from m2mkd.results.ablations import ablations_figure, ablations_table, student_rows
 from m2mkd.results.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
+from m2mkd.results.arms import members_of
 from m2mkd.results.board import verdict_board
 from m2mkd.results.changes import overrides_of
 from m2mkd.results.claims_table import claim_anchor, claims_table, commands_of, in_words
 from m2mkd.results.collect import collect
 from m2mkd.results.commands import Commands
+from m2mkd.results.display_tables import (
+    commands_table,
+    cost_table,
+    data_table,
+    environment_table,
+    evidence,
+    models_table,
+    quoted_table,
+    switches_table,
+    training_table,
+)
 from m2mkd.results.experience import what_was_difficult, what_was_easy
 from m2mkd.results.figures import Illustration, accuracy_figures, curve_figures, rendition_figures
 from m2mkd.results.graph_figures import diagnosis_illustrations
 from m2mkd.results.graphs import graphs_table
 from m2mkd.results.hybrids import hybrids_table
-from m2mkd.results.layout import Linked, Sheet
-from m2mkd.results.lineage import ablations_of, anchor_of, student_of
+from m2mkd.results.layout import DisplayTable, Linked
 from m2mkd.results.lookup import Numbers, rows_measured_by
 from m2mkd.results.pictures import data_pictures
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.results.records import Record
-from m2mkd.results.sheets import (
-    commands_sheet,
-    cost_sheet,
-    data_sheet,
-    environment_sheet,
-    evidence,
-    models_sheet,
-    quoted_sheet,
-    switches_sheet,
-    training_sheet,
-)
-from m2mkd.results.sides import members_of
 from m2mkd.results.svg import inline_svg, marks_json, write_png
+from m2mkd.study.lineage import ablations_of, anchor_of, student_of
+from m2mkd.study.study import Row, Study
 
 
 def write_report(study: Study, *, incomplete: bool = False) -> None:
@@ -77,11 +77,11 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         absent=len(collected.problems),
         claims=claims_table(findings).without("what is claimed"),
         findings=[
-            (claim_anchor(finding.claim), finding, [Linked(in_words(side), anchor_of(side)) for side in members_of(finding.comparisons)])
+            (claim_anchor(finding.claim), finding, [Linked(in_words(arm), anchor_of(arm)) for arm in members_of(finding.comparisons)])
             for finding in findings
         ],
         commands_of=partial(commands_of, commands),
-        sheets=result_sheets(study, numbers, published, collected.records),
+        tables=result_tables(study, numbers, published, collected.records),
         overview=_drawn(overview),
         renditions=_drawn(rendition_figures(study, students, numbers)),
         ablations=ablations_table(study, numbers).without(*idle_columns(study)).filled(),
@@ -90,15 +90,15 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
         parts=_drawn(parts),
         graphs=graphs_table(study, students, collected.records).without(*idle_columns(study)),
         evidence=evidence(study, collected, numbers, commands),
-        quoted=quoted_sheet(study.rows, published),
-        cost=cost_sheet(study, collected),
-        data=data_sheet(study),
+        quoted=quoted_table(study.rows, published),
+        cost=cost_table(study, collected),
+        data=data_table(study),
         pictures=data_pictures(study),
-        models=models_sheet(study),
-        training=training_sheet(study),
-        switches=switches_sheet(study),
-        environment=environment_sheet(collected),
-        commands=commands_sheet(study, commands),
+        models=models_table(study),
+        training=training_table(study),
+        switches=switches_table(study),
+        environment=environment_table(collected),
+        commands=commands_table(study, commands),
         easy=what_was_easy(study, collected),
         difficult=what_was_difficult(study, collected, published, findings),
     )
@@ -112,7 +112,7 @@ def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, st
     return [(one, inline_svg(one.figure, one.name, one.description), marks_json(one.figure)) for one in illustrations]
 
 
-def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, records: Iterable[Record]) -> list[tuple[str, Sheet]]:
+def result_tables(study: Study, numbers: Numbers, published: PublishedNumbers, records: Iterable[Record]) -> list[tuple[str, DisplayTable]]:
     """Tables of results, each below its heading; those without a line are left out."""
     families: dict[str, list[Row]] = {"vmoe": [], "nac": [], "transfer": []}
     rows = student_rows(study, numbers)
@@ -122,7 +122,7 @@ def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, r
         families[config.student.family if own else "transfer"].append(row)
     # A row of a transfer experiment that repeats a student's says nothing new on its single sets.
     once = list({row.measured: row for row in reversed(rows)}.values())[::-1]
-    sheets = [
+    tables = [
         ("Teachers", teacher_table(study, rows_measured_by(study, "evaluate_teacher", numbers), numbers, published)),
         ("Teacher's modules in the meta model", hybrids_table(study, records)),
         ("V-MoE", results_table(study, families["vmoe"], numbers, published, "vmoe")),
@@ -132,7 +132,7 @@ def result_sheets(study: Study, numbers: Numbers, published: PublishedNumbers, r
         ("Out of distribution, by rendition", renditions_table(once, numbers)),
         ("Few-shot adaptation", fewshot_table(study, rows_measured_by(study, "train_probe", numbers), numbers, published)),
     ]
-    return [(title, sheet.without(*idle_columns(study)).filled()) for title, sheet in sheets if sheet.rows]
+    return [(title, table.without(*idle_columns(study)).filled()) for title, table in tables if table.rows]
 
 
 def idle_columns(study: Study) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from m2mkd.config.study import Row
-from m2mkd.results.lineage import Place, place_of
 from m2mkd.results.records import Record
+from m2mkd.study.lineage import Place, place_of
+from m2mkd.study.study import Row
 
 SCHEMA_VERSION = 2
 """Raised whenever a column comes, goes or changes its meaning. 2: hardware, record and system added."""

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from m2mkd.config.study import Study
 from m2mkd.files import sha256, write_atomically, write_json, write_text
 from m2mkd.results.ablations import ablations_table, student_rows
 from m2mkd.results.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
@@ -16,6 +15,7 @@ from m2mkd.results.layout import Table, as_csv
 from m2mkd.results.lookup import rows_measured_by
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.results.runs_table import write_runs
+from m2mkd.study.study import Study
 
 NAMES = ("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))

@@ -125,7 +125,7 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
     Verdict
         Of the weaker reading, where two units disagree.
     """
-    counts = {len(side) for pair in pairs for side in (pair.treated, pair.control) if side is not None}
+    counts = {len(arm) for pair in pairs for arm in (pair.treated, pair.control) if arm is not None}
     seeds = min(counts)
     if len(counts) > 1:
         some = " and ".join(str(count) for count in sorted(counts))

@@ -29,7 +29,7 @@ def store_uri() -> str:
     return os.environ.get(URI_VARIABLE) or DEFAULT_URI
 
 
-def prefer(uri: str | None) -> dict[str, str]:
+def set_default_tracking_uri(uri: str | None) -> dict[str, str]:
     """Let the address that the configuration names hold for this process and those that it starts, unless ``MLFLOW_TRACKING_URI`` is set.
 
     Returns
@@ -74,8 +74,8 @@ def open_client() -> "MlflowClient":
         os.environ.setdefault(name, value)
     uri = store_uri()
     if not is_database(uri) and urlsplit(uri).scheme not in ("http", "https"):
-        mend = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
-        raise InputError(f"{URI_VARIABLE} {without_credentials(uri)}: is neither a database nor a server; {mend}")
+        fix = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
+        raise InputError(f"{URI_VARIABLE} {without_credentials(uri)}: is neither a database nor a server; {fix}")
     from mlflow import MlflowClient
 
     # MLflow keeps a store open by its address, which must not mean another file in another working directory.

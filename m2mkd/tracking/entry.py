@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from m2mkd.config.load import datasets
-from m2mkd.config.phases import Data, Evaluate, EvaluateTeacher, MeasureHybrid
-from m2mkd.config.study import Run, Study
-from m2mkd.results.lineage import Place
+from m2mkd.study.lineage import Place
+from m2mkd.study.phases import Data, Evaluate, EvaluateTeacher, MeasureHybrid
+from m2mkd.study.study import Run, Study
 
 Artifact = Path | Callable[[BinaryIO], object]
 """A file that is there, or what writes one."""
@@ -29,7 +29,7 @@ class Point(NamedTuple):
     step: int
 
 
-class Dataset(NamedTuple):
+class TrackedDataset(NamedTuple):
     """A prepared set that a run saw."""
 
     data: Data
@@ -48,7 +48,7 @@ class Entry:
     """Beside others ``level``, ``key`` and ``slot``, which identify it, and ``record``."""
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    datasets: tuple[Dataset, ...] = ()
+    datasets: tuple[TrackedDataset, ...] = ()
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     """By their path among the run's artifacts."""
     start: int = 0
@@ -94,7 +94,7 @@ def run_entry(study: Study, run: Run, slot: int, place: Place, digests: Mapping[
             **place_tags(study, place),
         },
         params=flat(config.model_dump(mode="json")),
-        datasets=tuple(Dataset(data, digests[str(data)], context) for data in config.data_sets if str(data) in digests),
+        datasets=tuple(TrackedDataset(data, digests[str(data)], context) for data in config.data_sets if str(data) in digests),
     )
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2mkd.config.phases import METRICS, RECORD, TrainStudent, digest
-from m2mkd.config.study import Row, Study
 from m2mkd.files import sha256
 from m2mkd.results.collect import Collected
-from m2mkd.results.lineage import Place, place_of, title_of
 from m2mkd.results.records import Record
 from m2mkd.statistics import mean
+from m2mkd.study.lineage import Place, place_of, title_of
+from m2mkd.study.phases import METRICS, RECORD, TrainStudent, digest
+from m2mkd.study.study import Row, Study
 from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, place_tags, points, run_entry
 from m2mkd.tracking.figures import row_figures
 from m2mkd.tracking.registry import model_artifacts

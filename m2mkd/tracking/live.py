@@ -1,6 +1,6 @@
 """Mirroring trainings to MLflow while they run, where ``MLFLOW_TRACKING_URI`` says so.
 
-A process of its own follows the ``metrics.jsonl`` of a job (:mod:`m2mkd.tracking.follower`). It runs only when a core is idle, and the
+A process of its own follows the ``metrics.jsonl`` of a job (:mod:`m2mkd.tracking.mlflow_mirror`). It runs only when a core is idle, and the
 training neither waits for it nor hears of its troubles. What it misses, ``m2mkd track sync`` brings.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m2mkd.config.phases import CURVES
-from m2mkd.config.study import Run, Study
+from m2mkd.study.phases import CURVES
+from m2mkd.study.study import Run, Study
 from m2mkd.tracking.address import URI_VARIABLE
 
 SECONDS = 2.0
@@ -52,7 +52,7 @@ def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None
         with tempfile.TemporaryFile("w+") as file:
             json.dump(order, file)
             file.seek(0)
-            command = [sys.executable, "-m", "m2mkd.tracking.follower", str(file.fileno())]
+            command = [sys.executable, "-m", "m2mkd.tracking.mlflow_mirror", str(file.fileno())]
             # A group of its own, which Ctrl-C does not reach, but the same session: Linux shares a core out among sessions first, and in
             # one of its own it would get as much as the training, however idle its priority.
             return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file.fileno()], process_group=0)
@@ -63,10 +63,10 @@ def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None
 
 def order_of(study: Study, run: Run, slot: int) -> dict[str, Any]:
     """What the other process must know of one replicate."""
-    from m2mkd.results.lineage import homes
+    from m2mkd.study.lineage import display_rows
     from m2mkd.tracking.entry import run_entry
 
-    entry = run_entry(study, run, slot, homes(study)[run.id], {})
+    entry = run_entry(study, run, slot, display_rows(study)[run.id], {})
     work, published = (Path(study.root, folder, run.id, str(slot), CURVES) for folder in ("work", "runs"))
     return {"entry": asdict(entry), "work": str(work), "published": str(published), "stamp": stamp_of(work)}
 

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2mkd.config.phases import RECORD, WEIGHTS, TrainStudent
-from m2mkd.results.lineage import Place
 from m2mkd.results.records import Record
+from m2mkd.study.lineage import Place
+from m2mkd.study.phases import RECORD, WEIGHTS, TrainStudent
 from m2mkd.tracking.entry import RECORD_TAG, Artifact
 from m2mkd.tracking.store import ATTEMPTS, ContestedError, Store, persistently
 
@@ -115,7 +115,7 @@ def _make_sure_of(client: Any, name: str) -> None:
             raise
 
 
-class Student:
+class ServedStudent:
     """A student as MLflow's ``python_function`` flavour wants it."""
 
     def __init__(self, network: "nn.Module"):
@@ -130,8 +130,8 @@ class Student:
             return self.network(torch.from_numpy(batch)).numpy()
 
 
-def _load_pyfunc(path: str) -> Student:
+def _load_pyfunc(path: str) -> ServedStudent:
     """The student in a folder with weights and record; called by MLflow."""
     from m2mkd.upstream.imported import open_run
 
-    return Student(open_run(Path(path, WEIGHTS)).build())
+    return ServedStudent(open_run(Path(path, WEIGHTS)).build())

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 from m2mkd.errors import InputError
 from m2mkd.files import publish, write_atomically
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, artifact_folder, is_database, open_client, store_uri, without_credentials
-from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Artifact, Dataset, Entry, Point, identity_of, origin
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Artifact, Entry, Point, TrackedDataset, identity_of, origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -184,14 +184,13 @@ class Store:
 
         persistently(partial(self.client.log_batch, run_id, tags=[RunTag(name, value) for name, value in tags.items()]))
 
-    def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
+    def log_datasets(self, run_id: str, datasets: Iterable[TrackedDataset]) -> None:
         """Note what data a run saw."""
-        from mlflow.entities import Dataset as MlflowDataset
-        from mlflow.entities import DatasetInput, InputTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
-                MlflowDataset(
+                Dataset(
                     name=str(item.data),
                     digest=item.digest[:36],  # as much as MLflow takes
                     source_type="prepared",

@@ -44,13 +44,13 @@ class Checkpoints:
         self._written: Future[None] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._time, self._updates = time.monotonic(), 0
-        if ranks.leads:
+        if ranks.is_main:
             for left in folder.glob(".checkpoint*"):
                 left.unlink()
 
     def restore(self) -> dict[str, Any] | None:
         """The newest state that is whole, on the CPU; none if there is none."""
-        path = self.ranks.agreed(self._newest() if self.ranks.leads else None)
+        path = self.ranks.broadcast(self._newest() if self.ranks.is_main else None)
         if path is None:
             return None
         # Whoever loads it brings it where it belongs. An optimiser's counters of updates belong here, even of a GPU's parameters.
@@ -85,7 +85,7 @@ class Checkpoints:
             If the write before could not be done, as on a full disk.
         """
         self._time, self._updates = time.monotonic(), updates
-        if not self.ranks.leads:
+        if not self.ranks.is_main:
             return
         self.wait()
         self._written = self._writer.submit(self._write, updates, _copied(dict(state) | {"updates": updates}), best)

@@ -41,7 +41,7 @@ def visible() -> list[str]:
     return [known.get(name.strip(), name.strip()) for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
 
 
-def take(count: int, say: Callable[[str], object]) -> list[str]:
+def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
     """Take so many GPUs for this process alone, waiting until they are free, and let CUDA see no others.
 
     It has them until it ends, however it ends. Only jobs that do the same are kept off.

@@ -59,7 +59,7 @@ class ExpertWatch:
     def idle(self, ranks: Ranks) -> list[str]:
         """Experts without a single token, by layer; none if the beginning was not seen."""
         counts, self._counts = self._counts, None
-        totals = {name: ranks.summed(count.cpu()) for name, count in (counts or {}).items()}
+        totals = {name: ranks.all_reduce(count.cpu()) for name, count in (counts or {}).items()}
         return [f"{name}: expert {expert}" for name, total in totals.items() for expert in (total == 0).nonzero().flatten().tolist()]
 
 
@@ -76,8 +76,8 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if str(error).startswith(LOADER):
-            mend = "lower --workers, or give it more; in a container that may be shared memory"
-            raise InputError(f"a process that loads data has died, as where memory is short; {mend} ({error})") from error
+            fix = "lower --workers, or give it more; in a container that may be shared memory"
+            raise InputError(f"a process that loads data has died, as where memory is short; {fix} ({error})") from error
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(words in str(error) for words in SHORTAGES):
             raise
         raise InputError(explain()) from error
@@ -98,5 +98,5 @@ def out_of_memory(title: str, images: int, device: torch.device, planned: int) -
         Bytes that were expected to be needed.
     """
     used = f", {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB in use at most" if device.type == "cuda" else ""
-    mend = f"--device-batch {max(2, images // 4 * 2)}" if images > 2 else "a device with more"
-    return f"{title}: out of memory with {images} images at a time on {device}{used}; the plan is {planned / 1e9:.1f} GB; try {mend}"
+    fix = f"--device-batch {max(2, images // 4 * 2)}" if images > 2 else "a device with more"
+    return f"{title}: out of memory with {images} images at a time on {device}{used}; the plan is {planned / 1e9:.1f} GB; try {fix}"

@@ -14,15 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from m2mkd.config.phases import METRICS, RECORD, Phase
-from m2mkd.config.study import Run, Study
 from m2mkd.containers import inside
 from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.models.weights import save_weights
 from m2mkd.processes import exclusive
 from m2mkd.ranks import ALONE, Ranks
-from m2mkd.signals import Caught
+from m2mkd.signals import SignalGuard
+from m2mkd.study.phases import METRICS, RECORD, Phase
+from m2mkd.study.study import Run, Study
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
 from m2mkd.training.usage import Usage
@@ -89,14 +89,14 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
     phase = importlib.import_module(f"m2mkd.training.phases.{runs[0].phase}")
     work = {run.id: Path(study.root) / "work" / run.id for run in runs}
     with ExitStack() as held:
-        held.enter_context(Caught(at_once=True))
-        for run_id in sorted(work) if ranks.leads else ():  # always in the same order, so that two jobs cannot wait for each other
+        held.enter_context(SignalGuard(at_once=True))
+        for run_id in sorted(work) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
             held.enter_context(exclusive(work[run_id], "snakemake", say))
         if runs[0].config.COMPUTES:
             machine()  # before anything else, for it fixes the number of threads
         held.enter_context(mirrored(study, runs))
         for slot in range(len(runs[0].config.replicates)):
-            done = ranks.agreed([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
+            done = ranks.broadcast([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
             pending = [run for run, is_done in zip(runs, done, strict=True) if not is_done]
             started = time.time()
             jobs = [
@@ -105,10 +105,10 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
             with _memory_explained(study, runs[0], machine):
                 outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
             used = [job.usage.read(ranks) for job in jobs]
-            if ranks.leads:
+            if ranks.is_main:
                 for run, job, outcome, its in zip(pending, jobs, outcomes, used, strict=True):
                     record_outputs(run, slot, job.work, outcome, started, its)
-        if ranks.leads:
+        if ranks.is_main:
             publish_outputs(study, runs, work)
 
 

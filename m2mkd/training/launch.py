@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from m2mkd.config.phases import Phase
 from m2mkd.errors import INTERRUPTED, InputError
 from m2mkd.ranks import ALONE, Ranks
+from m2mkd.study.phases import Phase
 from m2mkd.training.machine import accumulation
 
 PR_SET_PDEATHSIG = 1
@@ -40,7 +40,7 @@ def ranks_for(config: Phase, wanted: int, device_batch: int | None, arguments: S
     """
     here = Ranks.here()
     if not config.DIVISIBLE:
-        return ALONE if here.leads else sys.exit(0)
+        return ALONE if here.is_main else sys.exit(0)
     started = "WORLD_SIZE" in os.environ
     if started and wanted not in (1, here.count):
         raise InputError(f"--ranks {wanted}: this process is one of {here.count} that torchrun started; leave --ranks out")

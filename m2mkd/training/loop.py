@@ -11,7 +11,7 @@ from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.evaluation.released import metered
 from m2mkd.ranks import Ranks
-from m2mkd.signals import Caught
+from m2mkd.signals import SignalGuard
 from m2mkd.training.device import computing_in
 from m2mkd.training.machine import Machine
 from m2mkd.training.progress import TrainingProgress
@@ -67,9 +67,9 @@ def fit(
         After a signal, when the state is saved.
     """
     steps, ranks = stream.steps_per_epoch, machine.ranks
-    shown = TrainingProgress(recipe, steps, quiet=not ranks.leads)
+    shown = TrainingProgress(recipe, steps, quiet=not ranks.is_main)
     trainings = [Training(trainee, recipe, steps, names, machine, shown.say) for trainee in trainees]
-    with shown.of({training.title: training.progress.updates for training in trainings}), Caught() as caught, ExitStack() as writers:
+    with shown.of({training.title: training.progress.updates for training in trainings}), SignalGuard() as caught, ExitStack() as writers:
         for training in trainings:
             writers.callback(training.checkpoints.close)
         for epoch in range(min(training.progress.epochs for training in trainings), recipe.epochs):
@@ -108,17 +108,17 @@ class _AskedError(Exception):
     """A signal came while something was measured, which has to be begun anew."""
 
 
-def _until_asked(caught: Caught, batches: Iterable[EvalBatch]) -> Iterator[EvalBatch]:
+def _until_asked(caught: SignalGuard, batches: Iterable[EvalBatch]) -> Iterator[EvalBatch]:
     for batch in batches:
         if caught.signal is not None:
             raise _AskedError
         yield batch
 
 
-def _leave_if_asked(caught: Caught, trainings: Sequence[Training], ranks: Ranks) -> None:
+def _leave_if_asked(caught: SignalGuard, trainings: Sequence[Training], ranks: Ranks) -> None:
     """After a signal to any of the ranks, save and leave, all of them after the same update."""
     asked = torch.tensor(int(caught.signal is not None))
-    if ranks.summed(asked).item():
+    if ranks.all_reduce(asked).item():
         for training in trainings:
             training.save(wait=True)
         name = caught.signal.name if caught.signal else "a signal to another rank"
@@ -137,7 +137,7 @@ def _validate(
             measured = measure_together(predictors, validation(), machine.device, ranks=machine.ranks)
         accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
         lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
-        if machine.ranks.leads:
+        if machine.ranks.is_main:
             for training, line in zip(trainings, lines, strict=True):
                 if training.task.diagnose is not None:
                     line.update(training.task.diagnose(next(iter(validation())).images[:DIAGNOSED].to(machine.device)))

@@ -12,7 +12,7 @@ from m2mkd.config.recipe import Recipe
 
 
 def build_optimizer(
-    module: nn.Module, recipe: Recipe, spared: Collection[str] = (), *, decay_all: bool = False, decay_scalars: bool = False
+    module: nn.Module, recipe: Recipe, no_weight_decay: Collection[str] = (), *, decay_all: bool = False, decay_scalars: bool = False
 ) -> Optimizer:
     """Optimiser of all parameters of ``module`` that require a gradient.
 
@@ -32,7 +32,7 @@ def build_optimizer(
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         matrix = parameter.ndim > 1 or (decay_scalars and parameter.ndim == 0)
-        return decay_all or (matrix and not name.endswith(".bias") and name not in spared)
+        return decay_all or (matrix and not name.endswith(".bias") and name not in no_weight_decay)
 
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": recipe.weight_decay}]
     for name, parameter in module.named_parameters():

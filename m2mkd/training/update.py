@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.data.stream import Batch, microbatches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
+from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.training.average import Average
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.curves import Curves
@@ -42,7 +42,7 @@ class Task:
     """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss."""
     predict: Callable[[Tensor], Tensor]
     """From images to logits (B, C), without noise."""
-    spared: Collection[str] = ()
+    no_weight_decay: Collection[str] = ()
     """Parameters without weight decay."""
     meter: Meter | None = None
     """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
@@ -126,7 +126,9 @@ class Training:
         self.ranks, self.device = machine.ranks, machine.device
         self.parts = machine.accumulation(recipe.batch_size)
         task.network.to(self.device)
-        self.optimizer = build_optimizer(task.trained, recipe, task.spared, decay_all=task.decay_all, decay_scalars=task.decay_scalars)
+        self.optimizer = build_optimizer(
+            task.trained, recipe, task.no_weight_decay, decay_all=task.decay_all, decay_scalars=task.decay_scalars
+        )
         self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -156,7 +158,7 @@ class Training:
                 self.average.load_state_dict(state["average"])
             progress = Progress(**state["progress"])
             self.usage.go_on_from(progress.spent)
-        if self.ranks.leads:
+        if self.ranks.is_main:
             self.curves.cut(progress.log_bytes)
         return progress
 
@@ -178,7 +180,7 @@ class Training:
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
         mean = sum(self._backward(epoch, step, number, part) for number, part in enumerate(microbatches(batch, self.parts)))
-        value = self.ranks.summed(torch.as_tensor(mean).cpu()).item() / (self.parts * self.ranks.count)
+        value = self.ranks.all_reduce(torch.as_tensor(mean).cpu()).item() / (self.parts * self.ranks.count)
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
@@ -224,9 +226,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.progress.skipped += 1
-        ids = [number for share in self.ranks.gathered(batch.ids.tolist()) for number in share]
+        ids = [number for share in self.ranks.all_gather(batch.ids.tolist()) for number in share]
         path = self.folder / NONFINITE
-        if self.ranks.leads:
+        if self.ranks.is_main:
             write_json(path, {"epoch": epoch + 1, "step": step + 1, "loss": str(loss), "gradient_norm": str(norm), "samples": ids})
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
         where = f"{self.title}: {what} in epoch {epoch + 1}, step {step + 1}"
@@ -267,7 +269,7 @@ class Training:
             **({"skipped": progress.skipped} if progress.skipped else {}),
             **measured,
         }
-        if self.ranks.leads:
+        if self.ranks.is_main:
             progress.log_bytes = self.curves.append(progress.last)
         best = measured.get("val_top1", -1.0) > progress.best
         if best:

@@ -50,7 +50,7 @@ class Usage:
         torch = _torch_on_gpu()
         if torch is not None:
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        everyone = ranks.gathered(found)
+        everyone = ranks.all_gather(found)
         return {
             name: sum(one.get(name, 0.0) for one in everyone) if name == "gpu_joules" else max(one.get(name, 0.0) for one in everyone)
             for name in found

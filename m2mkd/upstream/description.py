@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from m2mkd.config.models import NAC, ViT, VMoE
+from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 
 Kind = Literal["nac", "nac_readin", "nac_mediator", "nac_readout", "vit", "vmoe", "vmoe_module"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Silent = Literal["seeder", "edge", "gumbel"]
+DisabledNoise = Literal["seeder", "edge", "gumbel"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each released tensor, by its released name."""
 
@@ -19,7 +19,7 @@ class Description:
     """A network or module: everything but its weights."""
 
     kind: Kind
-    architecture: ViT | VMoE | NAC
+    architecture: ViTConfig | VMoEConfig | NACConfig
     """Of a module too: a V-MoE's has its blocks as its only stage, a NAC's has the smallest circuit around it."""
     image_size: int
     """Side of the images in pixels; of no meaning for a module between two others."""
@@ -37,7 +37,7 @@ class Description:
     """Whether it gives logits."""
     layer_heads: tuple[tuple[str, int, int], ...] = ()
     """Layers of a NAC (``read_in``, ``read_out``) with other heads than the circuit's: name, heads, width of a head."""
-    silent: frozenset[Silent] = frozenset()
+    disabled_noise: frozenset[DisabledNoise] = frozenset()
     """Noise of a NAC that its configuration switches off: of the seeder's codes, of the propagators' edges, of the pooling."""
 
     @property

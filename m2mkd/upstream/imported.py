@@ -13,7 +13,7 @@ from m2mkd.upstream.description import Description, describe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from m2mkd.config.models import NAC, ViT, VMoE
+    from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 
 FORMAT = "m2mkd-import/1"
 """Value of ``format`` in the header of an imported file."""
@@ -37,7 +37,7 @@ class Imported:
         return self.description.kind
 
     @property
-    def architecture(self) -> "ViT | VMoE | NAC":
+    def architecture(self) -> "ViTConfig | VMoEConfig | NACConfig":
         """As a configuration of this package would give it."""
         return self.description.architecture
 
@@ -137,8 +137,8 @@ def open_run(path: Path) -> Imported:
     """
     from pydantic import TypeAdapter
 
-    from m2mkd.config.phases import RECORD, AnyPhase, AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
     from m2mkd.models.weights import checked_weights, load_weights
+    from m2mkd.study.phases import RECORD, AnyPhase, AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
 
     try:
         record = json.loads((path.parent / RECORD).read_text())
@@ -146,7 +146,7 @@ def open_run(path: Path) -> Imported:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: has no readable {RECORD} beside it ({type(error).__name__}); give --kind and --config") from None
     checked_weights(path.parent)
-    architecture: ViT | NAC
+    architecture: ViTConfig | NACConfig
     stitch_width: int | None = None
     match config:
         case PretrainMeta(model=architecture) | AssembleTeacher(model=architecture):

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.seeds import derive_seed
 from m2mkd.data.pack import Pack
 from m2mkd.data.stream import eval_batches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.models.build import evaluation
+from m2mkd.seeds import derive_seed
 from m2mkd.upstream.imported import Imported
 
 if TYPE_CHECKING:
-    from m2mkd.config.models import NAC
+    from m2mkd.config.models import NACConfig
 
 BATCH = 256
 """Images at a time; fixed, because noise in evaluation is drawn batch by batch."""
@@ -80,5 +80,5 @@ def _measure(predict: Callable[[Tensor], Tensor], pack: Pack, device: torch.devi
     return measure(predict, eval_batches(pack.split("val"), pack.image_size, BATCH), device).summary()
 
 
-def _noisy(network: nn.Module, architecture: "NAC", draw: int) -> Callable[[Tensor], Tensor]:
+def _noisy(network: nn.Module, architecture: "NACConfig", draw: int) -> Callable[[Tensor], Tensor]:
     return evaluation(network, architecture, {"eval_noise": "upstream"}, derive_seed("evaluation noise", draw))

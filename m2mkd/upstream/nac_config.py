@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from m2mkd.config.load import checked
-from m2mkd.config.models import NAC, GraphPriors, Latents, Tokenizer
+from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
 from m2mkd.errors import InputError
-from m2mkd.upstream.description import Description, Kind, Shapes, Silent
-from m2mkd.upstream.vocabulary import Side, Vocabulary
+from m2mkd.upstream.description import Description, DisabledNoise, Kind, Shapes
+from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
 
 PRESETS = {
     "tiny": (3, 3, 9),
@@ -27,24 +27,24 @@ STEM_STRIDE = 4
 
 class Grid(Vocabulary):
     dim: PositiveInt
-    grid_size: Side
+    grid_size: SquareSide
 
 
-class ImageTokenizer(Vocabulary):
+class ReleasedImageTokenizer(Vocabulary):
     capacity_preset: str | None = "tiny"
     num_stages: int = Field(3, ge=1, le=3)
     positional_grid_kwargs: Grid
 
-    def ours(self) -> Tokenizer:
+    def ours(self) -> TokenizerConfig:
         depths = PRESETS.get(self.capacity_preset or "", UNKNOWN_PRESET)[: self.num_stages]
-        return Tokenizer(depths=depths, stem_stride=STEM_STRIDE, grid_dim=self.positional_grid_kwargs.dim)
+        return TokenizerConfig(depths=depths, stem_stride=STEM_STRIDE, grid_dim=self.positional_grid_kwargs.dim)
 
     @property
     def image_size(self) -> int:
         return self.positional_grid_kwargs.grid_size * self.ours().stride
 
 
-class ModFC(Vocabulary):
+class ReleasedModFC(Vocabulary):
     WITHOUT_EFFECT: ClassVar = frozenset({"scale_gain"})
     add_one_to_scale: Literal[True]
     learnable_scale_gain: Literal[True] = True
@@ -56,18 +56,18 @@ class Kernel(Vocabulary):
     stochastic_sampling_temperature: PositiveFloat = 0.5
 
 
-class LatentAttention(Vocabulary):
+class ReleasedLatentAttention(Vocabulary):
     kernel_kwargs: Kernel | None = None
     kernel_type: Literal["DotProductKernel"] = "DotProductKernel"
     share_layernorm: Literal[True]
 
 
-class Propagator(Vocabulary):
-    latent_attention_kwargs: LatentAttention
+class ReleasedPropagator(Vocabulary):
+    latent_attention_kwargs: ReleasedLatentAttention
     path_drop_prob: float | None = Field(None, ge=0, lt=1)
 
 
-class Layer(Vocabulary):
+class ReleasedLayer(Vocabulary):
     """What read-in and read-out have in common; heads other than the circuit's are theirs alone."""
 
     WITHOUT_EFFECT: ClassVar = frozenset({"path_drop_prob", "pre_output_layernorm"})
@@ -75,11 +75,11 @@ class Layer(Vocabulary):
     head_dim: PositiveInt | None = None
 
 
-class ReadIn(Layer):
+class ReleasedReadIn(ReleasedLayer):
     include_residual_in_read_in_attention: Literal[True]
 
 
-class ReadOut(Layer):
+class ReleasedReadOut(ReleasedLayer):
     include_residual_in_latent_attention: Literal[False]
     use_head: Literal[False]
 
@@ -110,23 +110,23 @@ class LatentGraph(Vocabulary):
     layer_scale_initial_value: NonNegativeFloat = 0.1
     path_drop_prob: float = Field(0.0, ge=0, lt=1)
     mediator_latent_kwargs: MediatorLatents | None = None
-    mod_fc_kwargs: ModFC
-    propagator_kwargs: Propagator
-    read_in_kwargs: ReadIn
-    read_out_kwargs: ReadOut
+    mod_fc_kwargs: ReleasedModFC
+    propagator_kwargs: ReleasedPropagator
+    read_in_kwargs: ReleasedReadIn
+    read_out_kwargs: ReleasedReadOut
     qkv_bias_in_attention: Literal[False]
     share_propagator_weights: Literal[False] = False
     share_codes_between_iterations: Literal[True] = True
     use_geglu: Literal[True]
 
 
-class Circuit(Vocabulary):
+class ReleasedCircuit(Vocabulary):
     WITHOUT_EFFECT: ClassVar = frozenset({"simplified_interface", "student_state_dict_dir", "student_type", "predefined_codes_dir"})
     input_dim: Literal[3] = 3
     output_dim: PositiveInt
     state_dim: PositiveInt
     input_tokenizer_type: Literal["ConvNeXtImageTokenizer"] = "ConvNeXtImageTokenizer"
-    input_tokenizer_kwargs: ImageTokenizer
+    input_tokenizer_kwargs: ReleasedImageTokenizer
     latent_graph_type: Literal["LatentGraph"] = "LatentGraph"
     latent_graph_kwargs: LatentGraph
     output_tokenizer_type: Literal["OutputLatentPooling"] = "OutputLatentPooling"
@@ -135,7 +135,7 @@ class Circuit(Vocabulary):
     predefined_states_dir: None = None
 
 
-class Student(Vocabulary):
+class ReleasedStudent(Vocabulary):
     """Sizes of any student: the section ``share_kwargs`` under that of the student."""
 
     state_dim: PositiveInt
@@ -145,24 +145,24 @@ class Student(Vocabulary):
     ffn_capacity_factor: PositiveFloat
     layer_scale_initial_value: NonNegativeFloat = 0.1
     path_drop_prob: float = Field(0.0, ge=0, lt=1)
-    mod_fc_kwargs: ModFC
+    mod_fc_kwargs: ReleasedModFC
     qkv_bias_in_attention: Literal[False]
     use_geglu: Literal[True]
     stitch_dim: PositiveInt | None = None
 
 
-class ReadInStudent(Student):
+class ReadInStudent(ReleasedStudent):
     input_dim: Literal[3] = 3
     tokenizer_type: Literal["ConvNeXtImageTokenizer"] = "ConvNeXtImageTokenizer"
-    tokenizer_kwargs: ImageTokenizer
+    tokenizer_kwargs: ReleasedImageTokenizer
     include_residual_in_read_in_attention: Literal[True]
 
 
-class MediatorStudent(Student):
-    latent_attention_kwargs: LatentAttention
+class MediatorStudent(ReleasedStudent):
+    latent_attention_kwargs: ReleasedLatentAttention
 
 
-class ReadOutStudent(Student):
+class ReadOutStudent(ReleasedStudent):
     WITHOUT_EFFECT: ClassVar = frozenset({"pre_output_layernorm"})
     output_dim: PositiveInt
     tokenizer_type: Literal["OutputLatentPooling"] = "OutputLatentPooling"
@@ -171,7 +171,7 @@ class ReadOutStudent(Student):
     use_head: Literal[False]
 
 
-STUDENTS: dict[str, tuple[str, type[Student]]] = {
+STUDENTS: dict[str, tuple[str, type[ReleasedStudent]]] = {
     "nac_readin": ("readin", ReadInStudent),
     "nac_mediator": ("mediator", MediatorStudent),
     "nac_readout": ("readout", ReadOutStudent),
@@ -184,7 +184,7 @@ def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
     content = _model_section(config)
     if content is None:
         raise InputError(f"{where}: latent_graph_kwargs is missing; give the model's keyword arguments of the released YAML")
-    released: Circuit = checked(Circuit, content, where)
+    released: ReleasedCircuit = checked(ReleasedCircuit, content, where)
     graph, tokenizer = released.latent_graph_kwargs, released.input_tokenizer_kwargs
     propagator = graph.propagator_kwargs
     kernel = propagator.latent_attention_kwargs.kernel_kwargs or Kernel()
@@ -212,12 +212,12 @@ def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
     )
     return Description(
         kind="nac",
-        architecture=checked(NAC, architecture, where),
+        architecture=checked(NACConfig, architecture, where),
         image_size=tokenizer.image_size,
         num_classes=released.output_dim,
         config=dict(content),
         layer_heads=heads,
-        silent=_silent(released),
+        disabled_noise=_silent(released),
     )
 
 
@@ -232,7 +232,7 @@ def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where
     released: Any = checked(vocabulary, content, where)
     # The released command line has the width, the released file does not.
     width = released.stitch_dim or _stitch_width(shapes, where)
-    tokenizer: ImageTokenizer | None = released.tokenizer_kwargs if kind == "nac_readin" else None
+    tokenizer: ReleasedImageTokenizer | None = released.tokenizer_kwargs if kind == "nac_readin" else None
     architecture = {
         "state_dim": released.state_dim,
         "code_dim": released.code_dim,
@@ -241,14 +241,14 @@ def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where
         "latents": Latents(input=1, mediator=8, output=1),
         "iterations": 1,
         "ffn_capacity": released.ffn_capacity_factor,
-        "tokenizer": tokenizer.ours() if tokenizer else Tokenizer(),
+        "tokenizer": tokenizer.ours() if tokenizer else TokenizerConfig(),
         "layer_scale": released.layer_scale_initial_value,
         "drop_path": released.path_drop_prob,
     }
     return Description(
         kind=kind,
-        architecture=checked(NAC, architecture, where),
-        image_size=tokenizer.image_size if tokenizer else Tokenizer().stride,
+        architecture=checked(NACConfig, architecture, where),
+        image_size=tokenizer.image_size if tokenizer else TokenizerConfig().stride,
         num_classes=released.output_dim if kind == "nac_readout" else 1,
         config={**content, "stitch_dim": width},
         stitch_width=width,
@@ -257,10 +257,10 @@ def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where
     )
 
 
-def _silent(released: Circuit) -> frozenset[Silent]:
+def _silent(released: ReleasedCircuit) -> frozenset[DisabledNoise]:
     graph, pooling = released.latent_graph_kwargs, released.output_tokenizer_kwargs
     kernel = graph.propagator_kwargs.latent_attention_kwargs.kernel_kwargs or Kernel()
-    switches: dict[Silent, bool] = {
+    switches: dict[DisabledNoise, bool] = {
         "seeder": graph.use_code_noise_in_latent_seeder,
         "edge": kernel.stochastic_kernel,
         "gumbel": (pooling or OutputPooling()).softmax_type == "gumbel",

@@ -7,8 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import ViT, VMoE
+from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.kernel import DotProductKernel
@@ -19,8 +18,7 @@ from m2mkd.models.names import network_sources
 from m2mkd.models.names import vit as vit_names
 from m2mkd.models.names.sources import Source, gather
 from m2mkd.models.vit import StagedViT, build_stage
-from m2mkd.models.vmoe import VMoE as VMoENetwork
-from m2mkd.models.vmoe import build_vmoe_module
+from m2mkd.models.vmoe import VMoE, build_vmoe_module
 from m2mkd.upstream.checkpoint import Checkpoint
 from m2mkd.upstream.description import Description, describe
 
@@ -37,7 +35,7 @@ def build(description: Description) -> nn.Module:
         case "vit":
             return build_stage(description.architecture, description.stage, **sizes)  # type: ignore[arg-type]
         case "vmoe":
-            return VMoENetwork(description.architecture, stitch_width=description.stitch_width, **sizes)  # type: ignore[arg-type]
+            return VMoE(description.architecture, stitch_width=description.stitch_width, **sizes)  # type: ignore[arg-type]
         case "vmoe_module":
             return _vmoe_module(description, sizes)
         case "nac":
@@ -137,13 +135,13 @@ def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tup
     if isinstance(architecture, NACConfig) and description.kind != "nac":
         return nac_names.sources(name, shape, whole=False)
     if description.stage is not None:
-        return vit_names.stage_sources(name, shape, cast(ViT, architecture).depths[description.stage])
+        return vit_names.stage_sources(name, shape, cast(ViTConfig, architecture).depths[description.stage])
     return network_sources(architecture, f"stages.0.{name}" if description.kind == "vmoe_module" else name, shape)
 
 
 def _vmoe_module(description: Description, sizes: dict[str, Any]) -> nn.Module:
     """The module inside a V-MoE of one block before and one after it, where it is not the first or the last itself."""
-    config = cast(VMoE, description.architecture)
+    config = cast(VMoEConfig, description.architecture)
     before, after = () if description.first else (1,), () if description.last else (1,)
     experts = tuple(position + len(before) for position in config.moe_positions)
     around = config.model_copy(update={"depths": (*before, *config.depths, *after), "moe_blocks": experts})
@@ -159,18 +157,18 @@ def _circuit(description: Description, sizes: dict[str, Any]) -> NAC:
             circuit.read_in = ReadIn(layer, circuit.input_tokenizer.width)
         else:
             circuit.read_out = LatentLayer(layer, DotProductKernel(), read_out=True)
-    if "seeder" in description.silent:
+    if "seeder" in description.disabled_noise:
         circuit.latent_seeder.code_noise = 0.0
-    if "edge" in description.silent:
+    if "edge" in description.disabled_noise:
         for propagator in circuit.propagators:
             propagator.latent_attention.kernel.temperature = None  # type: ignore[union-attr]
-    circuit.output_tokenizer.gumbel = "gumbel" not in description.silent
+    circuit.output_tokenizer.gumbel = "gumbel" not in description.disabled_noise
     return circuit
 
 
 def _holds_all_stages(description: Description, released: Mapping[str, Tensor]) -> bool:
     blocks = {name.split(".")[1] for name in released if name.startswith("blocks.")}
-    depths = cast(ViT, description.architecture).depths
+    depths = cast(ViTConfig, description.architecture).depths
     return any(name.startswith("stages.") for name in released) or (len(depths) > 1 and len(blocks) == sum(depths))
 
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from m2mkd.config.load import checked
-from m2mkd.config.models import ViT, VMoE
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.upstream.description import Description, Kind, Shapes
-from m2mkd.upstream.vocabulary import Side, Vocabulary
+from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
 
 _BASE = {"embed_dim": 768, "num_heads": 12, "patch_size": 16}
 _LARGE = {"embed_dim": 1024, "num_heads": 16, "patch_size": 16}
@@ -40,7 +40,7 @@ _STAGE_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\..+")
 _FLAT_BLOCK = re.compile(r"blocks\.(\d+)\..+")
 
 
-class StagedViT(Vocabulary):
+class ReleasedViT(Vocabulary):
     WITHOUT_EFFECT: ClassVar = frozenset(
         {
             "depth",
@@ -53,8 +53,8 @@ class StagedViT(Vocabulary):
             "is_student",
         }
     )
-    img_size: Side = 224
-    patch_size: Side = 16
+    img_size: SquareSide = 224
+    patch_size: SquareSide = 16
     in_chans: Literal[3] = 3
     num_classes: PositiveInt = 1000
     embed_dim: PositiveInt
@@ -77,7 +77,7 @@ class StagedViT(Vocabulary):
         }
 
 
-class VMoEBase(StagedViT):
+class ReleasedVMoE(ReleasedViT):
     num_expert: PositiveInt = 8
     top_k: PositiveInt = 2
     moe_pos: tuple[NonNegativeInt, ...] | None = None
@@ -87,7 +87,7 @@ class VMoEBase(StagedViT):
     stitch_ln_eps: Literal[1e-5] = 1e-5  # type: ignore[valid-type]
     stage: None = None
 
-    def ours(self, where: str, *, stitched: bool) -> VMoE:
+    def ours(self, where: str, *, stitched: bool) -> VMoEConfig:
         depth = sum(self.divided_depths)
         experts = self.moe_pos if self.moe_pos is not None else tuple(range(depth))
         if outside := sorted(set(experts) - set(range(depth))):
@@ -98,10 +98,10 @@ class VMoEBase(StagedViT):
             "moe_blocks": _pattern(tuple(sorted(set(experts))), depth),
             "stitch": "kept" if stitched else "dropped",
         }
-        return checked(VMoE, self.widths() | fields, where)
+        return checked(VMoEConfig, self.widths() | fields, where)
 
 
-class VMoEModule(VMoEBase):
+class ReleasedVMoEModule(ReleasedVMoE):
     idx: int = Field(ge=-1)
     divided_depths: tuple[PositiveInt] = Field()
 
@@ -115,13 +115,13 @@ def describe(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where: str) 
 
 
 def _describe_vit(content: dict[str, Any], where: str) -> Description:
-    released: StagedViT = checked(StagedViT, content, where)
+    released: ReleasedViT = checked(ReleasedViT, content, where)
     stages, stage = len(released.divided_depths), released.stage
     if stage is not None and stage >= stages:
         raise InputError(f"{where}: stage {stage} does not exist: divided_depths gives stages 0 to {stages - 1}")
     return Description(
         kind="vit",
-        architecture=checked(ViT, released.widths(), where),
+        architecture=checked(ViTConfig, released.widths(), where),
         image_size=released.img_size,
         num_classes=released.num_classes,
         config=content,
@@ -132,7 +132,7 @@ def _describe_vit(content: dict[str, Any], where: str) -> Description:
 
 
 def _describe_vmoe(content: dict[str, Any], where: str) -> Description:
-    released: VMoEBase = checked(VMoEBase, content, where)
+    released: ReleasedVMoE = checked(ReleasedVMoE, content, where)
     ends = tuple(accumulate(released.divided_depths))[:-1]
     stitched = _stitched(released, ends, tuple(end - 1 for end in ends), where)
     return Description(
@@ -146,7 +146,7 @@ def _describe_vmoe(content: dict[str, Any], where: str) -> Description:
 
 
 def _describe_module(content: dict[str, Any], where: str) -> Description:
-    released: VMoEModule = checked(VMoEModule, content, where)
+    released: ReleasedVMoEModule = checked(ReleasedVMoEModule, content, where)
     # The last module is -1 in the released m2mKD phase; 3 would be one without a head (specification vmoe.md 7, finding 16).
     first, last = released.idx == 0, released.idx == -1
     pre, post = () if first else (0,), () if last else (released.divided_depths[0] - 1,)
@@ -216,7 +216,7 @@ def _complete_stitches(content: dict[str, Any], kind: Kind, shapes: Shapes) -> N
         content |= {"pre_stitch_pos": pre, "post_stitch_pos": post}
 
 
-def _stitched(released: VMoEBase, pre: tuple[int, ...], post: tuple[int, ...], where: str) -> bool:
+def _stitched(released: ReleasedVMoE, pre: tuple[int, ...], post: tuple[int, ...], where: str) -> bool:
     """Whether there are stitch layers, which are then at every boundary of the stages."""
     given = tuple(sorted(released.pre_stitch_pos)), tuple(sorted(released.post_stitch_pos))
     if given == ((), ()):

@@ -31,5 +31,5 @@ def _side(value: Any) -> Any:
     return value
 
 
-Side = Annotated[PositiveInt, BeforeValidator(_side)]
+SquareSide = Annotated[PositiveInt, BeforeValidator(_side)]
 """Side of a square, written as a number or as a pair."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-import m2mkd.config.phases
+import m2mkd.study.phases
 from tests.golden import record
 from tests.golden.curves import compute_curves, exact_on
 
@@ -18,7 +18,7 @@ def main() -> None:
         fp64 = compute_curves(Path(folder, "fp64"), torch.float64)
         fp32 = compute_curves(Path(folder, "fp32"), torch.float32)
     new, raised = record.regenerated(old, fp64, fp32, exact_on())
-    source = Path(m2mkd.config.phases.__file__)
+    source = Path(m2mkd.study.phases.__file__)
     for phase in sorted(raised):
         source.write_text(record.with_raised_format(source.read_text(), phase))
     record.FILE.write_text(record.written(new))

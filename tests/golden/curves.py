@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from m2mkd.config import load
-from m2mkd.config.phases import CURVES, Phase
-from m2mkd.config.plan import build_study
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import stage_state, stages_of
+from m2mkd.seeds import forked_rng
+from m2mkd.study.phases import CURVES, Phase
+from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import assemble_teacher, common, distill_module, incubate_module, train_probe

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.planning.cost import FLOAT32, Assumptions, cost_of
+from m2mkd.study.plan import build_study
 from m2mkd.training.machine import Policy
 from tests.unit.test_training import CPU, RECIPE, assert_same, eval_batches, read_curves, replace, stripes, train
 

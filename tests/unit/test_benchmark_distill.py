@@ -5,8 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from m2mkd.config.models import ViT
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from tests.conftest import ROOT
 
 
@@ -15,7 +14,7 @@ def benchmark(monkeypatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark_distill", ROOT / "benchmarks" / "distill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    meta = ViT(patch_size=4, width=16, heads=2, depths=(2, 1, 1, 2))
+    meta = ViTConfig(patch_size=4, width=16, heads=2, depths=(2, 1, 1, 2))
     tiny = module.Networks(
         meta, meta.model_copy(update={"depths": (2, 2, 3, 2)}), VMoEConfig(patch_size=4, width=8, heads=2, depths=(1,) * 4), 8, 5
     )

@@ -8,7 +8,7 @@ import pytest
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
 from m2mkd.results import verdicts
-from m2mkd.results.sides import Seed, Side, exact_p_value, pairs_of
+from m2mkd.results.arms import Arm, Seed, exact_p_value, pairs_of
 from m2mkd.results.verdicts import Pair, averaged, judge, rounding_of
 
 CLAIM = Claim(
@@ -36,9 +36,9 @@ def pair(*differences: float, control: float = 0.5, name: str = "one") -> Pair:
     return Pair(name, tuple(control + difference / 100 for difference in differences), (control,) * len(differences))
 
 
-def side(*accuracies: float, images: int = 100) -> Side:
+def arm(*accuracies: float, images: int = 100) -> Arm:
     seeds = tuple(Seed(place, "evaluate/0", place, share, None, None) for place, share in enumerate(accuracies))
-    return Side("one", "a", "corrected", seeds, images, 0.1)
+    return Arm("one", "a", "corrected", seeds, images, 0.1)
 
 
 def claim(**changes) -> Claim:
@@ -252,7 +252,7 @@ def test_what_a_band_misses_is_measured_against_its_edge():
 
 def test_rounding_adds_up_over_sides_and_averages_over_members():
     # One image of the side of 100 is 1 point, of variance 1 / 12 in each accuracy that agrees; t(0.975, 2) = 4.302653.
-    a, b, c, d = side(0.5, 0.5, 0.5, images=400), side(0.25, 0.25, 0.25), side(0.75, 0.75, 0.75), side(0.5, 0.5, 0.5, images=400)
+    a, b, c, d = arm(0.5, 0.5, 0.5, images=400), arm(0.25, 0.25, 0.25), arm(0.75, 0.75, 0.75), arm(0.5, 0.5, 0.5, images=400)
     for pairs, accuracies in ((pairs_of([(a, b)]), 2), (pairs_of([(a, b, c, d)]), 4), ([averaged(pairs_of([(a, b)] * 4))], 2 / 4)):
         interval = pairs[0].interval("points", 0.95)
         assert interval.high - interval.estimate == pytest.approx(4.302653 * (accuracies / 12 / 3) ** 0.5, abs=1e-5)
@@ -263,7 +263,7 @@ def test_an_exact_test_is_of_the_population_as_it_is_spoken_of(aggregate, p_valu
     # Of 1 to 6 every flip lowers the sum. With -3 it is 15, and 5 flips of the 64 reach that (of nothing, 1, 2, 3, and 1 with 2), on either
     # side. The mean of both by seed is 3.5 five times and 0.5.
     gains = (6, 5, 4, -3, 2, 1), (1, 2, 3, 4, 5, 6)
-    comparisons = [(side(*(0.5 + gain / 64 for gain in one)), side(*[0.5] * 6)) for one in gains]
+    comparisons = [(arm(*(0.5 + gain / 64 for gain in one)), arm(*[0.5] * 6)) for one in gains]
     asked = claim(aggregate=aggregate, population=("one", "two"))
     assert exact_p_value(asked, comparisons) == pytest.approx(p_value)
 
@@ -289,7 +289,7 @@ def test_nothing_is_reproduced_where_there_is_no_effect(monkeypatch, aggregate, 
     random = np.random.default_rng(7)
     shared = random.normal(0.5, 0.02, (2000, 1, 4, seeds))
     draws = (shared + random.normal(0.0, 0.01, (2000, 2, 4, seeds))).tolist()
-    studies = ([Pair(*sides) for sides in zip(names, *study, strict=True)] for study in draws)
+    studies = ([Pair(*arms) for arms in zip(names, *study, strict=True)] for study in draws)
     words = [judge(gain, study).word for study in studies]
     assert words.count("reproduced") / len(words) < 0.05
 

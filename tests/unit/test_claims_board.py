@@ -13,9 +13,6 @@ from typer.testing import CliRunner
 from m2mkd.cli import app
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
-from m2mkd.config.phases import Evaluate, TrainStudent
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
@@ -25,6 +22,9 @@ from m2mkd.results.collect import collect
 from m2mkd.results.report import write_report
 from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.tables import compile_tables
+from m2mkd.study.phases import Evaluate, TrainStudent
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Run, Study
 from m2mkd.training import job
 from tests.fabricated import ROOT, edit_record, finish, plan
 
@@ -162,7 +162,7 @@ def test_at_the_papers_scale_claims_of_the_paper_are_judged(tmp_path):
     study = fabricate(tmp_path, "paper", gains=(0.050, 0.045, 0.055))
     finding = board(study)["vmoe_gain_100"]
     assert finding.verdict.word == "reproduced", finding.verdict.why
-    assert {side.profile for pair in finding.comparisons for side in pair} == {"released"}
+    assert {arm.profile for pair in finding.comparisons for arm in pair} == {"released"}
     assert finding.cost is None
 
 

@@ -11,10 +11,10 @@ from jsonschema import Draft202012Validator
 from m2mkd import cli
 from m2mkd.config import load
 from m2mkd.config.datasets import LARGEST_IMAGE, DataRef
-from m2mkd.config.plan import build_study
 from m2mkd.config.recipe import Augmentation
 from m2mkd.errors import InputError
 from m2mkd.ranks import Ranks
+from m2mkd.study.plan import build_study
 from tests.conftest import ROOT
 
 SCHEMAS = {"experiments": "experiment", "scales": "scale"}

@@ -13,10 +13,10 @@ from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment
-from m2mkd.config.models import NAC, ViT
-from m2mkd.config.phases import PHASES
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Study
+from m2mkd.config.models import NACConfig, ViTConfig
+from m2mkd.study.phases import PHASES
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 SCALES = sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
@@ -72,9 +72,9 @@ def test_models_fit_their_data_at_every_scale(scale: str):
             model, data = getattr(config, field, None), getattr(config, "data", None)
             if data is None:
                 continue
-            if isinstance(model, ViT):
+            if isinstance(model, ViTConfig):
                 assert data.image_size % model.patch_size == 0, f"{run.id}: {field} cuts {data} into patches of {model.patch_size}"
-            if isinstance(model, NAC):
+            if isinstance(model, NACConfig):
                 stride = model.tokenizer.stem_stride * 2 ** (len(model.tokenizer.depths) - 1)
                 assert data.image_size % stride == 0, f"{run.id}: {data} and the tokenizer's stride {stride}"
                 for groups in (model.graph.groups, model.graph.regulariser_groups or 1):
@@ -144,7 +144,7 @@ def test_learning_rates_at_paper_scale(recipe: str, peak: float, final: float):
 )
 def test_depths_sum_to_the_published_layers(model: str, blocks: int, modules: int):
     found = load.catalogue(load.scale("paper", {})).models[model]
-    assert isinstance(found, ViT)
+    assert isinstance(found, ViTConfig)
     assert (sum(found.depths), found.modules) == (blocks, modules)
 
 

@@ -375,22 +375,22 @@ def test_a_job_that_was_to_run_inside_refuses_to_run_outside(monkeypatch):
 
 
 def test_a_job_inside_says_where_it_is_unless_the_image_is_of_other_code(monkeypatch, tmp_path, capsys):
-    inside.obey()
+    inside.require_ordered_container()
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("M2MKD_CONTAINER", "a.sif")
     monkeypatch.setenv("APPTAINER_CONTAINER", "/images/a.sif")
     monkeypatch.setattr(inside, "ABOUT", tmp_path)
     with pytest.raises(InputError, match="is on the host"):
-        inside.obey()
+        inside.require_ordered_container()
     (tmp_path / "lock.txt").touch()
-    inside.obey()
+    inside.require_ordered_container()
     assert re.fullmatch(r"container: /images/a\.sif, root (writable|read-only), uid \d+, revision unknown\n", capsys.readouterr().err)
     monkeypatch.chdir(tmp_path)
-    inside.obey()
+    inside.require_ordered_container()
     (tmp_path / "m2mkd").mkdir()
     (tmp_path / "m2mkd" / "new.py").touch()
     with pytest.raises(InputError, match=r"a\.sif holds another m2mkd than this folder; 'make image-cpu'"):
-        inside.obey()
+        inside.require_ordered_container()
 
 
 def test_a_run_records_the_image_by_its_digests(monkeypatch, tmp_path):

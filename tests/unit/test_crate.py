@@ -15,8 +15,6 @@ from rocrate.rocrate import ROCrate
 from typer.testing import CliRunner
 
 from m2mkd.cli import app
-from m2mkd.config.phases import PHASES, TrainStudent
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.commands import selected_experiments
@@ -26,6 +24,8 @@ from m2mkd.results.crate.contents import SOURCES
 from m2mkd.results.crate.write import write_crate
 from m2mkd.results.report import write_report
 from m2mkd.results.tables import compile_tables
+from m2mkd.study.phases import PHASES, TrainStudent
+from m2mkd.study.study import Study
 from m2mkd.training import job
 from tests.fabricated import ROOT, finish, first, plan
 

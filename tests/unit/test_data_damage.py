@@ -23,7 +23,7 @@ from PIL import Image
 
 from m2mkd.cli import main
 from m2mkd.config import load
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
@@ -190,9 +190,9 @@ DAMAGE: dict[str, tuple[str, Files, str]] = {
 }
 
 
-def registered(layout: str, classes: int = 2, **fields) -> Dataset:
+def registered(layout: str, classes: int = 2, **fields) -> DatasetConfig:
     source = SourceFile(name="set.zip", **fields.pop("source", {}))
-    return Dataset(title="A set", layout=layout, classes=classes, licence="none", files=(source,), **fields)
+    return DatasetConfig(title="A set", layout=layout, classes=classes, licence="none", files=(source,), **fields)
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +209,7 @@ def pack(path: Path, files: Files) -> None:
             archive.writestr(name, content)
 
 
-def refused(dataset: Dataset, message: str) -> None:
+def refused(dataset: DatasetConfig, message: str) -> None:
     """Prepare the set as people do it, which fails as it should."""
     Path("config").mkdir()
     Path("config/datasets.yaml").write_text(yaml.safe_dump({"set": dataset.model_dump(mode="json")}))

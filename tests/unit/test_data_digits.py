@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.config.load import checked, read_yaml
 from m2mkd.data.digits import read_digits
 from m2mkd.data.pack import open_pack
@@ -16,7 +16,7 @@ from m2mkd.data.renditions import DIGITS, RENDITIONS
 from m2mkd.errors import InputError
 
 REGISTRY = Path(__file__).parents[2] / "config" / "datasets.yaml"
-DATASETS: dict[str, Dataset] = checked(dict[str, Dataset], read_yaml(REGISTRY), str(REGISTRY))
+DATASETS: dict[str, DatasetConfig] = checked(dict[str, DatasetConfig], read_yaml(REGISTRY), str(REGISTRY))
 SIZE = 32
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.fetch import RAW, check, fetch
 from m2mkd.errors import InputError
 from tests.loopback import Server, serving
@@ -30,9 +30,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def dataset(url: str | None, **fields) -> Dataset:
+def dataset(url: str | None, **fields) -> DatasetConfig:
     source = SourceFile(name="set.zip", url=url, **{"sha256": SHA256} | fields)
-    return Dataset(title="A set", layout="image_folder", classes=2, licence="none", files=(source,), obtain="ask its makers")
+    return DatasetConfig(title="A set", layout="image_folder", classes=2, licence="none", files=(source,), obtain="ask its makers")
 
 
 def test_a_dropped_connection_is_taken_up_where_it_broke(server: Server):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2mkd.config.datasets import Dataset, SourceFile
+from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.archives import open_archive
 from m2mkd.data.images import evaluated
 from m2mkd.data.layouts import LAYOUTS, tiny_imagenet_classes
@@ -34,8 +34,10 @@ TRAINED = {wnid: [picture(10 * place + n) for n in range(2 + place)] for place, 
 MEASURED = [(WNIDS[n % 3], picture(100 + n)) for n in (2, 0, 1, 1)]
 
 
-def registered(layout: str, classes: int, *files: str) -> Dataset:
-    return Dataset(title="A set", layout=layout, classes=classes, licence="none", files=tuple(SourceFile(name=name) for name in files))
+def registered(layout: str, classes: int, *files: str) -> DatasetConfig:
+    return DatasetConfig(
+        title="A set", layout=layout, classes=classes, licence="none", files=tuple(SourceFile(name=name) for name in files)
+    )
 
 
 @pytest.fixture

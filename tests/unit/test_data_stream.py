@@ -51,7 +51,7 @@ def test_workers_change_nothing(workers):
     assert same(list(stream(**EVERYTHING).epoch(3)), list(stream(**EVERYTHING, workers=workers).epoch(3)))
 
 
-def gathered(parts):
+def all_gather(parts):
     """The batch that its parts are of."""
     size = sum(len(part.ids) for part in parts)
     places = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
@@ -63,7 +63,7 @@ def test_ranks_change_nothing(ranks, workers):
     whole = list(stream(**EVERYTHING).epoch(3))
     parts = [list(stream(**EVERYTHING, workers=workers, rank=rank, ranks=ranks).epoch(3)) for rank in range(ranks)]
     assert all(len(batch.ids) == 16 // ranks for part in parts for batch in part)
-    assert same(whole, [gathered(step) for step in zip(*parts, strict=True)])
+    assert same(whole, [all_gather(step) for step in zip(*parts, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ def test_packs_give_the_same_batches_from_any_step_on(stored, storage, ranks, wo
     streams = [stream(**EVERYTHING, split=stored[storage], workers=workers, rank=rank, ranks=ranks) for rank in range(ranks)]
     for start in (0, 2):
         parts = [list(each.epoch(3, start)) for each in streams]
-        assert same(whole[start:], [gathered(step) for step in zip(*parts, strict=True)])
+        assert same(whole[start:], [all_gather(step) for step in zip(*parts, strict=True)])
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0}, {"cutmix": 0}, {"mixup": 0, "cutmix": 0}])
 def test_mixing_is_that_of_the_global_batch(mixing):
     whole = list(stream(**mixing).epoch(0))
     parts = [list(stream(**mixing, rank=rank, ranks=2).epoch(0)) for rank in range(2)]
-    assert same(whole, [gathered(step) for step in zip(*parts, strict=True)])
+    assert same(whole, [all_gather(step) for step in zip(*parts, strict=True)])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -268,7 +268,7 @@ def test_mixing_draws_what_the_released_code_draws(fixtures_dir):
     """Which of the two, and lambda before the box is cut, from numpy's seed 123 (vmoe.md 4.2)."""
     from timm.data.mixup import Mixup
 
-    from m2mkd.config.seeds import forked_rng
+    from m2mkd.seeds import forked_rng
 
     recorded = np.load(fixtures_dir / "vmoe" / "vmoe_fixtures.npz")["mixup.seed123.lam_cutmix"]
     with forked_rng():

@@ -12,9 +12,9 @@ from scipy import ndimage
 from torchvision import transforms
 
 from m2mkd.config.recipe import Augmentation
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.data.images import evaluated
 from m2mkd.data.transforms import TrainTransform, normalised
+from m2mkd.seeds import derive_seed, forked_rng
 
 PLAIN = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip": 0, "rand_augment": None, "erase": 0}
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)

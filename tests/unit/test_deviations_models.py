@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from m2mkd.config import load
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import GraphPriors, Latents, Tokenizer, VMoE
+from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig, VMoEConfig
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.losses import kd_divergence
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.models.build import build_module, build_student, evaluation, regularisation
 from m2mkd.models.nac.kernel import cosine_distance
 from m2mkd.models.nac.regularisers import block_model, block_model_loss
+from m2mkd.seeds import forked_rng
 from m2mkd.training.optim import build_optimizer
 
 NAC = NACConfig(
@@ -27,10 +26,10 @@ NAC = NACConfig(
     latents=Latents(input=4, mediator=24, output=3),
     iterations=2,
     layer_scale=0.1,
-    tokenizer=Tokenizer(depths=(1, 1), stem_stride=2, grid_dim=4),
+    tokenizer=TokenizerConfig(depths=(1, 1), stem_stride=2, grid_dim=4),
     graph=GraphPriors(groups=4, regulariser_groups=2, fit_steps=400),
 )
-VMOE = VMoE(patch_size=4, width=32, heads=2, depths=(1, 1), experts=4)
+VMOE = VMoEConfig(patch_size=4, width=32, heads=2, depths=(1, 1), experts=4)
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 RECIPE = Recipe(epochs=1, batch_size=2, lr=1e-3, weight_decay=0.1)
 
@@ -156,11 +155,11 @@ def test_block_model_groups():
 
 def test_weight_decay_filter():
     nac = student({})
-    everything, matrices = decayed(nac, decay_all=True), decayed(nac, spared=nac.no_weight_decay())
+    everything, matrices = decayed(nac, decay_all=True), decayed(nac, no_weight_decay=nac.no_weight_decay())
     assert everything == {name for name, _ in nac.named_parameters()}
-    spared = everything - matrices
+    no_weight_decay = everything - matrices
     for part in ("codes", "signatures", "bias", "bandwidth", "gain", "layernorm.weight", "positional_grid"):
-        assert any(part in name for name in spared), part
+        assert any(part in name for name in no_weight_decay), part
         assert not any(part in name for name in matrices), part
     assert any(name.endswith("native_weight") for name in matrices)
 

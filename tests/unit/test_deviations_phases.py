@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.phases import CURVES
-from m2mkd.config.plan import build_study
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
@@ -20,6 +17,9 @@ from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import twice_counted, whole_batches
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
+from m2mkd.seeds import forked_rng
+from m2mkd.study.phases import CURVES
+from m2mkd.study.plan import build_study
 from m2mkd.training import optim
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine
@@ -90,9 +90,9 @@ def meta_state(run):
 def test_position_decay(monkeypatch, runs):
     run = find(runs, "incubate_module", index=0)
     released, corrected = (trained_task(monkeypatch, run, value, {"meta": [meta_state(run)]})[0] for value in both("position_decay"))
-    assert set(released.spared) == set()
-    assert set(corrected.spared) == {"cls_token", "pos_embed"}
-    assert set(corrected.spared) <= {name for name, _ in corrected.trained.named_parameters()}
+    assert set(released.no_weight_decay) == set()
+    assert set(corrected.no_weight_decay) == {"cls_token", "pos_embed"}
+    assert set(corrected.no_weight_decay) <= {name for name, _ in corrected.trained.named_parameters()}
 
 
 def test_weight_decay_filter_reaches_the_optimiser(monkeypatch, runs):
@@ -100,7 +100,7 @@ def test_weight_decay_filter_reaches_the_optimiser(monkeypatch, runs):
     decayed = []
     for value in both("weight_decay_filter"):
         task, _ = trained_task(monkeypatch, run, value, {})
-        groups = optim.build_optimizer(task.trained, run.config.recipe, task.spared, decay_all=task.decay_all).param_groups
+        groups = optim.build_optimizer(task.trained, run.config.recipe, task.no_weight_decay, decay_all=task.decay_all).param_groups
         decayed.append(sum(parameter.numel() for group in groups if group["weight_decay"] for parameter in group["params"]))
     total = sum(parameter.numel() for parameter in task.trained.parameters())
     assert decayed[0] == total > decayed[1] > 0.7 * total

@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import GraphPriors, Latents, Tokenizer
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig, VMoEConfig
 from m2mkd.evaluation.attention import attention_weights, watched
 from m2mkd.evaluation.diagnostics import diagnose, effective_number, scalars
 from m2mkd.models.nac.circuit import NAC
@@ -25,7 +23,7 @@ CONFIG = NACConfig(
     latents=Latents(input=INPUTS, mediator=MEDIATORS, output=OUTPUTS),
     iterations=ITERATIONS,
     layer_scale=1.0,
-    tokenizer=Tokenizer(depths=(1, 1), stem_stride=2, grid_dim=4),
+    tokenizer=TokenizerConfig(depths=(1, 1), stem_stride=2, grid_dim=4),
     graph=GraphPriors(groups=2, fit_steps=300),
 )
 TOKENS = (16 // 4) ** 2

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from m2mkd.config.phases import Evaluate
 from m2mkd.results.graph_figures import diagnosis_figure, series_figure
 from m2mkd.results.report import write_report
 from m2mkd.results.svg import inline_svg
+from m2mkd.study.phases import Evaluate
 from tests import fabricated
 
 

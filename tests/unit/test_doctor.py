@@ -43,7 +43,7 @@ def test_the_table_names_every_check_and_a_failure_is_the_exit_code(monkeypatch,
     assert all(row["mend"] for row in rows.values() if row["status"] != "pass")
     failing = any(row["status"] == "fail" for row in rows.values())
     assert found.exit_code == failing
-    monkeypatch.setattr(machine, "disk", lambda: machine.Finding("disk", "fail", "[0 GB] free", "free some"))
+    monkeypatch.setattr(machine, "disk", lambda: machine.CheckResult("disk", "fail", "[0 GB] free", "free some"))
     found = CliRunner().invoke(app, ["doctor"])
     assert found.exit_code == 1 and "[0 GB]" in found.output
 
@@ -83,7 +83,7 @@ def test_a_folder_for_results_that_cannot_be_written_is_found(tmp_path, monkeypa
 
     monkeypatch.setattr(inside.tempfile, "NamedTemporaryFile", refuse)
     found = inside.writable(tmp_path / "results")
-    assert (found.status, found.mend) == ("fail", "bind the project, writable for this user")
+    assert (found.status, found.fix) == ("fail", "bind the project, writable for this user")
 
 
 def test_engines_are_told_apart_from_their_clients(program):
@@ -120,7 +120,7 @@ def test_gpu_driver_and_torch_are_held_against_each_other(program, monkeypatch, 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card")
     found = machine.gpu()
     assert found.status == status and words in found.found
-    assert (found.mend == "") == (status == "pass")
+    assert (found.fix == "") == (status == "pass")
 
 
 @pytest.mark.parametrize(("gigabytes", "status"), [(1, "fail"), (5, "warn"), (50, "pass")])

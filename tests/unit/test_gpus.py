@@ -109,7 +109,7 @@ def test_more_gpus_than_can_be_seen_are_refused(machine, monkeypatch):
     machine(3)
     monkeypatch.setenv(gpus.VISIBLE, "0,1")
     with pytest.raises(InputError, match="--gpus 3: 2 can be seen here"):
-        gpus.take(3, print)
+        gpus.reserve_gpus(3, print)
 
 
 def test_a_machine_without_a_driver_has_none(monkeypatch, tmp_path):

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import ViT
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid
 from m2mkd.models.vit import StagedViT, build_stage, incubation_config
 from m2mkd.models.vmoe import build_vmoe_module
 
-META = ViT(patch_size=4, width=16, heads=2, depths=(2, 1, 2))
+META = ViTConfig(patch_size=4, width=16, heads=2, depths=(2, 1, 2))
 TEACHER = META.model_copy(update={"depths": (3, 2, 4)})
 STUDENT = VMoEConfig(patch_size=4, width=8, heads=2, depths=(1, 2, 1), experts=3)
 SIZES = {"image_size": 8, "num_classes": 5}

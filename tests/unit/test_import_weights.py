@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from m2mkd.config import imports, load
-from m2mkd.config.phases import ImportWeights
-from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_modules, load_weights, stage_state
 from m2mkd.results.collect import collect
+from m2mkd.study.phases import ImportWeights
+from m2mkd.study.plan import build_study
 from m2mkd.training import job as jobs
 from m2mkd.upstream.description import describe
 from m2mkd.upstream.imported import Imported, write_imported
@@ -296,7 +296,7 @@ def test_what_does_not_fit_together_is_refused_in_one_line(changes, message):
 
 
 def test_the_workflow_gets_the_file_as_an_input_whose_age_does_not_matter():
-    from m2mkd.config.runs import as_graph
+    from m2mkd.study.graph import as_graph
 
     planned = study(teacher(teacher=vit_file("teacher.safetensors")), "teacher_deit_large")
     (run,) = imported(planned)

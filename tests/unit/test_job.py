@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
 from m2mkd.models.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from m2mkd.processes import exclusive
+from m2mkd.study.plan import build_study
 from m2mkd.training import job as jobs
 from m2mkd.training import usage
 from m2mkd.training.phases import distill_module
@@ -279,7 +279,7 @@ def test_another_file_system_gets_a_copy(monkeypatch, tmp_path):
 
 
 def test_keyed_files_get_one_time_so_that_none_is_newer(study, tmp_path):
-    from m2mkd.config.runs import settle_times
+    from m2mkd.study.graph import normalise_mtimes
 
     run = next(run for run in study.runs.values() if run.phase == "pretrain_meta")
     written = [tmp_path / output for output in study.outputs(run, 0)[:2]]
@@ -287,5 +287,5 @@ def test_keyed_files_get_one_time_so_that_none_is_newer(study, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
         time.sleep(0.01)
-    settle_times(study)
+    normalise_mtimes(study)
     assert written[0].stat().st_mtime == written[1].stat().st_mtime

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_module, build_student
+from m2mkd.study.plan import build_study
 
 SIZES = {"image_size": 32, "num_classes": 10}
 PARTS = {0: ("input_tokenizer.", "read_in."), 1: ("propagators.0.",), 2: ("propagators.1.",), 3: ("read_out.", "output_tokenizer.")}

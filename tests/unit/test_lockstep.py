@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.distill import hybrid
 from m2mkd.models.vit import StagedViT, build_stage
+from m2mkd.seeds import forked_rng
+from m2mkd.study.plan import build_study
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine, Policy

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.data.stream import eval_batches
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.vit import StagedViT
 from m2mkd.results.hybrids import hybrids_table
-from m2mkd.results.lineage import homes
 from m2mkd.results.records import Record
+from m2mkd.seeds import forked_rng
+from m2mkd.study.lineage import display_rows
+from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import measure_hybrid
@@ -35,7 +35,7 @@ def test_it_belongs_to_every_study_that_distills_modules_with_a_teacher(experime
     runs = [run for run in planned.runs.values() if run.phase == "measure_hybrid"]
     assert len(runs) == measured
     for run in runs:
-        assert homes(planned)[run.id] == ("teacher_deit_large", "teacher", "corrected")
+        assert display_rows(planned)[run.id] == ("teacher_deit_large", "teacher", "corrected")
         assert run.upstream["teacher"] == next(run.upstream["teacher"] for run in planned.runs.values() if run.phase == "split_teacher")
 
 

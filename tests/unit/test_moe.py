@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.models.moe import MoE
 from m2mkd.models.stitch import Stitch

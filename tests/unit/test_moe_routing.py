@@ -113,8 +113,10 @@ def test_auxiliary_losses_against_the_formula(size, seed):
     router = VMoERouter(importance_weight=0.3, load_weight=0.7)
     expected = 0.3 * np.mean(importance) + 0.7 * np.mean(load)
     assert router.auxiliary_loss(logits, noisy, top_k, group).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    silent = VMoERouter(noise=0.0, importance_weight=0.3, load_weight=0.7)
-    assert silent.auxiliary_loss(logits, logits, top_k, group).item() == pytest.approx(0.3 * np.mean(importance), rel=1e-9, abs=1e-12)
+    disabled_noise = VMoERouter(noise=0.0, importance_weight=0.3, load_weight=0.7)
+    assert disabled_noise.auxiliary_loss(logits, logits, top_k, group).item() == pytest.approx(
+        0.3 * np.mean(importance), rel=1e-9, abs=1e-12
+    )
 
 
 def test_gradients_of_the_losses_by_finite_differences():
@@ -149,12 +151,12 @@ def test_the_gate_has_no_bias():
 def test_noise_changes_training_only():
     moe, x = layer(capacity_ratio=9.0, eval_capacity_ratio=9.0, noise=4.0), torch.randn(3, 5, 6)
     moe.noise = torch.zeros(3, 5, 4)
-    silent = moe(x)
+    disabled_noise = moe(x)
     moe.noise = torch.randn(3, 5, 4)
-    assert not torch.equal(moe(x), silent)
+    assert not torch.equal(moe(x), disabled_noise)
     moe.eval()
     assert not moe.draws_noise
-    torch.testing.assert_close(moe(x), silent)
+    torch.testing.assert_close(moe(x), disabled_noise)
     moe.train().noise = None
     with pytest.raises(ValueError, match="noise=GENERATOR"):
         moe(x)

@@ -7,8 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference_nac import ReferenceNAC
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Latents
+from m2mkd.config.models import Latents, NACConfig
 from m2mkd.models.nac.noise import Noise
 from tests.unit.test_nac_circuit import CONFIG, IMAGES, circuit, noise
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import GraphPriors, Latents, Tokenizer
+from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise
@@ -22,7 +21,7 @@ CONFIG = NACConfig(
     latents=Latents(input=4, mediator=MEDIATORS, output=3),
     iterations=2,
     layer_scale=1.0,
-    tokenizer=Tokenizer(depths=(1, 1), stem_stride=2, grid_dim=4),
+    tokenizer=TokenizerConfig(depths=(1, 1), stem_stride=2, grid_dim=4),
     graph=GraphPriors(groups=2, fit_steps=300),
 )
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -132,7 +131,7 @@ def test_regularisation_follows_the_prior():
 def test_stages_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="image size 18 is not a multiple of the tokenizer's total stride 4"):
         NAC(CONFIG, image_size=18, num_classes=5, prior=None)
-    deep = CONFIG.model_copy(update={"tokenizer": Tokenizer(depths=(1, 1, 1, 1))})
+    deep = CONFIG.model_copy(update={"tokenizer": TokenizerConfig(depths=(1, 1, 1, 1))})
     with pytest.raises(InputError, match="4 stages"):
         NAC(deep, image_size=32, num_classes=5, prior=None)
 

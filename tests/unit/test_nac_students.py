@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Latents, Tokenizer
+from m2mkd.config.models import Latents, NACConfig, TokenizerConfig
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
@@ -19,7 +18,7 @@ CONFIG = NACConfig(
     head_dim=6,
     latents=Latents(input=4, mediator=8, output=3),
     iterations=2,
-    tokenizer=Tokenizer(depths=(1, 1), stem_stride=2, grid_dim=4),
+    tokenizer=TokenizerConfig(depths=(1, 1), stem_stride=2, grid_dim=4),
 )
 WIDTH, IMAGE, CLASSES = 12, 16, 5
 

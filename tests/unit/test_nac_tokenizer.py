@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from m2mkd.config.models import Tokenizer
+from m2mkd.config.models import TokenizerConfig
 from m2mkd.models.nac.tokenizer import ImageTokenizer, resize_grid, resize_grids
 
-CONFIG = Tokenizer(depths=(1, 1), stem_stride=4, grid_dim=5)
+CONFIG = TokenizerConfig(depths=(1, 1), stem_stride=4, grid_dim=5)
 
 
 def tokenizer(image_size):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
-from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.losses import kd_divergence, soft_cross_entropy
 from m2mkd.models.build import build_module
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.weights import stage_state, stages_of
+from m2mkd.seeds import forked_rng
+from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job
 
 INDEX = 2

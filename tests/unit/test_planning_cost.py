@@ -7,9 +7,6 @@ import pytest
 
 from m2mkd import cli
 from m2mkd.config import load
-from m2mkd.config.phases import PHASES, SplitTeacher
-from m2mkd.config.plan import build_study
-from m2mkd.config.study import Study
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT
@@ -18,6 +15,9 @@ from m2mkd.planning.cost import MEASURED_AT_ONCE, data_sizes
 from m2mkd.planning.gpus import GPUS
 from m2mkd.planning.summary import plan, with_upstream
 from m2mkd.planning.work import work_of
+from m2mkd.study.phases import PHASES, SplitTeacher
+from m2mkd.study.plan import build_study
+from m2mkd.study.study import Study
 from m2mkd.training.phases.common import EVAL_BATCH
 
 

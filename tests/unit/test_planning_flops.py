@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2mkd.config.models import NAC, Model, Tokenizer, ViT, VMoE
+from m2mkd.config.models import Model, NACConfig, TokenizerConfig, ViTConfig, VMoEConfig
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.vmoe import build_vmoe_module
 from m2mkd.planning import circuit, transformer
-from m2mkd.planning.part import Part
+from m2mkd.planning.layer_cost import LayerCost
 from tests.conftest import ROOT
 
 MODELS = TypeAdapter(dict[str, Model]).validate_python(yaml.safe_load((ROOT / "config/models.yaml").read_text()))
 VMOE_BASE = MODELS["vmoe_base"]
 ORIGINAL_S = VMOE_BASE.model_copy(update={"width": 512, "heads": 8, "depths": (2, 2, 2, 2)})
 
-VIT = ViT(patch_size=8, width=48, heads=4, depths=(1, 2, 2), qkv_bias=False)
-MOE = VMoE(patch_size=8, width=48, heads=4, depths=(1, 2, 1), experts=4, moe_blocks="every_2")
-CIRCUIT = NAC(
+VIT = ViTConfig(patch_size=8, width=48, heads=4, depths=(1, 2, 2), qkv_bias=False)
+MOE = VMoEConfig(patch_size=8, width=48, heads=4, depths=(1, 2, 1), experts=4, moe_blocks="every_2")
+CIRCUIT = NACConfig(
     state_dim=48,
     code_dim=40,
     signature_dim=16,
@@ -35,7 +35,7 @@ CIRCUIT = NAC(
     latents={"input": 12, "mediator": 24, "output": 6},
     iterations=2,
     ffn_capacity=1.5,
-    tokenizer=Tokenizer(depths=(1, 2), stem_stride=2, grid_dim=8),
+    tokenizer=TokenizerConfig(depths=(1, 2), stem_stride=2, grid_dim=8),
     drop_path=0.0,  # on a CPU dropped samples are not computed
 )
 
@@ -239,7 +239,7 @@ def saved_bytes(network: nn.Module, forward: Callable[[], Tensor], images: int, 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("config", "tolerance"), [(VIT, 0.05), (MOE.model_copy(update={"moe_blocks": "all"}), 0.15)], ids=["vit", "vmoe"])
 def test_activations_of_a_transformer(config, tolerance, half):
-    if isinstance(config, VMoE):
+    if isinstance(config, VMoEConfig):
         network = build_student(config, image_size=64, num_classes=10, prior=None, stitch_width=None, compat={}).train()
     else:
         network = StagedViT(config, image_size=64, num_classes=10).train()
@@ -251,7 +251,7 @@ def test_activations_of_a_transformer(config, tolerance, half):
 def test_activations_of_a_frozen_stage(half):
     stage = build_stage(VIT, 2, image_size=64, num_classes=10).requires_grad_(False)
     x = torch.randn(16, 65, 48, requires_grad=True)
-    planned: Part = transformer.stage(VIT, 2, 64, 10)
+    planned: LayerCost = transformer.stage(VIT, 2, 64, 10)
     assert planned.passed.bytes(2 if half else 4) == pytest.approx(saved_bytes(stage, lambda: stage(x), 16, half), rel=0.05)
 
 

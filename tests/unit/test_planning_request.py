@@ -3,10 +3,10 @@
 import pytest
 
 from m2mkd.config import load
-from m2mkd.config.plan import build_study
 from m2mkd.errors import InputError
 from m2mkd.planning import Assumptions, cost_of
 from m2mkd.planning.request import SLOWER, START, Terms, request_of, requests
+from m2mkd.study.plan import build_study
 
 GIVEN = Assumptions("h100", gpus=1)
 TERMS = Terms(GIVEN, longest=1000)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from m2mkd.config import load
-from m2mkd.config.phases import CURVES
-from m2mkd.config.plan import build_study
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_student
+from m2mkd.seeds import forked_rng
+from m2mkd.study.phases import CURVES
+from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases.train_probe import over_episodes

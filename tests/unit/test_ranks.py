@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from m2mkd.config.models import ViT, VMoE
+from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.config.recipe import Augmentation, Recipe
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.data.stream import TrainStream, eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.models.vit import StagedViT
-from m2mkd.models.vmoe import VMoE as VMoENetwork
+from m2mkd.models.vmoe import VMoEConfig as VMoENetwork
 from m2mkd.ranks import ALONE, Ranks
+from m2mkd.seeds import forked_rng
 from m2mkd.training.launch import first_failure, ranks_for
 from m2mkd.training.loop import Task, Trainee, fit
 from m2mkd.training.machine import Machine, accumulation
@@ -29,8 +29,8 @@ BATCH, EPOCHS = 64, 10
 MIXING = Augmentation(crop_scale=(0.8, 1.0), rand_augment=None, erase=0.0, mixup=0.8, cutmix=1.0)
 RECIPE = Recipe(epochs=EPOCHS, batch_size=BATCH, lr=1e-3, lr_batch=None, clip_norm=1.0, eval_every=EPOCHS, augmentation=MIXING)
 MODELS = {
-    "vit": ViT(patch_size=8, width=16, heads=2, depths=(1, 1)),
-    "vmoe": VMoE(patch_size=8, width=16, heads=2, depths=(1, 1), experts=3),
+    "vit": ViTConfig(patch_size=8, width=16, heads=2, depths=(1, 1)),
+    "vmoe": VMoEConfig(patch_size=8, width=16, heads=2, depths=(1, 1), experts=3),
 }
 HERE = [pytest.param(ranks, limit, id=f"{ranks}x{limit or BATCH // ranks}") for ranks, limit in ((2, None), (1, 16), (2, 16))]
 
@@ -46,7 +46,7 @@ def network(family: str) -> torch.nn.Module:
     with forked_rng("network", family):
         sizes = {"image_size": 16, "num_classes": 5}
         config = MODELS[family]
-        made = StagedViT(config, **sizes) if isinstance(config, ViT) else VMoENetwork(config, **sizes)
+        made = StagedViT(config, **sizes) if isinstance(config, ViTConfig) else VMoENetwork(config, **sizes)
     return made.double()
 
 

@@ -240,10 +240,10 @@ def test_gradient_checkpointing_changes_memory_only(images, name, router):
 @pytest.mark.parametrize("name", [*TRANSFORMERS, "nac_tiny_imagenet_64"])
 def test_weight_decay_spares_what_the_model_names(name):
     model = small(name)
-    spared = {id(parameter) for key, parameter in model.named_parameters() if key in model.no_weight_decay()}
-    assert len(spared) == len(model.no_weight_decay()) > 0
+    no_weight_decay = {id(parameter) for key, parameter in model.named_parameters() if key in model.no_weight_decay()}
+    assert len(no_weight_decay) == len(model.no_weight_decay()) > 0
     decayed = [group for group in create_optimizer_v2(model, "adamw", weight_decay=0.1).param_groups if group["weight_decay"]]
-    assert not spared & {id(parameter) for group in decayed for parameter in group["params"]}
+    assert not no_weight_decay & {id(parameter) for group in decayed for parameter in group["params"]}
 
 
 def test_layer_decay_grows_towards_the_head(name):

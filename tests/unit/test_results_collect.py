@@ -4,7 +4,7 @@ import pytest
 
 from m2mkd.errors import InputError
 from m2mkd.results.collect import collect
-from m2mkd.results.lineage import homes, served_rows
+from m2mkd.study.lineage import display_rows, served_rows
 from tests.fabricated import edit_record, finish, first, plan
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/m2mkd"]
@@ -42,7 +42,7 @@ def test_curves_know_module_and_row(study):
 
 
 def test_shared_runs_serve_every_row_and_live_with_their_teacher(study):
-    served, home = served_rows(study), homes(study)
+    served, home = served_rows(study), display_rows(study)
     meta = first(study, "pretrain_meta")
     assert {(row.experiment, row.variant) for row in served[meta.id]} == {("teacher_deit_large", "teacher"), ("vmoe_base", "m2mkd")}
     assert home[meta.id] == ("teacher_deit_large", "teacher", "corrected")
@@ -52,7 +52,7 @@ def test_shared_runs_serve_every_row_and_live_with_their_teacher(study):
 def test_the_teacher_of_a_row_is_named_even_where_it_is_no_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"])
-    assert homes(study)[first(study, "pretrain_meta").id] == ("teacher_deit_large", "teacher", "corrected")
+    assert display_rows(study)[first(study, "pretrain_meta").id] == ("teacher_deit_large", "teacher", "corrected")
 
 
 def test_stages_that_nobody_distils_from_belong_to_their_teacher(tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.results.collect import collect
-from m2mkd.results.lineage import anchor_of, student_of
 from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.report import result_sheets, write_report
+from m2mkd.results.report import result_tables, write_report
+from m2mkd.study.lineage import anchor_of, student_of
 from tests.fabricated import finish, plan
 
 EXPERIMENTS = [
@@ -134,15 +134,15 @@ def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         collected = collect(study)
-        sheets = result_sheets(study, collected.numbers, PublishedNumbers(), collected.records)
+        tables = result_tables(study, collected.numbers, PublishedNumbers(), collected.records)
     numbers = 0
-    for _, sheet in sheets:
-        measured = [place for place, name in enumerate(sheet.header) if "%" in name or name in ("edges", "rotated")]
-        for cell in (row[place] for row in sheet.rows for place in measured):
+    for _, table in tables:
+        measured = [place for place, name in enumerate(table.header) if "%" in name or name in ("edges", "rotated")]
+        for cell in (row[place] for row in table.rows for place in measured):
             if cell:
                 numbers += 1
-                assert cell.target in page.ids, (sheet.name, cell)
-    assert {sheet.name for _, sheet in sheets} >= {"teacher", "hybrids", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"}
+                assert cell.target in page.ids, (table.name, cell)
+    assert {table.name for _, table in tables} >= {"teacher", "hybrids", "vmoe", "nac", "transfer", "ood", "renditions", "fewshot"}
     assert numbers > 50
 
 

@@ -5,11 +5,11 @@ import itertools
 import pytest
 
 from m2mkd.config import load, runs
-from m2mkd.config.phases import PHASES
-from m2mkd.config.plan import build_study
-from m2mkd.config.runs import as_graph, command_arguments
-from m2mkd.config.seeds import derive_seed
 from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed
+from m2mkd.study.graph import as_graph, command_arguments
+from m2mkd.study.phases import PHASES
+from m2mkd.study.plan import build_study
 
 
 def study(**overrides):

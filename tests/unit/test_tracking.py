@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from m2mkd.tracking.mlflow_sink import sync
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
@@ -12,12 +13,11 @@ from m2mkd.models.build import build_student
 from m2mkd.models.weights import save_weights
 from m2mkd.results.tables import compile_tables
 from m2mkd.tracking import store as store_module
-from m2mkd.tracking.address import prefer, store_uri, without_credentials
+from m2mkd.tracking.address import set_default_tracking_uri, store_uri, without_credentials
 from m2mkd.tracking.entry import Point, flat
 from m2mkd.tracking.figures import confusion_matrix
-from m2mkd.tracking.follower import Followed, Follower, claim
 from m2mkd.tracking.live import order_of
-from m2mkd.tracking.mlflow_sink import sync
+from m2mkd.tracking.mlflow_mirror import MirroredRun, MlflowMirror, claim
 from m2mkd.tracking.store import open_store
 from tests.fabricated import edit_record, finish, first, plan, publish
 
@@ -237,7 +237,7 @@ def mirror(study, run, lines, **changes):
     """A run as a training that goes on would have left it in the store, with so many lines of its curves."""
     curves = (Path(study.folder(run.id)) / "0" / "metrics.jsonl").read_text().splitlines()[:lines]
     with open_store("m2mkd/smoke") as store:
-        entry = Followed(order_of(study, run, 0)).entry
+        entry = MirroredRun(order_of(study, run, 0)).entry
         made = claim(store, entry)
         points = [Point(name, changes.get(name, value), line["epoch"]) for line in map(json.loads, curves) for name, value in line.items()]
         store.log_points(made.info.run_id, made.info.start_time, [point for point in points if point.name in ("lr", "loss")], entry.params)
@@ -259,7 +259,7 @@ def test_a_mirror_that_comes_late_adds_nothing(synced):
     """A process that follows a short job may look at the store for the first time when the run has been brought there."""
     before = counts()
     run = first(synced, "train_student")
-    follower = Follower({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(synced, run, 0)]}, os.getppid())
+    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(synced, run, 0)]}, os.getppid())
     assert follower.turn(last=True)
     assert counts() == before
 
@@ -397,10 +397,10 @@ def test_nested_configuration_becomes_dotted_names():
 
 def test_the_configured_store_holds_unless_a_variable_names_one(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert prefer("") == {} and store_uri() == "sqlite:///results/mlflow.db"
+    assert set_default_tracking_uri("") == {} and store_uri() == "sqlite:///results/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of.the.variable.example")
-    assert prefer("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.variable.example"}
+    assert set_default_tracking_uri("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.variable.example"}
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert prefer("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.file.example"}
+    assert set_default_tracking_uri("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.file.example"}
     assert store_uri() == "http://of.the.file.example"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

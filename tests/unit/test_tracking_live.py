@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from m2mkd.config.phases import CURVES, RECORD
+from m2mkd.study.phases import CURVES, RECORD
 from m2mkd.tracking import live
-from m2mkd.tracking.follower import Follower
 from m2mkd.tracking.live import mirrored
+from m2mkd.tracking.mlflow_mirror import MlflowMirror
 from m2mkd.training import job as jobs
 from m2mkd.training import usage
 from m2mkd.training.curves import Curves
@@ -52,8 +52,8 @@ def line(epoch: int, loss: float) -> dict:
     return {"epoch": epoch, "step": 10 * epoch, "loss": loss}
 
 
-def follower(study, run) -> Follower:
-    return Follower({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live.order_of(study, run, 0)]}, os.getppid())
+def follower(study, run) -> MlflowMirror:
+    return MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live.order_of(study, run, 0)]}, os.getppid())
 
 
 def stored(database: Path) -> list[tuple]:
@@ -260,7 +260,7 @@ def test_what_sessions_and_ranks_spend_adds_up(monkeypatch):
     second.go_on_from(kept)
     second.go_on_from({"seconds": 1.0, "gpu_joules": 10.0})  # of a training before that one
     now = 9.0
-    two = SimpleNamespace(gathered=lambda mine: [mine, mine | {"gpu_joules": 60.0, "peak_memory_bytes": 2**60}])
+    two = SimpleNamespace(all_gather=lambda mine: [mine, mine | {"gpu_joules": 60.0, "peak_memory_bytes": 2**60}])
     assert second.read(two) == {"seconds": 5.0, "gpu_joules": 110.0, "peak_memory_bytes": 2**60}
     monkeypatch.setattr(usage, "_joules", lambda: None)
     assert second.spent() == {"seconds": 5.0, "gpu_joules": 40.0}, "what is not counted any more stays"

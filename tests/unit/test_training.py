@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from m2mkd.config.models import ViT
+from m2mkd.config.models import ViTConfig
 from m2mkd.config.recipe import Augmentation, Recipe
-from m2mkd.config.seeds import forked_rng
 from m2mkd.data.pack import Split
 from m2mkd.data.stream import TrainStream, eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.models.vit import StagedViT
+from m2mkd.seeds import forked_rng
 from m2mkd.signals import SIGNALS
 from m2mkd.training import loop, progress, usage
 from m2mkd.training.curves import Curves, read_curves
@@ -36,7 +36,7 @@ PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0
 RECIPE = Recipe(epochs=4, batch_size=8, lr=3e-3, lr_batch=None, drop_path=0.2, warmup_epochs=1, clip_norm=1.0, augmentation=PLAIN)
 PLAIN_RECIPE = RECIPE.model_copy(update={"augmentation": PLAIN.model_copy(update={"mixup": 0.0})})
 CPU = Machine(torch.device("cpu"))
-MODEL = ViT(patch_size=8, width=16, heads=2, depths=(1, 1))
+MODEL = ViTConfig(patch_size=8, width=16, heads=2, depths=(1, 1))
 
 
 def stripes(count: int) -> Split:
@@ -341,7 +341,7 @@ def test_gains_decay_only_where_asked():
 
     assert decayed() == {(2, 2)}
     assert decayed(decay_scalars=True) == {(2, 2), ()}
-    assert decayed(spared={"w"}) == set()
+    assert decayed(no_weight_decay={"w"}) == set()
 
 
 def test_a_late_schedule_lags_one_epoch_at_every_update():

@@ -12,14 +12,14 @@ import yaml
 
 from m2mkd import cli, upstream
 from m2mkd.config import load
-from m2mkd.config.phases import PretrainMeta, SplitTeacher
-from m2mkd.config.plan import resolve_data
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.study import Run
 from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.stream import eval_batches
 from m2mkd.files import sha256
+from m2mkd.study.phases import PretrainMeta, SplitTeacher
+from m2mkd.study.plan import resolve_data
+from m2mkd.study.study import Run
 from m2mkd.training.job import Outcome, record_outputs
 from m2mkd.upstream.description import describe
 from m2mkd.upstream.network import build

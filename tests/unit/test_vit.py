@@ -6,12 +6,12 @@ from timm.layers import DropPath
 from timm.models import VisionTransformer
 from torch import nn
 
-from m2mkd.config.models import ViT
+from m2mkd.config.models import ViTConfig
 from m2mkd.config.published import published
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT, build_stage, incubation_config
 
-CONFIG = ViT(patch_size=4, width=16, heads=2, depths=(1, 2, 1))
+CONFIG = ViTConfig(patch_size=4, width=16, heads=2, depths=(1, 2, 1))
 SIZES = {"image_size": 8, "num_classes": 5}
 
 
@@ -77,14 +77,14 @@ def test_image_size_must_hold_whole_patches():
 
 
 def test_drop_path_is_linear_over_the_network_as_built():
-    config = ViT(patch_size=4, width=16, heads=2, depths=(6, 1, 1, 1))
+    config = ViTConfig(patch_size=4, width=16, heads=2, depths=(6, 1, 1, 1))
     assert drop_paths(StagedViT(config, drop_path=0.1, **SIZES)) == pytest.approx([0.0125 * i for i in range(9)])
     assert drop_paths(StagedViT(config, **SIZES)) == [0.0] * 9
 
 
 def test_initial_weights():
     torch.manual_seed(0)
-    config = ViT(patch_size=4, width=128, heads=2, depths=(1, 1))
+    config = ViTConfig(patch_size=4, width=128, heads=2, depths=(1, 1))
     state = StagedViT(config, image_size=32, num_classes=100).state_dict()
     for name, tensor in state.items():
         if "norm" in name:

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from m2mkd.config.models import VMoE as VMoEConfig
+from m2mkd.config.models import VMoEConfig
 from m2mkd.config.published import published
 from m2mkd.models.build import noise_arguments, regularisation
 from m2mkd.models.moe import MoE

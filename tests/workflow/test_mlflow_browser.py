@@ -4,10 +4,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from m2mkd.tracking.mlflow_sink import sync
 
 from docs import mlflow_compare
 from m2mkd.results.tables import compile_tables
-from m2mkd.tracking.mlflow_sink import sync
 from tests.fabricated import by_seed, finish, plan
 from tests.workflow.servers import mlflow_server
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-
-from m2mkd.config.phases import CURVES, TrainStudent
-from m2mkd.results.tables import compile_tables
-from m2mkd.tracking.address import URI_VARIABLE
-from m2mkd.tracking.follower import Follower
-from m2mkd.tracking.live import order_of
 from m2mkd.tracking.mlflow_sink import sync
+
+from m2mkd.results.tables import compile_tables
+from m2mkd.study.phases import CURVES, TrainStudent
+from m2mkd.tracking.address import URI_VARIABLE
+from m2mkd.tracking.live import order_of
+from m2mkd.tracking.mlflow_mirror import MlflowMirror
 from m2mkd.training.curves import Curves
 from tests.fabricated import finish, plan
 from tests.workflow.servers import mlflow_server, postgresql
@@ -66,7 +66,7 @@ def train_and_sync(place: int, root: Path, uri: str, barrier) -> None:
     trained = [run for run in study.runs.values() if CURVES in run.config.OUTPUTS]
     mine = trained[place % len(trained)]  # some are trained by two at once
     work = Path(study.root, "work", mine.id, "0", CURVES)
-    follower = Follower({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, mine, 0)]}, os.getppid())
+    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, mine, 0)]}, os.getppid())
     barrier.wait()
     curves = Curves(work)
     for line in Path(study.folder(mine.id), "0", CURVES).read_text().splitlines():
@@ -151,7 +151,7 @@ def mirror_part(root: Path, uri: str, place: int, first: int, last: int, barrier
     trained = [run for run in study.runs.values() if CURVES in run.config.OUTPUTS]
     run = trained[place]
     curves = Curves(Path(study.root, "work", run.id, "0", CURVES))
-    follower = Follower({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, run, 0)]}, os.getppid())
+    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, run, 0)]}, os.getppid())
     barrier.wait()
     for line in Path(study.folder(run.id), "0", CURVES).read_text().splitlines()[first:last]:
         curves.append(json.loads(line))

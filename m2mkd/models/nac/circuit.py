@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
-from m2mkd.config.models import Prior
+from m2mkd.config.models import NACConfig, Prior
 from m2mkd.models.nac.cache import Cache
 from m2mkd.models.nac.graphs import prior_signatures
 from m2mkd.models.nac.kernel import DotProductKernel, cosine_distance
@@ -162,8 +161,8 @@ class NAC(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay spares: codes, signatures and the positional grid."""
-        spared = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid"
-        return {name for name, _ in self.named_parameters() if name.startswith(spared)}
+        no_weight_decay = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid"
+        return {name for name, _ in self.named_parameters() if name.startswith(no_weight_decay)}
 
     def _distance_to_senders(self, receivers: LatentGroup) -> Tensor:
         """Distances (U, V) of the receivers' signatures to those of inputs and mediators."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC, GraphPriors, Prior
+from m2mkd.config.models import GraphPriors, NACConfig, Prior
 from m2mkd.errors import InputError
 from m2mkd.models.nac.kernel import cosine_distance
 
@@ -69,7 +69,7 @@ def adjacency_matrix(graph: "nx.Graph") -> Tensor:
     return torch.as_tensor(to_numpy_array(graph), dtype=torch.float32, device="cpu")
 
 
-def prior_signatures(config: NAC, prior: Prior, seed: int, fit_cut: float | None) -> Tensor:
+def prior_signatures(config: NACConfig, prior: Prior, seed: int, fit_cut: float | None) -> Tensor:
     """Signatures that a circuit's mediators start with.
 
     Parameters

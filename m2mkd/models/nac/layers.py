@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import NACConfig
 from m2mkd.models.nac.attention import LatentAttention, ReadInAttention
 from m2mkd.models.nac.kernel import DotProductKernel
 from m2mkd.models.nac.modulated import ModFFN

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from m2mkd.config.models import NAC as NACConfig
+from m2mkd.config.models import NACConfig
 from m2mkd.errors import InputError
 from m2mkd.models.nac.layers import LatentLayer, ReadIn
 from m2mkd.models.nac.noise import Noise

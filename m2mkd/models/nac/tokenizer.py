@@ -8,7 +8,7 @@ from timm.layers import LayerNorm, LayerNorm2d
 from timm.models.convnext import ConvNeXtStage
 from torch import Tensor, nn
 
-from m2mkd.config.models import Tokenizer as TokenizerConfig
+from m2mkd.config.models import TokenizerConfig
 from m2mkd.errors import InputError
 
 

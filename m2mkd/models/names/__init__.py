@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from m2mkd.config.models import NAC, ViT, VMoE
+from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.models.names import nac, vit
 from m2mkd.models.names.sources import Source, rename
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-def network_sources(config: ViT | VMoE | NAC, name: str, shape: Shape) -> tuple[Source, ...]:
+def network_sources(config: ViTConfig | VMoEConfig | NACConfig, name: str, shape: Shape) -> tuple[Source, ...]:
     """Where a released file of a whole network holds our tensor ``name``."""
-    if isinstance(config, NAC):
+    if isinstance(config, NACConfig):
         return nac.sources(name, shape, whole=True)
-    return vit.sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoE) else ())
+    return vit.sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoEConfig) else ())
 
 
-def renamed(config: ViT | VMoE | NAC, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+def renamed(
+    config: ViTConfig | VMoEConfig | NACConfig, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]
+) -> dict[str, "Tensor"]:
     """Tensors for a whole network under its names, from released ones or its own, of whatever shape.
 
     What is missing or left over is the affair of whoever loads the state.

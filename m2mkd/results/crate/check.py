@@ -11,10 +11,10 @@ from urllib.parse import unquote
 from pydantic import TypeAdapter, ValidationError
 from rocrate.rocrate import ROCrate
 
-from m2mkd.config.phases import RECORD, AnyPhase, run_key
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.crate.write import MANIFEST
+from m2mkd.study.phases import RECORD, AnyPhase, run_key
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 METADATA = "ro-crate-metadata.json"

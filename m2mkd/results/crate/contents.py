@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from m2mkd.config.phases import WEIGHTS, TrainStudent
-from m2mkd.config.study import Run, Study
 from m2mkd.errors import InputError
+from m2mkd.study.phases import WEIGHTS, TrainStudent
+from m2mkd.study.study import Run, Study
 
 Weights = Literal["all", "students", "none"]
 SOURCES = (
@@ -67,8 +67,8 @@ def result_files(study: Study) -> list[str]:
     single = [root / "metrics.json", root / "report.html"]
     for path in (receipt, *single):
         if not path.is_file():
-            mend = f"run 'snakemake --cores all --config scale={study.scale_name}' with the same changes"
-            raise InputError(f"{path}: absent, so tables and report are not those of this study; {mend}")
+            fix = f"run 'snakemake --cores all --config scale={study.scale_name}' with the same changes"
+            raise InputError(f"{path}: absent, so tables and report are not those of this study; {fix}")
     tables = sorted(path for path in (root / "tables").iterdir() if path.is_file())
     drawn = [path for path in (root / "overview.png",) if path.is_file()]  # a study without students has none
     return [path.as_posix() for path in (*tables, *single, *drawn)]

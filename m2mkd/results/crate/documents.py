@@ -6,8 +6,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from m2mkd.config import load
-from m2mkd.config.phases import WEIGHTS, TrainStudent
-from m2mkd.config.study import Row, Study
 from m2mkd.planning.cost import cost_of
 from m2mkd.planning.summary import gpu_hours
 from m2mkd.results.accuracies import PAPER_SCALE
@@ -17,11 +15,13 @@ from m2mkd.results.claims_table import claims_table, commands_of
 from m2mkd.results.collect import Collected
 from m2mkd.results.commands import Commands, selected_experiments
 from m2mkd.results.crate.people import Citation
+from m2mkd.results.display_tables import commands_table, cost_table, data_table, environment_table
 from m2mkd.results.layout import percent
-from m2mkd.results.lineage import place_of, title_of
 from m2mkd.results.lookup import Cell
 from m2mkd.results.records import Record
-from m2mkd.results.sheets import commands_sheet, cost_sheet, data_sheet, environment_sheet
+from m2mkd.study.lineage import place_of, title_of
+from m2mkd.study.phases import WEIGHTS, TrainStudent
+from m2mkd.study.study import Row, Study
 
 
 def artifact(study: Study, collected: Collected, findings: list[Finding], citation: Citation) -> str:
@@ -42,10 +42,10 @@ def artifact(study: Study, collected: Collected, findings: list[Finding], citati
         claims=claims_table(findings).without("claimed", "seeds", "exact test").to_markdown(),
         everything=commands.to("all"),
         claims_command=commands.of("claims"),
-        cost=cost_sheet(study, collected).to_markdown(),
-        data=data_sheet(study).to_markdown(),
-        environment=environment_sheet(collected).to_markdown(),
-        commands=commands_sheet(study, commands).to_markdown(),
+        cost=cost_table(study, collected).to_markdown(),
+        data=data_table(study).to_markdown(),
+        environment=environment_table(collected).to_markdown(),
+        commands=commands_table(study, commands).to_markdown(),
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from m2mkd import __version__
 from m2mkd.config import load
-from m2mkd.config.phases import PHASES, WEIGHTS, TrainStudent
-from m2mkd.config.study import Study
 from m2mkd.results.changes import overrides_of
 from m2mkd.results.crate.contents import data_files
-from m2mkd.results.crate.graph import Graph, Reference, ref
+from m2mkd.results.crate.crate_graph import CrateGraph, Reference, ref
 from m2mkd.results.crate.people import Citation
 from m2mkd.results.records import Record
+from m2mkd.study.phases import PHASES, WEIGHTS, TrainStudent
+from m2mkd.study.study import Study
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
@@ -37,7 +37,7 @@ OUTPUTS = {"tables": "File", "report": "File", "weights": "File"}
 COMPILE = "compile"
 
 
-def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> Graph:
+def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
     """Everything that the crate's metadata says.
 
     Parameters
@@ -49,7 +49,7 @@ def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[
     citation
         People, and what they made.
     """
-    graph = Graph()
+    graph = CrateGraph()
     authors = graph.people(citation.authors)
     licence = graph.add(
         f"https://spdx.org/licenses/{citation.licence}", "CreativeWork", name=citation.licence, description="Licence of suite and results."
@@ -78,7 +78,7 @@ def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[
     return graph
 
 
-def _paper(graph: Graph, citation: Citation) -> Reference:
+def _paper(graph: CrateGraph, citation: Citation) -> Reference:
     paper, authors = citation.paper, graph.people(citation.paper_authors)
     year = str(paper["year"])
     return graph.add(paper["url"], "ScholarlyArticle", name=paper["title"], author=authors, datePublished=year, url=paper["url"])
@@ -97,7 +97,7 @@ def student_weights(study: Study, records: Sequence[Record]) -> list[str]:
     return [f"{study.folder(record.run.id)}/{record.slot}/{WEIGHTS}" for record in students]
 
 
-def _workflow(graph: Graph, study: Study, files: Mapping[str, tuple[str, int]], authors: list[Reference], licence: Reference) -> None:
+def _workflow(graph: CrateGraph, study: Study, files: Mapping[str, tuple[str, int]], authors: list[Reference], licence: Reference) -> None:
     """What was to be done."""
     phases = [name for name in PHASES if any(run.phase == name for run in study.runs.values())]
     about = {name: (PHASES[name].__doc__ or name).splitlines()[0] for name in phases} | {COMPILE: "Tables, verdicts on claims, and report."}
@@ -148,7 +148,7 @@ def _workflow(graph: Graph, study: Study, files: Mapping[str, tuple[str, int]], 
     )
 
 
-def _action(graph: Graph, study: Study, record: Record, files: Mapping[str, tuple[str, int]]) -> Reference:
+def _action(graph: CrateGraph, study: Study, record: Record, files: Mapping[str, tuple[str, int]]) -> Reference:
     """One replicate of one run, and the step of the workflow that it was."""
     run, slot, source = record.run, record.slot, record.provenance
     used = [f"{data.folder}/manifest.json" for data in run.config.data_sets]
@@ -175,7 +175,7 @@ def _action(graph: Graph, study: Study, record: Record, files: Mapping[str, tupl
     return action
 
 
-def _image(graph: Graph, image: Mapping[str, Any] | None) -> Reference | None:
+def _image(graph: CrateGraph, image: Mapping[str, Any] | None) -> Reference | None:
     """The image that a run was computed in; none: the host."""
     if image is None:
         return None
@@ -191,7 +191,7 @@ def _image(graph: Graph, image: Mapping[str, Any] | None) -> Reference | None:
     )
 
 
-def _compilation(graph: Graph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]]) -> Reference:
+def _compilation(graph: CrateGraph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]]) -> Reference:
     measured = [path for record in records for path in study.outputs(record.run, record.slot) if path.endswith("metrics.json")]
     action = graph.add(
         "#run/compile",
@@ -213,7 +213,7 @@ def _is_result(study: Study, path: str) -> bool:
 
 
 def _execution(
-    graph: Graph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], actions: Sequence[Reference]
+    graph: CrateGraph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], actions: Sequence[Reference]
 ) -> None:
     """The workflow as a whole, and the engine that ran it."""
     values = {

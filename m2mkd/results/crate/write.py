@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 from m2mkd.files import publish, replacing, sha256, write_text
 from m2mkd.results.board import verdict_board
@@ -18,6 +17,7 @@ from m2mkd.results.crate.documents import artifact, model_cards
 from m2mkd.results.crate.metadata import describe
 from m2mkd.results.crate.people import read_citation
 from m2mkd.results.records import Record, read_records
+from m2mkd.study.study import Study
 
 MANIFEST = "manifest-sha256.txt"
 """Digest of every file but itself, as ``sha256sum --check`` reads it."""

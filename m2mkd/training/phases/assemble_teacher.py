@@ -1,10 +1,10 @@
 """FT: the incubated modules in one network, fine-tuned on labels (specification vmoe.md 5)."""
 
-from m2mkd.config.phases import AssembleTeacher
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import assemble
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_modules
+from m2mkd.study.phases import AssembleTeacher
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
@@ -20,7 +20,7 @@ def run(job: Job[AssembleTeacher]) -> Outcome:
         network=teacher,
         loss=lambda images, targets, _: soft_cross_entropy(teacher(images), targets),
         predict=teacher,
-        spared=teacher.no_weight_decay(),
+        no_weight_decay=teacher.no_weight_decay(),
         late_schedule=late_schedule(config),
     )
     return Outcome(train(job, task, config.data, config.recipe), teacher.state_dict())

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from m2mkd.config.phases import Data, Phase
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import Pack, Split, open_pack, stratified_share
 from m2mkd.data.stream import EvalBatch, TrainStream, eval_batches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter, twice_counted, whole_batches
+from m2mkd.study.phases import Data, Phase
 from m2mkd.training.job import Job
 from m2mkd.training.loop import Task, Trainee, fit
 

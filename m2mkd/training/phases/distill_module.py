@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from m2mkd.config.phases import DistillModule
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
 from m2mkd.models.weights import load_weights, stages_of
+from m2mkd.seeds import derive_seed, forked_rng
+from m2mkd.study.phases import DistillModule
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train_together
@@ -68,7 +68,7 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
         network=hybrid,
         loss=loss,
         predict=hybrid.student_logits,
-        spared=student.no_weight_decay() if isinstance(student, Stage) else (),
+        no_weight_decay=student.no_weight_decay() if isinstance(student, Stage) else (),
         decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )

@@ -1,7 +1,5 @@
 """Accuracy of a student on its validation set and on out-of-distribution sets."""
 
-from m2mkd.config.phases import Evaluate
-from m2mkd.config.seeds import derive_seed
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
@@ -11,6 +9,8 @@ from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
 from m2mkd.models.build import build_student, evaluation
 from m2mkd.models.weights import load_weights
+from m2mkd.seeds import derive_seed
+from m2mkd.study.phases import Evaluate
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import (
     EVAL_BATCH,

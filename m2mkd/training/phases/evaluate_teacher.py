@@ -1,11 +1,11 @@
 """Accuracy of the assembled teacher on its validation set."""
 
-from m2mkd.config.phases import EvaluateTeacher
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_weights, stages_of
+from m2mkd.study.phases import EvaluateTeacher
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import EVAL_BATCH, measured_part, open_data, released_batch
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from m2mkd.config.models import NAC, ViT, VMoE
-from m2mkd.config.phases import ImportWeights
+from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.distill.transfer import check_state
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
+from m2mkd.study.phases import ImportWeights
 from m2mkd.training.job import Job, Outcome
 from m2mkd.upstream.description import Description
 from m2mkd.upstream.imported import open_weights
@@ -55,7 +55,7 @@ def check_description(found: Description, config: ImportWeights) -> None:
     first, last = index in (None, 0), index in (None, wanted.modules - 1)
     refuse("kind", found.kind, _kind(wanted, index, first, last))
     refuse("the single stage", found.stage, None)
-    ignored = ONLY_IN_TRAINING if isinstance(wanted, NAC) else set()
+    ignored = ONLY_IN_TRAINING if isinstance(wanted, NACConfig) else set()
     if index is not None:
         ignored = ignored | OF_THE_WHOLE | (set() if first else {"tokenizer"})
         refuse("whether it reads images", found.first, first)
@@ -71,17 +71,17 @@ def check_description(found: Description, config: ImportWeights) -> None:
     refuse("layers with other heads", tuple(name for name, *_ in found.layer_heads), ())
 
 
-def _kind(model: ViT | VMoE | NAC, index: int | None, first: bool, last: bool) -> str:
+def _kind(model: ViTConfig | VMoEConfig | NACConfig, index: int | None, first: bool, last: bool) -> str:
     if index is None:
         return model.family
-    if isinstance(model, NAC):
+    if isinstance(model, NACConfig):
         return "nac_readin" if first else "nac_readout" if last else "nac_mediator"
     return "vmoe_module"
 
 
 def _network(config: ImportWeights) -> nn.Module:
     model, sizes = config.model, {"image_size": config.image_size, "num_classes": config.classes}
-    if not isinstance(model, VMoE | NAC):
+    if not isinstance(model, VMoEConfig | NACConfig):
         return StagedViT(model, **sizes)
     if config.index is None:
         return build_student(model, prior=None, stitch_width=config.stitch_width, compat={}, **sizes)

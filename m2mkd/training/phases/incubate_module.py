@@ -2,13 +2,13 @@
 
 from typing import cast
 
-from m2mkd.config.phases import IncubateModule
-from m2mkd.config.seeds import forked_rng
 from m2mkd.distill.hybrid import IncubationHybrid
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.models.vit import Stage, StagedViT, incubation_config
 from m2mkd.models.weights import load_weights, stage_state
+from m2mkd.seeds import forked_rng
+from m2mkd.study.phases import IncubateModule
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, train
@@ -35,7 +35,7 @@ def run(job: Job[IncubateModule]) -> Outcome:
         network=hybrid,
         loss=lambda images, targets, _: soft_cross_entropy(hybrid(images), targets),
         predict=hybrid,
-        spared=() if config.compat.get("position_decay") == "decayed" else module.no_weight_decay(),
+        no_weight_decay=() if config.compat.get("position_decay") == "decayed" else module.no_weight_decay(),
         late_schedule=late_schedule(config),
     )
     return Outcome(train(job, task, config.data, config.recipe), module.state_dict())

@@ -1,12 +1,12 @@
 """Each hybrid of meta model and teacher module, measured before a student is taught by it (specification vmoe.md 5)."""
 
-from m2mkd.config.phases import MeasureHybrid
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_weights, stages_of
+from m2mkd.study.phases import MeasureHybrid
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import EVAL_BATCH, open_data
 

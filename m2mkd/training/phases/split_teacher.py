@@ -2,8 +2,8 @@
 
 from safetensors.numpy import load_file
 
-from m2mkd.config.phases import SplitTeacher
 from m2mkd.models.weights import checked_weights, stage_state
+from m2mkd.study.phases import SplitTeacher
 from m2mkd.training.job import Job, Outcome
 
 

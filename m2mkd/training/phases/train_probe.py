@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2mkd.config.phases import CURVES, TrainProbe
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.data.fewshot import episode, episode_seed
 from m2mkd.data.pack import Split
 from m2mkd.distill.losses import soft_cross_entropy
@@ -19,7 +17,9 @@ from m2mkd.models.build import build_student, evaluation, noise_arguments, repla
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
 from m2mkd.models.weights import load_weights
+from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.statistics import mean, summarise
+from m2mkd.study.phases import CURVES, TrainProbe
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, measured_part, meter, open_data, train_on

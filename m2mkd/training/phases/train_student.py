@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2mkd.config.phases import TrainStudent
-from m2mkd.config.seeds import derive_seed, forked_rng
 from m2mkd.distill.hybrid import freeze
 from m2mkd.distill.losses import distillation_loss, soft_cross_entropy
 from m2mkd.distill.nac_transfer import transfer_modules
@@ -17,6 +15,8 @@ from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
 from m2mkd.models.weights import load_modules, load_weights, stages_of
+from m2mkd.seeds import derive_seed, forked_rng
+from m2mkd.study.phases import TrainStudent
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train
@@ -58,7 +58,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
         loss=loss,
         predict=student,
         diagnose=lambda images: scalars(diagnose(student, images)),
-        spared=student.no_weight_decay(),
+        no_weight_decay=student.no_weight_decay(),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from m2mkd.config.experiment import Settings
 from m2mkd.config.load import as_assignments, datasets
-from m2mkd.config.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent, digest
-from m2mkd.config.study import Run, Study
+from m2mkd.study.phases import PHASES, DistillModule, Evaluate, Phase, TrainProbe, TrainStudent, digest
+from m2mkd.study.study import Run, Study
 
 SETTLED = 1_708_905_600.0
 """Time of modification of every keyed file, in seconds: the day of the paper's first version."""
@@ -109,7 +109,7 @@ def module_groups(study: Study) -> list[list[Run]]:
     return groups
 
 
-def settle_times(study: Study) -> None:
+def normalise_mtimes(study: Study) -> None:
     """Give all outputs of runs, and all prepared sets, one and the same time of modification.
 
     They lie under the digest of what decides them, so a file that is there is right. Snakemake, however, takes an output for outdated when

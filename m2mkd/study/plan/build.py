@@ -3,9 +3,9 @@
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import AblationExperiment, Experiment, Settings, StudentExperiment, TeacherExperiment
-from m2mkd.config.plan.transfers import Transfers
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
+from m2mkd.study.plan.transfers import Transfers
+from m2mkd.study.study import Study
 
 
 def build_study(settings: Settings, *, ablations: bool = False) -> Study:

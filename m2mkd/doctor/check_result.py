@@ -7,10 +7,10 @@ Status = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One row of the table. A warning leaves something out or slow; a failure stops some work."""
 
     check: str
     status: Status
     found: str
-    mend: str = ""
+    fix: str = ""

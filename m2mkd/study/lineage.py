@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import AblationExperiment, StudentExperiment, TeacherExperiment, TransferExperiment
-from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
+from m2mkd.study.study import Row, Run, Study
 
 TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "measure_hybrid")
 
@@ -99,7 +99,7 @@ def teacher_of(study: Study, row: Row) -> str:
     return student.teacher
 
 
-def homes(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, Place]:
+def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, Place]:
     """Where each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
 
     Parameters

@@ -4,29 +4,29 @@ from collections.abc import Iterable
 from typing import Any
 
 from m2mkd.config import load
-from m2mkd.config.models import NAC, Model, VMoE
-from m2mkd.config.phases import METRICS, PHASES, AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
-from m2mkd.config.study import Row, Study
+from m2mkd.config.models import Model, NACConfig, VMoEConfig
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.results.collect import Collected
 from m2mkd.results.commands import Commands
 from m2mkd.results.hybrids import hybrids_anchor
-from m2mkd.results.layout import Sheet, percent
-from m2mkd.results.lineage import Place, anchor_of, homes, place_of, title_of
+from m2mkd.results.layout import DisplayTable, percent
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.statistics import mean
+from m2mkd.study.lineage import Place, anchor_of, display_rows, place_of, title_of
+from m2mkd.study.phases import METRICS, PHASES, AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
+from m2mkd.study.study import Row, Study
 
 
-def commands_sheet(study: Study, commands: Commands) -> Sheet:
+def commands_table(study: Study, commands: Commands) -> DisplayTable:
     """The command that redoes each experiment."""
     names = dict.fromkeys(row.experiment for row in study.rows)
     rows = tuple((name, title_of(study, name), commands.to(name)) for name in names)
     caption = "Each command computes what is missing of one experiment, all that it builds on included."
-    return Sheet("commands", caption, ("experiment", "reproduces, at its published scale", "command"), rows)
+    return DisplayTable("commands", caption, ("experiment", "reproduces, at its published scale", "command"), rows)
 
 
-def cost_sheet(study: Study, collected: Collected) -> Sheet:
+def cost_table(study: Study, collected: Collected) -> DisplayTable:
     """What each phase was planned to take, and what it took."""
     seconds: dict[str, list[float]] = {}
     for record in collected.records:
@@ -43,7 +43,7 @@ def cost_sheet(study: Study, collected: Collected) -> Sheet:
         "session that was interrupted what came after the checkpoint that the next one went on from."
     )
     header = ("phase", "planned GPU-hours", "runs × seeds", "spent hours", "mean seconds", "longest")
-    return Sheet("cost", caption, header, tuple(rows))
+    return DisplayTable("cost", caption, header, tuple(rows))
 
 
 def _cost_line(phase: str, planned: list[Cost], spent: list[float]) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _cost_line(phase: str, planned: list[Cost], spent: list[float]) -> tuple[str
     return (phase, hours, str(len(spent)), f"{sum(spent) / 3600:.3f}", f"{mean(spent):.2f}", f"{max(spent):.2f}")
 
 
-def quoted_sheet(rows: Iterable[Row], published: PublishedNumbers) -> Sheet:
+def quoted_table(rows: Iterable[Row], published: PublishedNumbers) -> DisplayTable:
     """Where the published numbers beside ours come from."""
     lines = []
     for row in rows:
@@ -63,10 +63,10 @@ def quoted_sheet(rows: Iterable[Row], published: PublishedNumbers) -> Sheet:
                 lines.append((row.experiment, row.variant, split, value, cell.paper, cell.status, cell.source))
     caption = "Published numbers that stand beside ours, with their sources. An empty value was not seen by anybody here."
     header = ("experiment", "variant", "split", "value", "paper", "status", "source")
-    return Sheet("published", caption, header, tuple(dict.fromkeys(lines)))
+    return DisplayTable("published", caption, header, tuple(dict.fromkeys(lines)))
 
 
-def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Commands) -> list[tuple[str, str, Sheet]]:
+def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
     digests = {(record.run.id, record.slot): record.digest for record in collected.records}
     found = []
@@ -87,13 +87,13 @@ def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Com
                 lines.append((str(replicate), *(cells.get(name, "") for name in names), run_id, state, commands.to(target)))
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
         caption = f"Runs behind {place_of(row)}."
-        found.append((anchor_of(row), str(place_of(row)), Sheet(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+        found.append((anchor_of(row), str(place_of(row)), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
     return [*found, *_hybrids_evidence(study, collected, commands)]
 
 
-def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) -> list[tuple[str, str, Sheet]]:
+def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """The same for the measurements of the teachers' modules, which are no row of their own."""
-    home = homes(study)
+    home = display_rows(study)
     lines: dict[Place, list[tuple[str, ...]]] = {}
     for record in collected.records:
         if isinstance(record.run.config, MeasureHybrid):
@@ -104,11 +104,11 @@ def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) ->
     found = []
     for place, rows in lines.items():
         title, anchor = f"Modules of {place.experiment} in the meta model ({place.profile})", hybrids_anchor(place)
-        found.append((anchor, title, Sheet(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
+        found.append((anchor, title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
     return found
 
 
-def data_sheet(study: Study) -> Sheet:
+def data_table(study: Study) -> DisplayTable:
     """Data sets that the runs read."""
     used = {str(data): data for run in study.runs.values() for data in run.config.data_sets}
     registry = load.datasets()
@@ -123,10 +123,10 @@ def data_sheet(study: Study) -> Sheet:
         for name, data in sorted(used.items())
     )
     caption = "Data sets of this study, as name@pixels. A synthetic set is made by image operations and stands in for a natural one."
-    return Sheet("data", caption, ("set", "what it is", "classes", "kind", "licence"), rows)
+    return DisplayTable("data", caption, ("set", "what it is", "classes", "kind", "licence"), rows)
 
 
-def models_sheet(study: Study) -> Sheet:
+def models_table(study: Study) -> DisplayTable:
     """Sizes of the networks that are trained."""
     costs = cost_of(study)
     rows: dict[tuple[str, str, str], str] = {}
@@ -137,22 +137,26 @@ def models_sheet(study: Study) -> Sheet:
             what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{costs[run.id].parameters / 1e6:.3g}"
     caption = "Networks, all that the runs train, and their parameters in millions."
-    return Sheet("models", caption, ("network", "family", "sizes", "parameters"), tuple((*names, count) for names, count in rows.items()))
+    return DisplayTable(
+        "models", caption, ("network", "family", "sizes", "parameters"), tuple((*names, count) for names, count in rows.items())
+    )
 
 
 def _sizes(model: Model) -> str:
-    if isinstance(model, NAC):
+    if isinstance(model, NACConfig):
         latents = model.latents
         return (
             f"{model.iterations} propagators, {latents.input} + {latents.mediator} + {latents.output} latents of width {model.state_dim}, "
             f"{model.heads} heads, signatures of width {model.signature_dim}"
         )
     depths = "+".join(map(str, model.depths))
-    experts = f", {model.experts} experts in {len(model.moe_positions)} of them, router {model.router}" if isinstance(model, VMoE) else ""
+    experts = (
+        f", {model.experts} experts in {len(model.moe_positions)} of them, router {model.router}" if isinstance(model, VMoEConfig) else ""
+    )
     return f"{depths} blocks of width {model.width}{experts}, {model.heads} heads, patches of {model.patch_size} pixels"
 
 
-def training_sheet(study: Study) -> Sheet:
+def training_table(study: Study) -> DisplayTable:
     """How long and with what each phase trains."""
     rows = []
     for run in study.runs.values():
@@ -164,10 +168,10 @@ def training_sheet(study: Study) -> Sheet:
     rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
     caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."
     header = ("phase", "family", "training set", "epochs", "batch", "lr", "share of the set", "precision")
-    return Sheet("training", caption, header, tuple(rows))
+    return DisplayTable("training", caption, header, tuple(rows))
 
 
-def switches_sheet(study: Study) -> Sheet:
+def switches_table(study: Study) -> DisplayTable:
     """Values of the compat switches that have an effect on the study."""
     used: dict[str, set[str]] = {}
     for run in study.runs.values():
@@ -175,10 +179,10 @@ def switches_sheet(study: Study) -> Sheet:
             used.setdefault(name, set()).add(str(value))
     rows = tuple((name, " and ".join(sorted(values)), load.switches()[name].about) for name, values in sorted(used.items()))
     caption = "Known defects of the released code that could matter here, and which value was taken."
-    return Sheet("switches", caption, ("switch", "value", "what the released code does"), rows)
+    return DisplayTable("switches", caption, ("switch", "value", "what the released code does"), rows)
 
 
-def environment_sheet(collected: Collected) -> Sheet:
+def environment_table(collected: Collected) -> DisplayTable:
     """With what the runs were computed; several values where they differ."""
     facts: dict[str, list[str]] = {}
     for record in collected.records:
@@ -191,7 +195,7 @@ def environment_sheet(collected: Collected) -> Sheet:
         for name, value in (found | source.get("packages", {})).items():
             facts.setdefault(name, []).append(str(value))
     rows = tuple((name, _distinct(values)) for name, values in facts.items())
-    return Sheet("environment", "Recorded by every run in its run.json.", ("part", "version"), rows)
+    return DisplayTable("environment", "Recorded by every run in its run.json.", ("part", "version"), rows)
 
 
 def _distinct(values: Iterable[str]) -> str:

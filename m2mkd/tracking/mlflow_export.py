@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from m2mkd.config.study import Study
 from m2mkd.errors import InputError
 from m2mkd.files import write_json
 from m2mkd.results.collect import Collected, collect
-from m2mkd.results.lineage import Place, homes, place_of, served_rows
 from m2mkd.results.records import Record, read_record
 from m2mkd.results.tables import final_metrics
+from m2mkd.study.lineage import Place, display_rows, place_of, served_rows
+from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
 from m2mkd.tracking.entry import RECORD_TAG, Entry
 from m2mkd.tracking.finished import STUDENT, own_records, record_entry, row_entry, study_entry, version_tags
@@ -106,7 +106,7 @@ def _put_all(store: Store, study: Study, records: list[Record], collected: Colle
 
     if tables:
         put(study_entry(study, records, tables))
-    home, final = homes(study), final_metrics(study, collected)
+    home, final = display_rows(study), final_metrics(study, collected)
     grouped: dict[Place, list[Record]] = {place_of(row): [] for row in study.rows}
     for record in records:
         grouped.setdefault(home[record.run.id], []).append(record)

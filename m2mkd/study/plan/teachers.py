@@ -2,21 +2,21 @@
 
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import TeacherExperiment
-from m2mkd.config.models import ViT
-from m2mkd.config.phases import AssembleTeacher, Data, EvaluateTeacher, IncubateModule, MeasureHybrid, PretrainMeta, SplitTeacher
-from m2mkd.config.plan.parts import Parts
+from m2mkd.config.models import ViTConfig
 from m2mkd.errors import InputError
+from m2mkd.study.phases import AssembleTeacher, Data, EvaluateTeacher, IncubateModule, MeasureHybrid, PretrainMeta, SplitTeacher
+from m2mkd.study.plan.parts import Parts
 
 
 class Teachers(Parts):
     """Plans teachers."""
 
-    def teacher(self, name: str) -> tuple[TeacherExperiment, ViT, ViT]:
+    def teacher(self, name: str) -> tuple[TeacherExperiment, ViTConfig, ViTConfig]:
         """A teacher experiment with its architecture and that of its meta model."""
         experiment = self.experiment(name)
         if not isinstance(experiment, TeacherExperiment):
             raise InputError(f"experiment {self.user}: teacher '{name}' is a {experiment.kind} experiment; name one of kind teacher")
-        model, meta = self.model(experiment.model, ViT), self.model(experiment.meta, ViT)
+        model, meta = self.model(experiment.model, ViTConfig), self.model(experiment.meta, ViTConfig)
         if model.modules != meta.modules or model.width != meta.width:
             raise InputError(
                 f"experiment {name}: teacher ({model.modules} stages of width {model.width}) and meta model "

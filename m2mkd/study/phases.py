@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Value
-from m2mkd.config.models import Model, Prior, Student, ViT
+from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
 
 WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metrics.json", "run.json"
@@ -91,7 +91,7 @@ class PretrainMeta(Phase):
 
     DIVISIBLE: ClassVar[bool] = True
     phase: Literal["pretrain_meta"] = "pretrain_meta"
-    model: ViT
+    model: ViTConfig
     data: Data
     recipe: Recipe
 
@@ -101,8 +101,8 @@ class IncubateModule(Phase):
 
     DIVISIBLE: ClassVar[bool] = True
     phase: Literal["incubate_module"] = "incubate_module"
-    meta: ViT
-    model: ViT
+    meta: ViTConfig
+    model: ViTConfig
     index: NonNegativeInt
     data: Data
     recipe: Recipe
@@ -113,7 +113,7 @@ class AssembleTeacher(Phase):
 
     DIVISIBLE: ClassVar[bool] = True
     phase: Literal["assemble_teacher"] = "assemble_teacher"
-    model: ViT
+    model: ViTConfig
     data: Data
     recipe: Recipe
 
@@ -124,7 +124,7 @@ class SplitTeacher(Phase):
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
     COMPUTES: ClassVar[bool] = False
     phase: Literal["split_teacher"] = "split_teacher"
-    model: ViT
+    model: ViTConfig
     index: NonNegativeInt
 
 
@@ -133,8 +133,8 @@ class MeasureHybrid(Phase):
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
     phase: Literal["measure_hybrid"] = "measure_hybrid"
-    meta: ViT
-    model: ViT
+    meta: ViTConfig
+    model: ViTConfig
     data: Data
 
 
@@ -143,10 +143,10 @@ class DistillModule(Phase):
 
     DIVISIBLE: ClassVar[bool] = True
     phase: Literal["distill_module"] = "distill_module"
-    student: Student
+    student: StudentConfig
     index: NonNegativeInt
-    meta: ViT
-    teacher: ViT
+    meta: ViTConfig
+    teacher: ViTConfig
     data: Data
     recipe: Recipe
     loss: Distillation
@@ -157,7 +157,7 @@ class TrainStudent(Phase):
 
     DIVISIBLE: ClassVar[bool] = True
     phase: Literal["train_student"] = "train_student"
-    student: Student
+    student: StudentConfig
     prior: Prior | None
     data: Data
     recipe: Recipe
@@ -169,7 +169,7 @@ class TrainStudent(Phase):
     stitch_width: PositiveInt | None
     """Width of the meta model, where a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
-    teacher: ViT | None
+    teacher: ViTConfig | None
     """The whole teacher, where it is distilled from."""
 
 
@@ -178,7 +178,7 @@ class TrainProbe(Phase):
 
     FORMAT: ClassVar[int] = 3
     phase: Literal["train_probe"] = "train_probe"
-    student: Student
+    student: StudentConfig
     prior: Prior | None
     student_data: Data
     """Data that the student was trained on."""
@@ -197,7 +197,7 @@ class Evaluate(Phase):
     FORMAT: ClassVar[int] = 3
     OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
     phase: Literal["evaluate"] = "evaluate"
-    student: Student
+    student: StudentConfig
     prior: Prior | None
     stitch_width: PositiveInt | None
     data: Data
@@ -215,7 +215,7 @@ class EvaluateTeacher(Phase):
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
     phase: Literal["evaluate_teacher"] = "evaluate_teacher"
-    model: ViT
+    model: ViTConfig
     data: Data
     batch_size: PositiveInt | None = None
     """As in :class:`Evaluate`, of the teacher."""

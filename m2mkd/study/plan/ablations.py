@@ -3,8 +3,8 @@
 from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import AblationExperiment
-from m2mkd.config.plan.students import Students
 from m2mkd.errors import InputError
+from m2mkd.study.plan.students import Students
 
 
 class Ablations(Students):
@@ -16,8 +16,8 @@ class Ablations(Students):
         for switch, value in setting.compat.items():
             known = load.switches().get(switch)
             if known is None or value not in (known.released, known.corrected):
-                mend = f"give {known.released} or {known.corrected}" if known else f"there are {', '.join(load.switches())}"
-                raise InputError(f"{where}: compat: {switch} {value} is not in config/compat.yaml; {mend}")
+                fix = f"give {known.released} or {known.corrected}" if known else f"there are {', '.join(load.switches())}"
+                raise InputError(f"{where}: compat: {switch} {value} is not in config/compat.yaml; {fix}")
         try:
             scale = load.changed(self.scale, setting.changes, "its changes") if setting.changes else self.scale
             catalogue = load.catalogue(scale) if setting.models or setting.recipes else self.catalogue

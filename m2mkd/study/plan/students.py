@@ -2,10 +2,10 @@
 
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import StudentExperiment, Variant
-from m2mkd.config.models import NAC, VMoE
-from m2mkd.config.phases import DistillModule, Evaluate, ImportWeights, TrainStudent
-from m2mkd.config.plan.teachers import Teachers
+from m2mkd.config.models import NACConfig, VMoEConfig
 from m2mkd.errors import InputError
+from m2mkd.study.phases import DistillModule, Evaluate, ImportWeights, TrainStudent
+from m2mkd.study.plan.teachers import Teachers
 
 
 class Students(Teachers):
@@ -14,14 +14,14 @@ class Students(Teachers):
     def modules(self, experiment: StudentExperiment, variant: str, replicates: tuple[int, ...], profile: Profile) -> tuple[str, ...]:
         """Ids of the distilled or imported modules that a variant loads, in their order."""
         teacher, teacher_model, meta = self.teacher(experiment.teacher)
-        student = self.model(experiment.model, VMoE, NAC)
+        student = self.model(experiment.model, VMoEConfig, NACConfig)
         if student.modules != teacher_model.modules:
             raise InputError(
                 f"experiment {self.user}: student '{experiment.model}' has {student.modules} modules, "
                 f"but teacher '{teacher.model}' has {teacher_model.modules}; they must be equal"
             )
         data, loss = self.data(experiment.distill.data), experiment.distill.loss
-        if isinstance(student, VMoE) and data != self.data(experiment.data):
+        if isinstance(student, VMoEConfig) and data != self.data(experiment.data):
             raise InputError(
                 f"experiment {self.user}: a V-MoE takes positions and head from its modules, so distill.data must be the student's data"
             )
@@ -64,7 +64,7 @@ class Students(Teachers):
 
     def imported_modules(self, experiment: StudentExperiment, variant: str, indices: list[int], profile: Profile) -> tuple[str, ...]:
         """Ids of the runs that take the modules of a variant from files."""
-        student, data = self.model(experiment.model, VMoE, NAC), self.data(experiment.distill.data)
+        student, data = self.model(experiment.model, VMoEConfig, NACConfig), self.data(experiment.distill.data)
         files = experiment.variants[variant].imports.modules or ()
         where = f"experiment {self.user}: variants.{variant}.imports.modules"
         if len(files) != len(indices):
@@ -78,11 +78,11 @@ class Students(Teachers):
     def students(self, experiment: StudentExperiment, variant: str, profile: Profile) -> tuple[str, ...]:
         """Ids of the runs that train one variant, one a batch of replicates; of the one that imports it, where it is imported."""
         how: Variant = experiment.variants[variant]
-        student = self.model(experiment.model, VMoE, NAC)
-        if isinstance(student, NAC) != (experiment.prior is not None):
+        student = self.model(experiment.model, VMoEConfig, NACConfig)
+        if isinstance(student, NACConfig) != (experiment.prior is not None):
             raise InputError(f"experiment {self.user}: prior is {experiment.prior}, but a NAC needs one and a V-MoE has none")
         _, teacher, meta = self.teacher(experiment.teacher)
-        stitch_width = meta.width if isinstance(student, VMoE) and student.stitch == "kept" else None
+        stitch_width = meta.width if isinstance(student, VMoEConfig) and student.stitch == "kept" else None
         if how.imports.student is not None:
             where = f"experiment {self.user}: variants.{variant}.imports.student"
             data = self.data(experiment.data)
@@ -122,7 +122,11 @@ class Students(Teachers):
         return list(self.batches()) if isinstance(config, ImportWeights) else [config.replicates]
 
     def evaluation(self, experiment: StudentExperiment, trained: str, profile: Profile) -> str:
-        config, data, student = self.study.runs[trained].config, self.data(experiment.data), self.model(experiment.model, VMoE, NAC)
+        config, data, student = (
+            self.study.runs[trained].config,
+            self.data(experiment.data),
+            self.model(experiment.model, VMoEConfig, NACConfig),
+        )
         assert isinstance(config, TrainStudent | ImportWeights)
         ood = tuple(self.data(name) for name in experiment.ood)
         for other in ood:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2mkd.config.phases import RECORD
+from m2mkd.study.phases import RECORD
 from m2mkd.tracking.address import store_uri, without_credentials
 from m2mkd.tracking.entry import RECORD_TAG, Entry, Point, curve_points
 from m2mkd.tracking.live import stamp_of
@@ -27,7 +27,7 @@ LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES":
 """A request is made again later anyway, and the job's log is not MLflow's."""
 
 
-class Followed:
+class MirroredRun:
     """One training and its run in the store."""
 
     def __init__(self, order: dict[str, Any]):
@@ -93,12 +93,12 @@ def claim(store: "Store", entry: Entry) -> "Run | None":
         own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.tags, run_name=entry.name)
 
 
-class Follower:
+class MlflowMirror:
     """Follows the trainings of one job until it ends."""
 
     def __init__(self, order: dict[str, Any], parent: int):
         self.experiment, self.pause, self.parent = order["experiment"], float(order["seconds"]), parent
-        self.followed = [Followed(one) for one in order["runs"]]
+        self.followed = [MirroredRun(one) for one in order["runs"]]
         self.store: Store | None = None
         self.warned = False
 
@@ -171,7 +171,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     for name in ("mlflow", "urllib3", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    Follower(order, parent).follow()
+    MlflowMirror(order, parent).follow()
 
 
 if __name__ == "__main__":

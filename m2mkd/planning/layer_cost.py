@@ -30,7 +30,7 @@ class Tensors:
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerCost:
     """One part of a network, for one image; parts add up to larger ones."""
 
     macs: int = 0
@@ -47,8 +47,8 @@ class Part:
     live: Tensors = Tensors()
     """Largest set of tensors that exist at the same time inside one block."""
 
-    def __add__(self, other: "Part") -> "Part":
-        return Part(
+    def __add__(self, other: "LayerCost") -> "LayerCost":
+        return LayerCost(
             self.macs + other.macs,
             self.batch_macs + other.batch_macs,
             self.parameters + other.parameters,
@@ -68,7 +68,7 @@ class Term:
     """A part of a network with what training asks of it."""
 
     name: str
-    part: Part
+    part: LayerCost
     use: Use
     again: bool = False
     """Whether its weights are already there, as those of another term."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from m2mkd.config.claims import Claim
 from m2mkd.config.compat import Profile
-from m2mkd.config.phases import Evaluate, EvaluateTeacher, ImportWeights
-from m2mkd.config.study import Row, Study
 from m2mkd.results.collect import Collected
 from m2mkd.results.verdicts import Pair, averaged, rounding_of
 from m2mkd.statistics import binomial_interval, permutation_test
+from m2mkd.study.phases import Evaluate, EvaluateTeacher, ImportWeights
+from m2mkd.study.study import Row, Study
 
 EXACT_FROM = 6
 """Fewest seeds with which an exact test can reach 5 %."""
@@ -32,7 +32,7 @@ class Seed:
 
 
 @dataclass(frozen=True)
-class Side:
+class Arm:
     """One side of a comparison: a row of the tables and its seeds."""
 
     experiment: str
@@ -76,11 +76,11 @@ class Side:
         return None
 
 
-Comparison = tuple[Side, ...]
+Comparison = tuple[Arm, ...]
 """A, where the claim is about A alone; A and B; or A, B, C and D, where it is about (A - B) - (C - D)."""
 
 
-class Sides:
+class Arms:
     """Finds the sides of comparisons in what a study has."""
 
     def __init__(self, study: Study, collected: Collected):
@@ -95,7 +95,7 @@ class Sides:
             return claim.metric == "iid_top1"
         return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
 
-    def side(self, claim: Claim, row: Row) -> Side:
+    def arm(self, claim: Claim, row: Row) -> Arm:
         """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
         config = self.study.runs[row.measured[0]].config
         assert isinstance(config, Evaluate | EvaluateTeacher)
@@ -105,7 +105,7 @@ class Sides:
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
         classes = common[0].seeds[0] if common else config.data.classes
         seeds = tuple(self._seeds(row, found))
-        return Side(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes)
+        return Arm(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes)
 
     def _seeds(self, row: Row, found: Mapping[int, float]) -> Iterator[Seed]:
         # The accuracy of an imported student counts once, for it has the same weights under every seed.
@@ -118,18 +118,18 @@ class Sides:
                     return
 
 
-def members_of(comparisons: Sequence[Comparison]) -> list[Side]:
+def members_of(comparisons: Sequence[Comparison]) -> list[Arm]:
     """Every side once, in order."""
-    return list(dict.fromkeys(side for sides in comparisons for side in sides))
+    return list(dict.fromkeys(arm for arms in comparisons for arm in arms))
 
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Accuracies as verdicts take them."""
-    return [_pair(*sides) for sides in comparisons]
+    return [_pair(*arms) for arms in comparisons]
 
 
-def _pair(one: Side, other: Side | None = None, third: Side | None = None, fourth: Side | None = None) -> Pair:
-    images = min((side.images for side in (one, other, third, fourth) if side and side.images), default=None)
+def _pair(one: Arm, other: Arm | None = None, third: Arm | None = None, fourth: Arm | None = None) -> Pair:
+    images = min((arm.images for arm in (one, other, third, fourth) if arm and arm.images), default=None)
     rounding = rounding_of(images)
     if third is None or fourth is None:
         return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding, images)
@@ -137,7 +137,7 @@ def _pair(one: Side, other: Side | None = None, third: Side | None = None, fourt
     return Pair(one.experiment, _differences(one, other), _differences(third, fourth), 2 * rounding)
 
 
-def _differences(one: Side, other: Side | None) -> tuple[float, ...]:
+def _differences(one: Arm, other: Arm | None) -> tuple[float, ...]:
     return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=True))
 
 

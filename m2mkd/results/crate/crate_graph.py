@@ -29,7 +29,7 @@ def ref(path: str) -> Reference:
     return {"@id": quote(path)}
 
 
-class Graph:
+class CrateGraph:
     """The metadata of one crate in the making."""
 
     def __init__(self) -> None:

@@ -5,8 +5,8 @@ from functools import cached_property
 
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Scale
-from m2mkd.config.phases import Phase, digest, run_key
 from m2mkd.errors import InputError
+from m2mkd.study.phases import Phase, digest, run_key
 
 RESULTS_FORMAT = 2
 """Version of tables and report; raising it compiles them anew."""

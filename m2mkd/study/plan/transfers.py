@@ -2,10 +2,10 @@
 
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import StudentExperiment, TransferExperiment
-from m2mkd.config.models import NAC, VMoE
-from m2mkd.config.phases import ImportWeights, TrainProbe, TrainStudent
-from m2mkd.config.plan.ablations import Ablations
+from m2mkd.config.models import NACConfig, VMoEConfig
 from m2mkd.errors import InputError
+from m2mkd.study.phases import ImportWeights, TrainProbe, TrainStudent
+from m2mkd.study.plan.ablations import Ablations
 
 
 class Transfers(Ablations):
@@ -24,7 +24,7 @@ class Transfers(Ablations):
     def probe(
         self, transfer: TransferExperiment, experiment: StudentExperiment, trained: str, seeds: tuple[int, ...], profile: Profile
     ) -> str:
-        config, probe, student = self.study.runs[trained].config, transfer.probe, self.model(experiment.model, VMoE, NAC)
+        config, probe, student = self.study.runs[trained].config, transfer.probe, self.model(experiment.model, VMoEConfig, NACConfig)
         assert isinstance(config, TrainStudent | ImportWeights) and probe is not None
         recipe = self.recipe(probe.recipe)
         if probe.way * probe.shots % 2 and (recipe.augmentation.mixup or recipe.augmentation.cutmix):

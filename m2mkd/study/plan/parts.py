@@ -6,17 +6,17 @@ from typing import Any
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile, Value, switches_for
-from m2mkd.config.datasets import PREPARE_FORMAT, Dataset
+from m2mkd.config.datasets import PREPARE_FORMAT, DatasetConfig
 from m2mkd.config.experiment import Catalogue, Scale
 from m2mkd.config.imports import imported_digest
-from m2mkd.config.models import NAC, Model
-from m2mkd.config.phases import Data, ImportWeights, Phase, digest
+from m2mkd.config.models import Model, NACConfig
 from m2mkd.config.recipe import Recipe
-from m2mkd.config.study import Row, Run, Study
 from m2mkd.errors import InputError
+from m2mkd.study.phases import Data, ImportWeights, Phase, digest
+from m2mkd.study.study import Row, Run, Study
 
 
-def resolve_data(text: str, field: str) -> tuple[Data, Dataset]:
+def resolve_data(text: str, field: str) -> tuple[Data, DatasetConfig]:
     """A data set written ``name@size``, with its key, and its entry in the registry.
 
     Raises
@@ -74,7 +74,7 @@ class Parts:
         """Refuse images that the model cannot cut into whole patches."""
         if data.image_size % model.stride:
             name = next(name for name, known in self.catalogue.models.items() if known is model)
-            what = "tokenizer's total stride" if isinstance(model, NAC) else "patch_size"
+            what = "tokenizer's total stride" if isinstance(model, NACConfig) else "patch_size"
             raise InputError(
                 f"experiment {self.user}: model '{name}' cannot take data {data}: {data.image_size} pixels are not a multiple of "
                 f"its {what} {model.stride}; change models.{name} or the image size"
