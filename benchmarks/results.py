@@ -41,7 +41,7 @@ def study_of(seeds: int, root: Path):
 def invent(seeds: int, epochs: int, root: Path) -> int:
     """Publish every run with accuracies around 90 %, and give their number."""
     from m2mkd.files import sha256
-    from m2mkd.study.phases import CURVES
+    from m2mkd.study.phase import CURVES
     from m2mkd.training import job
     from tests.fabricated import edit_record, publish
 

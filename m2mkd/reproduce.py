@@ -11,8 +11,8 @@ import psutil
 from m2mkd.config.experiment import Settings
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
-from m2mkd.study.graph import is_done
 from m2mkd.study.plan import build_study
+from m2mkd.study.state import is_done
 from m2mkd.study.study import Study
 
 WORK = Path("results/reproduce")

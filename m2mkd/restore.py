@@ -9,8 +9,8 @@ from typing import Any
 
 from m2mkd.config.experiment import Settings
 from m2mkd.errors import InputError
-from m2mkd.study.graph import SETTLED, is_done, normalise_mtimes
 from m2mkd.study.plan import build_study
+from m2mkd.study.state import NORMAL_MTIME, is_done, normalise_mtimes
 from m2mkd.study.study import Study
 
 
@@ -75,6 +75,6 @@ def _settle_results(study: Study, *, current: bool) -> None:
     made = [Path(study.root, "tables", f"study-{study.key}.json"), Path(study.root, "report.html")]
     for path in made:
         if path.is_file():
-            os.utime(path, None if current else (SETTLED, SETTLED))
+            os.utime(path, None if current else (NORMAL_MTIME, NORMAL_MTIME))
     if current and all(path.is_file() for path in made):
         mlflow_export.sync(study)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from m2mkd.config import load
-from m2mkd.study.phases import CURVES, WEIGHTS, Evaluate, EvaluateTeacher, MeasureHybrid, Phase
+from m2mkd.study.phase import CURVES, Phase, WEIGHTS
+from m2mkd.study.phases import Evaluate, EvaluateTeacher, MeasureHybrid
 from m2mkd.study.plan import build_study
-from m2mkd.study.study import Run, Study
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 from m2mkd.training.curves import Curves
 from m2mkd.training.job import Outcome, record_outputs
 

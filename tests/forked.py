@@ -18,7 +18,8 @@ from typing import Any
 from m2mkd.config import load
 from m2mkd.errors import INTERRUPTED, Interrupted
 from m2mkd.study.plan import build_study
-from m2mkd.study.study import Run, Study
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 from tests.conftest import ROOT
 
 _CONTEXT = multiprocessing.get_context("forkserver")

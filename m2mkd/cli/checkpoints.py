@@ -54,14 +54,14 @@ def evaluate(
     ] = 0,
 ) -> None:
     """Print as JSON the accuracy of a released or imported network, or of an own run's, on a prepared set."""
-    from m2mkd.study.plan import resolve_data
+    from m2mkd.study.data import resolve_data
     from m2mkd.training.device import choose_device, prepare_torch
-    from m2mkd.training.phases.common import open_data
+    from m2mkd.training.store import PUBLISHED
     from m2mkd.upstream.imported import open_weights
     from m2mkd.upstream.measure import measure_imported
 
     imported = open_weights(file, kind, _read(config), _name(config))
-    pack = open_data(resolve_data(data, "--data")[0])
+    pack = PUBLISHED.pack(resolve_data(data, "--data")[0])
     names = None if classes_from is None else _class_names(classes_from)
     prepare_torch(threads)
     result = measure_imported(imported, pack, choose_device(device), names, eval_draws)
@@ -90,12 +90,12 @@ def _name(config: Path | None) -> str:
 
 
 def _class_names(source: str) -> tuple[str, ...]:
-    from m2mkd.study.plan import resolve_data
-    from m2mkd.training.phases.common import open_data
+    from m2mkd.study.data import resolve_data
+    from m2mkd.training.store import PUBLISHED
 
     if Path(source).is_file():
         return tuple(line.strip() for line in Path(source).read_text().splitlines() if line.strip())
-    return open_data(resolve_data(source, "--classes-from")[0]).classes
+    return PUBLISHED.pack(resolve_data(source, "--classes-from")[0]).classes
 
 
 def _summarised(draws: list[dict[str, Any]]) -> dict[str, Any]:

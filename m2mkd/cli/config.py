@@ -18,7 +18,12 @@ def show(experiment: str, scale: ScaleOption = None, overrides: SetOption = None
     study = read_study(scale, [experiment], overrides)
     for run in study.runs.values():
         typer.echo(f"# {run.id}")
-        typer.echo(yaml.safe_dump({"config": run.config.model_dump(mode="json"), "upstream": run.upstream_lists}, sort_keys=False))
+        typer.echo(
+            yaml.safe_dump(
+                {"config": run.config.model_dump(mode="json"), "upstream": {role: list(ids) for role, ids in run.upstream.items()}},
+                sort_keys=False,
+            )
+        )
     typer.echo(f"# study {study.key}")
 
 

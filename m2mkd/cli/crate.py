@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from m2mkd.cli.options import ExperimentOption, ScaleOption, SetOption, read_study
+from m2mkd.cli.options import ExperimentOption, PlannedOption, ScaleOption, SetOption, read_study
 
 app = typer.Typer(invoke_without_command=True, help="Write a study as a Workflow Run RO-Crate, or check one.")
 
@@ -16,6 +16,7 @@ def crate(
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
+    planned: PlannedOption = None,
     weights: Annotated[
         Literal["all", "students", "none"], typer.Option(help="Whose weights go into it; the others are in it by their digest.")
     ] = "students",
@@ -24,7 +25,7 @@ def crate(
     if context.invoked_subcommand is None:
         from m2mkd.results.crate.write import write_crate
 
-        folder = write_crate(read_study(scale, experiment, overrides), weights)
+        folder = write_crate(read_study(scale, experiment, overrides, planned=planned), weights)
         typer.echo(f"{folder}: written; 'm2mkd crate check {folder}' checks it, wherever it is taken")
 
 

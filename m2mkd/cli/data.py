@@ -80,7 +80,7 @@ def verify(
 def prepare(data: DataArgument) -> None:
     """Prepare a data set at an image size."""
     from m2mkd.data.prepare import prepare
-    from m2mkd.study.plan import resolve_data
+    from m2mkd.study.data import resolve_data
 
     resolved, dataset = resolve_data(data, "data prepare")
     prepare(resolved.name, dataset, resolved.image_size, Path(resolved.folder))
@@ -94,7 +94,7 @@ def show(
     """Write a contact sheet of a prepared set, with labels, and print what it holds."""
     from m2mkd.data.contact_sheet import write_contact_sheet
     from m2mkd.data.pack import open_pack
-    from m2mkd.study.plan import resolve_data
+    from m2mkd.study.data import resolve_data
 
     resolved, _ = resolve_data(data, "data show")
     pack = open_pack(Path(resolved.folder))
@@ -114,7 +114,7 @@ def describe(
     """Describe a prepared set for machines: Croissant metadata, and a table of its images with label, name and sha256."""
     from m2mkd.data.croissant import METADATA, write_croissant
     from m2mkd.data.pack import open_pack
-    from m2mkd.study.plan import resolve_data
+    from m2mkd.study.data import resolve_data
 
     resolved, dataset = resolve_data(data, "data describe")
     folder = output or Path("data/described") / data

@@ -12,14 +12,14 @@ app = typer.Typer(no_args_is_help=True, help="Look at the graphs of a NAC's medi
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="Experiment, or weights: a .safetensors file, or a run as train_student/KEY/SLOT.")],
+    what: Annotated[str, typer.Argument(help="Experiment, or weights: a .safetensors file, or a run as train_student/KEY.")],
     scale: ScaleOption = None,
     overrides: SetOption = None,
     profile: Annotated[
         Literal["released", "corrected"] | None,
         typer.Option(help="How an experiment fits its signatures; default: as its scale says."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed (replicate) of an experiment.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of an experiment.", min=0)] = 0,
     cut: Annotated[
         float, typer.Option(help="Distance above which the kernel cuts, for a file that no run.json lies beside.", min=0, max=2)
     ] = 0.9,
@@ -49,7 +49,7 @@ def show(
 def _weights(what: str, scale: str | None) -> Path | None:
     """The file of weights that is meant; none if it is an experiment."""
     from m2mkd.errors import InputError
-    from m2mkd.study.phases import WEIGHTS
+    from m2mkd.study.phase import WEIGHTS
 
     if not what.endswith(".safetensors") and "/" not in what:
         return None
@@ -85,14 +85,14 @@ def _of_weights(path: Path, cut: float) -> Any:
 
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import intended_of_run, trained_graph
-    from m2mkd.study.phases import RECORD
+    from m2mkd.study.phase import RECORD
 
     intended, record = None, path.with_name(RECORD)
     try:
         weights = load_file(path)
         if record.is_file():
             content = json.loads(record.read_text())
-            cut, intended = intended_of_run(content["config"], int(content["replicate"]))
+            cut, intended = intended_of_run(content["config"], int(content["seed"] or 0))
         return trained_graph(weights, cut, intended)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

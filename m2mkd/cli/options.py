@@ -13,6 +13,10 @@ ExperimentOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
 ]
+PlannedOption = Annotated[
+    str | None,
+    typer.Option("--study", help="Key of a study as the workflow planned it, in the place of what the configuration says now."),
+]
 AblationsOption = Annotated[bool, typer.Option("--ablations", help="The study together with the ablations of its scale.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
 
@@ -30,17 +34,22 @@ def read_settings(scale: str | None, experiments: list[str] | None, overrides: l
     return load.settings(changes)
 
 
-def read_study(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, *, ablations: bool = False) -> Any:
+def read_study(
+    scale: str | None,
+    experiments: list[str] | None,
+    overrides: list[str] | None,
+    *,
+    ablations: bool = False,
+    planned: str | None = None,
+) -> Any:
+    """The study that the options describe, or the planned one of that key."""
+    from m2mkd.study import files
     from m2mkd.study.plan import build_study
 
-    return build_study(read_settings(scale, experiments, overrides), ablations=ablations)
-
-
-def study_with(runs: list[str], scale: str | None, experiments: list[str] | None, overrides: list[str] | None) -> Any:
-    """The study, together with the ablations only where one of the runs is none of its own, for they take time to plan."""
-    study = read_study(scale, experiments, overrides)
-    own = all(any(name.startswith(run) for name in study.runs) for run in runs)
-    return study if own else read_study(scale, experiments, overrides, ablations=True)
+    settings = read_settings(scale, experiments, overrides)
+    if planned is not None:
+        return files.read_study(settings.scale, planned)
+    return build_study(settings, ablations=ablations)
 
 
 def _with_nulls(value: Any) -> Any:

@@ -1,12 +1,11 @@
 """``m2mkd runs``: runs and their keys."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from m2mkd.cli.options import AblationsOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study, study_with
+from m2mkd.cli.options import AblationsOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
 
 app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
 
@@ -21,45 +20,46 @@ def plan(
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
     longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
 ) -> None:
-    """Print the graph of runs as JSON, for the workflow, and settle the times of what is there."""
-    from m2mkd.containers.image import for_workflow
-    from m2mkd.files import require_writable
+    """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
     from m2mkd.planning.cost import Assumptions
-    from m2mkd.planning.request import Terms, requests
-    from m2mkd.study.graph import as_graph, normalise_mtimes
-    from m2mkd.study.plan import build_study
-    from m2mkd.tracking.address import set_default_tracking_uri
+    from m2mkd.planning.request import Terms
+    from m2mkd.workflow import plan_workflow
 
-    settings = read_settings(None, None, None, config)
-    tracking = set_default_tracking_uri(settings.tracking_uri)
-    study, whole = build_study(settings), build_study(settings, ablations=True)
-    container = for_workflow(settings, study.scale.threads, enter=in_container)
-    require_writable(Path(study.root))
-    normalise_mtimes(whole)
-    asked = requests(whole, Terms(Assumptions(gpu, mfu, gpus), workers, longest)) if gpu else None
-    beside = {"container": container, "tracking": tracking, "requests": asked}
-    typer.echo(json.dumps(as_graph(study, settings, whole) | beside))
+    terms = Terms(Assumptions(gpu, mfu, gpus), workers, longest) if gpu else None
+    path = plan_workflow(read_settings(None, None, None, config), terms, lambda news: typer.echo(news, err=True), in_container=in_container)
+    typer.echo(path)
 
 
 @app.command("list")
 def list_(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+    scale: ScaleOption = None,
+    experiment: ExperimentOption = None,
+    overrides: SetOption = None,
+    ablations: AblationsOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print phase, key, seed, done and what else there is to say as JSON.")] = False,
 ) -> None:
     """List the runs of a study, and whether they are done."""
-    from m2mkd.study.graph import show_runs
+    from m2mkd.study.listing import as_lines, listed, show
 
-    show_runs(read_study(scale, experiment, overrides, ablations=ablations))
+    runs = listed(read_study(scale, experiment, overrides, ablations=ablations))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(runs, indent=1))
+    elif not show(runs):
+        typer.echo("\n".join(as_lines(runs)))
 
 
-@app.command()
-def show(run: str, scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
+@app.command("show")
+def show_run(run: str, scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
     """Print the configuration of one run."""
     import yaml
 
-    study = study_with([run], scale, experiment, overrides)
-    found = study.find(run)
-    typer.echo(f"# {study.folder(found.id)}\n# needed by {', '.join(sorted(found.users))}")
-    typer.echo(yaml.safe_dump({"config": found.config.model_dump(mode="json"), "upstream": found.upstream_lists}, sort_keys=False))
+    from m2mkd.study.lookup import find_runs
+
+    (found,) = find_runs([run], read_settings(scale, experiment, overrides))
+    typer.echo(f"# {found.folder}\n# needed by {', '.join(sorted(found.run.users))}")
+    typer.echo(yaml.safe_dump(found.run.content, sort_keys=False))
 
 
 @app.command()
@@ -70,6 +70,24 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
     """List or remove run folders that neither the study nor the scale's ablations need."""
-    from m2mkd.study.graph import collect_garbage
+    import shutil
 
-    collect_garbage(read_study(scale, experiment, overrides, ablations=True), delete=delete)
+    from m2mkd.study.state import surplus
+
+    folders = surplus(read_study(scale, experiment, overrides, ablations=True))
+    for folder in folders:
+        if delete:
+            shutil.rmtree(folder)
+        typer.echo(f"{'removed' if delete else 'not needed'}: {folder}")
+    if not folders:
+        typer.echo("every run folder is needed")
+
+
+@app.command()
+def migrate(scale: ScaleOption = None) -> None:
+    """Move finished runs of the old layout, in which a run held several seeds, to their keys of today."""
+    from m2mkd.study.migrate import migrate as move
+    from m2mkd.study.study import root_of
+
+    for line in move(Path(root_of(read_settings(scale, None, None).scale))):
+        typer.echo(line)

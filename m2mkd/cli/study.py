@@ -10,11 +10,11 @@ from m2mkd.cli.options import (
     AblationsOption,
     DeviceOption,
     ExperimentOption,
+    PlannedOption,
     ScaleOption,
     SetOption,
     read_settings,
     read_study,
-    study_with,
 )
 
 app = typer.Typer()
@@ -24,7 +24,10 @@ track = typer.Typer(no_args_is_help=True, help="Fill the MLflow store.")
 
 @app.command()
 def run(
-    runs: Annotated[list[str], typer.Argument(help="Runs, written phase/key; several only if they are modules of one student.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Runs as phase/key; the key may be cut. Several only if they differ in seed or module."),
+    ],
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
@@ -40,7 +43,8 @@ def run(
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
-    """Compute a run, or several modules of one student in lock step; an interrupted one goes on where it stopped."""
+    """Compute a run, or several that differ in seed or module alone; an interrupted one goes on where it stopped."""
+    from m2mkd.study.lookup import find_runs
     from m2mkd.tracking.address import set_default_tracking_uri
     from m2mkd.training import launch
     from m2mkd.training.gpus import reserve_gpus
@@ -50,16 +54,16 @@ def run(
     def say(news: str) -> None:
         typer.echo(news, err=True)
 
-    set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
-    study = study_with(runs, scale, experiment, overrides)
-    found = [study.find(run) for run in runs]
+    planned = find_runs(runs, read_settings(scale, experiment, overrides))
+    first = planned[0]
+    set_default_tracking_uri(first.tracking_uri)
     if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
         reserve_gpus(gpus, say)
-    here = launch.ranks_for(found[0].config, ranks or max(1, gpus), device_batch, sys.argv[1:])
-    policy = Policy(study.scale.checkpoint_minutes, study.scale.checkpoint_updates)
+    here = launch.ranks_for(first.run.config, ranks or max(1, gpus), device_batch, sys.argv[1:])
+    policy = Policy(first.checkpoint_minutes, first.checkpoint_updates)
     options = {"device_batch": device_batch, "compiled": compiled, "checkpoints": policy}
-    machine = machine_for(device, found[0].config.threads, workers, ranks=here, **options)
-    execute(study, found, machine, say, here)
+    machine = machine_for(device, first.run.config.threads, workers, ranks=here, **options)
+    execute(planned, machine, say, here)
 
 
 @app.command("compile")
@@ -68,12 +72,13 @@ def compile_(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
+    planned: PlannedOption = None,
     incomplete: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.tables import compile_tables
 
-    compile_tables(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
+    compile_tables(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
 
 
 @app.command()
@@ -82,12 +87,13 @@ def report(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
+    planned: PlannedOption = None,
     incomplete: PartialOption = False,
 ) -> None:
     """Write the report of a study from its runs."""
     from m2mkd.results.report import write_report
 
-    write_report(read_study(scale, experiment, overrides, ablations=ablations), incomplete=incomplete)
+    write_report(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
 
 
 @track.command()
@@ -96,16 +102,15 @@ def sync(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
+    planned: PlannedOption = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
-    from m2mkd.study.plan import build_study
     from m2mkd.tracking import mlflow_export
     from m2mkd.tracking.address import set_default_tracking_uri
 
-    settings = read_settings(scale, experiment, overrides)
-    set_default_tracking_uri(settings.tracking_uri)
-    mlflow_export.sync(build_study(settings, ablations=ablations), partial=partial)
+    set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
+    mlflow_export.sync(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), partial=partial)
 
 
 @app.command()

@@ -2,12 +2,33 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile, Value
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
+
+MOST_SEEDS = 1000
+"""More of them are a slip of the pen."""
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed stands twice; remove one")
+    return seeds
+
+
+Seeds = (
+    Annotated[PositiveInt, Field(le=MOST_SEEDS)]
+    | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)]
+)
+"""A number n for the seeds 0 to n - 1, or a list of seeds."""
+
+
+def seeds_of(seeds: Seeds) -> tuple[int, ...]:
+    """The seeds in ascending order."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
 
 
 class TeacherImports(Config):
@@ -78,6 +99,8 @@ class Variant(Config):
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
     imports: VariantImports = VariantImports()
     """Weights of others in the place of modules, or of the whole student."""
+    seeds: Seeds | None = None
+    """Seeds beside those of the scale: a number, or a list."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -109,6 +132,8 @@ class StudentExperiment(Config):
     variants: dict[str, Variant]
     ood: tuple[str, ...] = ()
     """Out-of-distribution sets, as name@size."""
+    seeds: Seeds | None = None
+    """Seeds beside those of the scale: a number, or a list."""
 
 
 class TransferExperiment(Config):
@@ -120,6 +145,8 @@ class TransferExperiment(Config):
     """Students as experiment/variant."""
     probe: "Probe | None" = None
     """Few-shot linear probe; none: the students' own IID and OOD measurements."""
+    seeds: Seeds | None = None
+    """Seeds beside those of the scale: a number, or a list."""
 
 
 class Probe(Config):
@@ -132,7 +159,7 @@ class Probe(Config):
     shots: PositiveInt
     """Training images of each class; validation has three times as many."""
     episodes: PositiveInt = 1
-    """Episodes over which a replicate's accuracy is averaged, each with classes and images of its own."""
+    """Episodes over which the accuracy of a seed is averaged, each with classes and images of its own."""
     recipe: str
 
 
@@ -166,6 +193,8 @@ class AblationExperiment(Config):
     """Scales whose ``snakemake ablations`` runs it; by its name it can be run at any."""
     settings: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], Setting] = Field(min_length=2)
     """By name; the first one is what the others are compared with, unless they say otherwise."""
+    seeds: Seeds | None = None
+    """Seeds beside those of the scale: a number, or a list."""
 
     def student(self, setting: str) -> str:
         """The student that a setting changes, as experiment/variant."""
@@ -203,10 +232,11 @@ class Scale(Config):
     """The study: experiments, or single variants as experiment/variant."""
     profiles: tuple[Profile, ...]
     """Compat profiles that every experiment is run in."""
-    replicates: PositiveInt
-    """Seeds of each student; the teacher is shared."""
-    replicates_per_job: PositiveInt = 1
-    """Seeds that one job trains one after the other; more than one where starting a job costs more than training."""
+    seeds: Seeds
+    """Seeds of each student: a number, or a list. All share the teacher."""
+    seeds_per_job: PositiveInt = 1
+    """Seeds that one job computes one after the other; more than one where starting a job costs more than its work. Results and keys do
+    not depend on it."""
     modules_per_job: PositiveInt = 1
     """Modules of one student that one job distills in lock step, sharing batches and meta model; results and keys do not depend on it."""
     threads: PositiveInt

@@ -16,6 +16,8 @@ from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, S
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
+RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
+"""Fields of earlier versions, and what they are called now."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -103,7 +105,7 @@ def _explain(error: ValidationError, type_: Any) -> str:
         known = sorted(_field_names(type_))
         if name in known:
             return f"{field} is not a field here; move it to where it belongs, or remove it"
-        close = difflib.get_close_matches(name, known, n=1)
+        close = [RENAMED[name]] if name in RENAMED else difflib.get_close_matches(name, known, n=1)
         return f"{field} is not a known field; " + (f"did you mean '{close[0]}'?" if close else "remove it")
     if problem["type"] == "missing":
         return f"{field} is missing; add it"
@@ -204,6 +206,20 @@ def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
     path = named("scales", name)
     content = _extended(merged(read_yaml(path), overrides), (name,))
     return _checked_scale(content, f"{path} with overrides" if overrides else str(path))
+
+
+def differences(before: Scale, after: Scale) -> dict[str, Any]:
+    """Fields in which one scale differs from another, in the shape of a scale file."""
+    return _changes(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    changes = {}
+    for name, value in after.items():
+        old = before.get(name)
+        if value != old:
+            changes[name] = _changes(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return changes
 
 
 def changed(scale: Scale, changes: Mapping[str, Any], where: str) -> Scale:

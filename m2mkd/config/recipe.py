@@ -92,7 +92,7 @@ class Recipe(Config):
     """Stochastic depth of ViT and V-MoE: rate of the last block, linear from 0 (a NAC has its own)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     train_share: float = Field(1.0, gt=0, le=1)
-    """Share of the training images used, the same images for every variant and replicate, stratified by class."""
+    """Share of the training images used, the same images for every variant and seed, stratified by class."""
     eval_every: PositiveInt = 1
     """Epochs between measurements on the validation set; the last epoch is always measured."""
     augmentation: Augmentation = Augmentation()

@@ -9,7 +9,7 @@ import numpy as np
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_atomically
-from m2mkd.study.phases import RECORD, WEIGHTS
+from m2mkd.study.phase import RECORD, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, 
         modules[index] = load_weights(folder)
         found = json.loads((folder / RECORD).read_text())["config"].get("index")
         if found != index:
-            raise InputError(f"{folder}: holds module {found}, but module {index} is wanted in this place; remove {folder.parent}")
+            raise InputError(f"{folder}: holds module {found}, but module {index} is wanted here; remove {folder}")
     return modules
 
 
@@ -85,13 +85,13 @@ def checked_weights(folder: Path) -> Path:
         If it is absent, or not what the run recorded.
     """
     path = folder / WEIGHTS
-    fix = f"remove {folder.parent} and run the workflow again"
+    fix = f"remove {folder} and run the workflow again"
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text())
         expected, actual = record["outputs"][WEIGHTS], sha256(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read with its record ({error}); {fix}") from None
-    if record["id"] != f"{folder.parent.parent.name}/{folder.parent.name}":
+    if record["id"] != f"{folder.parent.name}/{folder.name}":
         raise InputError(f"{path}: is the output of {record['id']}, not of the folder it lies in; {fix}")
     if actual != expected:
         raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {fix}")

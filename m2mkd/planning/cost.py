@@ -9,11 +9,12 @@ from m2mkd.planning.circuit import Count
 from m2mkd.planning.gpus import gpu_named
 from m2mkd.planning.layer_cost import LayerCost, Tensors
 from m2mkd.planning.work import Work, split_images, split_work, work_of
-from m2mkd.study.phases import AssembleTeacher, Data, ImportWeights, SplitTeacher
-from m2mkd.study.study import Run, Study
+from m2mkd.study.data import Data
+from m2mkd.study.phase import EVAL_BATCH
+from m2mkd.study.phases import AssembleTeacher, ImportWeights, SplitTeacher
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 
-MEASURED_AT_ONCE = 256
-"""Images in a batch of measuring, those of ``m2mkd.training.phases.common.EVAL_BATCH``."""
 FLOAT32 = 4
 """Bytes of a weight."""
 IMAGE_FACTS = 8 + 32
@@ -73,7 +74,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run costs, all of its replicates together."""
+    """What one run costs."""
 
     parameters: int
     """Of all networks in the run."""
@@ -83,9 +84,9 @@ class Cost:
     terms: tuple[tuple[str, int, float], ...]
     """Of the FLOPs of an image: name of the part, forward passes that its use is worth, FLOPs of one."""
     images: int
-    """Views of images trained on by each replicate."""
+    """Views of images trained on."""
     measured_images: int
-    """Images measured by each replicate."""
+    """Images measured."""
     training_hours: float
     """GPU-hours of training."""
     measuring_hours: float
@@ -131,7 +132,7 @@ def cost_of(study: Study, assumptions: Assumptions | None = None) -> dict[str, C
         If the registry does not say how many images a data set has.
     """
     given = assumptions or Assumptions()
-    return {run.id: run_cost(run, _work(study, run, given), given) for run in study.runs.values()}
+    return {run.id: run_cost(_work(study, run, given), given) for run in study.runs.values()}
 
 
 def _work(study: Study, run: Run, given: Assumptions) -> Work:
@@ -142,15 +143,15 @@ def _work(study: Study, run: Run, given: Assumptions) -> Work:
     return work_of(run.config, given.nac)
 
 
-def run_cost(run: Run, work: Work, given: Assumptions) -> Cost:
-    """Cost of one run that does ``work`` for each of its replicates."""
+def run_cost(work: Work, given: Assumptions) -> Cost:
+    """Cost of one run that does ``work``."""
     precision = work.recipe.precision if work.recipe else "fp32"  # a run that only measures does so without autocast
     memory = _memory(work, given, precision)
     counted = 1 if given.nac == "released" else max(1, memory.images)
     terms = tuple((term.name, term.passes, term.part.flops(counted)) for term in work.terms if term.part.macs)
     training = sum(passes * flops for _, passes, flops in terms)
-    measuring = sum(part.flops(1 if given.nac == "released" else MEASURED_AT_ONCE) for part in work.measured)
-    speed, replicates = given.throughput(precision), len(run.config.replicates)
+    measuring = sum(part.flops(1 if given.nac == "released" else EVAL_BATCH) for part in work.measured)
+    speed = given.throughput(precision)
     held = [term.part for term in work.terms if not term.again] or list(work.measured)
     trained = sum(term.part.parameters for term in work.terms if term.use == "trained")
     return Cost(
@@ -160,13 +161,13 @@ def run_cost(run: Run, work: Work, given: Assumptions) -> Cost:
         terms=terms,
         images=work.images,
         measured_images=work.measured_images,
-        training_hours=replicates * training * work.images / speed / 3600,
-        measuring_hours=replicates * measuring * work.measured_images / speed / 3600,
+        training_hours=training * work.images / speed / 3600,
+        measuring_hours=measuring * work.measured_images / speed / 3600,
         images_per_second=speed / training if training else 0.0,
         gpus=given.gpus,
         memory=memory,
-        weights=replicates * FLOAT32 * work.published.parameters,
-        checkpoint=replicates * ((2 if _averages(work) else 1) * FLOAT32 * trained + memory.moments),
+        weights=FLOAT32 * work.published.parameters,
+        checkpoint=(2 if _averages(work) else 1) * FLOAT32 * trained + memory.moments,
     )
 
 
@@ -175,7 +176,7 @@ def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
     if work.recipe is None:
         held = sum(part.parameters for part in work.measured)
         live = _largest(work.measured).bytes(low)
-        return Memory(FLOAT32 * held, 0, 0, 0, 0, MEASURED_AT_ONCE * live, MEASURED_AT_ONCE if work.measured else 0)
+        return Memory(FLOAT32 * held, 0, 0, 0, 0, EVAL_BATCH * live, EVAL_BATCH if work.measured else 0)
     share = -(-work.batch // given.gpus)
     images = share if given.device_batch is None else min(share, given.device_batch)
     uses = {use: [term.part for term in work.terms if term.use == use] for use in ("trained", "frozen", "no_grad")}

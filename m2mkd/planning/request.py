@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import FLOAT32, Assumptions, Cost, cost_of
-from m2mkd.study.graph import module_groups
-from m2mkd.study.study import Run, Study
+from m2mkd.study.groups import in_lock_step, job_groups
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 
 START = 30
 """Minutes that a job gets beside its arithmetic: imports, weights, the first epoch of a cold cache."""
@@ -50,7 +51,7 @@ class Request:
 
 
 def request_of(runs: Sequence[Run], costs: Mapping[str, Cost], terms: Terms) -> Request:
-    """What one job that computes those runs asks for: one run, or the modules of a student that it distills together.
+    """What one job that computes those runs asks for: one run, or several that it computes one after the other or in lock step.
 
     Parameters
     ----------
@@ -61,11 +62,12 @@ def request_of(runs: Sequence[Run], costs: Mapping[str, Cost], terms: Terms) -> 
     terms
         Of the machine.
     """
-    config, planned = runs[0].config, [costs[run.id] for run in runs]
+    config = runs[0].config
     gpus = terms.assumptions.gpus if config.DIVISIBLE else 1
-    hours = sum(cost.gpu_hours for cost in planned) / gpus
+    hours = sum(costs[run.id].gpu_hours for run in runs) / gpus
     # A checkpoint is copied before it is written, and read whole when a job goes on.
-    kept = sum(2 * cost.checkpoint + FLOAT32 * cost.parameters for cost in planned)
+    held = {run.id: 2 * costs[run.id].checkpoint + FLOAT32 * costs[run.id].parameters for run in runs}
+    kept = max(sum(held[run.id] for run in part) for part in in_lock_step(runs))
     return Request(
         gpu=gpus,
         threads=gpus * (config.threads + terms.workers),
@@ -75,8 +77,8 @@ def request_of(runs: Sequence[Run], costs: Mapping[str, Cost], terms: Terms) -> 
 
 
 def requests(study: Study, terms: Terms) -> dict[str, dict[str, int]]:
-    """What every job of a study that computes asks for: by run id, and for modules that share a job by the key of the first."""
+    """What every job of a study that computes asks for: by run id, and for runs that share a job by the key of the first."""
     costs = cost_of(study, terms.assumptions)
-    asked = {run.id: request_of([run], costs, terms) for run in study.runs.values() if run.config.COMPUTES}
-    asked |= {members[0].key: request_of(members, costs, terms) for members in module_groups(study)}
+    asked = {run.id: request_of([run], costs, terms) for run in study.runs.values() if not run.config.HEAD_NODE}
+    asked |= {members[0].key: request_of(members, costs, terms) for members in job_groups(study)}
     return {name: asdict(request) for name, request in asked.items()}

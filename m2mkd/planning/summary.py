@@ -9,25 +9,10 @@ from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Settings
 from m2mkd.planning.cost import Assumptions, Cost, cost_of, data_sizes
 from m2mkd.planning.gpus import gpu_named
-from m2mkd.study.graph import describe
-from m2mkd.study.phases import PHASES
+from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
-from m2mkd.study.study import Run, Study
-
-TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "measure_hybrid")
-"""Phases that all replicates, and all experiments with the same teacher, share."""
-
-
-def with_upstream(study: Study, ids: Iterable[str]) -> set[str]:
-    """Those runs and all that they build on."""
-    found: set[str] = set()
-    waiting = list(ids)
-    while waiting:
-        id_ = waiting.pop()
-        if id_ not in found:
-            found.add(id_)
-            waiting += [parent for parents in study.runs[id_].upstream.values() for parent in parents]
-    return found
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 
 
 def gpu_hours(costs: Mapping[str, Cost], ids: Iterable[str]) -> float:
@@ -51,8 +36,8 @@ def by_variant(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
     """For each row of the tables the GPU-hours of its training, of its own phases with measuring, and of the teacher that it shares."""
     rows = []
     for row in study.rows:
-        needed = with_upstream(study, (*row.trained, *row.measured))
-        teacher = {id_ for id_ in needed if study.runs[id_].phase in TEACHER_PHASES}
+        needed = study.with_upstream((*row.trained, *row.measured))
+        teacher = {id_ for id_ in needed if study.runs[id_].config.of_teacher}
         own = needed - teacher or needed
         rows.append(
             {
@@ -90,7 +75,7 @@ def by_experiment(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any
 
 def one_seed(settings: Settings, profile: Profile) -> Study:
     """The study in one compat profile with a single seed."""
-    change = {"profiles": [profile], "replicates": 1, "replicates_per_job": 1}
+    change = {"profiles": [profile], "seeds": 1, "seeds_per_job": 1}
     return build_study(settings.model_copy(update={"overrides": load.merged(settings.overrides, change)}))
 
 
@@ -123,7 +108,7 @@ def plan(settings: Settings, given: Assumptions) -> dict[str, Any]:
         "study": {
             "runs": len(study.runs),
             "profiles": list(study.scale.profiles),
-            "seeds": study.scale.replicates,
+            "seeds": len(study.seeds),
             "gpu_hours": gpu_hours(costs, costs),
             "weights": sum(cost.weights for cost in costs.values()),
             "largest_checkpoint": max(cost.checkpoint for cost in costs.values()),
@@ -135,4 +120,4 @@ def plan(settings: Settings, given: Assumptions) -> dict[str, Any]:
 
 def _run(run: Run, cost: Cost) -> dict[str, Any]:
     sums = {"flops_per_image": cost.flops_per_image, "gpu_hours": cost.gpu_hours, "hours": cost.hours, "peak_memory": cost.memory.total}
-    return {"id": run.id, "phase": run.phase, "what": describe(run), "experiments": sorted(run.users)} | asdict(cost) | sums
+    return {"id": run.id, "phase": run.phase, "what": run.what, "experiments": sorted(run.users)} | asdict(cost) | sums

@@ -10,16 +10,16 @@ from m2mkd.errors import InputError
 from m2mkd.planning import circuit, transformer
 from m2mkd.planning.circuit import Count
 from m2mkd.planning.layer_cost import LayerCost, Term
+from m2mkd.study.data import Data
+from m2mkd.study.phase import Phase
 from m2mkd.study.phases import (
     AssembleTeacher,
-    Data,
     DistillModule,
     Evaluate,
     EvaluateTeacher,
     ImportWeights,
     IncubateModule,
     MeasureHybrid,
-    Phase,
     PretrainMeta,
     SplitTeacher,
     TrainProbe,
@@ -31,7 +31,7 @@ NOTHING = LayerCost()
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one run for one replicate."""
+    """The work of one run."""
 
     terms: tuple[Term, ...] = ()
     """What one image costs in training."""

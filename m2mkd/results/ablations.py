@@ -11,7 +11,8 @@ from m2mkd.results.lookup import Cell, Numbers, rows_measured_by
 from m2mkd.results.plots import Estimate, intervals_figure
 from m2mkd.statistics import Summary, summarise
 from m2mkd.study.lineage import ablations_of, anchor_of
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 SPLITS = {"iid": "IID", "ood": "OOD"}
 
@@ -99,8 +100,8 @@ def _gain(one: Cell | None, other: Cell | None) -> Summary | None:
     """One minus the other in points, over the seeds that both have; none where there is no such seed."""
     if one is None or other is None:
         return None
-    controls = dict(zip(other.replicates, other.seeds, strict=True))
-    pairs = [(value, controls[seed]) for seed, value in zip(one.replicates, one.seeds, strict=True) if seed in controls]
+    controls = dict(zip(other.seeds, other.per_seed, strict=True))
+    pairs = [(value, controls[seed]) for seed, value in zip(one.seeds, one.per_seed, strict=True) if seed in controls]
     return summarise(100 * (value - control) for value, control in pairs) if pairs else None
 
 

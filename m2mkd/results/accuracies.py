@@ -7,9 +7,10 @@ import pandas as pd
 from m2mkd.results.layout import Linked, Table, percent, percent_over_seeds
 from m2mkd.results.lookup import Cell, Numbers
 from m2mkd.results.published import Published, PublishedNumbers
-from m2mkd.study.lineage import anchor_of, place_of
+from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import TrainProbe
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 OVER_SEEDS = "mean ± half of the 95 % interval by Student's t over seeds"
 PAPER_SCALE = "paper"
@@ -26,7 +27,7 @@ def results_table(study: Study, rows: Iterable[Row], numbers: Numbers, published
             paper = {split: published.find(row.experiment, row.variant, split) for split in ("iid", "ood")}
             if ood is None:
                 paper["ood"] = None
-            line = {"row": str(place_of(row)), **place_of(row)._asdict(), "n": iid.over_seeds.n}
+            line = {"row": str(row.name), **row.name._asdict(), "n": iid.over_seeds.n}
             line |= {"iid_data": iid.data, **_exact("iid_top1", iid)}
             line |= {"ood_data": ood.data if ood else None, **_exact("ood_top1", ood)}
             beyond = {split: _difference(study, own, paper[split]) for split, own in (("iid", iid), ("ood", ood))}
@@ -41,7 +42,7 @@ def results_table(study: Study, rows: Iterable[Row], numbers: Numbers, published
             exact.append(line)
             accuracies = (iid.data, _shown(row, iid), ood.data if ood else "", _shown(row, ood))
             compared = [text for split, cell in paper.items() for text in (str(cell or ""), _signed(beyond[split]))]
-            shown.append((*place_of(row), str(iid.over_seeds.n), *accuracies, *compared))
+            shown.append((*row.name, str(iid.over_seeds.n), *accuracies, *compared))
     header = (
         *("experiment", "variant", "profile", "seeds", "IID set", "IID top-1 %"),
         *("OOD set", "OOD top-1 %", "published IID", "difference IID", "published OOD", "difference OOD"),
@@ -62,9 +63,9 @@ def ood_table(rows: Iterable[Row], numbers: Numbers) -> Table:
         for one, five, common, out in zip(top1, top5, classes, left_out, strict=True):
             facts = {"classes": int(common.over_seeds.mean), "images": one.count, "images_left_out": int(out.over_seeds.mean)}
             found = {"data": one.data, **facts, "n": one.over_seeds.n}
-            exact.append(place_of(row)._asdict() | found | _exact("top1", one) | _exact("top5", five))
+            exact.append(row.name._asdict() | found | _exact("top1", one) | _exact("top5", five))
             counts = (str(fact) for fact in facts.values())
-            shown.append((*place_of(row), one.data, *counts, str(one.over_seeds.n), _shown(row, one), _shown(row, five)))
+            shown.append((*row.name, one.data, *counts, str(one.over_seeds.n), _shown(row, one), _shown(row, five)))
     header = ("experiment", "variant", "profile", "OOD set", "classes", "images", "left out", "seeds", "top-1 %", "top-5 %")
     caption = (
         "Out-of-distribution accuracy in percent over the classes that the model and the set share: "
@@ -81,8 +82,8 @@ def renditions_table(rows: Iterable[Row], numbers: Numbers) -> Table:
         for rendition in numbers.renditions(row):
             for cell in numbers.cells(row, "ood", "top1", rendition):
                 facts = {"data": cell.data, "rendition": rendition, "n": cell.over_seeds.n}
-                exact.append(place_of(row)._asdict() | facts | _exact("top1", cell))
-                found.setdefault((*place_of(row), cell.data, str(cell.over_seeds.n)), {})[rendition] = _shown(row, cell)
+                exact.append(row.name._asdict() | facts | _exact("top1", cell))
+                found.setdefault((*row.name, cell.data, str(cell.over_seeds.n)), {})[rendition] = _shown(row, cell)
     renditions = sorted({rendition for cells in found.values() for rendition in cells})
     shown = tuple((*names, *(cells.get(rendition, "") for rendition in renditions)) for names, cells in found.items())
     header = ("experiment", "variant", "profile", "OOD set", "seeds", *renditions)
@@ -118,8 +119,8 @@ def fewshot_table(study: Study, rows: Iterable[Row], numbers: Numbers, published
         facts = {"data": cell.data, "way": config.way, "shots": config.shots, "n": cell.over_seeds.n}
         beyond = _difference(study, cell, paper)
         found = _quoted(paper) | {"difference": beyond}
-        exact.append(place_of(row)._asdict() | facts | _exact("top1", cell) | found)
-        shown.append((*place_of(row), *(str(fact) for fact in facts.values()), _shown(row, cell), str(paper or ""), _signed(beyond)))
+        exact.append(row.name._asdict() | facts | _exact("top1", cell) | found)
+        shown.append((*row.name, *(str(fact) for fact in facts.values()), _shown(row, cell), str(paper or ""), _signed(beyond)))
     header = ("experiment", "variant", "profile", "set", "way", "shots", "seeds", "top-1 %", "published", "difference")
     caption = f"Few-shot top-1 accuracy in percent of a new head on the frozen student, {OVER_SEEDS}; each seed is an episode."
     return Table("fewshot", caption, header, tuple(shown), pd.DataFrame(exact))

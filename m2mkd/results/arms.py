@@ -9,7 +9,8 @@ from m2mkd.results.collect import Collected
 from m2mkd.results.verdicts import Pair, averaged, rounding_of
 from m2mkd.statistics import binomial_interval, permutation_test
 from m2mkd.study.phases import Evaluate, EvaluateTeacher, ImportWeights
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 EXACT_FROM = 6
 """Fewest seeds with which an exact test can reach 5 %."""
@@ -19,10 +20,10 @@ EXACT_FROM = 6
 class Seed:
     """One seed of one side of a comparison."""
 
-    replicate: int
+    seed: int | None
+    """None where all seeds share the run."""
     run: str
     """Id of the run that measured it; its key is the digest of its configuration and of all that it builds on."""
-    slot: int
     accuracy: float | None
     """Share from 0 to 1; none where a run behind it is missing or wrong."""
     record: str | None
@@ -50,15 +51,15 @@ class Arm:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """Of the seeds that are there, by replicate, so that the same seed stands in the same place of every side."""
-        ordered = sorted(self.seeds, key=lambda seed: seed.replicate)
+        """Of the seeds that are there, in ascending order, so that the same seed stands in the same place of every side."""
+        ordered = sorted(self.seeds, key=lambda one: one.seed or 0)
         return tuple(seed.accuracy for seed in ordered if seed.accuracy is not None)
 
     @property
     def problems(self) -> list[str]:
         """Seeds that are missing or wrong, each in one sentence."""
         return [
-            f"Seed {seed.replicate} of {self.name} is missing: {seed.problem or 'it was not measured'}."
+            f"Seed {seed.seed} of {self.name} is missing: {seed.problem or 'it was not measured'}."
             for seed in self.seeds
             if seed.accuracy is None
         ]
@@ -68,11 +69,11 @@ class Arm:
         """The first seed whose accuracy guessing could reach, in one sentence: the exact binomial interval holds chance, or lies below."""
         for seed in self.seeds:
             if seed.accuracy is None or not self.images:
-                return f"Seed {seed.replicate} of {self.name} does not say how many images it measured."
+                return f"Seed {seed.seed} of {self.name} does not say how many images it measured."
             low = binomial_interval(round(seed.accuracy * self.images), self.images).low
             if low <= self.chance:
                 measured = f"{100 * seed.accuracy:.2f} %, at least {100 * low:.2f} % by the exact binomial interval"
-                return f"Seed {seed.replicate} of {self.name} is not above chance ({100 * self.chance:.2f} %): {measured}."
+                return f"Seed {seed.seed} of {self.name} is not above chance ({100 * self.chance:.2f} %): {measured}."
         return None
 
 
@@ -86,7 +87,7 @@ class Arms:
     def __init__(self, study: Study, collected: Collected):
         self.study, self.problems = study, collected.problems
         self.numbers = collected.numbers
-        self.digests = {(record.run.id, record.slot): record.digest for record in collected.records}
+        self.digests = {record.run.id: record.digest for record in collected.records}
 
     def is_one_number(self, claim: Claim, row: Row) -> bool:
         """Whether the row has exactly one number of the claim's metric."""
@@ -101,21 +102,20 @@ class Arms:
         assert isinstance(config, Evaluate | EvaluateTeacher)
         split, _, metric = claim.metric.partition("_")
         cell = next(iter(self.numbers.cells(row, split, metric)), None)
-        found = dict(zip(cell.replicates, cell.seeds, strict=True)) if cell else {}
+        found = dict(zip(cell.seeds, cell.per_seed, strict=True)) if cell else {}
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
-        classes = common[0].seeds[0] if common else config.data.classes
+        classes = common[0].per_seed[0] if common else config.data.classes
         seeds = tuple(self._seeds(row, found))
         return Arm(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes)
 
-    def _seeds(self, row: Row, found: Mapping[int, float]) -> Iterator[Seed]:
+    def _seeds(self, row: Row, found: Mapping[int | None, float]) -> Iterator[Seed]:
         # The accuracy of an imported student counts once, for it has the same weights under every seed.
         once = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
         for run_id in row.measured:
-            for slot, replicate in enumerate(self.study.runs[run_id].config.replicates):
-                where = run_id, slot
-                yield Seed(replicate, *where, found.get(replicate), self.digests.get(where), self.problems.get(where))
-                if once:
-                    return
+            seed = self.study.runs[run_id].seed
+            yield Seed(seed, run_id, found.get(seed), self.digests.get(run_id), self.problems.get(run_id))
+            if once:
+                return
 
 
 def members_of(comparisons: Sequence[Comparison]) -> list[Arm]:

@@ -8,15 +8,16 @@ from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
-from m2mkd.planning.summary import gpu_hours, with_upstream
+from m2mkd.planning.summary import gpu_hours
 from m2mkd.results.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, pairs_of
 from m2mkd.results.changes import changed_science
-from m2mkd.results.collect import Collected, measures
+from m2mkd.results.collect import Collected
 from m2mkd.results.records import UNFINISHED
 from m2mkd.results.verdicts import Verdict, judge
 from m2mkd.statistics import holm, smallest_p_value
 from m2mkd.study.plan import build_study
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Board:
             return self._not_run(claim, unfit)
         arms = {name: self.arms.arm(claim, rows[name]) for name in members_named(claim)}
         comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
-        needed = with_upstream(study, [seed.run for arm in members_of(comparisons) for seed in arm.seeds])
+        needed = study.with_upstream([seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
         finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
         if not at_scale:
@@ -128,7 +129,7 @@ class _Board:
         failed = _problems(finding.comparisons) or next((problem for arm in arms if (problem := arm.not_above_chance)), None)
         if failed:
             return Verdict("smoke-fail", f"{failed} {nothing}")
-        measured = sum(measures(self.study.runs[run_id]) for run_id in finding.runs)
+        measured = sum(self.study.runs[run_id].config.measures() for run_id in finding.runs)
         there = f"All {measured} runs that measure something are there and match their digests, and every accuracy is above chance"
         return Verdict("smoke-pass", f"{there} (profile {arms[0].profile}). {nothing}")
 
@@ -143,7 +144,7 @@ class _Board:
         study, costs = self._plan(claim.scale, claim.profile, claim.seeds)
         members = set(members_named(claim))
         measured = [run_id for row in study.rows if f"{row.experiment}/{row.variant}" in members for run_id in row.measured]
-        return gpu_hours(costs, with_upstream(study, measured))
+        return gpu_hours(costs, study.with_upstream(measured))
 
     def _plan(self, scale: str, profile: Profile, seeds: int) -> tuple[Study, dict[str, Cost]]:
         """The study of all claims that are judged alike, for planning it takes longer than all else."""
@@ -151,7 +152,7 @@ class _Board:
         if alike not in self.plans:
             claims = [claim for claim in self.claims if (claim.scale, claim.profile, claim.seeds) == alike]
             names = sorted({name for claim in claims for name in members_named(claim)})
-            overrides = {"profiles": [profile], "replicates": seeds, "replicates_per_job": seeds}
+            overrides = {"profiles": [profile], "seeds": seeds}
 
             def planned(names: list[str]) -> Study:
                 return build_study(load.settings({"scale": scale, "experiments": names, "overrides": overrides}))
@@ -181,8 +182,8 @@ def _mend(comparisons: Sequence[Comparison]) -> str:
 def _alike(comparisons: Sequence[Comparison]) -> str:
     """Two parts that are the same runs, whose difference is 0 whatever they measure; empty where there are none."""
 
-    def runs(arms: Sequence[Arm]) -> list[list[tuple[str, int]]]:
-        return [[(seed.run, seed.slot) for seed in arm.seeds] for arm in arms]
+    def runs(arms: Sequence[Arm]) -> list[list[str]]:
+        return [[seed.run for seed in arm.seeds] for arm in arms]
 
     for arms in comparisons:
         first, second = arms[:2], arms[2:]

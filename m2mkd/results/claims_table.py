@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from m2mkd.config.claims import Claim
-from m2mkd.results.arms import Arm, members_of, pairs_of
+from m2mkd.results.arms import Arm, Seed, members_of, pairs_of
 from m2mkd.results.board import Finding
 from m2mkd.results.commands import Commands
 from m2mkd.results.layout import Linked, Table, percent
@@ -95,8 +95,12 @@ def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | flo
 
 def in_words(arm: Arm) -> str:
     """The accuracies of a side, seed by seed."""
-    seeds = (f"{seed.replicate}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in arm.seeds)
+    seeds = (f"{_name(seed)}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in arm.seeds)
     return f"{arm.name} ({arm.profile}), {'seed' if len(arm.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
+
+
+def _name(seed: Seed) -> str:
+    return "all" if seed.seed is None else str(seed.seed)
 
 
 def commands_of(commands: Commands, finding: Finding) -> list[str]:
@@ -127,7 +131,7 @@ def explanation(study: Study, finding: Finding) -> str:
         for seed in arm.seeds:
             accuracy = seed.problem or "not measured" if seed.accuracy is None else f"{percent(seed.accuracy)} %"
             record = f"  record sha256 {seed.record[:16]}" if seed.record else ""
-            lines.append(f"  seed {seed.replicate}  {accuracy}  {study.folder(seed.run)}/{seed.slot}{record}")
+            lines.append(f"  seed {_name(seed)}  {accuracy}  {study.folder(seed.run)}{record}")
     if finding.runs:
         lines += ["", f"{len(finding.runs)} runs in all; 'm2mkd runs show RUN' explains one. To redo what is missing:"]
         lines += [f"  {command}" for command in commands_of(Commands(study), finding)]

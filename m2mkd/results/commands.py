@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.results.changes import overrides_of
-from m2mkd.study.plan import build_study
 from m2mkd.study.study import Study
 
 
@@ -15,13 +13,12 @@ class Commands:
 
     def __init__(self, study: Study, experiments: Sequence[str] = ()):
         self.config = [f"scale={study.scale_name}"]
-        overrides = overrides_of(study)
-        if overrides:
-            self.config.append(f"overrides={json.dumps(overrides)}")
+        if study.overrides:
+            self.config.append(f"overrides={json.dumps(study.overrides)}")
         if experiments:
             self.config.append(f"experiments={json.dumps(list(experiments))}")
         chosen = [word for name in experiments for word in ("--experiment", name)]
-        changed = [word for change in load.as_assignments(overrides) for word in ("--set", change)]
+        changed = [word for change in load.as_assignments(study.overrides) for word in ("--set", change)]
         self.arguments = ["--scale", study.scale_name, *chosen, *changed]
 
     def to(self, target: str) -> str:
@@ -31,11 +28,3 @@ class Commands:
     def of(self, *words: str) -> str:
         """A command of ``m2mkd`` on the study."""
         return shlex.join(["m2mkd", *words, *self.arguments])
-
-
-def selected_experiments(study: Study) -> list[str]:
-    """Experiments and variants of a study, where they are not those of its scale."""
-    usual = build_study(load.settings({"scale": study.scale_name, "overrides": overrides_of(study)}))
-    if usual.key == study.key:
-        return []
-    return list(dict.fromkeys(f"{row.experiment}/{row.variant}" for row in study.rows))

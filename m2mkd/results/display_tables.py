@@ -13,9 +13,11 @@ from m2mkd.results.layout import DisplayTable, percent
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.statistics import mean
-from m2mkd.study.lineage import Place, anchor_of, display_rows, place_of, title_of
-from m2mkd.study.phases import METRICS, PHASES, AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
-from m2mkd.study.study import Row, Study
+from m2mkd.study.lineage import anchor_of, display_rows, title_of
+from m2mkd.study.phase import METRICS, PHASES
+from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
+from m2mkd.study.run import Row, RowName
+from m2mkd.study.study import Study
 
 
 def commands_table(study: Study, commands: Commands) -> DisplayTable:
@@ -42,7 +44,7 @@ def cost_table(study: Study, collected: Collected) -> DisplayTable:
         "measured it on its own machine (see Environment), other jobs beside it or not; the start of a process is not in it, and of a "
         "session that was interrupted what came after the checkpoint that the next one went on from."
     )
-    header = ("phase", "planned GPU-hours", "runs × seeds", "spent hours", "mean seconds", "longest")
+    header = ("phase", "planned GPU-hours", "runs", "spent hours", "mean seconds", "longest")
     return DisplayTable("cost", caption, header, tuple(rows))
 
 
@@ -68,36 +70,35 @@ def quoted_table(rows: Iterable[Row], published: PublishedNumbers) -> DisplayTab
 
 def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
-    digests = {(record.run.id, record.slot): record.digest for record in collected.records}
+    digests = {record.run.id: record.digest for record in collected.records}
     found = []
     for row in study.rows:
-        accuracies: dict[int, dict[str, str]] = {}
+        accuracies: dict[int | None, dict[str, str]] = {}
         for split in ("iid", "ood", "fewshot"):
             for cell in numbers.cells(row, split, "top1"):
-                for replicate, value in zip(cell.replicates, cell.seeds, strict=True):
-                    accuracies.setdefault(replicate, {})[f"{split}, {cell.data}, %"] = percent(value)
+                for seed, value in zip(cell.seeds, cell.per_seed, strict=True):
+                    accuracies.setdefault(seed, {})[f"{split}, {cell.data}, %"] = percent(value)
         names = tuple(dict.fromkeys(name for cells in accuracies.values() for name in cells))
         lines = []
         for run_id in row.measured:
-            for slot, replicate in enumerate(study.runs[run_id].config.replicates):
-                digest = digests.get((run_id, slot))
-                cells = accuracies.get(replicate, {}) if digest else {}
-                target = f"{study.folder(run_id)}/{slot}/{METRICS}"
-                state = digest[:16] if digest else "absent"
-                lines.append((str(replicate), *(cells.get(name, "") for name in names), run_id, state, commands.to(target)))
+            seed, digest = study.runs[run_id].seed, digests.get(run_id)
+            cells = accuracies.get(seed, {}) if digest else {}
+            state = digest[:16] if digest else "absent"
+            target = commands.to(f"{study.folder(run_id)}/{METRICS}")
+            lines.append(("all" if seed is None else str(seed), *(cells.get(name, "") for name in names), run_id, state, target))
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
-        caption = f"Runs behind {place_of(row)}."
-        found.append((anchor_of(row), str(place_of(row)), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+        caption = f"Runs behind {row.name}."
+        found.append((anchor_of(row), str(row.name), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
     return [*found, *_hybrids_evidence(study, collected, commands)]
 
 
 def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """The same for the measurements of the teachers' modules, which are no row of their own."""
     home = display_rows(study)
-    lines: dict[Place, list[tuple[str, ...]]] = {}
+    lines: dict[RowName, list[tuple[str, ...]]] = {}
     for record in collected.records:
         if isinstance(record.run.config, MeasureHybrid):
-            target = f"{study.folder(record.run.id)}/{record.slot}/{METRICS}"
+            target = f"{study.folder(record.run.id)}/{METRICS}"
             line = (str(record.run.config.data), record.run.id, record.digest[:16], commands.to(target))
             lines.setdefault(home[record.run.id], []).append(line)
     header = ("set", "run and digest of its configuration", "sha256 of its record", "command")

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from m2mkd.config import load
 from m2mkd.results.board import Finding
-from m2mkd.results.collect import Collected, measures
+from m2mkd.results.collect import Collected
 from m2mkd.results.published import PublishedNumbers
 from m2mkd.study.study import Study
 
 
 def what_was_easy(study: Study, collected: Collected) -> list[str]:
     """Work that the workflow took over."""
-    wanted = sum(len(run.config.replicates) for run in study.runs.values() if measures(run))
+    wanted = sum(run.config.measures() for run in study.runs.values())
     hours = sum(float(record.provenance["seconds"]) for record in collected.records) / 3600
     shared = sum(len(run.users) > 1 for run in study.runs.values())
     return [

@@ -7,8 +7,9 @@ import pandas as pd
 
 from m2mkd.results.lookup import Numbers
 from m2mkd.results.plots import Bar, Drawing, Estimate, Line, bars_figure, colours, curves_figure, intervals_figure, points, variant_label
-from m2mkd.study.lineage import Place, student_of
-from m2mkd.study.study import Row, Study
+from m2mkd.study.lineage import student_of
+from m2mkd.study.run import Row, RowName
+from m2mkd.study.study import Study
 
 ACCURACY = "validation top-1 %"
 PANELS = {"training loss": "loss", ACCURACY: "val_top1"}
@@ -33,7 +34,7 @@ def student_bars(study: Study, rows: Iterable[Row], numbers: Numbers, split: str
     for row in rows:
         student, variant = student_of(study, row.experiment, row.variant)
         for cell in numbers.cells(row, split, "top1"):
-            bar = Bar(variant_label(variant), variant, cell.seeds)
+            bar = Bar(variant_label(variant), variant, cell.per_seed)
             groups.setdefault(f"{student}{_profile(study, row.profile)}, {cell.data}", {}).setdefault(variant, bar)
     return {name: list(bars.values()) for name, bars in groups.items()}
 
@@ -85,11 +86,11 @@ def curve_figures(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     return [*_teacher_curves(study, curves), *_module_curves(study, curves), *_student_curves(study, curves)]
 
 
-def _parts(curves: pd.DataFrame, *phases: str) -> list[tuple[Place, pd.DataFrame]]:
+def _parts(curves: pd.DataFrame, *phases: str) -> list[tuple[RowName, pd.DataFrame]]:
     """The curves of some phases, apart for each row of the tables that they are shown under."""
     chosen = curves[curves["phase"].isin(phases)]
     names = chosen[["experiment", "variant", "profile"]]
-    places = [Place(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]
+    places = [RowName(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]
     return [(place, chosen[(names == list(place)).all(axis=1)]) for place in places]
 
 

@@ -13,7 +13,8 @@ from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line,
 from m2mkd.results.records import Record
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import student_of
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 if TYPE_CHECKING:
     from m2mkd.evaluation.graph import GraphComparison

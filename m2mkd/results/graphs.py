@@ -7,8 +7,9 @@ import pandas as pd
 from m2mkd.results.layout import Linked, Table
 from m2mkd.results.records import Record
 from m2mkd.statistics import summarise
-from m2mkd.study.lineage import anchor_of, place_of
-from m2mkd.study.study import Row, Study
+from m2mkd.study.lineage import anchor_of
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 NUMBERS = {"density": "density", "mean_degree": "mean degree", "clustering": "clustering", "input_density": "input to mediator"}
 """What a diagnosis says of a graph, and the heading of its column."""
@@ -27,11 +28,11 @@ def graphs_table(study: Study, rows: Iterable[Row], records: Iterable[Record]) -
             continue
         over = {name: summarise(graph[name] for graph in graphs) for name in NUMBERS}
         prior = getattr(study.runs[row.measured[0]].config, "prior", None)
-        line = {**place_of(row)._asdict(), "prior": prior, "n": len(graphs)}
+        line = {**row.name._asdict(), "prior": prior, "n": len(graphs)}
         exact.append(line | {f"{name}_{part}": getattr(one, part) for name, one in over.items() for part in ("mean", "half_width")})
         cells = (f"{one.mean:.3f}" + ("" if one.half_width is None else f" ± {one.half_width:.3f}") for one in over.values())
         linked = (Linked(cell, anchor_of(row)) for cell in cells)
-        shown.append((*place_of(row), str(prior).replace("_", " "), str(len(graphs)), *linked))
+        shown.append((*row.name, str(prior).replace("_", " "), str(len(graphs)), *linked))
     caption = (
         "The graph on the mediators that each trained NAC uses, mean ± half of the 95 % interval over seeds: density (share of all pairs "
         "that the kernel leaves linked), degree, clustering, and the share of links from input latents to mediators. "

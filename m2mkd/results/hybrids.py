@@ -6,14 +6,15 @@ import pandas as pd
 
 from m2mkd.results.layout import Linked, Table, percent
 from m2mkd.results.records import Record
-from m2mkd.study.lineage import Place, display_rows
+from m2mkd.study.lineage import display_rows
 from m2mkd.study.phases import MeasureHybrid
+from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 
 
-def hybrids_anchor(place: Place) -> str:
+def hybrids_anchor(row_name: RowName) -> str:
     """Id, in the report, of the runs behind a teacher's lines."""
-    return f"runs-{place.experiment}-hybrids-{place.profile}"
+    return f"runs-{row_name.experiment}-hybrids-{row_name.profile}"
 
 
 def hybrids_table(study: Study, records: Iterable[Record]) -> Table:

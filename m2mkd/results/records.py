@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.errors import InputError
-from m2mkd.results.measurements import measurements_of
-from m2mkd.study.phases import CURVES, METRICS, RECORD
-from m2mkd.study.study import Run, Study
+from m2mkd.study.measurements import Measurement
+from m2mkd.study.phase import CURVES, METRICS, RECORD
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 
 UNFINISHED = "absent, so the run is not finished"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One replicate of one run, as it lies in its folder."""
+    """One finished run, as it lies in its folder."""
 
     run: Run
-    slot: int
     metrics: dict[str, Any]
     """Final measurements; empty for a phase that measures nothing."""
     curves: list[dict[str, Any]]
@@ -31,19 +31,13 @@ class Record:
     """sha256 of the record file, which holds the digests of all other outputs."""
     outputs: dict[str, str] = field(default_factory=dict)
     """The same of every other output by its name."""
-    measurements: list[dict[str, Any]] = field(default_factory=list)
-    """Its accuracies, see `m2mkd.results.measurements`."""
+    measurements: tuple[Measurement, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     """Digests of the manifests of the sets that it saw, by name@size."""
 
-    @property
-    def replicate(self) -> int:
-        """Seed."""
-        return self.run.config.replicates[self.slot]
-
 
 def read_records(study: Study, wanted: Callable[[Run], bool] | None = None) -> list[Record]:
-    """Every replicate of the chosen runs of a study, upstream before downstream.
+    """The chosen runs of a study, upstream before downstream.
 
     Parameters
     ----------
@@ -58,26 +52,26 @@ def read_records(study: Study, wanted: Callable[[Run], bool] | None = None) -> l
         If one is missing, damaged, or of another configuration; names the file.
     """
     chosen = filter(wanted, study.runs.values()) if wanted else study.runs.values()
-    return [read_record(study, run, slot) for run in chosen for slot in range(len(run.config.replicates))]
+    return [read_record(study, run) for run in chosen]
 
 
-def read_record(study: Study, run: Run, slot: int) -> Record:
-    """One replicate of one run, checked against the study.
+def read_record(study: Study, run: Run) -> Record:
+    """One finished run, checked against the study.
 
     Raises
     ------
     InputError
         If it is missing, damaged, or of another configuration; names the file and the first difference.
     """
-    folder = f"{study.folder(run.id)}/{slot}"
-    fix = f"remove {study.folder(run.id)} and run the workflow again"
+    folder = study.folder(run.id)
+    fix = f"remove {folder} and run the workflow again"
     path = f"{folder}/{RECORD}"
     record = _content(path)
     if record is None:
         raise InputError(f"{path}: {UNFINISHED}; run 'snakemake --cores all --config scale={study.scale_name}'")
     try:
         content = json.loads(record)
-        written = {name: content[name] for name in ("id", "key", "slot", "replicate", "config", "upstream")}
+        written = {name: content[name] for name in ("id", "key", "seed", "config", "upstream")}
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
         provenance |= {"seconds": float(provenance["seconds"]), "packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
@@ -85,10 +79,8 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
     expected = {
         "id": run.id,
         "key": run.key,
-        "slot": slot,
-        "replicate": run.config.replicates[slot],
-        "config": run.config.model_dump(mode="json"),
-        "upstream": run.upstream_lists,
+        "seed": run.seed,
+        **run.content,
     }
     if written != expected:
         name, there, here = next(differences(written, expected))
@@ -101,12 +93,12 @@ def read_record(study: Study, run: Run, slot: int) -> Record:
         lines = _verified(f"{folder}/{CURVES}", outputs.get(CURVES), fix).splitlines()
         curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", fix)  # at once, which is quicker than line by line
     try:
-        measurements = measurements_of(run.config, metrics)
+        measurements = tuple(run.config.measurements(metrics))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}/{METRICS}: no measurement {error}; {fix}") from None
     except ValueError as error:
         raise InputError(f"{folder}/{METRICS}: {error}; {fix}") from None
-    return Record(
-        run, slot, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content.get("data", {})
-    )
+    return Record(run, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content.get("data", {}))
 
 
 def _parsed(text: bytes, path: str, fix: str) -> Any:

@@ -14,7 +14,6 @@ from m2mkd.results.ablations import ablations_figure, ablations_table, student_r
 from m2mkd.results.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.arms import members_of
 from m2mkd.results.board import verdict_board
-from m2mkd.results.changes import overrides_of
 from m2mkd.results.claims_table import claim_anchor, claims_table, commands_of, in_words
 from m2mkd.results.collect import collect
 from m2mkd.results.commands import Commands
@@ -41,7 +40,8 @@ from m2mkd.results.published import PublishedNumbers
 from m2mkd.results.records import Record
 from m2mkd.results.svg import inline_svg, marks_json, write_png
 from m2mkd.study.lineage import ablations_of, anchor_of, student_of
-from m2mkd.study.study import Row, Study
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 
 def write_report(study: Study, *, incomplete: bool = False) -> None:
@@ -71,7 +71,7 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
     text = page.render(
         study=study,
         reduced=study.scale_name != PAPER_SCALE,
-        overrides=load.as_assignments(overrides_of(study)),
+        overrides=load.as_assignments(study.overrides),
         script=resources.files("m2mkd.results").joinpath("report.js").read_text(),
         problems=list(dict.fromkeys(collected.problems.values())),
         absent=len(collected.problems),

@@ -11,19 +11,17 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from m2mkd.results.records import Record
-from m2mkd.study.lineage import Place, place_of
-from m2mkd.study.study import Row
+from m2mkd.study.run import Row, RowName
 
-SCHEMA_VERSION = 2
-"""Raised whenever a column comes, goes or changes its meaning. 2: hardware, record and system added."""
-KEY = ("run", "slot", "hardware")
+SCHEMA_VERSION = 3
+"""Raised whenever a column comes, goes or changes its meaning. 2: hardware, record and system added. 3: a run is one seed."""
+KEY = ("run", "hardware")
 """What tells two lines apart, also where tables of several machines are joined."""
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "run": (pa.string(), "Phase and key, as phase/key."),
     "phase": (pa.string(), "What it does."),
     "key": (pa.string(), "First 16 digits of the sha256 of its configuration, format, data and the keys of the runs that it builds on."),
-    "slot": (pa.int64(), "Place of its replicate in the run, and its folder's name."),
-    "replicate": (pa.int64(), "Seed."),
+    "seed": (pa.int64(), "Seed; null where all seeds share the run."),
     "hardware": (pa.string(), "Accelerator or processor that computed it; the instruction set alone where the run recorded no more."),
     "experiment": (pa.string(), "Row of the tables that it is shown under: experiment,"),
     "variant": (pa.string(), "variant,"),
@@ -42,16 +40,15 @@ VOLATILE = ("record", "seconds")
 """Columns in which two computations of the same run differ."""
 
 
-def runs_frame(records: Iterable[Record], home: Mapping[str, Place], served: Mapping[str, tuple[Row, ...]]) -> pd.DataFrame:
+def runs_frame(records: Iterable[Record], home: Mapping[str, RowName], served: Mapping[str, tuple[Row, ...]]) -> pd.DataFrame:
     """A line for each record, with the row that each run is shown under and those that it serves; see COLUMNS."""
-    used_by = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served.items()}
+    used_by = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in served.items()}
     lines = [
         {
             "run": record.run.id,
             "phase": record.run.phase,
             "key": record.run.key,
-            "slot": record.slot,
-            "replicate": record.replicate,
+            "seed": record.run.seed,
             "hardware": record.provenance.get("hardware") or record.provenance.get("machine"),
             **home[record.run.id]._asdict(),
             "used_by": used_by[record.run.id],
@@ -63,7 +60,7 @@ def runs_frame(records: Iterable[Record], home: Mapping[str, Place], served: Map
         }
         for record in records
     ]
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"seed": "Int64"})
 
 
 def write_runs(frame: pd.DataFrame, file: BinaryIO) -> None:

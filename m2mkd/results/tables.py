@@ -98,4 +98,4 @@ def compile_tables(study: Study, *, incomplete: bool = False) -> None:
         return
     digests = {name: sha256(folder / name) for name in sorted([*texts, "claims.json", "runs.parquet", "measurements.parquet"])}
     content = {"study": study.key, "scale": study.scale_name, "runs": sorted(study.runs), "tables": digests}
-    write_json(folder / f"study-{study.key}.json", content)
+    write_json(Path(study.receipt), content)

@@ -1,31 +1,13 @@
 """Which rows of the tables a run serves, and under which of them it is shown."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from functools import cache
+from typing import Protocol
 
-from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import AblationExperiment, StudentExperiment, TeacherExperiment, TransferExperiment
-from m2mkd.errors import InputError
-from m2mkd.study.study import Row, Run, Study
-
-TEACHER_PHASES = ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher", "measure_hybrid")
-
-
-class Place(NamedTuple):
-    """A row of the tables by name."""
-
-    experiment: str
-    variant: str
-    profile: Profile
-
-    def __str__(self) -> str:
-        return f"{self.experiment}/{self.variant} ({self.profile})"
-
-
-def place_of(row: Row) -> Place:
-    """The name of a row."""
-    return Place(row.experiment, row.variant, row.profile)
+from m2mkd.study.run import Row, RowName, Run
+from m2mkd.study.study import Study
 
 
 class Named(Protocol):
@@ -48,32 +30,19 @@ def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
     """Rows that need each run, by run id, in the study's order."""
     served: dict[str, list[Row]] = {run_id: [] for run_id in study.runs}
     for row in study.rows:
-        for run_id in _needed(study, row.trained + row.measured):
+        for run_id in study.with_upstream(row.trained + row.measured):
             served[run_id].append(row)
     for run in study.runs.values():
         if not served[run.id]:  # a stage of a teacher that no student of the study is taught by
-            upstream = {run_id for ids in run.upstream.values() for run_id in ids}
-            served[run.id] = [row for row in study.rows if upstream & set(row.trained)]
+            served[run.id] = [row for row in study.rows if set(run.parents) & set(row.trained)]
         if not served[run.id]:  # a measurement of a teacher, or a module of it that no variant loads, where the teacher is no row
             served[run.id] = list(dict.fromkeys(row for run_id in run.upstream.get("teacher", ()) for row in served[run_id]))
-    return {run_id: tuple(rows) for run_id, rows in (served or served_rows(study)).items()}
-
-
-def _needed(study: Study, run_ids: tuple[str, ...]) -> set[str]:
-    """Those runs and all that they build on."""
-    found: set[str] = set()
-    waiting = list(run_ids)
-    while waiting:
-        run_id = waiting.pop()
-        if run_id not in found:
-            found.add(run_id)
-            waiting += [parent for ids in study.runs[run_id].upstream.values() for parent in ids]
-    return found
+    return {run_id: tuple(rows) for run_id, rows in served.items()}
 
 
 def student_of(study: Study, experiment: str, variant: str) -> tuple[str, str]:
     """The student experiment and variant that a row is about; a row of a transfer experiment names them in its variant."""
-    if not isinstance(load.experiment(experiment, study.scale), TransferExperiment):
+    if not isinstance(study.experiments[experiment], TransferExperiment):
         return experiment, variant
     source, _, chosen = variant.partition("/")
     return source, chosen
@@ -81,25 +50,25 @@ def student_of(study: Study, experiment: str, variant: str) -> tuple[str, str]:
 
 def ablations_of(study: Study) -> dict[str, AblationExperiment]:
     """The ablations that have rows in a study, by name."""
-    named = ((name, load.experiment(name, study.scale)) for name in dict.fromkeys(row.experiment for row in study.rows))
+    named = ((name, study.experiments[name]) for name in dict.fromkeys(row.experiment for row in study.rows))
     return {name: experiment for name, experiment in named if isinstance(experiment, AblationExperiment)}
 
 
 def teacher_of(study: Study, row: Row) -> str:
     """Name of the teacher experiment that a row builds on."""
-    experiment = load.experiment(row.experiment, study.scale)
+    experiment = study.experiments[row.experiment]
     if isinstance(experiment, TeacherExperiment):
         return row.experiment
     if isinstance(experiment, AblationExperiment):
         source = experiment.student(row.variant).partition("/")[0]
     else:
         source, _ = student_of(study, row.experiment, row.variant)
-    student = load.experiment(source, study.scale)
+    student = study.experiments[source]
     assert isinstance(student, StudentExperiment)
     return student.teacher
 
 
-def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, Place]:
+def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, RowName]:
     """Where each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
 
     Parameters
@@ -108,24 +77,15 @@ def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = No
         The graph of runs.
     served
         What `served_rows` says of it, where that is known already.
-
-    Raises
-    ------
-    InputError
-        If an experiment's file is gone.
     """
-    return {run_id: _home(study, study.runs[run_id], rows[0]) for run_id, rows in (served or served_rows(study)).items()}
+    teacher = cache(lambda row: teacher_of(study, row))
 
+    def shown(run: Run, row: Row) -> RowName:
+        return RowName(teacher(row), "teacher", row.profile) if run.config.of_teacher else row.name
 
-def _home(study: Study, run: Run, row: Row) -> Place:
-    if run.phase in TEACHER_PHASES or (run.phase == "import_weights" and run.config.model.family == "vit"):  # type: ignore[attr-defined]
-        return Place(teacher_of(study, row), "teacher", row.profile)
-    return place_of(row)
+    return {run_id: shown(study.runs[run_id], rows[0]) for run_id, rows in (served or served_rows(study)).items()}
 
 
 def title_of(study: Study, experiment: str) -> str:
-    """What an experiment reproduces, in its own words; its name where the file is gone."""
-    try:
-        return load.experiment(experiment, study.scale).title
-    except InputError:
-        return experiment
+    """What an experiment reproduces, in its own words."""
+    return study.experiments[experiment].title

@@ -1,72 +1,23 @@
-"""The resolved configuration of every run: exactly what decides its result, and so its key.
+"""Every phase, in the order of the flow."""
 
-Devices, workers, paths and tracking are not in here. A change in the meaning of a phase raises its ``FORMAT``.
-"""
-
-import hashlib
-import json
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from m2mkd.config.base import Config
-from m2mkd.config.compat import Value
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
-
-WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metrics.json", "run.json"
-TRAINED = (WEIGHTS, CURVES, METRICS, RECORD)
-
-
-class Data(Config):
-    """A prepared data set as one run sees it."""
-
-    name: str
-    image_size: PositiveInt
-    classes: PositiveInt
-    key: str
-    """Digest of the source's digest, the preparation and the image size."""
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.image_size}"
-
-    @property
-    def folder(self) -> str:
-        """Where the prepared set lies, relative to the root."""
-        return f"data/packed/{self.name}@{self.image_size}/{self.key}"
+from m2mkd.study.data import Data
+from m2mkd.study.measurements import Measurement, accuracies, number
+from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, SeededPhase, Stage, TeacherPhase
 
 
-class Phase(Config):
-    """What every run has."""
-
-    FORMAT: ClassVar[int] = 2
-    OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
-    COMPUTES: ClassVar[bool] = True
-    """Whether it needs torch and a device; moving tensors from file to file does not."""
-    DIVISIBLE: ClassVar[bool] = False
-    """Whether several processes may share it."""
-    threads: PositiveInt
-    replicates: tuple[NonNegativeInt, ...] = (0,)
-    """Seeds that the run trains, one output folder (slot) each."""
-    compat: dict[str, Value] = {}
-    """Switches that matter here."""
-
-    @property
-    def data_sets(self) -> tuple[Data, ...]:
-        """Prepared sets that the run reads."""
-        return tuple(value for value in (getattr(self, "data", None),) if value is not None)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Other files that the run reads, whose digests are part of its configuration."""
-        return ()
-
-
-class ImportWeights(Phase):
+class ImportWeights(TeacherPhase):
     """Weights of others in the place of those that a phase would have trained."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
-    COMPUTES: ClassVar[bool] = False
+    HEAD_NODE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 7
     phase: Literal["import_weights"] = "import_weights"
     model: Model
     """What is wanted; the file must hold the same."""
@@ -82,24 +33,30 @@ class ImportWeights(Phase):
     """Where the file lies; its content counts, not its place."""
 
     @property
+    def of_teacher(self) -> bool:
+        return self.model.family == "vit"
+
+    @property
     def files(self) -> tuple[str, ...]:
         return (self.file,)
 
 
-class PretrainMeta(Phase):
+class PretrainMeta(TeacherPhase):
     """PT: the meta model, end to end, on labels."""
 
     DIVISIBLE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 7
     phase: Literal["pretrain_meta"] = "pretrain_meta"
     model: ViTConfig
     data: Data
     recipe: Recipe
 
 
-class IncubateModule(Phase):
+class IncubateModule(TeacherPhase):
     """MT: one teacher module in the place of its meta stage, the rest of the meta model frozen."""
 
     DIVISIBLE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 6
     phase: Literal["incubate_module"] = "incubate_module"
     meta: ViTConfig
     model: ViTConfig
@@ -108,40 +65,66 @@ class IncubateModule(Phase):
     recipe: Recipe
 
 
-class AssembleTeacher(Phase):
+class AssembleTeacher(TeacherPhase):
     """FT: the incubated modules in one network, fine-tuned on labels."""
 
     DIVISIBLE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 5
     phase: Literal["assemble_teacher"] = "assemble_teacher"
     model: ViTConfig
     data: Data
     recipe: Recipe
 
 
-class SplitTeacher(Phase):
+class SplitTeacher(TeacherPhase):
     """One stage of the fine-tuned teacher as a file of its own."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
-    COMPUTES: ClassVar[bool] = False
+    HEAD_NODE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 4
     phase: Literal["split_teacher"] = "split_teacher"
     model: ViTConfig
     index: NonNegativeInt
 
 
-class MeasureHybrid(Phase):
+class EvaluateTeacher(TeacherPhase):
+    """Accuracy of the assembled teacher on its validation set."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
+    phase: Literal["evaluate_teacher"] = "evaluate_teacher"
+    model: ViTConfig
+    data: Data
+    batch_size: PositiveInt | None = None
+    """As in :class:`Evaluate`, of the teacher."""
+
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        return accuracies("iid", str(self.data), metrics)
+
+
+class MeasureHybrid(TeacherPhase):
     """Accuracy of the meta model with each of the teacher's modules in its place, before any student is taught by them."""
 
-    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
+    OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
+    PRIORITY: ClassVar[int] = 8
     phase: Literal["measure_hybrid"] = "measure_hybrid"
     meta: ViTConfig
     model: ViTConfig
     data: Data
 
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        """None of its own: a table of its own shows them, and here they are only checked."""
+        for found in (metrics["meta"], *metrics["hybrids"].values()):
+            list(accuracies("iid", str(self.data), found))
+        return iter(())
 
-class DistillModule(Phase):
+
+class DistillModule(SeededPhase):
     """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
 
     DIVISIBLE: ClassVar[bool] = True
+    STAGE: ClassVar[Stage] = "distill"
+    PRIORITY: ClassVar[int] = 3
+    LOCK_STEP: ClassVar[bool] = True
     phase: Literal["distill_module"] = "distill_module"
     student: StudentConfig
     index: NonNegativeInt
@@ -152,10 +135,11 @@ class DistillModule(Phase):
     loss: Distillation
 
 
-class TrainStudent(Phase):
+class TrainStudent(SeededPhase):
     """The assembled student, end to end: from scratch, from distilled modules, or taught by the whole teacher."""
 
     DIVISIBLE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 2
     phase: Literal["train_student"] = "train_student"
     student: StudentConfig
     prior: Prior | None
@@ -173,10 +157,11 @@ class TrainStudent(Phase):
     """The whole teacher, where it is distilled from."""
 
 
-class TrainProbe(Phase):
+class TrainProbe(SeededPhase):
     """Few-shot: a new head on a frozen student."""
 
     FORMAT: ClassVar[int] = 3
+    PRIORITY: ClassVar[int] = 1
     phase: Literal["train_probe"] = "train_probe"
     student: StudentConfig
     prior: Prior | None
@@ -190,12 +175,16 @@ class TrainProbe(Phase):
     """Episodes over which the accuracy is averaged."""
     recipe: Recipe
 
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        for name in ("top1", "top5", "loss"):
+            yield Measurement("fewshot", str(self.data), name, number(f"val_{name}", metrics[f"val_{name}"]))
 
-class Evaluate(Phase):
+
+class Evaluate(SeededPhase):
     """Accuracy of a student on its validation set and on out-of-distribution sets."""
 
     FORMAT: ClassVar[int] = 3
-    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
+    OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
     phase: Literal["evaluate"] = "evaluate"
     student: StudentConfig
     prior: Prior | None
@@ -209,66 +198,14 @@ class Evaluate(Phase):
     def data_sets(self) -> tuple[Data, ...]:
         return (self.data, *self.ood)
 
-
-class EvaluateTeacher(Phase):
-    """Accuracy of the assembled teacher on its validation set."""
-
-    OUTPUTS: ClassVar[tuple[str, ...]] = (METRICS, RECORD)
-    phase: Literal["evaluate_teacher"] = "evaluate_teacher"
-    model: ViTConfig
-    data: Data
-    batch_size: PositiveInt | None = None
-    """As in :class:`Evaluate`, of the teacher."""
-
-
-PHASES: dict[str, type[Phase]] = {
-    cls.model_fields["phase"].default: cls
-    for cls in (
-        ImportWeights,
-        PretrainMeta,
-        IncubateModule,
-        AssembleTeacher,
-        SplitTeacher,
-        EvaluateTeacher,
-        MeasureHybrid,
-        DistillModule,
-        TrainStudent,
-        TrainProbe,
-        Evaluate,
-    )
-}
-"""Every phase by name, in the order of the flow."""
-
-AnyPhase = Annotated[
-    ImportWeights
-    | PretrainMeta
-    | IncubateModule
-    | AssembleTeacher
-    | SplitTeacher
-    | EvaluateTeacher
-    | MeasureHybrid
-    | DistillModule
-    | TrainStudent
-    | TrainProbe
-    | Evaluate,
-    Field(discriminator="phase"),
-]
-
-
-def digest(value: object) -> str:
-    """First 16 hexadecimal digits of the sha256 of ``value`` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def run_key(config: Phase, upstream: dict[str, tuple[str, ...]]) -> str:
-    """Key of a run: its configuration, its phase's format version, and the runs that it builds on.
-
-    Parameters
-    ----------
-    config
-        Resolved configuration; holds the keys of its data sets.
-    upstream
-        Run ids (``phase/key``) by role.
-    """
-    return digest({"format": config.FORMAT, "config": config.model_dump(mode="json"), "upstream": upstream})
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        yield from accuracies("iid", str(self.data), metrics)
+        if graph := metrics.get("diagnostics", {}).get("graph"):
+            yield Measurement("graph", str(self.data), "density", number("density", graph["density"]))
+        for data in self.ood:
+            found, name = metrics["ood"][data.name], str(data)
+            yield from accuracies("ood", name, found)
+            for count in ("classes", "left_out"):
+                yield Measurement("ood", name, count, number(count, found[count]))
+            for rendition, top1 in found["renditions"].items():
+                yield Measurement("ood", name, "top1", number("top1", top1), rendition)

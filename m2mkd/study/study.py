@@ -1,56 +1,16 @@
-"""The graph of runs: what there is to compute, under which key, and which rows of the tables it serves."""
+"""The graph of runs of a study: what there is to compute, under which key, and which rows of the tables it serves."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any
 
-from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import Scale
+from m2mkd.config.experiment import Experiment, Scale, seeds_of
 from m2mkd.errors import InputError
-from m2mkd.study.phases import Phase, digest, run_key
+from m2mkd.study.keys import digest
+from m2mkd.study.run import Row, Run
 
-RESULTS_FORMAT = 2
+RESULTS_FORMAT = 3
 """Version of tables and report; raising it compiles them anew."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One node of the graph: a phase with everything that decides its result."""
-
-    config: Phase
-    upstream: dict[str, tuple[str, ...]]
-    """Ids of the runs that it builds on, by role."""
-    users: set[str] = field(default_factory=set, compare=False)
-    """Experiments that need it."""
-
-    @property
-    def phase(self) -> str:
-        return self.config.phase  # type: ignore[attr-defined]
-
-    @cached_property
-    def key(self) -> str:
-        return run_key(self.config, self.upstream)
-
-    @property
-    def upstream_lists(self) -> dict[str, list[str]]:
-        """The same ids as plain lists, for files."""
-        return {role: list(ids) for role, ids in self.upstream.items()}
-
-    @property
-    def id(self) -> str:
-        return f"{self.phase}/{self.key}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the tables: a variant of an experiment in a compat profile, or a teacher."""
-
-    experiment: str
-    variant: str
-    profile: Profile
-    trained: tuple[str, ...]
-    """Runs that trained it, one a batch of replicates."""
-    measured: tuple[str, ...]
-    """Runs that hold its accuracies, one a batch of replicates."""
 
 
 @dataclass
@@ -61,6 +21,12 @@ class Study:
     scale: Scale
     ablations: bool = False
     """Whether the scale's ablations are part of it."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields in which its scale differs from the file of that name, in the shape of a scale file."""
+    selected: tuple[str, ...] = ()
+    """Experiments that were asked for in the place of the scale's own, as experiment or experiment/variant; none: the scale's."""
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+    """Those that its rows name, and those that these name, as they are at its scale."""
     runs: dict[str, Run] = field(default_factory=dict)
     """By id, upstream before downstream."""
     rows: list[Row] = field(default_factory=list)
@@ -68,29 +34,46 @@ class Study:
     @property
     def key(self) -> str:
         """Digest of all rows with the runs that they stand on: what the tables are about."""
-        return digest([RESULTS_FORMAT, *[[row.experiment, row.variant, row.profile, row.trained, row.measured] for row in self.rows]])
+        return digest([RESULTS_FORMAT, *[[*row.name, row.trained, row.measured] for row in self.rows]])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of each student; an experiment may have more."""
+        return seeds_of(self.scale.seeds)
 
     @property
     def root(self) -> str:
         """Folder of everything that is written at the scale."""
-        return f"results/{self.scale_name}"
+        return root_of(self.scale_name)
 
     @property
     def pages(self) -> str:
         """Folder of what is made of the runs: tables and report."""
         return f"{self.root}/ablations" if self.ablations else self.root
 
+    @property
+    def receipt(self) -> str:
+        """File that says which runs the tables were compiled from, by its name of which study."""
+        return f"{self.pages}/tables/study-{self.key}.json"
+
     def folder(self, run_id: str) -> str:
         """Folder of one run."""
         return f"{self.root}/runs/{run_id}"
 
-    def outputs(self, run: Run, slot: int) -> list[str]:
-        """Files that a run publishes for one of its replicates."""
-        return [f"{self.folder(run.id)}/{slot}/{name}" for name in run.config.OUTPUTS]
+    def outputs(self, run: Run) -> list[str]:
+        """Files that a run publishes."""
+        return [f"{self.folder(run.id)}/{name}" for name in run.config.OUTPUTS]
 
-    def slot_of(self, upstream: Run, slot: int) -> int:
-        """Slot of an upstream run that the given slot of a run builds on: its own replicate's, or the shared one."""
-        return slot if len(upstream.config.replicates) > 1 else 0
+    def with_upstream(self, run_ids: Iterable[str]) -> set[str]:
+        """Those runs and all that they build on."""
+        found: set[str] = set()
+        waiting = list(run_ids)
+        while waiting:
+            run_id = waiting.pop()
+            if run_id not in found:
+                found.add(run_id)
+                waiting += self.runs[run_id].parents
+        return found
 
     def find(self, run_id: str) -> Run:
         """The run of that id, which may be shortened.
@@ -105,3 +88,8 @@ class Study:
             return found[0]
         problem = "is not a run of this study" if not found else f"fits {len(found)} runs"
         raise InputError(f"{run_id}: {problem} at scale {self.scale_name}; 'm2mkd runs list' shows them")
+
+
+def root_of(scale_name: str) -> str:
+    """Folder of everything that is written at a scale."""
+    return f"results/{scale_name}"

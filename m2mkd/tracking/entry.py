@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from m2mkd.config.load import datasets
-from m2mkd.study.lineage import Place
-from m2mkd.study.phases import Data, Evaluate, EvaluateTeacher, MeasureHybrid
-from m2mkd.study.study import Run, Study
+from m2mkd.study.data import Data
+from m2mkd.study.files import PlannedRun
+from m2mkd.study.phase import CURVES
+from m2mkd.study.run import RowName
 
 Artifact = Path | Callable[[BinaryIO], object]
 """A file that is there, or what writes one."""
+IDENTITY = ("level", "key")
+"""Tags that say which run it is."""
 RECORD_TAG = "record"
 """Tag with the digest of all that a run was made from; a run that is still mirrored from its training has none."""
 
@@ -45,7 +48,7 @@ class Entry:
 
     name: str
     tags: dict[str, str]
-    """Beside others ``level``, ``key`` and ``slot``, which identify it, and ``record``."""
+    """Beside others ``level`` and ``key``, which identify it, and ``record``."""
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     datasets: tuple[TrackedDataset, ...] = ()
@@ -62,45 +65,43 @@ class Entry:
 
 
 def identity_of(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """What the tags of a run say of which one it is: level, key and slot."""
-    return tuple(tags.get(name, "") for name in ("level", "key", "slot"))
+    """What the tags of a run say of which one it is: level and key."""
+    return tuple(tags.get(name, "") for name in IDENTITY)
 
 
-def run_entry(study: Study, run: Run, slot: int, place: Place, digests: Mapping[str, str]) -> Entry:
-    """One replicate of one run as far as its configuration tells, which a training that goes on knows too.
+def run_entry(planned: PlannedRun, digests: Mapping[str, str]) -> Entry:
+    """A run as far as its plan tells, which a training that goes on knows too.
 
     Parameters
     ----------
-    study, run, slot
+    planned
         Which one.
-    place
-        The row of the tables that it is shown under.
     digests
         Of the manifests of its data sets, by name@size.
     """
-    config: Any = run.config
-    replicate = config.replicates[slot]
-    module = f" module {config.index}" if getattr(config, "index", None) is not None else ""
-    context = "evaluation" if isinstance(config, Evaluate | EvaluateTeacher | MeasureHybrid) else "training"
+    run, config = planned.run, planned.run.config
+    index = getattr(config, "index", None)
+    module = "" if index is None else f" module {index}"
+    seed = "" if run.seed is None else f" seed {run.seed}"
+    context = "training" if CURVES in config.OUTPUTS else "evaluation"
     return Entry(
-        name=f"{run.phase}{module} seed {replicate}",
+        name=f"{run.phase}{module}{seed}",
         tags={
             "level": "run",
             "key": run.key,
-            "slot": str(slot),
             "phase": run.phase,
-            "seed": str(replicate),
-            "folder": f"{study.folder(run.id)}/{slot}",
-            **place_tags(study, place),
+            **({} if run.seed is None else {"seed": str(run.seed)}),
+            "folder": planned.folder.as_posix(),
+            **row_tags(planned.scale_name, planned.row),
         },
         params=flat(config.model_dump(mode="json")),
         datasets=tuple(TrackedDataset(data, digests[str(data)], context) for data in config.data_sets if str(data) in digests),
     )
 
 
-def place_tags(study: Study, place: Place) -> dict[str, str]:
+def row_tags(scale_name: str, row_name: RowName) -> dict[str, str]:
     """Names of a row of the tables."""
-    return {"scale": study.scale_name, **place._asdict()}
+    return {"scale": scale_name, **row_name._asdict()}
 
 
 def curve_points(lines: list[dict[str, Any]]) -> list[Point]:

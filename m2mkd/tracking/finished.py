@@ -8,10 +8,14 @@ from m2mkd.files import sha256
 from m2mkd.results.collect import Collected
 from m2mkd.results.records import Record
 from m2mkd.statistics import mean
-from m2mkd.study.lineage import Place, place_of, title_of
-from m2mkd.study.phases import METRICS, RECORD, TrainStudent, digest
-from m2mkd.study.study import Row, Study
-from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, place_tags, points, run_entry
+from m2mkd.study.files import PlannedRun
+from m2mkd.study.keys import digest
+from m2mkd.study.lineage import title_of
+from m2mkd.study.phase import METRICS, RECORD
+from m2mkd.study.phases import TrainStudent
+from m2mkd.study.run import Row, RowName
+from m2mkd.study.study import Study
+from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, points, row_tags, run_entry
 from m2mkd.tracking.figures import row_figures
 from m2mkd.tracking.registry import model_artifacts
 
@@ -42,18 +46,18 @@ def study_entry(study: Study, records: Iterable[Record], tables: list[Path]) -> 
     return Entry(f"study {study.key}", tags, artifacts={path.name: path for path in tables}, start=start, end=end)
 
 
-def _row_of(study: Study, place: Place) -> Row | None:
-    return next((row for row in study.rows if place_of(row) == place), None)
+def _row_of(study: Study, row_name: RowName) -> Row | None:
+    return next((row for row in study.rows if row.name == row_name), None)
 
 
-def own_records(study: Study, place: Place, collected: Collected) -> list[Record]:
+def own_records(study: Study, row_name: RowName, collected: Collected) -> list[Record]:
     """Trainings and measurements that a row's numbers come from, wherever they are shown."""
-    row = _row_of(study, place)
+    row = _row_of(study, row_name)
     wanted = {*row.trained, *row.measured} if row else set()
     return [record for record in collected.records if record.run.id in wanted]
 
 
-def row_entry(study: Study, place: Place, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:
+def row_entry(study: Study, row_name: RowName, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:
     """One row of the tables; a teacher that only lends its modules has no numbers of its own.
 
     Parameters
@@ -67,28 +71,28 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
     accuracies
         Means, deviations and intervals over its seeds, by name.
     """
-    row = _row_of(study, place)
+    row = _row_of(study, row_name)
     trained = row.trained if row else tuple(record.run.id for record in members if record.run.phase == "assemble_teacher")
     trained = trained or (members[0].run.id,)  # the teacher, or only its meta model, was imported
-    seeds = sum(len(study.runs[run_id].config.replicates) for run_id in trained)
+    seeds = len(trained)
     start, end = _span(members or own)
     curves = _curves_by_seed([record for record in own if record.run.id in trained])
     entry = Entry(
-        name=f"{place.experiment}/{place.variant}",
+        name=f"{row_name.experiment}/{row_name.variant}",
         tags={
             "level": "row",
-            "key": digest([*place, trained]),
+            "key": digest([*row_name, trained]),
             RECORD_TAG: digest([record.digest for record in [*members, *own]]),
-            "row": str(place),
+            "row": str(row_name),
             "study": study.key,
-            NOTE_TAG: title_of(study, place.experiment),
-            **place_tags(study, place),
+            NOTE_TAG: title_of(study, row_name.experiment),
+            **row_tags(study.scale_name, row_name),
             **_origin(members or own),
         },
-        params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"replicates"})) | {"seeds": str(seeds)},
+        params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"seed"})) | {"seeds": str(seeds)},
         points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
         # A row of a transfer experiment shows nothing that its student's does not.
-        artifacts=dict(row_figures(place.variant, curves, members)) if members else {},
+        artifacts=dict(row_figures(row_name.variant, curves, members)) if members else {},
         start=start,
         end=end,
     )
@@ -96,10 +100,10 @@ def row_entry(study: Study, place: Place, members: list[Record], own: list[Recor
     return entry
 
 
-def record_entry(study: Study, place: Place, record: Record) -> Entry:
-    """One seed of one finished run."""
-    run, folder = record.run, Path(study.folder(record.run.id), str(record.slot))
-    entry = run_entry(study, run, record.slot, place, record.data)
+def record_entry(planned: PlannedRun, record: Record) -> Entry:
+    """One finished run."""
+    run, folder = record.run, planned.folder
+    entry = run_entry(planned, record.data)
     entry.tags |= {RECORD_TAG: record.digest, **_origin([record]), **_environment(record.provenance)}
     entry.start, entry.end = _span([record])
     entry.points = curve_points(record.curves)
@@ -133,7 +137,7 @@ def version_tags(student: Record, own: Iterable[Record]) -> dict[str, str]:
     """What was measured of one seed's student, as tags of its version in the registry."""
     found: dict[str, str] = {}
     for record in own:
-        if record.replicate == student.replicate and student.run.id in record.run.upstream.get("student", ()):
+        if student.run.id in record.run.upstream.get("student", ()):
             numbers = {name: value for name, value in record.metrics.items() if name not in APART}
             found |= {f"final/{name}": f"{value:.6g}" for name, value in leaves(numbers)}
     return found

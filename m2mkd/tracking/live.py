@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m2mkd.study.phases import CURVES
-from m2mkd.study.study import Run, Study
+from m2mkd.study.files import PlannedRun
+from m2mkd.study.phase import CURVES
 from m2mkd.tracking.address import URI_VARIABLE
 
 SECONDS = 2.0
@@ -24,30 +24,28 @@ SECONDS = 2.0
 
 
 @contextmanager
-def mirrored(study: Study, runs: Sequence[Run]) -> Iterator[None]:
-    """Mirror the learning curves of some runs of a study for as long as the body takes, and whatever it left unsaid shortly after.
+def mirrored(planned: Sequence[PlannedRun]) -> Iterator[None]:
+    """Mirror the learning curves of some runs for as long as the body takes, and whatever it left unsaid shortly after.
 
     Without ``MLFLOW_TRACKING_URI``, on all but the first of several ranks, and for runs that train nothing, it does nothing.
     """
-    follower = _start(study, runs) if os.environ.get(URI_VARIABLE) and os.environ.get("RANK", "0") == "0" else None
+    mirror = _start(planned) if os.environ.get(URI_VARIABLE) and os.environ.get("RANK", "0") == "0" else None
     try:
         yield
     finally:
-        if follower is not None and follower.stdin is not None:
+        if mirror is not None and mirror.stdin is not None:
             # That was all. Processes that load data may hold the pipe too, so that closing it is not enough; the other may be gone.
             with suppress(OSError):
-                follower.stdin.write(b".")
-                follower.stdin.close()
+                mirror.stdin.write(b".")
+                mirror.stdin.close()
 
 
-def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None":
+def _start(planned: Sequence[PlannedRun]) -> "subprocess.Popen[bytes] | None":
     try:
-        followed = [
-            order_of(study, run, slot) for run in runs if CURVES in run.config.OUTPUTS for slot in range(len(run.config.replicates))
-        ]
+        followed = [order_of(one) for one in planned if CURVES in one.run.config.OUTPUTS]
         if not followed:
             return None
-        order = {"experiment": f"m2mkd/{study.scale_name}", "seconds": SECONDS, "runs": followed}
+        order = {"experiment": f"m2mkd/{planned[0].scale_name}", "seconds": SECONDS, "runs": followed}
         # A file without a name: a pipe would hold up this process until the other has read it.
         with tempfile.TemporaryFile("w+") as file:
             json.dump(order, file)
@@ -61,14 +59,12 @@ def _start(study: Study, runs: Sequence[Run]) -> "subprocess.Popen[bytes] | None
         return None
 
 
-def order_of(study: Study, run: Run, slot: int) -> dict[str, Any]:
-    """What the other process must know of one replicate."""
-    from m2mkd.study.lineage import display_rows
+def order_of(planned: PlannedRun) -> dict[str, Any]:
+    """What the other process must know of one run."""
     from m2mkd.tracking.entry import run_entry
 
-    entry = run_entry(study, run, slot, display_rows(study)[run.id], {})
-    work, published = (Path(study.root, folder, run.id, str(slot), CURVES) for folder in ("work", "runs"))
-    return {"entry": asdict(entry), "work": str(work), "published": str(published), "stamp": stamp_of(work)}
+    work, published = planned.work / CURVES, planned.folder / CURVES
+    return {"entry": asdict(run_entry(planned, {})), "work": str(work), "published": str(published), "stamp": stamp_of(work)}
 
 
 def stamp_of(path: Path) -> list[int] | None:

@@ -24,7 +24,9 @@ from m2mkd.files import write_json
 from m2mkd.results.collect import Collected, collect
 from m2mkd.results.records import Record, read_record
 from m2mkd.results.tables import final_metrics
-from m2mkd.study.lineage import Place, display_rows, place_of, served_rows
+from m2mkd.study.files import planned_runs
+from m2mkd.study.lineage import served_rows
+from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
 from m2mkd.tracking.entry import RECORD_TAG, Entry
@@ -77,20 +79,19 @@ def sync(study: Study, *, partial: bool = False) -> None:
 
 
 def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Record]:
-    """Every replicate of every run, those too that measure nothing; if ``partial``, those that are there."""
-    known = {(record.run.id, record.slot): record for record in collected.records}
+    """Every run, those too that measure nothing; if ``partial``, those that are there."""
+    known = {record.run.id: record for record in collected.records}
     for run in study.runs.values():
-        for slot in range(len(run.config.replicates)):
-            try:
-                yield known.get((run.id, slot)) or read_record(study, run, slot)
-            except InputError:
-                if not partial:
-                    raise
+        try:
+            yield known.get(run.id) or read_record(study, run)
+        except InputError:
+            if not partial:
+                raise
 
 
 def _tables(study: Study) -> list[Path]:
     folder = Path(study.pages) / "tables"
-    if not (folder / f"study-{study.key}.json").is_file():
+    if not Path(study.receipt).is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
     return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
 
@@ -106,21 +107,21 @@ def _put_all(store: Store, study: Study, records: list[Record], collected: Colle
 
     if tables:
         put(study_entry(study, records, tables))
-    home, final = display_rows(study), final_metrics(study, collected)
-    grouped: dict[Place, list[Record]] = {place_of(row): [] for row in study.rows}
+    planned, final = planned_runs(study), final_metrics(study, collected)
+    grouped: dict[RowName, list[Record]] = {row.name: [] for row in study.rows}
     for record in records:
-        grouped.setdefault(home[record.run.id], []).append(record)
-    served = {run_id: "; ".join(str(place_of(row)) for row in rows) for run_id, rows in served_rows(study).items()}
-    for place, members in grouped.items():
-        own = own_records(study, place, collected)
+        grouped.setdefault(planned[record.run.id].row, []).append(record)
+    served = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in served_rows(study).items()}
+    for row_name, members in grouped.items():
+        own = own_records(study, row_name, collected)
         if not members and not own:
             continue
-        accuracies = final.get(place.experiment, {}).get(place.variant, {}).get(place.profile, {})
-        parent_id = put(row_entry(study, place, members, own, accuracies))
+        accuracies = final.get(row_name.experiment, {}).get(row_name.variant, {}).get(row_name.profile, {})
+        parent_id = put(row_entry(study, row_name, members, own, accuracies))
         for record in members:
-            child = record_entry(study, place, record)
+            child = record_entry(planned[record.run.id], record)
             child.tags |= {"used_by": served[record.run.id][:TAG_LENGTH], "mlflow.parentRunId": parent_id}
             run_id = put(child)
             if record.run.phase == STUDENT:
-                register(store, model_name(study.scale_name, place), run_id, child.tags | version_tags(record, own))
+                register(store, model_name(study.scale_name, row_name), run_id, child.tags | version_tags(record, own))
     return written

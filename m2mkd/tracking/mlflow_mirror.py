@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2mkd.study.phases import RECORD
+from m2mkd.study.phase import RECORD
 from m2mkd.tracking.address import store_uri, without_credentials
 from m2mkd.tracking.entry import RECORD_TAG, Entry, Point, curve_points
 from m2mkd.tracking.live import stamp_of

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2mkd.results.records import Record
-from m2mkd.study.lineage import Place
-from m2mkd.study.phases import RECORD, WEIGHTS, TrainStudent
+from m2mkd.study.phase import RECORD, WEIGHTS
+from m2mkd.study.phases import TrainStudent
+from m2mkd.study.run import RowName
 from m2mkd.tracking.entry import RECORD_TAG, Artifact
 from m2mkd.tracking.store import ATTEMPTS, ContestedError, Store, persistently
 
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
 FOLDER = "model"
 """Of the model, among a run's artifacts."""
-IDENTITY = ("key", "slot")
-"""Tags of a version that say which run it is of."""
 
 
-def model_name(scale: str, place: Place) -> str:
+def model_name(scale: str, row_name: RowName) -> str:
     """Name of a row's students in the registry, which takes neither slashes nor colons."""
-    return ".".join((scale, place.experiment, place.variant.replace("/", "-"), place.profile))
+    return ".".join((scale, row_name.experiment, row_name.variant.replace("/", "-"), row_name.profile))
 
 
 def model_artifacts(folder: Path, record: Record) -> dict[str, Artifact]:
@@ -40,7 +39,7 @@ def model_artifacts(folder: Path, record: Record) -> dict[str, Artifact]:
     record
         The run, of phase ``train_student``.
     """
-    inside = f"{record.run.id}/{record.slot}"
+    inside = record.run.id
     files: dict[str, Artifact] = {f"{FOLDER}/{inside}/{name}": folder / name for name in (WEIGHTS, RECORD)}
     return files | {f"{FOLDER}/MLmodel": partial(_describe, record, inside)}
 
@@ -74,7 +73,7 @@ def register(store: Store, name: str, run_id: str, tags: Mapping[str, str]) -> N
     run_id
         The run, with a model among its artifacts.
     tags
-        Of the version; ``key`` and ``slot`` say which run it is of. Another version of the same is replaced, if it is of another MLflow
+        Of the version; ``key`` says which run it is of. Another version of the same is replaced, if it is of another MLflow
         run or record.
 
     Raises
@@ -88,8 +87,7 @@ def register(store: Store, name: str, run_id: str, tags: Mapping[str, str]) -> N
     for _ in range(ATTEMPTS):
         try:
             versions = client.search_model_versions(f"name = '{name}' and tags.key = '{tags['key']}'")
-            found = [version for version in versions if all(version.tags.get(tag) == tags[tag] for tag in IDENTITY)]
-            found.sort(key=lambda version: int(version.version))
+            found = sorted(versions, key=lambda version: int(version.version))
             right = [version for version in found if (version.run_id, version.tags.get(RECORD_TAG)) == (run_id, tags[RECORD_TAG])]
             for version in found:
                 if version not in right[:1]:

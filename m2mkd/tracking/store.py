@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 from m2mkd.errors import InputError
 from m2mkd.files import publish, write_atomically
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, artifact_folder, is_database, open_client, store_uri, without_credentials
-from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Artifact, Entry, Point, TrackedDataset, identity_of, origin
+from m2mkd.tracking.entry import IDENTITY, NOTE_TAG, RECORD_TAG, Artifact, Entry, Point, TrackedDataset, identity_of, origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,7 +75,7 @@ class Store:
 
     def find(self, entry: Entry) -> "list[Run]":
         """Runs of the identity of an entry that are there now, always in the same order."""
-        wanted = zip(("level", "key", "slot"), entry.identity, strict=True)
+        wanted = zip(IDENTITY, entry.identity, strict=True)
         return self._search(" and ".join(f"tags.{name} = '{value}'" for name, value in wanted if value))
 
     def _search(self, filter_string: str) -> "list[Run]":

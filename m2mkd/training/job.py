@@ -1,4 +1,4 @@
-"""One job: a run, or several modules of one student, with all replicates, from the lock on the work folders to the published outputs."""
+"""One job: runs that differ in seed or module alone, from the lock on their work folders to the published outputs."""
 
 import importlib
 import json
@@ -7,38 +7,42 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from m2mkd.containers import inside
-from m2mkd.errors import InputError
 from m2mkd.files import publish, sha256, write_json
 from m2mkd.models.weights import save_weights
 from m2mkd.processes import exclusive
 from m2mkd.ranks import ALONE, Ranks
 from m2mkd.signals import SignalGuard
-from m2mkd.study.phases import METRICS, RECORD, Phase
-from m2mkd.study.study import Run, Study
+from m2mkd.study.data import Data
+from m2mkd.study.files import PlannedRun
+from m2mkd.study.groups import in_lock_step
+from m2mkd.study.phase import METRICS, RECORD, Phase
+from m2mkd.study.run import Run
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
+from m2mkd.training.store import PUBLISHED, Store
 from m2mkd.training.usage import Usage
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from m2mkd.data.pack import Pack
 
 P = TypeVar("P", bound=Phase)
 
 
 @dataclass(frozen=True)
 class Job(Generic[P]):
-    """One replicate of one run, as its phase sees it."""
+    """One run as its phase sees it."""
 
     config: P
-    replicate: int
     upstream: dict[str, tuple[Path, ...]]
     """Output folders that it builds on, by role."""
     work: Path
@@ -48,6 +52,26 @@ class Job(Generic[P]):
     title: str
     usage: Usage = field(default_factory=Usage)
     """What is spent on it."""
+    store: Store = PUBLISHED
+    """Where data sets and weights come from."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of what it draws; 0 where all seeds share it."""
+        return getattr(self.config, "seed", 0)
+
+    def pack(self, data: Data) -> "Pack":
+        """The prepared set, checked."""
+        return self.store.pack(data)
+
+    def weights(self, role: str) -> "dict[str, Tensor]":
+        """Weights of the one run that it builds on in that role."""
+        (folder,) = self.upstream[role]
+        return self.store.weights(folder)
+
+    def modules(self, role: str, indices: Iterable[int]) -> "dict[int, dict[str, Tensor]]":
+        """Modules that it builds on in that role, each by its number."""
+        return self.store.modules(self.upstream[role], indices)
 
 
 @dataclass(frozen=True)
@@ -59,18 +83,16 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
-    """Compute every replicate of a run and publish the outputs of all of them at the end.
+def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
+    """Compute runs and publish the outputs of all of them at the end.
 
-    Finished replicates wait in the work folder, so that an interruption costs no more than the steps since the last
-    checkpoint; a published output is always whole. Of several ranks all compute, and the first one writes.
+    Finished ones wait in the work folder, so that an interruption costs no more than the steps since the last checkpoint; a published
+    output is always whole. Of several ranks all compute, and the first one writes.
 
     Parameters
     ----------
-    study
-        The graph that the runs belong to.
-    runs
-        What to compute: one run, or several modules of one student, which then train in lock step.
+    planned
+        What to compute: one run, or several that differ in seed and module alone. Modules of one seed train in lock step.
     machine
         Gives the device; called only if a tensor is to be computed.
     say
@@ -81,89 +103,77 @@ def execute(study: Study, runs: Sequence[Run], machine: Callable[[], Machine], s
     Raises
     ------
     InputError
-        If the runs are not modules of one student, or the memory does not suffice.
+        If the runs do not belong together, or the memory does not suffice.
     Interrupted
         After a signal.
     """
-    check_together(runs)
-    phase = importlib.import_module(f"m2mkd.training.phases.{runs[0].phase}")
-    work = {run.id: Path(study.root) / "work" / run.id for run in runs}
+    by_id = {one.run.id: one for one in planned}
+    parts = in_lock_step([one.run for one in planned])
+    first = planned[0].run
+    phase = importlib.import_module(f"m2mkd.training.phases.{first.phase}")
     with ExitStack() as held:
         held.enter_context(SignalGuard(at_once=True))
-        for run_id in sorted(work) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
-            held.enter_context(exclusive(work[run_id], "snakemake", say))
-        if runs[0].config.COMPUTES:
+        for run_id in sorted(by_id) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
+            held.enter_context(exclusive(by_id[run_id].work, "snakemake", say))
+        if not first.config.HEAD_NODE:
             machine()  # before anything else, for it fixes the number of threads
-        held.enter_context(mirrored(study, runs))
-        for slot in range(len(runs[0].config.replicates)):
-            done = ranks.broadcast([(work[run.id] / str(slot) / RECORD).is_file() for run in runs])
-            pending = [run for run, is_done in zip(runs, done, strict=True) if not is_done]
+        held.enter_context(mirrored(planned))
+        for part in parts:
+            done = ranks.broadcast([(by_id[run.id].work / RECORD).is_file() for run in part])
+            pending = [by_id[run.id] for run, is_done in zip(part, done, strict=True) if not is_done]
             started = time.time()
-            jobs = [
-                replace(job_of(study, run, slot, work[run.id] / str(slot), machine), usage=Usage(together=len(pending))) for run in pending
-            ]
-            with _memory_explained(study, runs[0], machine):
+            jobs = [job_of(one, machine, together=len(pending)) for one in pending]
+            with _memory_explained(first, machine):
                 outcomes = phase.run_together(jobs) if len(jobs) > 1 else [phase.run(job) for job in jobs]
             used = [job.usage.read(ranks) for job in jobs]
             if ranks.is_main:
-                for run, job, outcome, its in zip(pending, jobs, outcomes, used, strict=True):
-                    record_outputs(run, slot, job.work, outcome, started, its)
+                for one, outcome, its in zip(pending, outcomes, used, strict=True):
+                    record_outputs(one.run, one.work, outcome, started, its)
         if ranks.is_main:
-            publish_outputs(study, runs, work)
+            publish_outputs(planned)
 
 
-def publish_outputs(study: Study, runs: Sequence[Run], work: Mapping[str, Path]) -> None:
-    """Let the outputs of finished runs appear in their places, and remove the work folders, which are given by run."""
-    for run in runs:
-        for slot in range(len(run.config.replicates)):
-            for output in study.outputs(run, slot):
-                publish(work[run.id] / str(slot) / Path(output).name, Path(output))
-    for folder in work.values():
+def publish_outputs(planned: Sequence[PlannedRun]) -> None:
+    """Let the outputs of finished runs appear in their folders, and remove the work folders."""
+    for one in planned:
+        for name in one.run.config.OUTPUTS:
+            publish(one.work / name, one.folder / name)
+    for one in planned:
         # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
-        done = folder.with_name(f".{folder.name}.done")
+        done = one.work.with_name(f".{one.work.name}.done")
         shutil.rmtree(done, ignore_errors=True)
-        shutil.rmtree(folder.rename(done))
+        shutil.rmtree(one.work.rename(done))
 
 
-def _memory_explained(study: Study, run: Run, machine: Callable[[], Machine]) -> AbstractContextManager[None]:
+def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractContextManager[None]:
     """Where a batch is trained on: what to say if it does not fit."""
     if not run.config.DIVISIBLE:
         return nullcontext()
     from m2mkd.training.guards import memory_explained, out_of_memory
 
     def explain() -> str:
-        from m2mkd.planning.cost import Assumptions, cost_of
+        from m2mkd.planning.cost import Assumptions, run_cost
+        from m2mkd.planning.work import work_of
 
         here = machine()
         batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
-        cost = cost_of(study, Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model"))[run.id]
+        given = Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model")
+        cost = run_cost(work_of(run.config, given.nac), given)
         return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
 
     return memory_explained(explain)
 
 
-def check_together(runs: Sequence[Run]) -> None:
-    """Raise `InputError` unless the runs can be computed in one job."""
-    students = [(run.config.model_dump(exclude={"index"}), run.upstream.get("meta")) for run in runs]
-    of_one = runs[0].phase == "distill_module" and all(student == students[0] for student in students)
-    if len(runs) > 1 and (not of_one or len({run.id for run in runs}) < len(runs)):
-        names = " ".join(run.id for run in runs)
-        raise InputError(f"{names}: not different modules of one student; compute each with a command of its own")
+def job_of(planned: PlannedRun, machine: Callable[[], Machine], *, together: int = 1) -> Job[Any]:
+    """A run as its phase sees it, one of several that train together."""
+    run, runs = planned.run, planned.root / "runs"
+    upstream = {role: tuple(runs / run_id for run_id in ids) for role, ids in run.upstream.items()}
+    title = run.id if run.seed is None else f"{run.id} seed {run.seed}"
+    return Job(run.config, upstream, planned.work, machine, title, Usage(together=together))
 
 
-def job_of(study: Study, run: Run, slot: int, folder: Path, machine: Callable[[], Machine]) -> Job[Any]:
-    """One replicate of a run as its phase sees it."""
-
-    def folder_of(run_id: str) -> Path:
-        return Path(study.folder(run_id)) / str(study.slot_of(study.runs[run_id], slot))
-
-    upstream = {role: tuple(folder_of(run_id) for run_id in ids) for role, ids in run.upstream.items()}
-    replicate = run.config.replicates[slot]
-    return Job(run.config, replicate, upstream, folder, machine, f"{run.id} replicate {replicate}")
-
-
-def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
-    """Write the outputs of one replicate; its record comes last and marks it as finished.
+def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
+    """Write the outputs of a run; its record comes last and marks it as finished.
 
     It notes when this session began, and what was used in all of them (`m2mkd.training.usage.Usage.read`); by default the time of this one.
     """
@@ -180,10 +190,8 @@ def record_outputs(run: Run, slot: int, folder: Path, outcome: Outcome, started:
             "id": run.id,
             "phase": run.phase,
             "key": run.key,
-            "slot": slot,
-            "replicate": run.config.replicates[slot],
-            "config": run.config.model_dump(mode="json"),
-            "upstream": run.upstream,
+            "seed": run.seed,
+            **run.content,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
             "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),

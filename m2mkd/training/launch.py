@@ -9,7 +9,7 @@ from typing import Any
 
 from m2mkd.errors import INTERRUPTED, InputError
 from m2mkd.ranks import ALONE, Ranks
-from m2mkd.study.phases import Phase
+from m2mkd.study.phase import Phase
 from m2mkd.training.machine import accumulation
 
 PR_SET_PDEATHSIG = 1

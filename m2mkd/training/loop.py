@@ -9,6 +9,7 @@ from m2mkd.config.recipe import Recipe
 from m2mkd.data.stream import EvalBatch, TrainStream
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure_together
+from m2mkd.evaluation.diagnostics import IMAGES
 from m2mkd.evaluation.released import metered
 from m2mkd.ranks import Ranks
 from m2mkd.signals import SignalGuard
@@ -18,9 +19,6 @@ from m2mkd.training.progress import TrainingProgress
 from m2mkd.training.update import Task, Trainee, Training
 
 __all__ = ["Task", "Trainee", "fit"]
-
-DIAGNOSED = 32
-"""Validation images, the first ones, on which a network's use of its parts is measured."""
 
 
 def fit(
@@ -96,8 +94,8 @@ def fit(
                     measured = _validate(present, recipe, batches, machine)
                 except _AskedError:
                     _leave_if_asked(caught, present, ranks)
-            for place, training in enumerate(present):
-                shown.epoch(training.title, epoch, training.end_epoch(measured[place] if measured else {}, last=last))
+            for index, training in enumerate(present):
+                shown.epoch(training.title, epoch, training.end_epoch(measured[index] if measured else {}, last=last))
             _leave_if_asked(caught, present, ranks)
     for training in trainings:
         training.end()
@@ -140,5 +138,5 @@ def _validate(
         if machine.ranks.is_main:
             for training, line in zip(trainings, lines, strict=True):
                 if training.task.diagnose is not None:
-                    line.update(training.task.diagnose(next(iter(validation())).images[:DIAGNOSED].to(machine.device)))
+                    line.update(training.task.diagnose(next(iter(validation())).images[:IMAGES].to(machine.device)))
     return lines

@@ -135,14 +135,13 @@ def open_run(path: Path) -> Imported:
     InputError
         If there is no such record, or the run's network is not whole.
     """
-    from pydantic import TypeAdapter
-
     from m2mkd.models.weights import checked_weights, load_weights
-    from m2mkd.study.phases import RECORD, AnyPhase, AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
+    from m2mkd.study.phase import RECORD, phase_from
+    from m2mkd.study.phases import AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
 
     try:
         record = json.loads((path.parent / RECORD).read_text())
-        config = TypeAdapter(AnyPhase).validate_python(record["config"])
+        config = phase_from(record["config"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: has no readable {RECORD} beside it ({type(error).__name__}); give --kind and --config") from None
     checked_weights(path.parent)
@@ -156,7 +155,7 @@ def open_run(path: Path) -> Imported:
         case ImportWeights(index=None, model=architecture, stitch_width=stitch_width):
             image_size, num_classes = config.image_size, config.classes
         case _:
-            raise InputError(f"{path}: this run of {config.phase} gives no whole network; give that of train_student or assemble_teacher")
+            raise InputError(f"{path}: this run of {config.name()} gives no whole network; give that of train_student or assemble_teacher")
     kept = getattr(architecture, "stitch", "dropped") == "kept"
     width = stitch_width if kept else None
     description = Description(architecture.family, architecture, image_size, num_classes, config={}, stitch_width=width)

@@ -19,7 +19,7 @@ from m2mkd.data.pack import Split
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import stage_state, stages_of
 from m2mkd.seeds import forked_rng
-from m2mkd.study.phases import CURVES, Phase
+from m2mkd.study.phase import CURVES, Phase
 from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine

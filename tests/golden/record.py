@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m2mkd.study.phases import PHASES
+from m2mkd.study.phase import PHASES
 from tests.golden.curves import Curve
 
 FILE = Path(__file__).with_name("curves.json")

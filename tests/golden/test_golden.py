@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m2mkd.config import phases
-from m2mkd.study.phases import PHASES
+from m2mkd.study.phase import PHASES
 from tests.conftest import ROOT
 from tests.golden import record
 from tests.golden.curves import CASES, compute_curves, exact_on

@@ -24,7 +24,8 @@ from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.tables import compile_tables
 from m2mkd.study.phases import Evaluate, TrainStudent
 from m2mkd.study.plan import build_study
-from m2mkd.study.study import Run, Study
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 from m2mkd.training import job
 from tests.fabricated import ROOT, edit_record, finish, plan
 

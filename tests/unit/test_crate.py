@@ -24,7 +24,8 @@ from m2mkd.results.crate.contents import SOURCES
 from m2mkd.results.crate.write import write_crate
 from m2mkd.results.report import write_report
 from m2mkd.results.tables import compile_tables
-from m2mkd.study.phases import PHASES, TrainStudent
+from m2mkd.study.phase import PHASES
+from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
 from m2mkd.training import job
 from tests.fabricated import ROOT, finish, first, plan

@@ -18,7 +18,7 @@ from m2mkd.evaluation.released import twice_counted, whole_batches
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.seeds import forked_rng
-from m2mkd.study.phases import CURVES
+from m2mkd.study.phase import CURVES
 from m2mkd.study.plan import build_study
 from m2mkd.training import optim
 from m2mkd.training.job import Job

@@ -279,7 +279,7 @@ def test_another_file_system_gets_a_copy(monkeypatch, tmp_path):
 
 
 def test_keyed_files_get_one_time_so_that_none_is_newer(study, tmp_path):
-    from m2mkd.study.graph import normalise_mtimes
+    from m2mkd.study.state import normalise_mtimes
 
     run = next(run for run in study.runs.values() if run.phase == "pretrain_meta")
     written = [tmp_path / output for output in study.outputs(run, 0)[:2]]

@@ -15,7 +15,8 @@ from m2mkd.planning.cost import MEASURED_AT_ONCE, data_sizes
 from m2mkd.planning.gpus import GPUS
 from m2mkd.planning.summary import plan, with_upstream
 from m2mkd.planning.work import work_of
-from m2mkd.study.phases import PHASES, SplitTeacher
+from m2mkd.study.phase import PHASES
+from m2mkd.study.phases import SplitTeacher
 from m2mkd.study.plan import build_study
 from m2mkd.study.study import Study
 from m2mkd.training.phases.common import EVAL_BATCH

@@ -14,7 +14,7 @@ from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
 from m2mkd.models.build import build_student
 from m2mkd.seeds import forked_rng
-from m2mkd.study.phases import CURVES
+from m2mkd.study.phase import CURVES
 from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine

@@ -8,7 +8,7 @@ from m2mkd.config import load, runs
 from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 from m2mkd.study.graph import as_graph, command_arguments
-from m2mkd.study.phases import PHASES
+from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
 
 

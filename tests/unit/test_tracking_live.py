@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from m2mkd.study.phases import CURVES, RECORD
+from m2mkd.study.phase import CURVES, RECORD
 from m2mkd.tracking import live
 from m2mkd.tracking.live import mirrored
 from m2mkd.tracking.mlflow_mirror import MlflowMirror

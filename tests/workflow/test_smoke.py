@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from m2mkd.study.phases import PHASES
+from m2mkd.study.phase import PHASES
 from tests.workflow.conftest import Project
 
 

@@ -13,7 +13,8 @@ import sqlalchemy
 from m2mkd.tracking.mlflow_sink import sync
 
 from m2mkd.results.tables import compile_tables
-from m2mkd.study.phases import CURVES, TrainStudent
+from m2mkd.study.phase import CURVES
+from m2mkd.study.phases import TrainStudent
 from m2mkd.tracking.address import URI_VARIABLE
 from m2mkd.tracking.live import order_of
 from m2mkd.tracking.mlflow_mirror import MlflowMirror

@@ -16,23 +16,32 @@ def machine():
     return shlex.split(given.get("plan", ""))
 
 
-def plan_runs():
-    """The graph of runs, as the package resolves it from the configuration, and what each asks of the machine."""
+def planned():
+    """Path of the graph of runs: planned now, or by the Snakemake that sent this one to a node of a cluster."""
+    if not workflow.is_main_process and os.environ.get("M2MKD_PLAN"):
+        return os.environ["M2MKD_PLAN"]
     command = ["m2mkd", "runs", "plan", "--config", json.dumps(config), *machine()]
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         command.append("--in-container")
-    planned = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if planned.returncode:
-        sys.exit(planned.returncode)  # the command has said why, in one line
-    return json.loads(planned.stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # the command has said why, in one line
+    return done.stdout.strip()
 
 
-# The package explains a mistake in one line, so it looks first; the schema then fills in what is left out.
-PLAN = plan_runs()
+# The package explains a mistake in one line, so it looks first; the schema then fills in what is left out. From here on nothing reads the
+# configuration: whoever edits it while jobs wait changes nothing in what was planned.
+os.environ["M2MKD_PLAN"] = planned()
+with open(os.environ["M2MKD_PLAN"]) as file:
+    PLAN = json.load(file)
 validate(config, "../schemas/config.schema.json")
 ROOT = PLAN["root"]
 RUNS = f"{ROOT}/runs"
 LOGS = f"{ROOT}/logs"
+
+
+envvars:
+    "M2MKD_PLAN",
 
 
 # Without --use-singularity Snakemake ignores the image and says so. With it, each job is told that it must find itself inside.
@@ -46,7 +55,9 @@ if PLAN["container"]["prefix"]:
 
 def outputs(phase):
     """What a run of the phase publishes, with the wildcard key."""
-    return [f"{RUNS}/{phase}/{{key}}/{name}" for name in PLAN["phases"][phase]]
+    return [
+        f"{RUNS}/{phase}/{{key}}/{name}" for name in PLAN["phases"][phase]["outputs"]
+    ]
 
 
 def inputs(phase):
@@ -76,12 +87,21 @@ def inputs_of(run_ids):
 
 
 def results(selected, whole=False):
-    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of id and run selects."""
+    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of phase and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if (whole or run["study"]) and selected(run_id, run)
-        for name in PLAN["phases"][run_id.split("/")[0]]
+        if (whole or run["study"]) and selected(run_id.split("/")[0], run)
+        for name in PLAN["phases"][run_id.split("/")[0]]["outputs"]
+    ]
+
+
+def outputs_of(run_ids):
+    """Outputs of some runs."""
+    return [
+        f"{RUNS}/{run_id}/{name}"
+        for run_id in run_ids
+        for name in PLAN["phases"][run_id.split("/")[0]]["outputs"]
     ]
 
 
@@ -90,13 +110,16 @@ def asked(job, resource):
     return lambda wildcards: PLAN["requests"][job.format(**wildcards)][resource]
 
 
-def cores(job):
+def cores(job, phase):
     """Cores of a job."""
-    return asked(job, "threads") if PLAN["requests"] else PLAN["threads"]
+    own = PLAN["requests"] and not PLAN["phases"][phase]["head_node"]
+    return asked(job, "threads") if own else PLAN["threads"]
 
 
-def needs(job):
-    """Resources of a job that computes."""
+def needs(job, phase):
+    """Resources of a job, which on the head node are none."""
+    if PLAN["phases"][phase]["head_node"]:
+        return {}
     if not PLAN["requests"]:
         return {"gpu": 1}
     memory = asked(job, "mem_mb")
@@ -109,9 +132,15 @@ def needs(job):
 
 
 def arguments(wildcards, resources):
-    """Arguments of a job that computes. On a machine that a profile describes, its GPUs are its own."""
-    own = f" --gpus {resources.gpu}" if PLAN["requests"] else ""
-    return PLAN["arguments"] + own
+    """Arguments of a job. On a machine that a profile describes, its GPUs are its own."""
+    own = PLAN["requests"] and "gpu" in resources.keys()
+    gpus = f" --gpus {resources.gpu}" if own else ""
+    return f"--scale {shlex.quote(PLAN['scale'])}{gpus}"
+
+
+def of_study(key):
+    """Arguments of what is made of a whole study, as it was planned."""
+    return f"--scale {shlex.quote(PLAN['scale'])} --study {key}"
 
 
 def sources(wildcards):
@@ -119,13 +148,6 @@ def sources(wildcards):
     made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
     files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
     return [ancient(local(file)) for file in files]
-
-
-def measured(run_id, run):
-    """Whether the tables read a run."""
-    return run_id.startswith(
-        ("evaluate", "measure_", "train_", "distill_", "assemble_")
-    )
 
 
 wildcard_constraints:

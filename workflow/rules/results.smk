@@ -11,7 +11,7 @@ QUOTED = [
 
 rule compile:
     input:
-        results(measured),
+        results(lambda phase, _: PLAN["phases"][phase]["measures"]),
         QUOTED,
     output:
         f"{ROOT}/tables/study-{PLAN['study']}.json",
@@ -21,7 +21,7 @@ rule compile:
     conda:
         "../envs/m2mkd.yaml"
     params:
-        arguments=PLAN["arguments"],
+        arguments=of_study(PLAN["study"]),
     shell:
         "m2mkd compile {params.arguments} > {log} 2>&1"
 
@@ -41,14 +41,14 @@ rule report:
     conda:
         "../envs/m2mkd.yaml"
     params:
-        arguments=PLAN["arguments"],
+        arguments=of_study(PLAN["study"]),
     shell:
         "m2mkd report {params.arguments} > {log} 2>&1"
 
 
 rule track:
     input:
-        results(lambda run_id, run: True),
+        results(lambda phase, run: True),
         rules.compile.output,
     output:
         f"{ROOT}/tracking.json",
@@ -58,7 +58,7 @@ rule track:
     conda:
         "../envs/m2mkd.yaml"
     params:
-        arguments=PLAN["arguments"],
+        arguments=of_study(PLAN["study"]),
     shell:
         "m2mkd track sync {params.arguments} > {log} 2>&1"
 
@@ -66,7 +66,7 @@ rule track:
 # A target of its own: what a study is published as.
 rule crate:
     input:
-        results(lambda run_id, run: True),
+        results(lambda phase, run: True),
         rules.report.output,
     output:
         f"{ROOT}/crate/manifest-sha256.txt",
@@ -75,7 +75,7 @@ rule crate:
     conda:
         "../envs/m2mkd.yaml"
     params:
-        arguments=PLAN["arguments"],
+        arguments=of_study(PLAN["study"]),
     shell:
         "m2mkd crate {params.arguments} > {log} 2>&1"
 
@@ -86,7 +86,7 @@ if PLAN["ablations"]:
 
     rule ablations:
         input:
-            results(lambda run_id, run: True, whole=True),
+            results(lambda phase, run: True, whole=True),
             QUOTED,
         output:
             f"{PAGES}/tables/study-{PLAN['ablations']['study']}.json",
@@ -101,11 +101,11 @@ if PLAN["ablations"]:
         conda:
             "../envs/m2mkd.yaml"
         params:
-            arguments=PLAN["arguments"],
+            arguments=of_study(PLAN["ablations"]["study"]),
         shell:
-            "(m2mkd compile --ablations {params.arguments}"
-            " && m2mkd report --ablations {params.arguments}"
-            " && m2mkd track sync --ablations {params.arguments}) > {log} 2>&1"
+            "(m2mkd compile {params.arguments}"
+            " && m2mkd report {params.arguments}"
+            " && m2mkd track sync {params.arguments}) > {log} 2>&1"
 
 else:
 

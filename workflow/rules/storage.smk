@@ -1,5 +1,5 @@
 # With an object storage for outputs (--default-storage-provider), results/<scale> lies where Snakemake fetches them to and sends them from.
-# Data sets are flagged as local, for every job sees them on a volume; checkpoints, which no rule declares, stay on it too.
+# Data sets are flagged as local, for every job sees them on a volume; checkpoints and plans, which no rule declares, stay on it too.
 
 
 def link(path, target):
@@ -23,3 +23,4 @@ if workflow.storage_settings.default_storage_provider is not None:
     )
     link(ROOT, f"{stored}/{ROOT}")
     link(f"{ROOT}/work", f"data/work/{ROOT}")
+    link(f"{ROOT}/plan", f"data/plan/{ROOT}")

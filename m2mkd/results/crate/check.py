@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rocrate.rocrate import ROCrate
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.crate.write import MANIFEST
-from m2mkd.study.phases import RECORD, AnyPhase, run_key
+from m2mkd.study.keys import run_key
+from m2mkd.study.phase import RECORD, phase_from
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 METADATA = "ro-crate-metadata.json"
@@ -31,7 +32,7 @@ class Checked:
     described: int
     """Files that the metadata describe one by one."""
     records: int
-    """Replicates of runs."""
+    """Runs."""
     left_out: int
     """Outputs of runs that are there by their digest alone."""
     beside: tuple[str, ...]
@@ -51,7 +52,7 @@ def check_crate(folder: Path) -> Checked:
             raise InputError(f"{folder / name}: absent, so this is no crate of this suite; name its folder")
     digests = _manifest(folder / MANIFEST)
     described, name = _described(folder)
-    records = [path for path in digests if re.fullmatch(rf"results/[^/]+/runs/[^/]+/[^/]+/\d+/{RECORD}", path)]
+    records = [path for path in digests if re.fullmatch(rf"results/[^/]+/runs/[^/]+/[^/]+/{RECORD}", path)]
     contents = {path: _record(folder / path) for path in records if (folder / path).is_file()}
     problems = [
         *_files(folder, digests),
@@ -118,21 +119,21 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _run(path: str, content: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:
     """What is wrong with one run: its key must follow from its configuration, its outputs have their digests, its upstream be there."""
-    phase, key = Path(path).parts[-4:-2]
+    phase, key = Path(path).parts[-3:-1]
     try:
-        config: Any = TypeAdapter(AnyPhase).validate_python(content["config"])
+        config = phase_from(content["config"])
     except ValidationError as error:
         yield f"{path}: its configuration is not one of this version of the suite ({error.errors()[0]['msg']})"
         return
     upstream = content["upstream"]
-    if (content["id"], content["key"], run_key(config, upstream)) != (f"{phase}/{key}", key, key):
+    if (content["id"], content["key"], run_key(config.FORMAT, config.model_dump(mode="json"), upstream)) != (f"{phase}/{key}", key, key):
         yield f"{path}: its key does not follow from its configuration"
     for output, digest in content["outputs"].items():
         if digests.get(f"{Path(path).parent}/{output}", digest) != digest:
             yield f"{Path(path).parent}/{output}: not the file that {RECORD} beside it records"
-    root = Path(path).parents[3]
+    root = Path(path).parents[2]
     for run_id in (run_id for ids in upstream.values() for run_id in ids):
-        if f"{root}/{run_id}/0/{RECORD}" not in digests:
+        if f"{root}/{run_id}/{RECORD}" not in digests:
             yield f"{path}: builds on {run_id}, which is not in the crate"
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 from m2mkd.errors import InputError
-from m2mkd.study.phases import WEIGHTS, TrainStudent
-from m2mkd.study.study import Run, Study
+from m2mkd.study.phase import WEIGHTS
+from m2mkd.study.phases import TrainStudent
+from m2mkd.study.run import Run
+from m2mkd.study.study import Study
 
 Weights = Literal["all", "students", "none"]
 SOURCES = (
@@ -46,9 +48,9 @@ def data_files(study: Study) -> list[str]:
     return [f"{folder}/manifest.json" for folder in sorted(folders)]
 
 
-def run_files(study: Study, run: Run, slot: int, weights: Weights) -> list[str]:
-    """Outputs of one replicate of a run; its record, which comes last, holds the digests of all, of those left out too."""
-    names = study.outputs(run, slot)
+def run_files(study: Study, run: Run, weights: Weights) -> list[str]:
+    """Outputs of a run; its record, which comes last, holds the digests of all, of those left out too."""
+    names = study.outputs(run)
     if weights == "none" or (weights == "students" and not isinstance(run.config, TrainStudent)):
         names = [name for name in names if Path(name).name != WEIGHTS]
     return names
@@ -63,7 +65,7 @@ def result_files(study: Study) -> list[str]:
         If they are not those of this study.
     """
     root = Path(study.root)
-    receipt = root / "tables" / f"study-{study.key}.json"
+    receipt = Path(study.receipt)
     single = [root / "metrics.json", root / "report.html"]
     for path in (receipt, *single):
         if not path.is_file():

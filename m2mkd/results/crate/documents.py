@@ -10,29 +10,30 @@ from m2mkd.planning.cost import cost_of
 from m2mkd.planning.summary import gpu_hours
 from m2mkd.results.accuracies import PAPER_SCALE
 from m2mkd.results.board import Finding
-from m2mkd.results.changes import overrides_of
 from m2mkd.results.claims_table import claims_table, commands_of
 from m2mkd.results.collect import Collected
-from m2mkd.results.commands import Commands, selected_experiments
+from m2mkd.results.commands import Commands
 from m2mkd.results.crate.people import Citation
 from m2mkd.results.display_tables import commands_table, cost_table, data_table, environment_table
 from m2mkd.results.layout import percent
 from m2mkd.results.lookup import Cell
 from m2mkd.results.records import Record
-from m2mkd.study.lineage import place_of, title_of
-from m2mkd.study.phases import WEIGHTS, TrainStudent
-from m2mkd.study.study import Row, Study
+from m2mkd.study.lineage import title_of
+from m2mkd.study.phase import WEIGHTS
+from m2mkd.study.phases import TrainStudent
+from m2mkd.study.run import Row
+from m2mkd.study.study import Study
 
 
 def artifact(study: Study, collected: Collected, findings: list[Finding], citation: Citation) -> str:
     """The text of ``ARTIFACT.md``: what is claimed, what supports which badge of the ACM, and what redoing it takes."""
-    commands = Commands(study, selected_experiments(study))
+    commands = Commands(study, study.selected)
     judged = [finding for finding in findings if finding.verdict.interval]
     return _template("artifact.md.j2").render(
         study=study,
         citation=citation,
         reduced=study.scale_name != PAPER_SCALE,
-        overrides=load.as_assignments(overrides_of(study)),
+        overrides=load.as_assignments(study.overrides),
         commits=sorted({_commit(record) for record in collected.records}),
         hardware=sorted({str(record.provenance.get("hardware") or record.provenance.get("machine")) for record in collected.records}),
         hours=sum(float(record.provenance["seconds"]) for record in collected.records) / 3600,
@@ -63,7 +64,7 @@ def model_cards(study: Study, collected: Collected, citation: Citation) -> dict[
     """Texts of the cards by path: one for each trained student, over its seeds."""
     rows = [row for row in study.rows if isinstance(study.runs[row.trained[0]].config, TrainStudent) and row.measured]
     students = {row.trained: row for row in reversed(rows)}  # a row of a transfer experiment comes after its student's own
-    commands = Commands(study, selected_experiments(study))
+    commands = Commands(study, study.selected)
     return {card_name(row): _card(study, row, collected, citation, commands) for row in reversed(students.values())}
 
 
@@ -84,7 +85,7 @@ def _card(study: Study, row: Row, collected: Collected, citation: Citation, comm
         for split, cell in found
     ]
     data = ModelCardData(
-        model_name=str(place_of(row)),
+        model_name=str(row.name),
         license=citation.licence.lower(),
         library_name="m2mkd",
         tags=["image-classification", *citation.keywords],
@@ -93,7 +94,7 @@ def _card(study: Study, row: Row, collected: Collected, citation: Citation, comm
         ignore_metadata_errors=False,
     )
     weights = [
-        (record.replicate, f"{study.folder(record.run.id)}/{record.slot}/{WEIGHTS}", record.outputs[WEIGHTS])
+        (record.run.seed, f"{study.folder(record.run.id)}/{WEIGHTS}", record.outputs[WEIGHTS])
         for record in collected.records
         if record.run.id in row.trained
     ]
@@ -101,7 +102,7 @@ def _card(study: Study, row: Row, collected: Collected, citation: Citation, comm
         front=data.to_yaml(),
         study=study,
         row=row,
-        place=place_of(row),
+        place=row.name,
         title=title_of(study, row.experiment),
         config=config,
         reduced=study.scale_name != PAPER_SCALE,
@@ -115,7 +116,7 @@ def _card(study: Study, row: Row, collected: Collected, citation: Citation, comm
 
 
 def _seeds(cell: Cell) -> str:
-    return ", ".join(f"{replicate}: {percent(value)}" for replicate, value in zip(cell.replicates, cell.seeds, strict=True))
+    return ", ".join(f"{seed}: {percent(value)}" for seed, value in zip(cell.seeds, cell.per_seed, strict=True))
 
 
 def _template(name: str) -> Any:

@@ -9,12 +9,12 @@ from typing import Any
 
 from m2mkd import __version__
 from m2mkd.config import load
-from m2mkd.results.changes import overrides_of
 from m2mkd.results.crate.contents import data_files
 from m2mkd.results.crate.crate_graph import CrateGraph, Reference, ref
 from m2mkd.results.crate.people import Citation
 from m2mkd.results.records import Record
-from m2mkd.study.phases import PHASES, WEIGHTS, TrainStudent
+from m2mkd.study.phase import PHASES, WEIGHTS
+from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
 
 PROFILES = {
@@ -43,7 +43,7 @@ def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[
     Parameters
     ----------
     study, records
-        The graph of runs, and the record of every replicate of each.
+        The graph of runs, and the record of each.
     files
         sha256 and size in bytes of each file of the crate by its path.
     citation
@@ -94,7 +94,7 @@ def _roles(study: Study, records: Sequence[Record]) -> dict[str, Reference]:
 def student_weights(study: Study, records: Sequence[Record]) -> list[str]:
     """Weights of every seed of each student."""
     students = [record for record in records if isinstance(record.run.config, TrainStudent)]
-    return [f"{study.folder(record.run.id)}/{record.slot}/{WEIGHTS}" for record in students]
+    return [f"{study.folder(record.run.id)}/{WEIGHTS}" for record in students]
 
 
 def _workflow(graph: CrateGraph, study: Study, files: Mapping[str, tuple[str, int]], authors: list[Reference], licence: Reference) -> None:
@@ -149,29 +149,27 @@ def _workflow(graph: CrateGraph, study: Study, files: Mapping[str, tuple[str, in
 
 
 def _action(graph: CrateGraph, study: Study, record: Record, files: Mapping[str, tuple[str, int]]) -> Reference:
-    """One replicate of one run, and the step of the workflow that it was."""
-    run, slot, source = record.run, record.slot, record.provenance
+    """One run, and the step of the workflow that it was."""
+    run, source = record.run, record.provenance
     used = [f"{data.folder}/manifest.json" for data in run.config.data_sets]
-    for parents in run.upstream.values():
-        for parent in (study.runs[run_id] for run_id in parents):
-            used += study.outputs(parent, study.slot_of(parent, slot))
+    used += [path for run_id in run.parents for path in study.outputs(study.runs[run_id])]
     commit = f"commit {source.get('git_commit') or 'unknown'}" + (" with uncommitted changes" if source.get("git_dirty") else "")
     where = f"{source.get('hardware') or source.get('machine')}, {source.get('system')}, Python {source.get('python')}"
     packages = ", ".join(f"{name} {number}" for name, number in source.get("packages", {}).items())
     action = graph.add(
-        f"#run/{run.id}/{slot}",
+        f"#run/{run.id}",
         "CreateAction",
-        name=f"{run.id}, seed {record.replicate}",
+        name=run.id if run.seed is None else f"{run.id}, seed {run.seed}",
         description=f"{commit}; {where}; {packages}. Its configuration is in its run.json.",
         startTime=_iso(float(source["started"])),
         endTime=_iso(_end(record)),
         instrument={"@id": f"#tool/{run.phase}"},
         object=[ref(path) for path in dict.fromkeys(used) if path in files],
-        result=[ref(path) for path in study.outputs(run, slot) if path in files],
+        result=[ref(path) for path in study.outputs(run) if path in files],
         actionStatus="http://schema.org/CompletedActionStatus",
         containerImage=_image(graph, source.get("container")),
     )
-    graph.add(f"#control/{run.id}/{slot}", "ControlAction", name=run.id, instrument={"@id": f"#step/{run.phase}"}, object=action)
+    graph.add(f"#control/{run.id}", "ControlAction", name=run.id, instrument={"@id": f"#step/{run.phase}"}, object=action)
     return action
 
 
@@ -192,7 +190,7 @@ def _image(graph: CrateGraph, image: Mapping[str, Any] | None) -> Reference | No
 
 
 def _compilation(graph: CrateGraph, study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]]) -> Reference:
-    measured = [path for record in records for path in study.outputs(record.run, record.slot) if path.endswith("metrics.json")]
+    measured = [path for record in records for path in study.outputs(record.run) if path.endswith("metrics.json")]
     action = graph.add(
         "#run/compile",
         "CreateAction",
@@ -219,7 +217,7 @@ def _execution(
     values = {
         "scale": study.scale_name,
         "experiments": ",".join(dict.fromkeys(f"{row.experiment}/{row.variant}" for row in study.rows)),
-        "overrides": " ".join(load.as_assignments(overrides_of(study))) or json.dumps({}),
+        "overrides": " ".join(load.as_assignments(study.overrides)) or json.dumps({}),
     }
     given = [
         graph.add(f"#value/{name}", "PropertyValue", name=name, value=value, exampleOfWork={"@id": f"#parameter/{name}"})

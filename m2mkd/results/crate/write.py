@@ -75,10 +75,10 @@ def write_crate(study: Study, weights: Weights = "students") -> Path:
 def _expected(study: Study, records: Iterable[Record], weights: Weights) -> dict[str, str | None]:
     """Files of the project that go into the crate, each with the digest that is recorded of it, if any is."""
     expected: dict[str, str | None] = dict.fromkeys((*source_files(), *data_files(study), *result_files(study)))
-    receipt = json.loads(Path(study.root, "tables", f"study-{study.key}.json").read_text())
+    receipt = json.loads(Path(study.receipt).read_text())
     expected |= {f"{study.root}/tables/{name}": digest for name, digest in receipt["tables"].items()}
     for record in records:
-        for path in run_files(study, record.run, record.slot, weights):
+        for path in run_files(study, record.run, weights):
             expected[path] = record.outputs.get(Path(path).name, record.digest)
     for path in expected:
         if not Path(path).is_file():

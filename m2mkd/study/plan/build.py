@@ -1,10 +1,13 @@
 """From experiments and a scale to the graph of runs."""
 
 from m2mkd.config import load
-from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import AblationExperiment, Experiment, Settings, StudentExperiment, TeacherExperiment
 from m2mkd.errors import InputError
-from m2mkd.study.plan.transfers import Transfers
+from m2mkd.study.plan.ablations import add_setting
+from m2mkd.study.plan.draft import Draft
+from m2mkd.study.plan.students import add_student
+from m2mkd.study.plan.teachers import add_teacher
+from m2mkd.study.plan.transfers import add_transfer
 from m2mkd.study.study import Study
 
 
@@ -24,18 +27,15 @@ def build_study(settings: Settings, *, ablations: bool = False) -> Study:
         For an unknown name, or parts that do not fit together.
     """
     scale = load.scale(settings.scale, settings.overrides)
-    if scale.replicates % scale.replicates_per_job:
-        raise InputError(
-            f"scale {settings.scale}: replicates {scale.replicates} is not a multiple of "
-            f"replicates_per_job {scale.replicates_per_job}; change either"
-        )
-    study = Study(settings.scale, scale, ablations)
-    builder = _Builder(study, scale, load.catalogue(scale))
+    overrides = load.differences(load.scale(settings.scale, {}), scale) if settings.overrides else {}
+    study = Study(settings.scale, scale, ablations, overrides, settings.experiments)
+    catalogue = load.catalogue(scale)
     more = load.ablations(settings.scale, scale) if ablations else []
     for selector in [*(settings.experiments or scale.experiments), *more]:
         name, slash, variant = selector.partition("/")
         for profile in scale.profiles:
-            builder.add(name, variant if slash else None, profile)
+            draft = Draft(study, scale, profile, name, catalogue, study.experiments)
+            _add(draft, name, variant if slash else None)
     return study
 
 
@@ -48,24 +48,20 @@ def _variants(experiment: Experiment) -> list[str]:
     return list(experiment.settings) if isinstance(experiment, AblationExperiment) else []
 
 
-class _Builder(Transfers):
-    """Plans every kind of experiment."""
-
-    def add(self, name: str, variant: str | None, profile: Profile) -> None:
-        self.user = name
-        experiment = self.experiment(name)
-        known = _variants(experiment)
-        if variant is not None and variant not in known:
-            raise InputError(f"experiment {name}: no variant '{variant}'; it has {', '.join(known) or 'none'}")
-        if isinstance(experiment, TeacherExperiment):
-            self.add_teacher(name, profile)
-        elif isinstance(experiment, StudentExperiment):
-            for chosen in [variant] if variant else experiment.variants:
-                trained = self.students(experiment, chosen, profile)
-                measured = tuple(self.evaluation(experiment, run, profile) for run in trained)
-                self.row(name, chosen, profile, trained, measured)
-        elif isinstance(experiment, AblationExperiment):
-            for chosen in [variant] if variant else experiment.settings:
-                self.add_setting(name, experiment, chosen, profile)
-        else:
-            self.add_transfer(name, experiment, profile)
+def _add(draft: Draft, name: str, variant: str | None) -> None:
+    """Add one experiment, or one variant of it."""
+    experiment = draft.experiment(name)
+    known = _variants(experiment)
+    if variant is not None and variant not in known:
+        raise InputError(f"experiment {name}: no variant '{variant}'; it has {', '.join(known) or 'none'}")
+    chosen = [variant] if variant else known
+    if isinstance(experiment, TeacherExperiment):
+        add_teacher(draft, name)
+    elif isinstance(experiment, StudentExperiment):
+        for one in chosen:
+            add_student(draft, name, experiment, one)
+    elif isinstance(experiment, AblationExperiment):
+        for one in chosen:
+            add_setting(draft, name, experiment, one)
+    else:
+        add_transfer(draft, name, experiment)

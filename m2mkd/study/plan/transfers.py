@@ -1,50 +1,46 @@
 """Runs of a transfer: students of other experiments on other data."""
 
-from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import StudentExperiment, TransferExperiment
-from m2mkd.config.models import NACConfig, VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.study.phases import ImportWeights, TrainProbe, TrainStudent
-from m2mkd.study.plan.ablations import Ablations
+from m2mkd.study.plan.draft import Draft
+from m2mkd.study.plan.students import evaluated, selected, trained, with_seeds
 
 
-class Transfers(Ablations):
-    """Plans transfers, and the students that they start from."""
+def add_transfer(draft: Draft, name: str, transfer: TransferExperiment) -> None:
+    """Add all runs of a transfer, and a row for each of its students."""
+    for selector in transfer.students:
+        experiment, variant = selected(draft, selector, f"experiment {name}: students")
+        seeds = draft.with_more(transfer.seeds, experiment.seeds, experiment.variants[variant].seeds)
+        runs = trained(draft, experiment, variant, seeds)
+        if transfer.probe is None:
+            measured = evaluated(draft, experiment, runs, seeds)
+        else:
+            measured = tuple(_probed(draft, transfer, experiment, run, seed) for run, seed in with_seeds(draft, runs, seeds))
+        draft.row(name, selector, runs, measured)
 
-    def add_transfer(self, name: str, transfer: TransferExperiment, profile: Profile) -> None:
-        for selector in transfer.students:
-            experiment, variant = self.student(selector, f"experiment {name}: students")
-            trained = self.students(experiment, variant, profile)
-            if transfer.probe is None:
-                measured = tuple(self.evaluation(experiment, run, profile) for run in trained)
-            else:
-                measured = tuple(self.probe(transfer, experiment, run, seeds, profile) for run in trained for seeds in self.seeds(run))
-            self.row(name, selector, profile, trained, measured)
 
-    def probe(
-        self, transfer: TransferExperiment, experiment: StudentExperiment, trained: str, seeds: tuple[int, ...], profile: Profile
-    ) -> str:
-        config, probe, student = self.study.runs[trained].config, transfer.probe, self.model(experiment.model, VMoEConfig, NACConfig)
-        assert isinstance(config, TrainStudent | ImportWeights) and probe is not None
-        recipe = self.recipe(probe.recipe)
-        if probe.way * probe.shots % 2 and (recipe.augmentation.mixup or recipe.augmentation.cutmix):
-            odd = f"way {probe.way} x shots {probe.shots} is odd; the episode is one batch, and mixup needs an even one"
-            off = f"set mixup and cutmix of recipes.{probe.recipe}.augmentation to 0"
-            raise InputError(f"experiment {self.user}: probe: {odd}; change either, or {off}")
-        return self.run(
-            TrainProbe,
-            profile,
-            student,
-            {"student": (trained,)},
-            student=student,
-            prior=experiment.prior,
-            student_data=self.data(experiment.data),
-            stitch_width=config.stitch_width,
-            data=self.data(probe.data),
-            published_data=probe.data,
-            way=probe.way,
-            shots=probe.shots,
-            episodes=probe.episodes,
-            recipe=recipe,
-            replicates=seeds,
-        )
+def _probed(draft: Draft, transfer: TransferExperiment, experiment: StudentExperiment, run: str, seed: int) -> str:
+    config, probe, student = draft.study.runs[run].config, transfer.probe, draft.catalogue.models[experiment.model]
+    assert isinstance(config, TrainStudent | ImportWeights) and probe is not None
+    recipe = draft.recipe(probe.recipe)
+    if probe.way * probe.shots % 2 and (recipe.augmentation.mixup or recipe.augmentation.cutmix):
+        odd = f"way {probe.way} x shots {probe.shots} is odd; the episode is one batch, and mixup needs an even one"
+        off = f"set mixup and cutmix of recipes.{probe.recipe}.augmentation to 0"
+        raise InputError(f"{draft.where}: probe: {odd}; change either, or {off}")
+    return draft.run(
+        TrainProbe,
+        student,
+        {"student": [run]},
+        published_data=probe.data,
+        seed=seed,
+        student=student,
+        prior=experiment.prior,
+        student_data=draft.data(experiment.data),
+        stitch_width=config.stitch_width,
+        data=draft.data(probe.data),
+        way=probe.way,
+        shots=probe.shots,
+        episodes=probe.episodes,
+        recipe=recipe,
+    )

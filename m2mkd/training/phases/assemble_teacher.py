@@ -3,7 +3,6 @@
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import assemble
 from m2mkd.models.vit import StagedViT
-from m2mkd.models.weights import load_modules
 from m2mkd.study.phases import AssembleTeacher
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
@@ -14,7 +13,7 @@ def run(job: Job[AssembleTeacher]) -> Outcome:
     """Assemble the modules and train all of them together."""
     config = job.config
     teacher = StagedViT(config.model, image_size=config.data.image_size, num_classes=config.data.classes, drop_path=config.recipe.drop_path)
-    assemble(load_modules(job.upstream["modules"], range(config.model.modules)), teacher)
+    assemble(job.modules("modules", range(config.model.modules)), teacher)
     task = Task(
         trained=teacher,
         network=teacher,

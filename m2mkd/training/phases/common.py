@@ -3,55 +3,36 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.pack import Pack, Split, open_pack, stratified_share
+from m2mkd.data.pack import Split, stratified_share
 from m2mkd.data.stream import EvalBatch, TrainStream, eval_batches
-from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter, twice_counted, whole_batches
-from m2mkd.study.phases import Data, Phase
+from m2mkd.study.data import Data
+from m2mkd.study.phase import EVAL_BATCH, Phase
 from m2mkd.training.job import Job
 from m2mkd.training.loop import Task, Trainee, fit
 
-EVAL_BATCH = 256
-"""Images measured at a time; fixed, because noise in evaluation, where it is switched on, is drawn batch by batch."""
 RELEASED_PROCESSES = 8
 """Processes of a published run, among which a recipe's global batch is divided."""
 RELEASED_VAL_FACTOR = 1.5
 """Images that the released trainer of NACs measures at a time, over those that it trains on (configs/nac_*_config.yml)."""
 
 
-def open_data(data: Data) -> Pack:
-    """The prepared set of that key, checked.
-
-    Raises
-    ------
-    InputError
-        If it is absent, damaged, or of other classes than the configuration says.
-    """
-    pack = open_pack(Path(data.folder))
-    if len(pack.classes) != data.classes:
-        raise InputError(
-            f"{data.folder}: has {len(pack.classes)} classes, but config/datasets.yaml says {data.classes}; correct the latter"
-        )
-    return pack
-
-
 def train(job: Job[Any], task: Task, data: Data, recipe: Recipe) -> dict[str, float]:
     """Train on a data set's training split and measure on its validation split.
 
-    The stream depends on data set, phase and replicate alone, so that variants and modules see the same images.
+    The stream depends on data set, phase and seed alone, so that variants and modules see the same images.
     """
     return train_together([job], [task], data, recipe)[0]
 
 
 def train_together(jobs: Sequence[Job[Any]], tasks: Sequence[Task], data: Data, recipe: Recipe) -> list[dict[str, float]]:
-    """Train tasks of one phase and replicate in lock step, each with the result that `train` gives it alone."""
-    pack = open_data(data)
+    """Train tasks of one phase and seed in lock step, each with the result that `train` gives it alone."""
+    pack = jobs[0].pack(data)
     split = pack.split("train")
     share = stratified_share(split.labels, recipe.train_share, ("share", data.name))
     val = measured_part(jobs[0].config, pack.split("val"), released_batch(recipe.batch_size))
@@ -73,7 +54,7 @@ def train_on(
     Parameters
     ----------
     jobs, tasks, recipe
-        What is trained, and how; all jobs are of one phase and replicate.
+        What is trained, and how; all jobs are of one phase and seed.
     train, indices
         Images and labels, and which of them are used.
     val
@@ -86,7 +67,7 @@ def train_on(
     job, machine = jobs[0], jobs[0].machine()
     if job.config.compat.get("clip_in_fp32") == "ignored" and recipe.precision == "fp32":
         recipe = recipe.model_copy(update={"clip_norm": None})
-    names = (data.name, job.config.phase, job.replicate)
+    names = (data.name, job.config.phase, job.seed)
     ranks = machine.ranks.rank, machine.ranks.count
 
     def validation() -> Iterator[EvalBatch]:

@@ -10,7 +10,7 @@ from m2mkd.distill.losses import distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
-from m2mkd.models.weights import load_weights, stages_of
+from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phases import DistillModule
 from m2mkd.training.job import Job, Outcome
@@ -30,7 +30,7 @@ def run_together(jobs: Sequence[Job[DistillModule]]) -> list[Outcome]:
     """
     config = jobs[0].config
     meta = StagedViT(config.meta, image_size=config.data.image_size, num_classes=config.data.classes)
-    assemble(stages_of(load_weights(jobs[0].upstream["meta"][0])), meta)
+    assemble(stages_of(jobs[0].weights("meta")), meta)
     shared = SharedPrefix(meta)
     tasks = [_task(job, meta, shared) for job in jobs]
     measured = train_together(jobs, tasks, config.data, config.recipe)
@@ -43,8 +43,8 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
     teacher = None
     if config.loss.kind != "none":
         teacher = build_stage(config.teacher, config.index, image_size=size, num_classes=classes)
-        load_strictly(teacher, load_weights(job.upstream["teacher_module"][0]), f"teacher module {config.index}")
-    with forked_rng("init", "student module", config.student.family, config.index, job.replicate):
+        load_strictly(teacher, job.weights("teacher_module"), f"teacher module {config.index}")
+    with forked_rng("init", "student module", config.student.family, config.index, job.seed):
         student = build_module(
             config.student,
             config.index,
@@ -52,7 +52,7 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
             num_classes=classes,
             stitch_width=config.meta.width,
             drop_path=config.recipe.drop_path,
-            state_seed=derive_seed("state", config.index, job.replicate),
+            state_seed=derive_seed("state", config.index, job.seed),
             places=config.recipe.batch_size,
             compat=config.compat,
         )

@@ -8,17 +8,15 @@ from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
 from m2mkd.models.build import build_student, evaluation
-from m2mkd.models.weights import load_weights
 from m2mkd.seeds import derive_seed
+from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import Evaluate
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import (
-    EVAL_BATCH,
     RELEASED_PROCESSES,
     RELEASED_VAL_FACTOR,
     measured_part,
     meter,
-    open_data,
     released_batch,
 )
 
@@ -34,17 +32,17 @@ def run(job: Job[Evaluate]) -> Outcome:
         stitch_width=config.stitch_width,
         compat=config.compat,
     )
-    load_strictly(student, load_weights(job.upstream["student"][0]), "student")
+    load_strictly(student, job.weights("student"), "student")
     student.to(device).eval()
-    predict = evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate))
-    pack, batch = open_data(config.data), released_batch(config.batch_size)
+    predict = evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.seed))
+    pack, batch = job.pack(config.data), released_batch(config.batch_size)
     count = meter(config, RELEASED_VAL_FACTOR * batch, RELEASED_PROCESSES)
     val = measured_part(config, pack.split("val"), batch)
     iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH, workers=workers), device)
     ood = {
         data.name: measure_masked(
             predict,
-            open_data(data),
+            job.pack(data),
             pack.classes,
             EVAL_BATCH,
             device,

@@ -6,7 +6,7 @@ from m2mkd.distill.hybrid import IncubationHybrid
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.models.vit import Stage, StagedViT, incubation_config
-from m2mkd.models.weights import load_weights, stage_state
+from m2mkd.models.weights import stage_state
 from m2mkd.seeds import forked_rng
 from m2mkd.study.phases import IncubateModule
 from m2mkd.training.job import Job, Outcome
@@ -17,14 +17,14 @@ from m2mkd.training.phases.common import late_schedule, train
 def run(job: Job[IncubateModule]) -> Outcome:
     """Train the module; gradients flow through the frozen stages after it, none through those before."""
     config = job.config
-    with forked_rng("init", "teacher module", config.index, job.replicate):
+    with forked_rng("init", "teacher module", config.index, job.seed):
         network = StagedViT(
             incubation_config(config.meta, config.model, config.index),
             image_size=config.data.image_size,
             num_classes=config.data.classes,
             drop_path=config.recipe.drop_path,
         )
-    meta = load_weights(job.upstream["meta"][0])
+    meta = job.weights("meta")
     for index, stage in enumerate(network.stages):
         if index != config.index:
             load_strictly(stage, stage_state(meta, index), f"stage {index} of the meta model")

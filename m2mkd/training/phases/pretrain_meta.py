@@ -12,7 +12,7 @@ from m2mkd.training.phases.common import late_schedule, train
 def run(job: Job[PretrainMeta]) -> Outcome:
     """Train the meta model; everything trains."""
     config = job.config
-    with forked_rng("init", "meta", job.replicate):
+    with forked_rng("init", "meta", job.seed):
         meta = StagedViT(
             config.model, image_size=config.data.image_size, num_classes=config.data.classes, drop_path=config.recipe.drop_path
         )

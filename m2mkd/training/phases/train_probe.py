@@ -16,20 +16,20 @@ from m2mkd.errors import InputError
 from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
-from m2mkd.models.weights import load_weights
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.statistics import mean, summarise
-from m2mkd.study.phases import CURVES, TrainProbe
+from m2mkd.study.phase import CURVES
+from m2mkd.study.phases import TrainProbe
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import late_schedule, measured_part, meter, open_data, train_on
+from m2mkd.training.phases.common import late_schedule, measured_part, meter, train_on
 
 PROBE_PROCESSES = 4
 """Processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""
 
 
 def run(job: Job[TrainProbe]) -> Outcome:
-    """Train a head on each of the replicate's episodes, and measure on their validation images; the first head is kept."""
+    """Train a head on each of the seed's episodes, and measure on their validation images; the first head is kept."""
     config = job.config
     if config.data.image_size != config.student_data.image_size:
         raise InputError(
@@ -45,9 +45,9 @@ def run(job: Job[TrainProbe]) -> Outcome:
         drop_path=config.recipe.drop_path,
         compat=config.compat,
     )
-    load_strictly(student, load_weights(job.upstream["student"][0]), "student")
+    load_strictly(student, job.weights("student"), "student")
     student.requires_grad_(False)
-    pack = open_data(config.data)
+    pack = job.pack(config.data)
     train, val = pack.split("train"), pack.split("val")
     first = _episode(job, student, train, val, 0)
     if config.episodes == 1:
@@ -59,7 +59,7 @@ def run(job: Job[TrainProbe]) -> Outcome:
 def over_episodes(measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Means of what was measured in each of several episodes; and under ``episodes`` the accuracy of each, with the 95 % interval.
 
-    The interval (Student's t) is about classes and images drawn; that over replicates is about training.
+    The interval (Student's t) is about classes and images drawn; that over seeds is about training.
     """
     values = [one["val_top1"] for one in measured]
     summary = summarise(values)
@@ -75,14 +75,14 @@ def _work_of(job: Job[TrainProbe], number: int) -> Job[TrainProbe]:
 def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split, number: int) -> Outcome:
     """Train a new head on one episode."""
     config = job.config
-    with forked_rng("init", "probe", job.replicate):
+    with forked_rng("init", "probe", job.seed):
         head = replace_head(student, config.way)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         return soft_cross_entropy(student(images, **noise_arguments(config.student, noise)), targets)
 
     from_train = config.compat.get("probe_val_split") == "train"
-    seed = episode_seed(job.replicate, number)
+    seed = episode_seed(job.seed, number)
     drawn = episode(train, val, config.way, config.shots, seed, "train" if from_train else "test")
     shots = drawn.subset(train, drawn.train)
     val = drawn.subset(train if from_train else val, drawn.val)
@@ -97,7 +97,7 @@ def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split
         network=head if frozen else student,
         loss=loss,
         predict=student,
-        predictor=lambda: evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.replicate)),
+        predictor=lambda: evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.seed)),
         meter=meter(config, len(val) / PROBE_PROCESSES, PROBE_PROCESSES),
         late_schedule=late_schedule(config),
     )

@@ -14,7 +14,7 @@ from m2mkd.models.build import build_student, noise_arguments, regularisation
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
-from m2mkd.models.weights import load_modules, load_weights, stages_of
+from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phases import TrainStudent
 from m2mkd.training.job import Job, Outcome
@@ -25,7 +25,7 @@ from m2mkd.training.phases.common import kl_norm, late_schedule, train
 def run(job: Job[TrainStudent]) -> Outcome:
     """Train the student; what no distilled module brings starts as it would from scratch, in every variant."""
     config = job.config
-    with forked_rng("init", "student", config.student.family, job.replicate):
+    with forked_rng("init", "student", config.student.family, job.seed):
         student = build_student(
             config.student,
             image_size=config.data.image_size,
@@ -33,7 +33,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
             prior=config.prior,
             stitch_width=config.stitch_width,
             drop_path=config.recipe.drop_path,
-            graph_seed=derive_seed("graph", str(config.prior), job.replicate),
+            graph_seed=derive_seed("graph", str(config.prior), job.seed),
             compat=config.compat,
         )
     if config.init == "modules":
@@ -67,7 +67,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
 
 def _load_modules(job: Job[TrainStudent], student: VMoE | NAC) -> None:
     only = job.config.load_modules
-    modules = load_modules(job.upstream["modules"], range(job.config.student.modules) if only is None else only)
+    modules = job.modules("modules", range(job.config.student.modules) if only is None else only)
     if isinstance(student, NAC):
         # The positional grid and the classifier fit only where modules and student see the same set at the same size.
         scorer: Any = job.config.compat.get("scorer_transfer", "fresh")
@@ -82,5 +82,5 @@ def _teacher(job: Job[TrainStudent]) -> StagedViT | None:
     if config.teacher is None:
         return None
     teacher = StagedViT(config.teacher, image_size=config.data.image_size, num_classes=config.data.classes)
-    assemble(stages_of(load_weights(job.upstream["teacher"][0])), teacher)
+    assemble(stages_of(job.weights("teacher")), teacher)
     return freeze(teacher)

@@ -1,0 +1,195 @@
+"""The plan as files: what each job reads instead of the configuration, so that editing it changes nothing in what was planned.
+
+``results/<scale>/plan/<phase>/<key>.json`` is all that one run needs to know; ``results/<scale>/plan/study-<key>.json`` is a study as a
+whole, for tables, report and tracking.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from m2mkd.config.compat import Profile
+from m2mkd.config.experiment import Experiment, Scale
+from m2mkd.errors import InputError
+from m2mkd.files import write_json
+from m2mkd.study.keys import run_key
+from m2mkd.study.lineage import display_rows
+from m2mkd.study.phase import PHASES, phase_from
+from m2mkd.study.run import Row, RowName, Run
+from m2mkd.study.study import Study, root_of
+
+EXPERIMENTS: TypeAdapter[dict[str, Experiment]] = TypeAdapter(dict[str, Experiment])
+AGAIN = "run the workflow again, which plans anew"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run as its job sees it."""
+
+    run: Run
+    scale_name: str
+    row: RowName
+    """Row of the tables that it is shown under, for tracking."""
+    checkpoint_minutes: float
+    checkpoint_updates: int | None
+    tracking_uri: str | None = None
+    """MLflow store of the study, unless the environment names one; never with credentials."""
+
+    @property
+    def root(self) -> Path:
+        """Folder of everything that is written at the scale."""
+        return Path(root_of(self.scale_name))
+
+    @property
+    def folder(self) -> Path:
+        """Where its outputs appear."""
+        return self.root / "runs" / self.run.id
+
+    @property
+    def work(self) -> Path:
+        """Where its checkpoints are, and its outputs until all of them are there."""
+        return self.root / "work" / self.run.id
+
+    @property
+    def file(self) -> Path:
+        """Where its plan lies."""
+        return plan_folder(self.scale_name) / f"{self.run.id}.json"
+
+    def content(self) -> dict[str, Any]:
+        """The same as plain values, for its file."""
+        return {
+            "id": self.run.id,
+            "format": self.run.config.FORMAT,
+            **self.run.content,
+            "file": getattr(self.run.config, "file", None),
+            "experiments": sorted(self.run.users),
+            "row": self.row._asdict(),
+            "checkpoint_minutes": self.checkpoint_minutes,
+            "checkpoint_updates": self.checkpoint_updates,
+            "tracking_uri": self.tracking_uri,
+        }
+
+
+def plan_folder(scale_name: str) -> Path:
+    """Folder of the plans of a scale."""
+    return Path(root_of(scale_name), "plan")
+
+
+def planned_runs(study: Study, tracking_uri: str | None = None) -> dict[str, PlannedRun]:
+    """Every run of a study as its job will see it, by id."""
+    rows, scale = display_rows(study), study.scale
+    beside = scale.checkpoint_minutes, scale.checkpoint_updates, tracking_uri
+    return {run.id: PlannedRun(run, study.scale_name, rows[run.id], *beside) for run in study.runs.values()}
+
+
+def write_plan(study: Study, tracking_uri: str | None = None) -> None:
+    """Write the plans of a study and of all its runs, each whole or not at all; those that are as they should be are left alone."""
+    for planned in planned_runs(study, tracking_uri).values():
+        _write(planned.file, planned.content())
+    content = {
+        "scale_name": study.scale_name,
+        "scale": study.scale.model_dump(mode="json"),
+        "ablations": study.ablations,
+        "overrides": study.overrides,
+        "selected": list(study.selected),
+        "experiments": EXPERIMENTS.dump_python(study.experiments, mode="json"),
+        "runs": list(study.runs),
+        "rows": [[*row.name, list(row.trained), list(row.measured)] for row in study.rows],
+    }
+    _write(study_file(study.scale_name, study.key), content)
+
+
+def study_file(scale_name: str, key: str) -> Path:
+    """Where the plan of a whole study lies."""
+    return plan_folder(scale_name) / f"study-{key}.json"
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        if json.loads(path.read_text()) == content:
+            return
+    except (OSError, ValueError):
+        pass
+    write_json(path, content)
+
+
+def read_planned(path: Path) -> PlannedRun:
+    """The plan of one run.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is of another version, or its content is not what its name is the digest of.
+    """
+    content = _read(path)
+    scale_name, phase, key = path.parts[-4], path.parts[-2], path.stem
+    try:
+        upstream = {role: tuple(ids) for role, ids in content["upstream"].items()}
+        if content["format"] != PHASES[phase].FORMAT:
+            raise InputError(f"{path}: planned for format {content['format']} of {phase}, but this is {PHASES[phase].FORMAT}; {AGAIN}")
+        if run_key(content["format"], content["config"], content["upstream"]) != key:
+            raise InputError(f"{path}: its content is not what its name is the digest of; {AGAIN}")
+        config = phase_from(content["config"] | ({"file": content["file"]} if content["file"] is not None else {}))
+        run = Run(config, upstream, set(content["experiments"]))
+        row = RowName(**content["row"])
+        beside = {name: content[name] for name in ("checkpoint_minutes", "checkpoint_updates", "tracking_uri")}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: not a whole plan of a run ({type(error).__name__}); {AGAIN}") from None
+    return PlannedRun(run, scale_name, row, **beside)
+
+
+def find_planned(run_id: str, scale_name: str) -> list[Path]:
+    """Plans of the runs at a scale whose ids begin so."""
+    phase, _, start = run_id.partition("/")
+    if phase not in PHASES or not all(character in "0123456789abcdef" for character in start):
+        return []
+    return sorted((plan_folder(scale_name) / phase).glob(f"{start}*.json"))
+
+
+def read_study(scale_name: str, key: str) -> Study:
+    """A study as it was planned.
+
+    Raises
+    ------
+    InputError
+        If there is no such plan, or it or that of one of its runs is not whole.
+    """
+    path = study_file(scale_name, key)
+    content = _read(path)
+    try:
+        runs = [read_planned(plan_folder(scale_name) / f"{run_id}.json").run for run_id in content["runs"]]
+        study = Study(
+            content["scale_name"],
+            Scale.model_validate(content["scale"]),
+            content["ablations"],
+            content["overrides"],
+            tuple(content["selected"]),
+            EXPERIMENTS.validate_python(content["experiments"]),
+            {run.id: run for run in runs},
+            [_row(*row) for row in content["rows"]],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise InputError(f"{path}: not a whole plan of a study ({type(error).__name__}); {AGAIN}") from None
+    if study.key != key:
+        raise InputError(f"{path}: its content is not what its name is the digest of; {AGAIN}")
+    return study
+
+
+def _row(experiment: str, variant: str, profile: Profile, trained: list[str], measured: list[str]) -> Row:
+    return Row(experiment, variant, profile, tuple(trained), tuple(measured))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: absent; {AGAIN}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, but an object is needed; {AGAIN}")
+    return content

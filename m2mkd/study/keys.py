@@ -1,0 +1,27 @@
+"""Keys: digests of what decides a result."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def digest(value: object) -> str:
+    """First 16 hexadecimal digits of the sha256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_key(format_: int, config: Mapping[str, Any], upstream: Mapping[str, Any]) -> str:
+    """Key of a run: its phase's format version, its configuration, and the runs that it builds on.
+
+    Parameters
+    ----------
+    format_
+        ``FORMAT`` of the phase.
+    config
+        Resolved configuration as plain values; holds the keys of its data sets.
+    upstream
+        Run ids (``phase/key``) by role.
+    """
+    return digest({"format": format_, "config": config, "upstream": upstream})

@@ -1,0 +1,143 @@
+"""Moving finished runs of the old layout to the keys of today.
+
+Once a run held several seeds, in folders ``runs/<phase>/<key>/<slot>``, and its configuration listed them as ``replicates``. A run is now
+one seed, in ``runs/<phase>/<key>``. What was computed is the same to the bit; only keys and records change, and both follow from the old
+record.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from m2mkd.files import publish, sha256, write_json
+from m2mkd.study.keys import run_key
+from m2mkd.study.phase import PHASES, RECORD, SeededPhase
+
+
+class _Unfit(Exception):  # noqa: N818  a reason, not an error
+    """Why a run cannot be moved."""
+
+
+@dataclass(frozen=True)
+class _OldRun:
+    """One seed of a run in the old layout."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.folder.parents[2]
+
+    @property
+    def id(self) -> str:
+        return "/".join(self.folder.parts[-3:-1])
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder / RECORD).read_text())
+            fields = ("id", "key", "config", "upstream", "outputs", "slot", "replicate")
+            if not isinstance(record, dict) or any(field not in record for field in fields):
+                raise _Unfit(f"its {RECORD} is not a whole record")
+        except (OSError, ValueError) as error:
+            raise _Unfit(f"its {RECORD} cannot be read ({type(error).__name__})") from None
+        return record
+
+    def check(self) -> None:
+        """Raise `_Unfit` unless its key follows from its record, and its outputs are those that it recorded."""
+        record, phase = self.record, PHASES.get(self.folder.parts[-3])
+        if phase is None:
+            raise _Unfit("there is no such phase any more")
+        key = run_key(phase.FORMAT, record["config"], record["upstream"])
+        if (record["id"], record["key"]) != (self.id, key) or key != self.folder.parts[-2]:
+            raise _Unfit("its key does not follow from its record, perhaps because it is of another version")
+        for name, digest in record["outputs"].items():
+            if not (self.folder / name).is_file() or sha256(self.folder / name) != digest:
+                raise _Unfit(f"its {name} is not the one that it recorded")
+
+    def upstream(self, run_id: str) -> "_OldRun":
+        """What it builds on under that id: the folder of its own seed, or the one that all share."""
+        folder = self.runs / run_id
+        own = folder / self.folder.name
+        return _OldRun(own if own.is_dir() else folder / "0")
+
+    def config(self) -> dict[str, Any]:
+        """Its configuration as it is written now."""
+        config = {name: value for name, value in self.record["config"].items() if name != "replicates"}
+        seeded = issubclass(PHASES[self.folder.parts[-3]], SeededPhase)
+        return config | ({"seed": self.record["replicate"]} if seeded else {})
+
+
+def migrate(root: Path) -> Iterator[str]:
+    """Move every finished run below a scale's folder to its new key.
+
+    Parameters
+    ----------
+    root
+        ``results/<scale>``.
+
+    Yields
+    ------
+    str
+        One line for all that were moved, and one for each that was not, with the reason. Nothing is removed that was not moved.
+    """
+    old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}"))]
+    ids: dict[Path, str | None] = {}
+    moved = 0
+    for run in old:
+        try:
+            new_id = _new_id(run, ids)
+        except _Unfit as reason:
+            yield f"{run.folder}: stays, for {reason}"
+            continue
+        _move(run, new_id, root / "runs" / new_id, ids)
+        moved += 1
+    for run in old:
+        if ids.get(run.folder):
+            shutil.rmtree(run.folder, ignore_errors=True)
+    for folder in {run.folder.parent for run in old}:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    yield f"{moved} of {len(old)} finished runs were moved to their new keys" if old else f"{root}: has no runs of the old layout"
+    unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdigit()})
+    if unfinished:
+        yield f"{len(unfinished)} unfinished runs, such as {unfinished[0]}, do not say what they are, and are trained anew"
+    if moved and (root.parent / "mlflow.db").is_file():
+        yield f"{root.parent}/mlflow.db: knows the old keys too; to have the new ones alone, remove it, and the workflow fills it again"
+
+
+def _new_id(run: _OldRun, ids: dict[Path, str | None]) -> str:
+    """Id of a run now, which follows from the ids of all that it builds on."""
+    if run.folder not in ids:
+        ids[run.folder] = None
+        run.check()
+        upstream = {role: [_upstream_id(run, run_id, ids) for run_id in old] for role, old in run.record["upstream"].items()}
+        phase = run.folder.parts[-3]
+        ids[run.folder] = f"{phase}/{run_key(PHASES[phase].FORMAT, run.config(), upstream)}"
+    found = ids[run.folder]
+    if found is None:
+        raise _Unfit("what it builds on could not be moved")
+    return found
+
+
+def _upstream_id(run: _OldRun, run_id: str, ids: dict[Path, str | None]) -> str:
+    above = run.upstream(run_id)
+    try:
+        return _new_id(above, ids)
+    except _Unfit as reason:
+        raise _Unfit(f"it builds on {above.folder}, which stays: {reason}") from None
+
+
+def _move(run: _OldRun, new_id: str, target: Path, ids: dict[Path, str | None]) -> None:
+    """Publish the outputs of a run under its new id; its record, which makes it whole, comes last."""
+    record = run.record
+    for name in record["outputs"]:
+        publish(run.folder / name, target / name)
+    upstream = {role: [_upstream_id(run, run_id, ids) for run_id in old] for role, old in record["upstream"].items()}
+    kept = {name: value for name, value in record.items() if name not in ("slot", "replicate")}
+    changed = {"id": new_id, "key": new_id.partition("/")[2], "config": run.config(), "upstream": upstream}
+    write_json(target / RECORD, kept | changed | {"seed": run.config().get("seed"), "migrated_from": f"{run.id}/{run.folder.name}"})

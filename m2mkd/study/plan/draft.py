@@ -1,0 +1,160 @@
+"""A study in the making: what its experiments name, found by name, and the runs that are planned so far."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from m2mkd.config import load
+from m2mkd.config.compat import Profile, Value, switches_for
+from m2mkd.config.experiment import Catalogue, Experiment, Scale, Seeds, seeds_of
+from m2mkd.config.imports import imported_digest
+from m2mkd.config.models import Model, NACConfig
+from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
+from m2mkd.study.data import Data, resolve_data
+from m2mkd.study.phase import Phase
+from m2mkd.study.phases import ImportWeights
+from m2mkd.study.run import Row, Run
+from m2mkd.study.study import Study
+
+
+@dataclass
+class Draft:
+    """A study in the making. Functions of this package add runs to it; all that differs between them is the scale's values."""
+
+    study: Study
+    scale: Scale
+    profile: Profile
+    user: str
+    """Experiment that the runs are for."""
+    catalogue: Catalogue
+    """Architectures and recipes at the draft's scale."""
+    experiments: dict[str, Experiment]
+    """Those that were asked for, by name; reading a file for every run that asks would take most of the planning."""
+    compat: Mapping[str, Value] = field(default_factory=dict)
+    """Values of switches in the place of the profile's."""
+    switched: set[str] = field(default_factory=set)
+    """Switches of ``compat`` that a run has taken."""
+
+    @property
+    def where(self) -> str:
+        """Beginning of a line about something wrong."""
+        return f"experiment {self.user}"
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the scale."""
+        return seeds_of(self.scale.seeds)
+
+    def experiment(self, name: str) -> Experiment:
+        """An experiment at the draft's scale."""
+        if name not in self.experiments:
+            self.experiments[name] = load.experiment(name, self.scale)
+        return self.experiments[name]
+
+    def model(self, name: str, *families: type) -> Any:
+        """An architecture of one of the given families."""
+        model = self.catalogue.models.get(name)
+        if model is None:
+            raise InputError(
+                f"{self.where}: model '{name}' is not in config/models.yaml; it has {', '.join(sorted(self.catalogue.models))}"
+            )
+        if type(model) not in families:
+            wanted = " or ".join(cls.__name__.removesuffix("Config") for cls in families)
+            found = type(model).__name__.removesuffix("Config")
+            raise InputError(f"{self.where}: model '{name}' is a {found}, but a {wanted} is needed here")
+        return model
+
+    def recipe(self, name: str | None) -> Recipe:
+        """A recipe by its name."""
+        assert name is not None, "the experiment's validation has seen to it"
+        if name not in self.catalogue.recipes:
+            known = ", ".join(sorted(self.catalogue.recipes))
+            raise InputError(f"{self.where}: recipe '{name}' is not in config/recipes.yaml; it has {known}")
+        return self.catalogue.recipes[name]
+
+    def data(self, text: str) -> Data:
+        """A data set, or what stands in for it at the draft's scale."""
+        return resolve_data(self.scale.data.get(text, text), f"{self.where}: data")[0]
+
+    def with_more(self, *more: Seeds | None) -> tuple[int, ...]:
+        """Seeds of the scale, and those that an experiment or a variant asks for beside them."""
+        return tuple(sorted({*self.seeds, *(seed for wanted in more if wanted is not None for seed in seeds_of(wanted))}))
+
+    def run(
+        self,
+        phase: type[Phase],
+        model: Model,
+        upstream: Mapping[str, Sequence[str]],
+        /,
+        *,
+        distilled: bool = False,
+        published_data: str = "",
+        **fields: Any,
+    ) -> str:
+        """Add a run, unless it is there, and give its id.
+
+        Parameters
+        ----------
+        phase
+            What it does.
+        model
+            What it trains or measures; decides which compat switches matter.
+        upstream
+            Ids of the runs that it builds on, by role.
+        distilled
+            Whether its loss has a soft distillation term.
+        published_data
+            Name of the data set in the experiment, where that decides about compat switches.
+        **fields
+            Of the phase's configuration.
+
+        Raises
+        ------
+        InputError
+            If a model cannot take the images, or the data have none to train on.
+        """
+        for role in ("model", "meta", "teacher", "student"):
+            if fields.get(role) and "data" in fields:
+                self.check_fit(fields[role], fields["data"])
+        if "recipe" in fields:
+            self._check_trainable(fields["data"])
+        compat = switches_for(load.switches(), self.profile, phase.name(), model.family, published_data.partition("@")[0], distilled)
+        switched = {switch: value for switch, value in self.compat.items() if switch in compat}
+        self.switched |= switched.keys()
+        config = phase(threads=self.scale.threads, compat=compat | switched, **fields)
+        run = Run(config, {role: tuple(ids) for role, ids in upstream.items()})
+        self.study.runs.setdefault(run.id, run).users.add(self.user)
+        return run.id
+
+    def row(self, experiment: str, variant: str, trained: Iterable[str], measured: Iterable[str]) -> None:
+        """Add a row of the tables, unless it is there."""
+        row = Row(experiment, variant, self.profile, tuple(trained), tuple(measured))
+        if row not in self.study.rows:
+            self.study.rows.append(row)
+
+    def imported(
+        self, file: str, field: str, model: Model, data: Data, *, index: int | None = None, stitch_width: int | None = None
+    ) -> str:
+        """Id of the run that takes the weights of a model, or of one module of it, from a file that ``field`` names."""
+        self.check_fit(model, data)
+        sizes: dict[str, Any] = {"image_size": data.image_size, "classes": data.classes, "stitch_width": stitch_width}
+        return self.run(ImportWeights, model, {}, model=model, index=index, sha256=imported_digest(file, field), file=file, **sizes)
+
+    def check_fit(self, model: Model, data: Data) -> None:
+        """Refuse images that the model cannot cut into whole patches."""
+        if data.image_size % model.stride:
+            name = next(name for name, known in self.catalogue.models.items() if known is model)
+            what = "tokenizer's total stride" if isinstance(model, NACConfig) else "patch_size"
+            raise InputError(
+                f"{self.where}: model '{name}' cannot take data {data}: {data.image_size} pixels are not a multiple of "
+                f"its {what} {model.stride}; change models.{name} or the image size"
+            )
+
+    def _check_trainable(self, data: Data) -> None:
+        """Refuse to train on a set that is only measured on, such as ImageNet-R."""
+        if load.datasets()[data.name].train_images is None:
+            raise InputError(
+                f"{self.where}: data {data} has no training images, it is only measured on; name it under ood or train on another"
+            )

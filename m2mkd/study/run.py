@@ -1,0 +1,89 @@
+"""Runs, and the rows of the tables that they serve."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from m2mkd.config.compat import Profile
+from m2mkd.study.keys import run_key
+from m2mkd.study.phase import Phase
+
+
+@dataclass(frozen=True)
+class Run:
+    """One node of the graph: a phase with everything that decides its result, for one seed where seeds do not share it."""
+
+    config: Phase
+    upstream: dict[str, tuple[str, ...]]
+    """Ids of the runs that it builds on, by role."""
+    users: set[str] = field(default_factory=set, compare=False)
+    """Experiments that need it."""
+
+    @property
+    def phase(self) -> str:
+        return self.config.name()
+
+    @cached_property
+    def key(self) -> str:
+        return run_key(self.config.FORMAT, **self.content)
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.key}"
+
+    @property
+    def seed(self) -> int | None:
+        """None where all seeds share it."""
+        return getattr(self.config, "seed", None)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its key is a digest of, besides its phase's format: ``config`` and ``upstream`` as plain values."""
+        upstream = {role: list(ids) for role, ids in self.upstream.items()}
+        return {"config": self.config.model_dump(mode="json"), "upstream": upstream}
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of the runs that it builds on, whatever their role."""
+        return tuple(run_id for ids in self.upstream.values() for run_id in ids)
+
+    @property
+    def what(self) -> str:
+        """What tells it from the others of its phase, in a few words."""
+        config: Any = self.config
+        model = getattr(config, "student", None) or getattr(config, "model", None)
+        words = [model.family] if model is not None else []
+        if getattr(config, "index", None) is not None:
+            words.append(f"module {config.index}")
+        words += [str(value) for name in ("prior", "init") if (value := getattr(config, name, None))]
+        if getattr(config, "distillation", None):
+            words.append("pure KD")
+        return " ".join(words)
+
+
+class RowName(NamedTuple):
+    """A row of the tables by name."""
+
+    experiment: str
+    variant: str
+    profile: Profile
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/{self.variant} ({self.profile})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables: a variant of an experiment in a compat profile, or a teacher."""
+
+    experiment: str
+    variant: str
+    profile: Profile
+    trained: tuple[str, ...]
+    """Runs that trained it, one a seed; of a teacher, or where the weights are imported, one in all."""
+    measured: tuple[str, ...]
+    """Runs that hold its accuracies, one a seed; of a teacher one in all."""
+
+    @property
+    def name(self) -> RowName:
+        return RowName(self.experiment, self.variant, self.profile)

@@ -1,0 +1,82 @@
+"""Planning for the workflow: everything that Snakemake and its jobs read is written once, before any of them starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from m2mkd.config.experiment import Settings
+from m2mkd.containers.image import for_workflow
+from m2mkd.errors import InputError
+from m2mkd.files import require_writable, write_json
+from m2mkd.planning.request import Terms, requests
+from m2mkd.study.differences import differences
+from m2mkd.study.files import plan_folder, read_study, write_plan
+from m2mkd.study.graph import as_graph
+from m2mkd.study.keys import digest
+from m2mkd.study.phase import PHASES
+from m2mkd.study.plan import build_study
+from m2mkd.study.state import normalise_mtimes
+from m2mkd.study.study import Study
+from m2mkd.tracking.address import set_default_tracking_uri
+
+
+def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], object], *, in_container: bool = False) -> Path:
+    """Plan a study with the ablations of its scale, and write the plan.
+
+    Parameters
+    ----------
+    settings
+        Scale, experiments and overrides.
+    terms
+        What the machine offers to every job; none: jobs ask for nothing.
+    say
+        Told what differs from the last plan of the scale.
+    in_container
+        Whether jobs are to run in the image, which must be there.
+
+    Returns
+    -------
+    Path
+        The graph of runs as JSON (see `m2mkd.study.graph.as_graph`), with ``container``, ``tracking`` and ``requests`` of the jobs.
+    """
+    tracking = set_default_tracking_uri(settings.tracking_uri)
+    study, whole = build_study(settings), build_study(settings, ablations=True)
+    if whole.key == study.key:  # a scale without ablations
+        whole = study
+    container = for_workflow(settings, study.scale.threads, enter=in_container)
+    require_writable(Path(study.root))
+    normalise_mtimes(whole)
+    uri = _without_secret(settings.tracking_uri)
+    write_plan(study, uri)
+    if whole is not study:
+        write_plan(whole, uri)
+    _note(whole, say)
+    for phase in PHASES:  # outputs of DVC's stages, whether the study has such runs or not
+        Path(study.root, "runs", phase).mkdir(parents=True, exist_ok=True)
+    beside = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
+    graph = as_graph(study, whole) | beside
+    path = plan_folder(study.scale_name) / f"graph-{digest(graph)}.json"
+    if not path.is_file():
+        write_json(path, graph)
+    return path
+
+
+def _without_secret(uri: str | None) -> str | None:
+    """The address, unless it holds a password: plans are no place for one, and jobs get it from the environment."""
+    return uri if uri and "@" not in urlsplit(uri).netloc else None
+
+
+def _note(study: Study, say: Callable[[str], object]) -> None:
+    """Say in what the plan differs from the last one, and remember it as the last."""
+    current = plan_folder(study.scale_name) / "current.json"
+    try:
+        last = str(json.loads(current.read_text())["study"])
+        if last == study.key:
+            return
+        news = differences(read_study(study.scale_name, last), study)
+    except (OSError, ValueError, KeyError, TypeError, InputError):  # there was none, or none of this version
+        news = ""
+    if news:
+        say(f"m2mkd: {news}")
+    write_json(current, {"study": study.key})

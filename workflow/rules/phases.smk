@@ -1,0 +1,71 @@
+# A rule for each phase, made from what the phase declares of itself (m2mkd/study/phases.py). Written out, that of evaluations is
+#
+#   rule evaluate:
+#       input:
+#           inputs("evaluate"),               # outputs of the runs that it builds on, and its data sets
+#       output:
+#           outputs("evaluate"),              # results/<scale>/runs/evaluate/{key}/metrics.json and run.json
+#       log:
+#           f"{LOGS}/evaluate/{{key}}.log",
+#       priority: 0                           # what the most phases wait for goes first
+#       localrule: False                      # True for phases that run on the head node
+#       conda:
+#           "../envs/m2mkd.yaml"
+#       threads: cores("evaluate/{key}", "evaluate")
+#       resources:
+#           **needs("evaluate/{key}", "evaluate"),
+#       params:
+#           arguments=arguments,
+#       shell:
+#           "m2mkd run evaluate/{wildcards.key} {params.arguments} > {log} 2>&1"
+for phase, declared in PLAN["phases"].items():
+
+    rule:
+        name:
+            phase
+        input:
+            inputs(phase),
+        output:
+            outputs(phase),
+        log:
+            f"{LOGS}/{phase}/{{key}}.log",
+        priority: declared["priority"]
+        localrule: declared["head_node"]
+        conda:
+            "../envs/m2mkd.yaml"
+        threads: cores(f"{phase}/{{key}}", phase)
+        resources:
+            **needs(f"{phase}/{{key}}", phase),
+        params:
+            run=lambda wildcards, phase=phase: f"{phase}/{wildcards.key}",
+            arguments=arguments,
+        shell:
+            "m2mkd run {params.run} {params.arguments} > {log} 2>&1"
+
+
+# Several seeds, or modules, in one job, where the scale asks for it.
+for first, members in PLAN["groups"].items():
+    phase = members[0].split("/")[0]
+
+    rule:
+        name:
+            f"{phase}_{first}"
+        input:
+            inputs_of(members),
+        output:
+            outputs_of(members),
+        log:
+            f"{LOGS}/{phase}/{first}.log",
+        priority: PLAN["phases"][phase]["priority"]
+        conda:
+            "../envs/m2mkd.yaml"
+        threads: cores(first, phase)
+        resources:
+            **needs(first, phase),
+        params:
+            runs=members,
+            arguments=arguments,
+        shell:
+            "m2mkd run {params.runs} {params.arguments} > {log} 2>&1"
+
+    workflow.ruleorder(f"{phase}_{first}", phase)
