@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BINS = 15
+CALIBRATION_BINS = 15
 """Bins of the expected calibration error, as Guo et al. (2017) have it."""
 
 
-def calibration_error(confidences: Tensor, correct: Tensor, bins: int = BINS, *, equal_mass: bool = False) -> float:
+def calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS, *, equal_mass: bool = False) -> float:
     """Expected calibration error: how far confidence and accuracy are apart in a bin of confidences, weighed by the images in it.
 
     Parameters

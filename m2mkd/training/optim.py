@@ -22,7 +22,7 @@ def build_optimizer(
         What is trained.
     recipe
         Kind, peak learning rate and weight decay.
-    spared
+    no_weight_decay
         Names of parameters without weight decay, beside biases and tensors of fewer than two axes.
     decay_all
         Decay every parameter, biases and norms too.
