@@ -40,11 +40,11 @@ def calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRAT
     if equal_mass:
         order = confidences.argsort(stable=True)
         confidences, correct = confidences[order], correct[order]
-        places = torch.arange(len(order)) * bins // len(order)
+        bin_of = torch.arange(len(order)) * bins // len(order)
     else:
         edges = torch.arange(1, bins, dtype=torch.float64) / bins
-        places = torch.bucketize(confidences, edges)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, correct - confidences)
+        bin_of = torch.bucketize(confidences, edges)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, correct - confidences)
     return (gaps.abs().sum() / len(confidences)).item()
 
 
@@ -56,7 +56,7 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
     correct
         Whether each prediction is right, bool (N,).
     labels
-        Place of each image's class in ``classes``, int64 (N,).
+        Index of each image's class in ``classes``, int64 (N,).
     classes
         Names of the classes.
 
@@ -76,7 +76,7 @@ def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
     Parameters
     ----------
     predicted, labels
-        Places of the predicted and of the true class in ``classes``, int64 (N,).
+        Indices of the predicted and of the true class in ``classes``, int64 (N,).
     classes
         Names of the classes.
 

@@ -253,7 +253,7 @@ def test_another_kind_is_refused():
     ("damage", "message"),
     [
         (lambda state: state.pop("stages.1.blocks.0.norm1.weight"), "lacks stages.1.blocks.0.norm1.weight"),
-        (lambda state: state.update(extra=torch.zeros(1)), "has extra which has no place"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has extra that nothing takes"),
         (lambda state: state.update({"stages.3.head.bias": torch.zeros(3)}), r"stages.3.head.bias is \(3,\), expected \(10,\)"),
     ],
 )
