@@ -85,5 +85,6 @@ def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
     dict
         ``classes``, and ``images``: a triple of label, prediction and number of images for each pair that occurs, in order.
     """
+    # Scikit-learn's confusion_matrix is no part of the core installation, on which this is computed, and is dense.
     pairs, counts = torch.unique(torch.stack([labels, predicted], dim=1), dim=0, return_counts=True)
     return {"classes": list(classes), "images": [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)]}
