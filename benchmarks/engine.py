@@ -185,7 +185,7 @@ def _ranks_worker(rank: int, port: int, barrier: Any, results: Any, batch: int, 
     quietly()
     torch.set_num_threads(1)
     both, now = Ranks(rank, 2), getattr(time, clock)
-    join(Machine(CPU, ranks=both))
+    join(CPU, both)
     for _ in range(rounds):
         barrier.wait()
         alone = statistics.median(trained(vit_task(), batch, updates, now)[2:]) if rank == 0 else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from m2mkd.config import load
-from m2mkd.study.phase import CURVES, Phase, WEIGHTS
+from m2mkd.study.phase import CURVES, WEIGHTS, Phase
 from m2mkd.study.phases import Evaluate, EvaluateTeacher, MeasureHybrid
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run

@@ -7,13 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from m2mkd.cli.options import DeviceOption
+from m2mkd.upstream.kinds import KINDS
 
 app = typer.Typer()
 
-KindOption = Annotated[
-    str | None,
-    typer.Option("--kind", help="nac, nac_readin, nac_mediator, nac_readout, vit, vmoe, vmoe_module or vmoe_detector.", show_default=False),
-]
+KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.", show_default=False)]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML or JSON: the released configuration, or constructor arguments.", show_default=False)
 ]
@@ -28,7 +26,6 @@ def import_(
 ) -> None:
     """Bring a released checkpoint under this suite's names, every tensor of it checked."""
     from m2mkd.errors import InputError
-    from m2mkd.upstream.description import KINDS
     from m2mkd.upstream.imported import open_released, write_imported
 
     if kind is None:

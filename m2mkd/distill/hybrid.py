@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedTransformer
@@ -13,10 +14,11 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class SharedPrefix(nn.Module):
-    """The first stages of a meta model, run once for several hybrids that get the same batch one after the other.
+    """The first stages of a meta model, run once for several hybrids that get the same images one after the other.
 
-    Hybrids in ascending order of their modules go on from where the last one stood, so that each stage runs once a batch. A
-    batch is recognised by being the same tensor; nobody may change it, or the weights, in between.
+    Hybrids in ascending order of their modules go on from where the last one stood, so that each stage runs once for each image. A batch,
+    or a micro-batch that a batch is accumulated from, is recognised by being the same tensor; nobody may change it, or the weights, while
+    it is there. What the stages made of it goes with it.
 
     Parameters
     ----------
@@ -27,18 +29,22 @@ class SharedPrefix(nn.Module):
     def __init__(self, meta: StagedTransformer) -> None:
         super().__init__()
         self.stages = freeze(meta.stages)
-        self._images: Tensor | None = None
-        self._output: Tensor | None = None
-        self._done = 0
+        self._reached: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        """By images: number of the stages behind them, at least 1, and the output of the last of these."""
 
+    # Not compiled itself, which what it remembers would make it again for each batch; the stages that it calls are.
+    @torch.compiler.disable(recursive=False)
     @torch.no_grad()
     def forward(self, images: Tensor, count: int) -> Tensor:
         """Output of the first ``count`` stages, without a graph: tokens (B, N, d), or the images (B, 3, H, W) themselves after none."""
-        if images is not self._images or self._output is None or count < self._done:
-            self._images, self._output, self._done = images, images, 0
-        self._output = _run(self.stages[self._done : count], self._output)
-        self._done = count
-        return self._output
+        if count == 0:
+            return images
+        done, output = self._reached.get(images, (0, images))
+        if done > count:
+            done, output = 0, images
+        output = _run(self.stages[done:count], output)
+        self._reached[images] = count, output
+        return output
 
 
 class HybridLogits(NamedTuple):

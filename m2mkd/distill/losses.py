@@ -21,7 +21,8 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     targets
         Class probabilities (B, C).
     """
-    return -(targets * _log_softmax(logits)).sum(dim=-1).mean()
+    # F.cross_entropy has the same gradient to the bit, but adds up its value in another order: logs and golden curves would change.
+    return -(targets * F.log_softmax(_raised(logits), dim=-1)).sum(dim=-1).mean()
 
 
 def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, tau: float, normalise: KLNorm) -> Tensor:
@@ -37,14 +38,14 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, tau: float, no
         What the sum over batch and classes is divided by: ``batch``, B; ``numel``, B x C, as in the released code
         (specification vmoe.md 7, finding 1).
     """
-    student, teacher = _log_softmax(student_logits, tau), _log_softmax(teacher_logits, tau)
+    student, teacher = (F.log_softmax(_raised(logits) / tau, dim=-1) for logits in (student_logits, teacher_logits))
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
     return tau**2 * total / (len(student) if normalise == "batch" else student.numel())
 
 
 def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Cross-entropy with the teacher's most probable class, mean over the batch; logits are (B, C)."""
-    return F.nll_loss(_log_softmax(student_logits), teacher_logits.argmax(dim=-1))
+    return F.cross_entropy(_raised(student_logits), teacher_logits.argmax(dim=-1))
 
 
 def distillation_loss(
@@ -82,5 +83,5 @@ def distillation_loss(
     return (1 - distillation.alpha) * labels + distillation.alpha * term
 
 
-def _log_softmax(logits: Tensor, tau: float = 1.0) -> Tensor:
-    return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / tau, dim=-1)
+def _raised(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

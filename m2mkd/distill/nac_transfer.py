@@ -36,7 +36,7 @@ def _circuit_names(index: int, modules: int, module: Mapping[str, Tensor]) -> di
             continue
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if prefix is None:
-            raise InputError(f"module {index}: tensor {name} has no place in a NAC; is this the module of another index?")
+            raise InputError(f"module {index}: tensor {name} is of no layer of a NAC; is this the module of another index?")
         renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
     return renamed
 

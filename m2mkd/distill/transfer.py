@@ -90,7 +90,7 @@ def check_state(expected: StateDict, state: StateDict, name: str, *, dropped: Co
     if missing := sorted((expected.keys() | set(dropped)) - state.keys()):
         raise InputError(f"{name} lacks {_listed(missing)}; train it with the configuration that loads it")
     if surplus := sorted(state.keys() - expected.keys() - set(dropped)):
-        raise InputError(f"{name} has {_listed(surplus)} which has no place; train it with the configuration that loads it")
+        raise InputError(f"{name} has {_listed(surplus)} that nothing takes; train it with the configuration that loads it")
     for key, tensor in expected.items():
         if state[key].shape != tensor.shape:
             raise InputError(

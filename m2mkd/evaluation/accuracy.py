@@ -94,7 +94,7 @@ def measure_together(
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in predictors]
     for batch in batches:
         images = batch.images.to(device)
-        for place, predict in enumerate(predictors):
+        for index, predict in enumerate(predictors):
             logits, labels = predict(images).double().cpu(), batch.labels
             if columns is not None and label_map is not None:
                 labels = label_map[labels]
@@ -102,7 +102,7 @@ def measure_together(
             loss = F.cross_entropy(logits, labels, reduction="none")
             largest = logits.topk(min(5, logits.shape[1]), dim=1).indices
             ranked = largest == labels[:, None]
-            found[place].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels, largest[:, 0]))
+            found[index].append((loss, ranked[:, 0], ranked.any(dim=1), logits.softmax(dim=1).amax(dim=1), labels, largest[:, 0]))
     return [_accuracy(*(torch.cat(parts) for parts in zip(*_in_order(batches, ranks), strict=True))) for batches in found]
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BINS = 15
+CALIBRATION_BINS = 15
 """Bins of the expected calibration error, as Guo et al. (2017) have it."""
 
 
-def calibration_error(confidences: Tensor, correct: Tensor, bins: int = BINS, *, equal_mass: bool = False) -> float:
+def calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS, *, equal_mass: bool = False) -> float:
     """Expected calibration error: how far confidence and accuracy are apart in a bin of confidences, weighed by the images in it.
 
     Parameters
@@ -40,11 +40,11 @@ def calibration_error(confidences: Tensor, correct: Tensor, bins: int = BINS, *,
     if equal_mass:
         order = confidences.argsort(stable=True)
         confidences, correct = confidences[order], correct[order]
-        places = torch.arange(len(order)) * bins // len(order)
+        bin_of = torch.arange(len(order)) * bins // len(order)
     else:
         edges = torch.arange(1, bins, dtype=torch.float64) / bins
-        places = torch.bucketize(confidences, edges)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, correct - confidences)
+        bin_of = torch.bucketize(confidences, edges)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, correct - confidences)
     return (gaps.abs().sum() / len(confidences)).item()
 
 
@@ -56,7 +56,7 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
     correct
         Whether each prediction is right, bool (N,).
     labels
-        Place of each image's class in ``classes``, int64 (N,).
+        Index of each image's class in ``classes``, int64 (N,).
     classes
         Names of the classes.
 
@@ -76,7 +76,7 @@ def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
     Parameters
     ----------
     predicted, labels
-        Places of the predicted and of the true class in ``classes``, int64 (N,).
+        Indices of the predicted and of the true class in ``classes``, int64 (N,).
     classes
         Names of the classes.
 
@@ -85,5 +85,6 @@ def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
     dict
         ``classes``, and ``images``: a triple of label, prediction and number of images for each pair that occurs, in order.
     """
+    # Scikit-learn's confusion_matrix is no part of the core installation, on which this is computed, and is dense.
     pairs, counts = torch.unique(torch.stack([labels, predicted], dim=1), dim=0, return_counts=True)
     return {"classes": list(classes), "images": [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)]}

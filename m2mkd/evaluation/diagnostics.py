@@ -16,7 +16,7 @@ from m2mkd.models.vmoe import VMoE
 
 IMAGES = 32
 """Images of a validation set that are enough for it, its first ones."""
-PART = 8
+AT_A_TIME = 8
 """Images at a time: weights of a published NAC are 24 MB for each."""
 
 
@@ -97,8 +97,8 @@ def _nac(student: NAC, images: Tensor) -> dict[str, Any]:
         mass[name] = mass[name] + weights.mean(1).sum(0).cpu()
 
     with watched(layers | {"pooling": student.output_tokenizer}, see):
-        for part in images.split(PART):
-            student(part)
+        for images_now in images.split(AT_A_TIME):
+            student(images_now)
 
     inputs, mediators = student.config.latents.input, student.config.latents.mediator
     found = [_layer(name, entropy[name] / len(images), mass[name] / len(images), inputs) for name in layers]
@@ -144,8 +144,8 @@ def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
         means[name] = means[name] + measured * len(arguments["x"]) / len(images)
 
     with watched(layers, see):
-        for part in images.split(PART):
-            student(part)
+        for images_now in images.split(AT_A_TIME):
+            student(images_now)
     found = []
     for name, layer in layers.items():
         entropy, dropped = means[name].tolist()

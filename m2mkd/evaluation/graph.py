@@ -20,7 +20,12 @@ BANDWIDTH = "propagators.{}.latent_attention.kernel.bandwidth"
 
 @dataclass(frozen=True)
 class Graph:
-    """An undirected graph on the mediators."""
+    """An undirected graph on the mediators.
+
+    Its numbers are those of networkx, with which a test compares them. They are computed here because the clustering of networkx has other
+    last bits, which the sixth digit on record shows at times, and because it takes most of a second for a published student, whose
+    diagnosis is part of each epoch.
+    """
 
     title: str
     links: Tensor

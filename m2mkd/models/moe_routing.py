@@ -73,8 +73,8 @@ class VMoERouter:
         ratio = self.capacity_ratio if training else self.eval_capacity_ratio
         priority = weights.detach()[:, 0] if self.batch_priority else None
         experts = logits.shape[-1]
-        places = places_in_queues(chosen, experts, group_tokens, priority)
-        full = torch.cat([part >= capacity(len(part), experts, top_k, ratio) for part in places.split(group_tokens)])
+        positions = queue_positions(chosen, experts, group_tokens, priority)
+        full = torch.cat([group >= capacity(len(group), experts, top_k, ratio) for group in positions.split(group_tokens)])
         return chosen.masked_fill(full, experts), weights.masked_fill(full, 0)
 
     def auxiliary_loss(self, logits: Tensor, noisy: Tensor, top_k: int, group_tokens: int) -> Tensor:
@@ -99,8 +99,8 @@ def capacity(tokens: int, experts: int, top_k: int, ratio: float) -> int:
     return math.ceil(math.ceil(ratio * top_k * tokens / experts) / 4) * 4
 
 
-def places_in_queues(chosen: Tensor, experts: int, group_tokens: int, priority: Tensor | None = None) -> Tensor:
-    """Place of each pair of token and expert in the queue before that expert, in its group.
+def queue_positions(chosen: Tensor, experts: int, group_tokens: int, priority: Tensor | None = None) -> Tensor:
+    """Position of each pair of token and expert in the queue before that expert, in its group.
 
     First choices come before second ones; among them tokens stand in their order, or by decreasing priority.
 
@@ -126,10 +126,10 @@ def places_in_queues(chosen: Tensor, experts: int, group_tokens: int, priority: 
     queues = (chosen + experts * groups.unsqueeze(1))[served].t().flatten()
     # A stable sort keeps the order of service inside each queue, and the queue's first row is where its number begins.
     sorted_queues, order = queues.sort(stable=True)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=device) - torch.searchsorted(sorted_queues, sorted_queues)
+    positions = torch.empty_like(order)
+    positions[order] = torch.arange(len(order), device=device) - torch.searchsorted(sorted_queues, sorted_queues)
     ours = torch.empty_like(chosen)
-    ours[served] = places.view(chosen.shape[1], -1).t()
+    ours[served] = positions.view(chosen.shape[1], -1).t()
     return ours
 
 
@@ -143,7 +143,7 @@ def imbalance(shares: Tensor, group_tokens: int) -> Tensor:
     group_tokens
         Tokens in a group; the last group may have fewer.
     """
-    sums = torch.stack([part.sum(dim=0) for part in shares.split(group_tokens)])
+    sums = torch.stack([group.sum(dim=0) for group in shares.split(group_tokens)])
     return (sums.var(dim=1, unbiased=False) / sums.mean(dim=1).square()).mean()
 
 

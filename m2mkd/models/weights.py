@@ -65,7 +65,7 @@ def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, 
     Raises
     ------
     InputError
-        If one is absent or damaged, or by its own record another module than the one whose place it has.
+        If one is absent or damaged, or by its own record another module than the one that is wanted.
     """
     modules = {}
     for folder, index in zip(folders, indices, strict=True):

@@ -1,5 +1,10 @@
 """What one part of a network costs: arithmetic, parameters, and the tensors that it keeps for its backward pass."""
 
+# Formulas, and not torch's FlopCounterMode on the meta device, for four reasons: importing torch and the models takes ten times as long as
+# planning does, at each start of the workflow; the router of a V-MoE cannot run there, for how much its experts compute depends on values;
+# a NAC is also counted as the released code computes it, which nothing here runs; and nobody counts memory but formulas. The counter is
+# the oracle instead: tests/unit/test_planning_flops.py holds each formula against it.
+
 from dataclasses import dataclass
 from typing import Literal
 

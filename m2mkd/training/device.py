@@ -10,12 +10,9 @@ import torch
 
 from m2mkd.errors import InputError
 from m2mkd.ranks import ALONE, Ranks
-from m2mkd.training.machine import Machine
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-PATIENCE = datetime.timedelta(minutes=30)
+RANK_TIMEOUT = datetime.timedelta(minutes=30)
 """Time that a rank waits for the others, such as for the first one to measure or to get hold of a lock."""
 
 
@@ -55,15 +52,15 @@ def prepare_torch(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
 
 
-def join(machine: Machine) -> None:
-    """Meet the other ranks: gloo between CPUs, and NCCL between GPUs."""
-    if machine.ranks.count == 1 or torch.distributed.is_initialized():
+def join(device: torch.device, ranks: Ranks) -> None:
+    """Meet the other ranks, this one computing on ``device``: gloo between CPUs, and NCCL between GPUs."""
+    if ranks.count == 1 or torch.distributed.is_initialized():
         return
-    on_gpu = machine.device.type == "cuda"
+    on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(machine.device)
+        torch.cuda.set_device(device)
     # Small numbers go between CPUs in any case, where nobody has to wait for a GPU.
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=RANK_TIMEOUT)
 
 
 @contextlib.contextmanager

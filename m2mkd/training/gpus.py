@@ -12,7 +12,7 @@ from pathlib import Path
 from m2mkd.errors import InputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
+GPU_LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
 """Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
 
 
@@ -66,7 +66,7 @@ def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
     devices = visible()
     if len(devices) < count:
         raise InputError(f"--gpus {count}: {len(devices)} can be seen here; leave the option out, or look at nvidia-smi and {VISIBLE}")
-    LOCKS.mkdir(parents=True, exist_ok=True)
+    GPU_LOCKS.mkdir(parents=True, exist_ok=True)
     waited = False
     while not (held := _hold(count, devices)):
         if not waited:
@@ -82,7 +82,7 @@ def _hold(count: int, devices: list[str]) -> list[str]:
     """So many of the devices, locked; or none, so that two jobs that want several never wait for each other."""
     held: dict[str, int] = {}
     for device in devices:
-        descriptor = os.open(LOCKS / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(GPU_LOCKS / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -18,7 +18,7 @@ LEAP = 3.0
 """A loss so many times the median of the last ones is a leap."""
 SHORTAGES = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 """What a RuntimeError says of too little memory, where torch has no error of its own for it."""
-LOADER = "DataLoader worker (pid"
+LOADER_DIED = "DataLoader worker (pid"
 """How a RuntimeError begins where a process that loads data was killed."""
 
 
@@ -75,7 +75,7 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if str(error).startswith(LOADER):
+        if str(error).startswith(LOADER_DIED):
             fix = "lower --workers, or give it more; in a container that may be shared memory"
             raise InputError(f"a process that loads data has died, as where memory is short; {fix} ({error})") from error
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(words in str(error) for words in SHORTAGES):

@@ -89,7 +89,7 @@ def machine_for(
         machine = Machine(choose_device(device, ranks), workers, ranks, **options)  # type: ignore[arg-type]
         if machine.compiled and machine.device.type == "cpu":
             raise InputError("--compile: is for GPUs; on a CPU it gains nothing and changes the last bit of every sum")
-        join(machine)
+        join(machine.device, ranks)
         return machine
 
     return prepare

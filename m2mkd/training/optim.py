@@ -22,7 +22,7 @@ def build_optimizer(
         What is trained.
     recipe
         Kind, peak learning rate and weight decay.
-    spared
+    no_weight_decay
         Names of parameters without weight decay, beside biases and tensors of fewer than two axes.
     decay_all
         Decay every parameter, biases and norms too.
@@ -34,6 +34,8 @@ def build_optimizer(
         matrix = parameter.ndim > 1 or (decay_scalars and parameter.ndim == 0)
         return decay_all or (matrix and not name.endswith(".bias") and name not in no_weight_decay)
 
+    # timm's param_groups_weight_decay divides them alike, but cannot let scalars decay, and without any decay it makes one group of all,
+    # in whose other order the norm of the gradient has other last bits.
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": recipe.weight_decay}]
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -1,7 +1,7 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.stream import Batch, microbatches
@@ -28,6 +29,8 @@ from m2mkd.training.usage import Usage
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
+_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Micro-batches by the images of their batch and then by their number, as long as the batch is there."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Task:
     decay_scalars: bool = False
     late_schedule: bool = False
     predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
-    """Gives what takes the place of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
+    """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Training:
         self.task, self.folder, self.title, self.usage = task, trainee.folder, trainee.title, trainee.usage
         self.recipe, self.steps_per_epoch, self.names, self.say = recipe, steps_per_epoch, names, say
         self.ranks, self.device = machine.ranks, machine.device
-        self.parts = machine.accumulation(recipe.batch_size)
+        self.micro_batches = machine.accumulation(recipe.batch_size)
         task.network.to(self.device)
         self.optimizer = build_optimizer(
             task.trained, recipe, task.no_weight_decay, decay_all=task.decay_all, decay_scalars=task.decay_scalars
@@ -179,8 +182,8 @@ class Training:
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        mean = sum(self._backward(epoch, step, number, part) for number, part in enumerate(microbatches(batch, self.parts)))
-        value = self.ranks.all_reduce(torch.as_tensor(mean).cpu()).item() / (self.parts * self.ranks.count)
+        mean = sum(self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches)))
+        value = self.ranks.all_reduce(torch.as_tensor(mean).cpu()).item() / (self.micro_batches * self.ranks.count)
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
@@ -200,17 +203,17 @@ class Training:
         if usual is not None:
             self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
 
-    def _backward(self, epoch: int, step: int, number: int, part: Batch) -> Tensor:
-        """Add the gradient of one of the parts that a batch is accumulated from; gives its loss."""
-        # A part has the noise of its index in the batch, whichever rank has it.
-        index = () if self.parts * self.ranks.count == 1 else (self.ranks.rank * self.parts + number,)
-        noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *index))
-        waits = isinstance(self.loss, DistributedDataParallel) and number + 1 < self.parts
+    def _backward(self, epoch: int, step: int, number: int, few: Batch) -> Tensor:
+        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss."""
+        # A micro-batch has the noise of its position in the batch, whichever rank has it.
+        position = () if self.micro_batches * self.ranks.count == 1 else (self.ranks.rank * self.micro_batches + number,)
+        noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *position))
+        waits = isinstance(self.loss, DistributedDataParallel) and number + 1 < self.micro_batches
         with self.loss.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
             # timm's drop path draws from the global generator.
-            with forked_rng(*self.names, "drop path", epoch, step, *index), computing_in(self.recipe.precision, self.device):
-                loss = self.loss(part.images, part.targets, noise)
-            self.scaler.scale(loss if self.parts == 1 else loss / self.parts).backward()
+            with forked_rng(*self.names, "drop path", epoch, step, *position), computing_in(self.recipe.precision, self.device):
+                loss = self.loss(few.images, few.targets, noise)
+            self.scaler.scale(loss if self.micro_batches == 1 else loss / self.micro_batches).backward()
         self.experts.saw()
         return loss.detach().double()
 
@@ -300,6 +303,16 @@ class _Loss(nn.Module):
 
     def forward(self, images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         return self._compute(images, targets, noise)
+
+
+def _micro_batches(batch: Batch, count: int) -> Sequence[Batch]:
+    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
+    if count == 1:
+        return [batch]
+    known = _divided.setdefault(batch.images, {})
+    if count not in known:
+        known[count] = list(microbatches(batch, count))
+    return known[count]
 
 
 def _shared(task: Task) -> DistributedDataParallel:

@@ -46,4 +46,4 @@ def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
     from m2mkd.upstream.checkpoint import unpack
 
     description, state = network.adapt(kind, unpack(state_dict), config, where="config", what=f"{kind} checkpoint")
-    return network.assemble(description, state)
+    return network.build_with_state(description, state)

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches
 from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
-from m2mkd.errors import InputError
+from m2mkd.upstream.kinds import ReleasedKind
 
-Kind = Literal["nac", "nac_readin", "nac_mediator", "nac_readout", "vit", "vmoe", "vmoe_module", "vmoe_detector"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 DisabledNoise = Literal["seeder", "edge", "gumbel"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each released tensor, by its released name."""
@@ -19,7 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Description:
     """A network or module: everything but its weights."""
 
-    kind: Kind
+    kind: ReleasedKind
     architecture: ViTConfig | VMoEConfig | NACConfig | DetectorConfig
     """Of a module too: a V-MoE's has its blocks as its only stage, a NAC's has the smallest circuit around it."""
     image_size: int
@@ -47,36 +45,3 @@ class Description:
     def whole(self) -> bool:
         """Whether it is a network from images to logits."""
         return self.kind in {"nac", "vmoe"} or (self.kind == "vit" and self.stage is None)
-
-
-def describe(kind: str, config: Mapping[str, Any], shapes: Shapes, where: str = "config") -> Description:
-    """Describe a checkpoint of others.
-
-    Parameters
-    ----------
-    kind
-        One of ``KINDS``.
-    config
-        For ``nac`` the model's keyword arguments in the released YAML, or the whole YAML; for ``nac_*`` the student
-        configuration; for the others constructor arguments.
-    shapes
-        Shapes of the released tensors; they answer what the configuration leaves open (stages, stitch layers).
-    where
-        What errors call the configuration.
-
-    Raises
-    ------
-    InputError
-        If the kind is unknown, or a key is unknown, missing, or asks for what no released configuration uses.
-    """
-    from m2mkd.upstream import detector_config, nac_config, vit_config
-
-    if kind not in KINDS:
-        raise InputError(f"kind '{kind}' is unknown; use one of {', '.join(KINDS)}")
-    if kind == "nac":
-        return nac_config.describe_circuit(config, where)
-    if kind.startswith("nac_"):
-        return nac_config.describe_module(kind, config, shapes, where)
-    if kind == "vmoe_detector":
-        return detector_config.describe(config, shapes, where)
-    return vit_config.describe(kind, config, shapes, where)

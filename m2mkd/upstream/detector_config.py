@@ -111,7 +111,7 @@ class ViTDetNet(Vocabulary):
         }
 
 
-def describe(config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
+def describe_detector(config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
     """Describe a detector.
 
     Parameters

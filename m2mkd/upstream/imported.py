@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_atomically
-from m2mkd.upstream.description import Description, describe
+from m2mkd.upstream.configs import describe_checkpoint
+from m2mkd.upstream.description import Description
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from m2mkd.config.detection import DetectorConfig
     from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 
-FORMAT = "m2mkd-import/1"
+IMPORT_FORMAT = "m2mkd-import/1"
 """Value of ``format`` in the header of an imported file."""
 
 
@@ -34,7 +35,7 @@ class Imported:
 
     @property
     def kind(self) -> str:
-        """One of :data:`~m2mkd.upstream.description.KINDS`."""
+        """One of :data:`~m2mkd.upstream.kinds.KINDS`."""
         return self.description.kind
 
     @property
@@ -54,9 +55,9 @@ class Imported:
 
     def build(self) -> "nn.Module":
         """The network with its weights, in evaluation mode on the CPU."""
-        from m2mkd.upstream.network import assemble
+        from m2mkd.upstream.network import build_with_state
 
-        return assemble(self.description, self.state())
+        return build_with_state(self.description, self.state())
 
 
 def open_released(path: Path, kind: str, config: Mapping[str, Any], where: str = "config") -> Imported:
@@ -95,7 +96,7 @@ def write_imported(imported: Imported, path: Path) -> None:
     from safetensors.torch import save_file
 
     header = {
-        "format": FORMAT,
+        "format": IMPORT_FORMAT,
         "kind": imported.kind,
         "config": json.dumps(imported.description.config),
         "source": imported.source,
@@ -118,11 +119,11 @@ def open_imported(path: Path) -> Imported:
         If it is absent, damaged, or another file.
     """
     header = _header(path)
-    if header.get("format") != FORMAT:
+    if header.get("format") != IMPORT_FORMAT:
         raise InputError(f"{path}: was not written by 'm2mkd import'; import it first, or say what it is with --kind and --config")
     try:
         config = json.loads(header["config"])
-        description = describe(header["kind"], config, {}, str(path))
+        description = describe_checkpoint(header["kind"], config, {}, str(path))
         return Imported(description, header["source"], header["source_sha256"], lambda: _tensors(path))
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: its header is damaged ({error}); import the file anew") from None

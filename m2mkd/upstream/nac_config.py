@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from m2mkd.config.load import checked
 from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
 from m2mkd.errors import InputError
-from m2mkd.upstream.description import Description, DisabledNoise, Kind, Shapes
+from m2mkd.upstream.description import Description, DisabledNoise, Shapes
+from m2mkd.upstream.kinds import ReleasedKind
 from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
 
 PRESETS = {
@@ -217,11 +218,11 @@ def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
         num_classes=released.output_dim,
         config=dict(content),
         layer_heads=heads,
-        disabled_noise=_silent(released),
+        disabled_noise=_disabled_noise(released),
     )
 
 
-def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
+def describe_module(kind: ReleasedKind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
     """Describe a module that was distilled alone.
 
     ``config`` is the released student configuration with its section for the module (at the top, or under
@@ -257,7 +258,7 @@ def describe_module(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where
     )
 
 
-def _silent(released: ReleasedCircuit) -> frozenset[DisabledNoise]:
+def _disabled_noise(released: ReleasedCircuit) -> frozenset[DisabledNoise]:
     graph, pooling = released.latent_graph_kwargs, released.output_tokenizer_kwargs
     kernel = graph.propagator_kwargs.latent_attention_kwargs.kernel_kwargs or Kernel()
     switches: dict[DisabledNoise, bool] = {

@@ -23,7 +23,8 @@ from m2mkd.models.names.sources import Source, gather
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.vmoe import VMoE, build_vmoe_module
 from m2mkd.upstream.checkpoint import Checkpoint
-from m2mkd.upstream.description import Description, describe
+from m2mkd.upstream.configs import describe_checkpoint
+from m2mkd.upstream.description import Description
 
 CONSTANTS_SEED = 0
 """Of the code and state of a NAC's module whose file holds none, as the released files do."""
@@ -71,12 +72,12 @@ def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where
     if not isinstance(config, Mapping):
         raise InputError(f"{where}: holds a {type(config).__name__}, but a mapping of names to values is needed")
     try:
-        constants = {name: torch.as_tensor(config[name]).detach() for name in nac_names.CONSTANTS if config.get(name) is not None}
+        constants = {name: torch.as_tensor(config[name]).detach() for name in nac_names.MODULE_CONSTANTS if config.get(name) is not None}
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: codes and states are lists of lists of numbers ({error})") from None
     released = checkpoint.state | constants
-    arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.CONSTANTS}
-    description = describe(kind, arguments, {name: tuple(tensor.shape) for name, tensor in released.items()}, where)
+    arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.MODULE_CONSTANTS}
+    description = describe_checkpoint(kind, arguments, {name: tuple(tensor.shape) for name, tensor in released.items()}, where)
     return description, convert(description, released, what)
 
 
@@ -112,7 +113,7 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
             return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
     with torch.device("meta"):
         model = build(description)
-    constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.CONSTANTS}
+    constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.MODULE_CONSTANTS}
     given = {name: _constant(name, released[name], buffer, what) for name, buffer in constants.items() if name in released}
     wanted = {
         name: _sources(description, name, tuple(tensor.shape)) for name, tensor in model.state_dict().items() if name not in constants
@@ -120,13 +121,13 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
     return gather(wanted, {name: tensor for name, tensor in released.items() if name not in given}, what) | constants | given
 
 
-def assemble(description: Description, state: Mapping[str, Tensor]) -> nn.Module:
+def build_with_state(description: Description, state: Mapping[str, Tensor]) -> nn.Module:
     """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32."""
-    weights = (tensor for name, tensor in state.items() if name not in nac_names.CONSTANTS)
+    weights = (tensor for name, tensor in state.items() if name not in nac_names.MODULE_CONSTANTS)
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights) else torch.float32
     with torch.device("meta"):
         model = build(description)
-    for name in set(nac_names.CONSTANTS) & state.keys():
+    for name in set(nac_names.MODULE_CONSTANTS) & state.keys():
         setattr(model, name, state[name])  # they may be of any number, one for each image for example
     # Contiguous, so that neither speed nor bits depend on how the file's tensors lay in memory.
     own = {name: tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
@@ -139,7 +140,7 @@ def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tup
     if isinstance(architecture, DetectorConfig):
         return detector_names.sources(architecture, name, shape)
     if isinstance(architecture, NACConfig) and description.kind != "nac":
-        return nac_names.sources(name, shape, whole=False)
+        return nac_names.nac_sources(name, shape, whole=False)
     if description.stage is not None:
         return vit_names.stage_sources(name, shape, cast(ViTConfig, architecture).depths[description.stage])
     return network_sources(architecture, f"stages.0.{name}" if description.kind == "vmoe_module" else name, shape)

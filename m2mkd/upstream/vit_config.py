@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from m2mkd.config.load import checked
 from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
-from m2mkd.upstream.description import Description, Kind, Shapes
+from m2mkd.upstream.description import Description, Shapes
+from m2mkd.upstream.kinds import ReleasedKind
 from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
 
 _BASE = {"embed_dim": 768, "num_heads": 12, "patch_size": 16}
@@ -106,7 +107,7 @@ class ReleasedVMoEModule(ReleasedVMoE):
     divided_depths: tuple[PositiveInt] = Field()
 
 
-def describe(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
+def describe_transformer(kind: ReleasedKind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
     """Describe a ViT, one stage of it, a V-MoE, or one module of it."""
     content = completed(config, kind, shapes, where)
     if kind == "vit":
@@ -163,7 +164,7 @@ def _describe_module(content: dict[str, Any], where: str) -> Description:
     )
 
 
-def completed(config: Mapping[str, Any], kind: Kind, shapes: Shapes, where: str) -> dict[str, Any]:
+def completed(config: Mapping[str, Any], kind: ReleasedKind, shapes: Shapes, where: str) -> dict[str, Any]:
     """The arguments with those of the named model under them, and with what the tensors tell where nothing is said."""
     content = _in_one_name({key: value for key, value in config.items() if key not in MODEL_NAME and value is not None}, where)
     if name := next((config[key] for key in MODEL_NAME if config.get(key) is not None), None):
@@ -199,7 +200,7 @@ def _stage_depths(shapes: Shapes) -> list[int]:
     return [len(stages[index]) for index in sorted(stages)]
 
 
-def _complete_stitches(content: dict[str, Any], kind: Kind, shapes: Shapes) -> None:
+def _complete_stitches(content: dict[str, Any], kind: ReleasedKind, shapes: Shapes) -> None:
     """Add the positions and the width of stitch layers that the tensors have and the arguments leave open."""
     if "stitch_dim" not in content:
         widths = [shape[0] for name, shape in shapes.items() if re.search(r"(post_stitch\.fc|pre_stitch\.ln)\.bias$", name) and shape]

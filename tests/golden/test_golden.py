@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2mkd.config import phases
+from m2mkd.study import phases
 from m2mkd.study.phase import PHASES
 from tests.conftest import ROOT
 from tests.golden import record

@@ -20,7 +20,7 @@ from m2mkd.models.nac.noise import Noise
 from m2mkd.models.nac.regularisers import block_model, block_model_loss, signature_repulsion
 from m2mkd.models.nac.students import build_nac_module
 from m2mkd.models.names.nac import released_name
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.network import convert
 from tests.parity.released import IMAGENET, TINY, empty, nac_shapes
 
@@ -119,7 +119,7 @@ def test_circuit_replays_the_recording(name, mode, circuit, load, meta):
     torch.testing.assert_close(seen["act.read_out.out"], recorded["out.final_output_states"], **CLOSE)
     torch.testing.assert_close(logits, recorded["out.logits"], **CLOSE)
     torch.testing.assert_close(loss, recorded["out.ce_loss"], **CLOSE)
-    assert_gradients(nac, recorded, "grad.", describe("nac", meta(name)["kwargs"], {}))
+    assert_gradients(nac, recorded, "grad.", describe_checkpoint("nac", meta(name)["kwargs"], {}))
 
 
 @pytest.mark.parametrize("simplified", [True, False])
@@ -255,12 +255,12 @@ def test_m2mkd_step(name, kind, student, vit, load, meta):
         assert scorer.grad.abs().max() < 1e-7, "pooling one latent is the identity"
         scorer.grad.zero_()
         recorded = recorded | {"readout.grad.tokenizer.confidence_scorer.weight": torch.zeros_like(scorer)}
-    assert_gradients(student, recorded, f"{name}.grad.", describe(f"nac_{name}", meta("students"), {}))
+    assert_gradients(student, recorded, f"{name}.grad.", describe_checkpoint(f"nac_{name}", meta("students"), {}))
 
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_layer_scale_starts_as_released(name, meta):
-    config = describe(f"nac_{name}", meta("students"), {}).architecture
+    config = describe_checkpoint(f"nac_{name}", meta("students"), {}).architecture
     index = min(STUDENTS[name], config.modules - 1)
     module = build_nac_module(config, index, stitch_width=48, state_seed=0, readin_ffn_layer_scale=1e-6, **SIZES)
     parameters = {released_name(key, whole=False): value for key, value in module.named_parameters()}
@@ -270,11 +270,11 @@ def test_layer_scale_starts_as_released(name, meta):
 
 def test_circuit_from_modules(load, meta):
     recorded = meta("nac_from_students")
-    description = describe("nac", recorded["kwargs"], {})
+    description = describe_checkpoint("nac", recorded["kwargs"], {})
     expected = convert(description, load("nac_from_students.state_dict"))
     nac = NAC(description.architecture, prior=None, **SIZES)
     modules = [
-        convert(describe(f"nac_{name.removesuffix('_2')}", meta("students"), {}), load(f"student_{name}.state_dict"))
+        convert(describe_checkpoint(f"nac_{name.removesuffix('_2')}", meta("students"), {}), load(f"student_{name}.state_dict"))
         for name in ("readin", "mediator", "mediator_2", "readout")
     ]
     left = transfer_modules(nac, modules, same_geometry=True)
@@ -289,7 +289,7 @@ def test_circuit_from_modules(load, meta):
 def test_full_size_maps_one_to_one(kwargs, count):
     shapes = nac_shapes(kwargs)
     assert len(shapes) == 362
-    description = describe("nac", kwargs, {})
+    description = describe_checkpoint("nac", kwargs, {})
     ours = convert(description, empty(shapes))
     with torch.device("meta"):
         own = NAC(description.architecture, image_size=description.image_size, num_classes=description.num_classes, prior=None).state_dict()
@@ -299,7 +299,7 @@ def test_full_size_maps_one_to_one(kwargs, count):
 
 @pytest.mark.parametrize(("kwargs", "counts"), [(TINY, (4_093_286, 3_496_070, 3_389_423)), (IMAGENET, (5_898_246, 4_725_510, 4_583_407))])
 def test_number_of_parameters_of_modules(kwargs, counts):
-    config = describe("nac", kwargs, {}).architecture
+    config = describe_checkpoint("nac", kwargs, {}).architecture
     for index, count in zip((0, 1, config.modules - 1), counts, strict=True):
         with torch.device("meta"):
             module = build_nac_module(config, index, image_size=224, num_classes=1000, stitch_width=1280, state_seed=0)

@@ -22,7 +22,8 @@ from m2mkd.models.moe import MoE
 from m2mkd.models.names.vit import stage_sources
 from m2mkd.models.vit import StagedViT, drop_path_rates, incubation_config
 from m2mkd.training.optim import build_optimizer
-from m2mkd.upstream.description import Description, describe
+from m2mkd.upstream.configs import describe_checkpoint
+from m2mkd.upstream.description import Description
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import key_list
 
@@ -78,7 +79,7 @@ def close(ours: Tensor, theirs: np.ndarray | Tensor, tolerance: float) -> None:
 
 
 def module_description(index: int) -> Description:
-    return describe("vmoe_module", MODULES[index], {})
+    return describe_checkpoint("vmoe_module", MODULES[index], {})
 
 
 def student_state(states: Mapping[str, Mapping[str, Tensor]], index: int) -> dict[str, Tensor]:
@@ -149,7 +150,7 @@ def test_vmoe_blocks_and_gates(recorded, states, name, dtype, suffix, tolerance)
 @pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize(("name", "config"), [("assembled_nostitch", FULL), ("assembled_stitch", STITCHED)])
 def test_assembly(recorded, states, name, config, dtype, suffix, tolerance):
-    network = build(describe("vmoe", config, {}))
+    network = build(describe_checkpoint("vmoe", config, {}))
     assemble({index: student_state(states, index) for index in range(4)}, network)
     check_vmoe(network, name, recorded, dtype, suffix, tolerance)
 
@@ -237,7 +238,9 @@ def test_three_adamw_steps(recorded, states, meta_json):
 @pytest.mark.parametrize("index", range(4))
 def test_incubation(recorded, states, meta_json, index):
     values = meta_json["mt"][str(index)]
-    config = incubation_config(describe("vit", META, {}).architecture, describe("vit", TEACHER, {}).architecture, index)
+    config = incubation_config(
+        describe_checkpoint("vit", META, {}).architecture, describe_checkpoint("vit", TEACHER, {}).architecture, index
+    )
     assert list(config.depths) == values["div"]
     network = StagedViT(config, **TINY)
     meta = upstream.load("vit", states["vit_meta"], META)
@@ -367,7 +370,7 @@ LISTED = sorted(FULL_SIZE.keys() - {"mt_large_0", "vmoe_base_every2", "vmoe_smal
 def full_size(name: str) -> nn.Module:
     kind, config = FULL_SIZE[name]
     with torch.device("meta"):
-        return build(describe(kind, config, {}))
+        return build(describe_checkpoint(kind, config, {}))
 
 
 def parameters(module: nn.Module) -> int:
@@ -389,12 +392,12 @@ def test_keys_at_full_size(fixtures_dir, name):
     kind, config = FULL_SIZE[name]
     released = key_list(fixtures_dir, name)
     ours = shapes(full_size(name).state_dict())
-    assert shapes(convert(describe(kind, config, {}), released)) == ours
+    assert shapes(convert(describe_checkpoint(kind, config, {}), released)) == ours
     if kind != "vit":
-        assert shapes(convert(describe(kind, config, {}), fused(released, 8))) == ours
+        assert shapes(convert(describe_checkpoint(kind, config, {}), fused(released, 8))) == ours
     told = {"divided_depths", "moe_pos", "pre_stitch_pos", "post_stitch_pos", "stitch_dim"}
     open_config = {key: value for key, value in config.items() if key not in told}
-    assert shapes(convert(describe(kind, open_config, shapes(released)), released)) == ours
+    assert shapes(convert(describe_checkpoint(kind, open_config, shapes(released)), released)) == ours
 
 
 def fused(released: Mapping[str, Tensor], experts: int) -> dict[str, Tensor]:

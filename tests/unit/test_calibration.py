@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 
 from m2mkd.evaluation.calibration import calibration_error, class_accuracies, confusion
 
@@ -73,6 +74,14 @@ def test_no_image_is_refused():
 def test_accuracy_of_each_class():
     correct, labels = torch.tensor([1, 0, 1, 1, 0]).bool(), torch.tensor([0, 0, 3, 0, 1])
     assert class_accuracies(correct, labels, ("a", "b", "c", "d")) == {"a": 2 / 3, "b": 0.0, "d": 1.0}
+
+
+def test_confusion_is_that_of_scikit_learn():
+    labels, predicted = torch.randint(0, 5, (2, 200), generator=torch.Generator().manual_seed(0))
+    dense = np.zeros((6, 6), dtype=int)
+    for label, prediction, images in confusion(predicted, labels, "abcdef")["images"]:
+        dense[label, prediction] = images
+    assert (dense == confusion_matrix(labels, predicted, labels=range(6))).all()
 
 
 def test_confusion_counts_every_image_once():

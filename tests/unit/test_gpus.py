@@ -13,8 +13,8 @@ from m2mkd.training import gpus
 
 JOB = """
 import sys, time
-from m2mkd.training.gpus import take
-held = take(int(sys.argv[1]), lambda news: print(news, file=sys.stderr, flush=True))
+from m2mkd.training.gpus import reserve_gpus
+held = reserve_gpus(int(sys.argv[1]), lambda news: print(news, file=sys.stderr, flush=True))
 print("begin", time.monotonic(), *held, flush=True)
 time.sleep(float(sys.argv[2]))
 print("end", time.monotonic(), *held, flush=True)
@@ -33,7 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (folder / "nvidia-smi").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-        monkeypatch.setattr(gpus, "LOCKS", tmp_path / f"m2mkd-gpus-{os.getuid()}")
+        monkeypatch.setattr(gpus, "GPU_LOCKS", tmp_path / f"m2mkd-gpus-{os.getuid()}")
         monkeypatch.delenv(gpus.VISIBLE, raising=False)
 
     return make

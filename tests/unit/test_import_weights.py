@@ -16,7 +16,7 @@ from m2mkd.results.collect import collect
 from m2mkd.study.phases import ImportWeights
 from m2mkd.study.plan import build_study
 from m2mkd.training import job as jobs
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.imported import Imported, write_imported
 from tests import fabricated
 from tests.conftest import ROOT
@@ -59,7 +59,7 @@ def architecture(name):
 
 def write(name, kind, config, state):
     """A file as ``m2mkd import`` writes it."""
-    write_imported(Imported(describe(kind, config, {}), f"{name}.pth", "0" * 64, lambda: state), Path(name))
+    write_imported(Imported(describe_checkpoint(kind, config, {}), f"{name}.pth", "0" * 64, lambda: state), Path(name))
     return name
 
 
@@ -253,7 +253,7 @@ def test_another_kind_is_refused():
     ("damage", "message"),
     [
         (lambda state: state.pop("stages.1.blocks.0.norm1.weight"), "lacks stages.1.blocks.0.norm1.weight"),
-        (lambda state: state.update(extra=torch.zeros(1)), "has extra which has no place"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has extra that nothing takes"),
         (lambda state: state.update({"stages.3.head.bias": torch.zeros(3)}), r"stages.3.head.bias is \(3,\), expected \(10,\)"),
     ],
 )

@@ -57,7 +57,7 @@ def test_all_numbers_are_the_same_as_all(config):
         ((0, 2), (0,), r"2 modules given, but modules \[0\] are to be loaded"),
         ((0, 0), (0, 0), "one stands twice"),
         ((0,), (4,), "module 4 does not exist: this network has modules 0 to 3"),
-        ((1,), (0,), "module 0: tensor .* has no place"),
+        ((1,), (0,), "module 0: tensor .* is of no layer of a NAC"),
     ],
 )
 def test_the_choice_is_checked(config, given, only, message):

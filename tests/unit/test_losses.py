@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,15 @@ def test_kd_divergence_is_positive_and_zero_for_equal_logits(seed, tau, scale):
 def test_hard_distillation_takes_the_teachers_class():
     expected = -(math.log(softmax(STUDENT[0].tolist())[0]) + math.log(softmax(STUDENT[1].tolist())[0])) / 2
     assert hard_distillation(STUDENT, TEACHER).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (8, 10), (64, 200), (128, 1000)])
+def test_torchs_cross_entropy_has_the_same_gradient_to_the_bit_and_the_same_value_to_rounding(shape):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.randn(shape, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    ours, theirs = soft_cross_entropy(logits, targets), F.cross_entropy(logits, targets)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
 
 
 def test_alpha_weighs_the_two_terms():

@@ -1,4 +1,4 @@
-"""Routing of the original V-MoE: places, priorities, limits, auxiliary losses (specification vmoe.md 2)."""
+"""Routing of the original V-MoE: queue positions, priorities, limits, auxiliary losses (specification vmoe.md 2)."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from m2mkd.models.moe import MoE
-from m2mkd.models.moe_routing import VMoERouter, capacity, imbalance, places_in_queues, winning_chances
+from m2mkd.models.moe_routing import VMoERouter, capacity, imbalance, queue_positions, winning_chances
 
 
 def logits_of(seed: int, tokens: int, experts: int, spread: float = 1.0) -> Tensor:
@@ -45,13 +45,13 @@ def test_places_are_those_of_a_queue_that_is_served_one_by_one(size, seed, prior
     logits = logits_of(seed, tokens, experts)
     chosen = logits.topk(top_k).indices
     priority = logits.max(dim=1).values if prioritised else None
-    places = places_in_queues(chosen, experts, group, priority)
+    positions = queue_positions(chosen, experts, group, priority)
     queues: Counter[tuple[int, int]] = Counter()
     order = sorted(range(tokens), key=lambda token: -priority[token].item()) if prioritised else range(tokens)
     for slot in range(top_k):
         for token in order:
             queue = token // group, chosen[token, slot].item()
-            assert places[token, slot] == queues[queue]
+            assert positions[token, slot] == queues[queue]
             queues[queue] += 1
 
 

@@ -75,7 +75,7 @@ def on_ranks(rank: int, ranks: int, port: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     prepare_torch(1)
     here = Ranks(rank, ranks)
-    join(Machine(torch.device("cpu"), ranks=here))
+    join(torch.device("cpu"), here)
     found = {}
     for limit in (None, 16):
         for family in MODELS:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from m2mkd.statistics import (
     Interval,
@@ -160,6 +161,14 @@ def test_binomial_interval_of_a_table():
     # Clopper-Pearson, 5 of 10: 0.1871 to 0.8129; 0 of 10: 0 to 0.3085 (any table).
     assert (binomial_interval(5, 10).low, binomial_interval(5, 10).high) == pytest.approx((0.1871, 0.8129), abs=5e-5)
     assert (binomial_interval(0, 10).low, binomial_interval(0, 10).high) == pytest.approx((0.0, 0.3085), abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 1), (1, 1), (7, 10), (359, 360), (4871, 10000)])
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_binomial_interval_is_scipys(correct, count, level):
+    theirs = binomtest(correct, count).proportion_ci(level, method="exact")
+    ours = binomial_interval(correct, count, level)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
 
 
 def test_exact_tests_of_signs_and_flips():

@@ -17,11 +17,11 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.stream import eval_batches
 from m2mkd.files import sha256
-from m2mkd.study.phases import PretrainMeta, SplitTeacher
 from m2mkd.study.data import resolve_data
+from m2mkd.study.phases import PretrainMeta, SplitTeacher
 from m2mkd.study.run import Run
 from m2mkd.training.job import Outcome, record_outputs
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.network import build
 from tests.conftest import ROOT
 from tests.parity.released import nac_shapes
@@ -155,7 +155,7 @@ def publish(config, network):
 def test_the_weights_of_an_own_run_need_no_kind(root, m2mkd):
     data = resolve_data("digits@24", "test")[0]
     recipe = Recipe.model_validate(load.read_yaml(Path("config/recipes.yaml"))["pretrain_meta"])
-    description = describe("vit", VIT | {"num_classes": 10}, {})
+    description = describe_checkpoint("vit", VIT | {"num_classes": 10}, {})
     network = build(description).eval()
     path = publish(PretrainMeta(threads=1, model=description.architecture, data=data, recipe=recipe), network)
     code, out, err = m2mkd("evaluate", path, "--data", "digits@24", "--device", "cpu")

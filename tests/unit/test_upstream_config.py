@@ -9,7 +9,7 @@ import torch
 from m2mkd import upstream
 from m2mkd.errors import InputError
 from m2mkd.models.nac.noise import Noise
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import TINY, empty, nac_shapes
 
@@ -141,14 +141,14 @@ def test_the_truncation_is_that_of_the_configuration():
 )
 def test_what_would_change_inference_is_refused_by_name(path, value, message):
     with pytest.raises(InputError, match=message):
-        describe("nac", changed(SMALL, path, value), {})
+        describe_checkpoint("nac", changed(SMALL, path, value), {})
 
 
 @pytest.mark.parametrize(
     ("preset", "depths"), [("nano", (1, 1)), ("femto", (1, 0)), ("atto", (0, 0)), ("another", (3, 3)), ("mini", (3, 3))]
 )
 def test_capacity_presets(preset, depths):
-    description = describe("nac", changed(SMALL, "input_tokenizer_kwargs.capacity_preset", preset), {})
+    description = describe_checkpoint("nac", changed(SMALL, "input_tokenizer_kwargs.capacity_preset", preset), {})
     assert description.architecture.tokenizer.depths == depths
     assert description.image_size == 24
     assert build(description).eval()(torch.randn(1, 3, 24, 24)).shape == (1, 3)
@@ -156,16 +156,16 @@ def test_capacity_presets(preset, depths):
 
 def test_a_tokenizer_of_three_stages():
     config = changed(SMALL, "input_tokenizer_kwargs.num_stages", 3)
-    description = describe("nac", config, {})
+    description = describe_checkpoint("nac", config, {})
     assert description.architecture.tokenizer.depths == (3, 3, 9)
     assert description.image_size == 48
 
 
 def test_the_whole_yaml_serves():
     released = {"experiment": {"name": "x"}, "model": {"type": "NeuralCompiler", "kwargs": SMALL}}
-    assert describe("nac", released, {}).architecture == describe("nac", SMALL, {}).architecture
+    assert describe_checkpoint("nac", released, {}).architecture == describe_checkpoint("nac", SMALL, {}).architecture
     with pytest.raises(InputError, match="latent_graph_kwargs is missing"):
-        describe("nac", {"state_dim": 3}, {})
+        describe_checkpoint("nac", {"state_dim": 3}, {})
 
 
 def test_a_read_in_may_have_its_own_heads():
@@ -181,7 +181,7 @@ def test_a_read_in_may_have_its_own_heads():
     assert model.read_in.read_in_attention.heads == 5
     assert model(torch.randn(1, 3, 24, 24)).shape == (1, 3)
     with pytest.raises(InputError, match=r"query_compiler.native_weight has shape \(20, 16\), expected \(12, 16\)"):
-        convert(describe("nac", SMALL, {}), empty(shapes))
+        convert(describe_checkpoint("nac", SMALL, {}), empty(shapes))
 
 
 def test_kinds_are_few():
@@ -203,22 +203,24 @@ def test_kinds_are_few():
 )
 def test_arguments_of_a_vit_are_checked(change, message):
     with pytest.raises(InputError, match=message):
-        describe("vit", VIT | change, {})
+        describe_checkpoint("vit", VIT | change, {})
 
 
 def test_synonyms_of_arguments():
-    plain = describe("vit", VIT | {"ln_eps": 1e-5}, {})
+    plain = describe_checkpoint("vit", VIT | {"ln_eps": 1e-5}, {})
     other = {"dim": 8, "heads": 2, "classes": 3, "norm_eps": 1e-5, "img_size": [16, 16], "drop_path_rate": 0.5, "depth": 12}
     kept = {key: VIT[key] for key in ("patch_size", "mlp_ratio", "divided_depths")}
-    assert describe("vit", kept | other, {}).architecture == plain.architecture
+    assert describe_checkpoint("vit", kept | other, {}).architecture == plain.architecture
     assert plain.architecture.norm_eps == 1e-5
-    assert describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-5, "dim": 8}, {}) == plain
+    assert describe_checkpoint("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-5, "dim": 8}, {}) == plain
     with pytest.raises(InputError, match=r"config: norm_eps is 1e-06, but by another name it is 1e-05; give it once"):
-        describe("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-6}, {})
+        describe_checkpoint("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-6}, {})
 
 
 def test_synonyms_go_before_the_sizes_of_a_named_model():
-    huge = describe("vit", {"model_name": "vit_huge_patch14_224", "norm_eps": 1e-6, "dim": 64, "divided_depths": [1]}, {}).architecture
+    huge = describe_checkpoint(
+        "vit", {"model_name": "vit_huge_patch14_224", "norm_eps": 1e-6, "dim": 64, "divided_depths": [1]}, {}
+    ).architecture
     assert (huge.norm_eps, huge.width, huge.heads, huge.qkv_bias) == (1e-6, 64, 16, False)
 
 
@@ -236,12 +238,12 @@ def test_synonyms_go_before_the_sizes_of_a_named_model():
 )
 def test_arguments_of_a_module_are_checked(change, message):
     with pytest.raises(InputError, match=message):
-        describe("vmoe_module", MODULE | change, {})
+        describe_checkpoint("vmoe_module", MODULE | change, {})
 
 
 @pytest.mark.parametrize(("index", "first", "last"), [(0, True, False), (1, False, False), (3, False, False), (-1, False, True)])
 def test_a_module_knows_its_place(index, first, last):
-    description = describe("vmoe_module", MODULE | {"idx": index}, {})
+    description = describe_checkpoint("vmoe_module", MODULE | {"idx": index}, {})
     module = build(description).eval()
     assert (module.first, module.last) == (first, last)
     assert [hasattr(block.mlp, "gate") for block in module.blocks] == [False, True]
@@ -250,15 +252,17 @@ def test_a_module_knows_its_place(index, first, last):
 
 
 def test_any_pattern_of_experts():
-    description = describe("vmoe", VIT | {"divided_depths": [1, 2], "num_expert": 3, "moe_pos": [0, 2]}, {})
+    description = describe_checkpoint("vmoe", VIT | {"divided_depths": [1, 2], "num_expert": 3, "moe_pos": [0, 2]}, {})
     assert description.architecture.moe_positions == (0, 2)
     assert [hasattr(block.mlp, "gate") for stage in build(description).stages for block in stage.blocks] == [True, False, True]
 
 
 def test_an_argument_that_is_none_is_not_given():
     none = {"pre_stitch_pos": None, "post_stitch_pos": None, "stitch_dim": None, "moe_pos": None}
-    assert describe("vmoe_module", MODULE | none, {}).architecture.moe_blocks == "all"
+    assert describe_checkpoint("vmoe_module", MODULE | none, {}).architecture.moe_blocks == "all"
 
 
 def test_two_odd_blocks_of_two():
-    assert describe("vmoe", VIT | {"divided_depths": [2], "num_expert": 3, "moe_pos": [1]}, {}).architecture.moe_positions == (1,)
+    assert describe_checkpoint("vmoe", VIT | {"divided_depths": [2], "num_expert": 3, "moe_pos": [1]}, {}).architecture.moe_positions == (
+        1,
+    )

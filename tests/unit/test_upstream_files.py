@@ -15,7 +15,7 @@ from m2mkd import upstream
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.upstream.checkpoint import read
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.imported import open_imported, open_released, open_weights, write_imported
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import TINY, nac_shapes
@@ -201,7 +201,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named(vit):
     circuit = random_state(nac_shapes(SMALL))
     del circuit["latent_graphs.0.latent_seeder.layernorm.weight"]
     with pytest.raises(InputError, match=r"lacks latent_graphs\.0\.latent_seeder\.layernorm\.weight of shape \(6,\);"):
-        convert(describe("nac", SMALL, {}), circuit)
+        convert(describe_checkpoint("nac", SMALL, {}), circuit)
 
 
 def test_missing_experts_are_named():
@@ -259,7 +259,7 @@ def test_an_imported_file_says_what_it_is(vit, tmp_path):
     write_imported(open_released(tmp_path / "vit.pth", "vit", VIT), tmp_path / "out" / "vit.safetensors")
     imported = open_imported(tmp_path / "out" / "vit.safetensors")
     assert (imported.kind, imported.image_size, imported.num_classes) == ("vit", 16, 3)
-    assert imported.architecture == describe("vit", VIT, {}).architecture
+    assert imported.architecture == describe_checkpoint("vit", VIT, {}).architecture
     assert imported.source == "vit.pth"
     assert imported.source_sha256 == sha256(tmp_path / "vit.pth")
     assert imported.state().keys() == build(imported.description).state_dict().keys()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["code", "state", "edge", "drop_path", "gumbel"]
+NoiseKind = Literal["code", "state", "edge", "drop_path", "gumbel"]
 Select = Callable[[Tensor], Tensor]
 
 
@@ -19,7 +19,7 @@ class Noise(ABC):
     """
 
     @abstractmethod
-    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+    def draw(self, kind: NoiseKind, shape: Sequence[int], like: Tensor) -> Tensor:
         """The next random tensor.
 
         Parameters
@@ -43,7 +43,7 @@ class Noise(ABC):
         return _Drawn(generator)
 
     @staticmethod
-    def replay(record: Iterable[tuple[Kind, Tensor]]) -> "Noise":
+    def replay(record: Iterable[tuple[NoiseKind, Tensor]]) -> "Noise":
         """Noise that hands out recorded tensors in their order, and refuses a call of another kind or shape."""
         return _Replayed(record)
 
@@ -52,7 +52,7 @@ class _Drawn(Noise):
     def __init__(self, generator: torch.Generator):
         self.generator = generator
 
-    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+    def draw(self, kind: NoiseKind, shape: Sequence[int], like: Tensor) -> Tensor:
         empty = torch.empty(tuple(shape), device=self.generator.device)
         match kind:
             case "state":
@@ -65,10 +65,10 @@ class _Drawn(Noise):
 
 
 class _Replayed(Noise):
-    def __init__(self, record: Iterable[tuple[Kind, Tensor]]):
+    def __init__(self, record: Iterable[tuple[NoiseKind, Tensor]]):
         self.record = iter(record)
 
-    def draw(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+    def draw(self, kind: NoiseKind, shape: Sequence[int], like: Tensor) -> Tensor:
         recorded, tensor = next(self.record, (None, None))
         if tensor is None or recorded != kind or tensor.shape != tuple(shape):
             found = "nothing" if tensor is None else f"{recorded} {tuple(tensor.shape)}"

@@ -17,8 +17,8 @@ Shape = tuple[int, ...]
 def network_sources(config: ViTConfig | VMoEConfig | NACConfig, name: str, shape: Shape) -> tuple[Source, ...]:
     """Where a released file of a whole network holds our tensor ``name``."""
     if isinstance(config, NACConfig):
-        return nac.sources(name, shape, whole=True)
-    return vit.sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoEConfig) else ())
+        return nac.nac_sources(name, shape, whole=True)
+    return vit.vit_sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoEConfig) else ())
 
 
 def renamed(

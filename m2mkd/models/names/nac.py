@@ -15,7 +15,7 @@ _COMMON = (
     (r"(backbone\..*)\.mlp\.fc([12])\.", r"\1.pwconv\2."),
     (r"^layer\.", ""),
 )
-CONSTANTS = ("codes", "states")
+MODULE_CONSTANTS = ("codes", "states")
 """Buffers of a module that the released file loses; it may hold them all the same."""
 
 
@@ -26,6 +26,6 @@ def released_name(name: str, *, whole: bool) -> str:
     return name
 
 
-def sources(name: str, shape: tuple[int, ...], *, whole: bool) -> tuple[Source, ...]:
+def nac_sources(name: str, shape: tuple[int, ...], *, whole: bool) -> tuple[Source, ...]:
     """Where a released file holds our tensor ``name``."""
     return (Source((released_name(name, whole=whole),), shape),)

@@ -16,7 +16,7 @@ _GATE = re.compile(r"mlp\.gate\.(weight|bias)")
 _LAYERS = {"fc1": "htoh4", "fc2": "h4toh"}
 
 
-def sources(name: str, shape: tuple[int, ...], depths: Sequence[int], moe: Sequence[int] = ()) -> tuple[Source, ...]:
+def vit_sources(name: str, shape: tuple[int, ...], depths: Sequence[int], moe: Sequence[int] = ()) -> tuple[Source, ...]:
     """Where a released file holds our tensor ``name`` of a network in stages.
 
     Parameters

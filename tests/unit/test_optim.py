@@ -1,0 +1,37 @@
+"""The optimiser's groups are those of timm wherever timm can say them."""
+
+import pytest
+from timm.optim import param_groups_weight_decay
+
+from m2mkd.config.models import ViTConfig
+from m2mkd.config.recipe import Recipe
+from m2mkd.models.vit import StagedViT
+from m2mkd.training.optim import build_optimizer
+
+RECIPE = Recipe(epochs=1, batch_size=2, lr=0.1, weight_decay=0.3)
+NETWORK = StagedViT(ViTConfig(patch_size=8, width=8, heads=2, depths=(1, 1)), image_size=16, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {}),
+        ({"no_weight_decay": NETWORK.no_weight_decay()}, {"no_weight_decay_list": NETWORK.no_weight_decay()}),
+        ({"decay_all": True}, {"weight_decay_exclude_1d": False}),
+    ],
+)
+def test_the_groups_and_their_order_are_timms(ours, theirs):
+    found = build_optimizer(NETWORK, RECIPE, **ours).param_groups
+    expected = param_groups_weight_decay(NETWORK, RECIPE.weight_decay, **theirs)
+    assert [(group["weight_decay"], list(map(id, group["params"]))) for group in found] == [
+        (group["weight_decay"], list(map(id, group["params"]))) for group in expected
+    ]
+
+
+def test_without_any_decay_the_order_is_our_own():
+    """Why timm's groups are not used: the norm of the gradient is added up in their order."""
+    found = build_optimizer(NETWORK, RECIPE.model_copy(update={"weight_decay": 0.0})).param_groups
+    assert len(found) == 2
+    assert len(param_groups_weight_decay(NETWORK, 0.0)) == 1
+    assert all(parameter.ndim > 1 for parameter in found[1]["params"])
+    assert sum(len(group["params"]) for group in found) == len(list(NETWORK.parameters()))
