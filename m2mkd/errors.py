@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 class InputError(Exception):
     """Bad input: one line that names what is wrong, where, and the fix. The command line exits with code 2."""
 
-    def __init__(self, message: str):
+    def __init__(self, message: str = ""):
         super().__init__(printable(message))
 
 
