@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,30 @@ def require_writable(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{there} is read-only for this user; make it writable, or work in a copy of the project")
+
+
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def require_file(path: Path) -> os.stat_result:
+    """Refuse what is no file in the place of one before it is opened: a pipe or a device may never end.
+
+    Returns
+    -------
+    os.stat_result
+        Its state; links are followed.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, a pipe, a device or a socket.
+    OSError
+        If there is nothing, or it cannot be looked at.
+    """
+    state = path.stat()
+    if kind := KINDS.get(stat.S_IFMT(state.st_mode)):
+        raise InputError(f"{path}: is {kind}; put the file itself there")
+    return state
 
 
 def sha256(path: Path) -> str:

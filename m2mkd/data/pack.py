@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
-from m2mkd.data.images import decoded
+from m2mkd.data.images import BadImageError, decoded
 from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_json
 from m2mkd.seeds import derive_seed
@@ -43,7 +43,15 @@ class EncodedImages:
 
     def __getitem__(self, indices: Any) -> list[NDArray[np.uint8]]:
         """Images at a slice or an array of indices, each uint8 (H, W, 3) of its own size."""
-        return [decoded(os.pread(self._shard(shard), length, offset)) for shard, offset, length in self.spans[indices].tolist()]
+        return [self._decoded(*span) for span in self.spans[indices].tolist()]
+
+    def _decoded(self, shard: int, offset: int, length: int) -> NDArray[np.uint8]:
+        try:
+            return decoded(os.pread(self._shard(shard), length, offset))
+        except BadImageError as error:
+            raise _damaged(
+                self.folder / shard_name(self.split, shard), f"is damaged: its image at byte {offset} {error}", self.folder
+            ) from None
 
     def first(self, count: int) -> "EncodedImages":
         """The first images, not read yet."""

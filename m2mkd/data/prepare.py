@@ -26,11 +26,12 @@ from m2mkd.data.archives import Archive, Place, open_archive
 from m2mkd.data.cifar import read_cifar
 from m2mkd.data.digits import prepare_digits
 from m2mkd.data.fetch import check, raw_file
-from m2mkd.data.images import BadImageError, covered, evaluated, opened
+from m2mkd.data.images import BadImageError, covered, evaluated
 from m2mkd.data.layouts import LAYOUTS, Contents, Listing, names_of
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.renditions import prepare_renditions
+from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
 LARGEST_PIXELS = 64
@@ -131,7 +132,7 @@ def _end_with_parent() -> None:
 
 def _source(split: str, listing: Listing, contents: Contents, size: int, pool: ProcessPoolExecutor, ahead: int) -> SplitSource:
     final = size <= LARGEST_PIXELS and split == "val"
-    treat = partial(_treated, size=size if size <= LARGEST_PIXELS else None, final=final, squash=size if contents.squashed else None)
+    treat = partial(_treated, size=size, decoded=size <= LARGEST_PIXELS, final=final, squash=contents.squashed)
     attributes: dict[str, NDArray] = {"name": np.array(names_of(listing.places))}
     if listing.renditions:
         attributes["rendition"] = np.array(listing.renditions)
@@ -161,19 +162,19 @@ def _in_parallel(
             task.cancel()
 
 
-def _treated(places: Sequence[Place], size: int | None, final: bool, squash: int | None) -> list[PackedImage]:
-    """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where that is none."""
+def _treated(places: Sequence[Place], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
+    """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where it is not to be decoded."""
     result = []
     for place in places:
         content = place.read()
         try:
-            image = opened(content)
+            image = whole_image(content, size)
         except BadImageError as error:
             raise InputError(f"{place.archive}: {place.name} {error}; replace the archive by a whole one") from None
         if squash:
-            image = image.resize((squash, squash), Image.Resampling.BICUBIC)
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
         payload = content
-        if size is not None:
+        if decoded:
             payload = (evaluated if final else covered)(image, size).tobytes()
         elif squash:
             payload = _png(image)

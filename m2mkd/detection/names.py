@@ -41,7 +41,7 @@ def sources(config: DetectorConfig, name: str, shape: tuple[int, ...]) -> tuple[
         pattern, replacement = next(rule for rule in _RULES if re.fullmatch(rule[0], name))
         return (Source((re.sub(pattern, replacement, name),), shape),)
     vit_config = config.backbone
-    known = vit.sources(name.removeprefix(_BACKBONE), shape, vit_config.depths, vit_config.moe_positions)
+    known = vit.vit_sources(name.removeprefix(_BACKBONE), shape, vit_config.depths, vit_config.moe_positions)
     released = tuple(Source(tuple(f"backbone.net.{piece}" for piece in way.names), way.shape) for way in known)
     # ViTDet's blocks call their token-wise branch mlp, whatever it is.
     in_vitdet = (Source(tuple(piece.replace(".moe.", ".mlp.") for piece in way.names), way.shape) for way in released)
