@@ -112,7 +112,8 @@ def publish(source: Path, target: Path) -> None:
 def replacing(folder: Path) -> Iterator[Path]:
     """A work folder beside ``folder`` that takes its place when the block ends well, and vanishes when the block fails.
 
-    One process at a time holds it. What an interrupted one left in it is still there.
+    One process at a time holds it. What an interrupted one left in it is still there. The lock is on the folder itself, for a lock file as
+    elsewhere would stay among what DVC keeps.
     """
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     while True:

@@ -13,8 +13,6 @@ Three rules make do without:
 """
 
 import json
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -225,15 +223,10 @@ def _lay(artifacts: "dict[str, Artifact]", folder: Path) -> None:
 def persistently(call: Callable[[], T]) -> T:
     """What ``call`` gives, made again a few times where another's call was in its way; it must not matter how often it is made."""
     from mlflow.exceptions import MlflowException
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return call()
-        except MlflowException as error:
-            if error.error_code not in PASSING:
-                raise
-        time.sleep(random.uniform(0, 0.05 * 2**attempt))
-    return call()
+    in_the_way = retry_if_exception(lambda error: isinstance(error, MlflowException) and error.error_code in PASSING)
+    return Retrying(retry=in_the_way, stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.1, max=10), reraise=True)(call)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

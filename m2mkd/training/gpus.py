@@ -1,19 +1,24 @@
 """The GPUs of one machine, shared out among the jobs on it."""
 
-import fcntl
 import os
 import random
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from m2mkd.errors import InputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 GPU_LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
 """Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
+
+HELD: list[FileLock] = []
+"""Locks of this process, which would be released if nobody referred to them."""
 
 
 def known_to_driver() -> dict[str, str]:
@@ -80,17 +85,15 @@ def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
 
 def _hold(count: int, devices: list[str]) -> list[str]:
     """So many of the devices, locked; or none, so that two jobs that want several never wait for each other."""
-    held: dict[str, int] = {}
+    held: dict[str, FileLock] = {}
     for device in devices:
-        descriptor = os.open(GPU_LOCKS / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        held[device] = descriptor
+        lock = FileLock(GPU_LOCKS / f"{device}.lock", mode=0o600)
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            held[device] = lock
         if len(held) == count:
+            HELD.extend(held.values())
             return list(held)
-    for descriptor in held.values():
-        os.close(descriptor)
+    for lock in held.values():
+        lock.release()
     return []
