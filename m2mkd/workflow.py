@@ -21,7 +21,14 @@ from m2mkd.study.study import Study
 from m2mkd.tracking.address import set_default_tracking_uri
 
 
-def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], object], *, in_container: bool = False) -> Path:
+def plan_workflow(
+    settings: Settings,
+    terms: Terms | None,
+    say: Callable[[str], object],
+    *,
+    in_container: bool = False,
+    storage: Path | None = None,
+) -> Path:
     """Plan a study with the ablations of its scale, and write the plan.
 
     Parameters
@@ -34,6 +41,9 @@ def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], 
         Told what differs from the last plan of the scale.
     in_container
         Whether jobs are to run in the image, which must be there.
+    storage
+        Folder of Snakemake's copies of what it sends to an object storage, where it does. The scale's folder then lies there; checkpoints
+        and plans, which no rule declares, stay on the volume ``data`` that every job sees.
 
     Returns
     -------
@@ -46,6 +56,9 @@ def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], 
         whole = study
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
+    if storage is not None:
+        for path, target in ((Path(study.root), storage), *((Path(study.root, name), Path("data", name)) for name in ("work", "plan"))):
+            _link(path, target / study.root)
     normalise_mtimes(whole)
     uri = _without_secret(settings.tracking_uri)
     write_plan(study, uri)
@@ -60,6 +73,22 @@ def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], 
     if not path.is_file():
         write_json(path, graph)
     return path
+
+
+def _link(path: Path, target: Path) -> None:
+    """Let a folder that jobs write to lie elsewhere.
+
+    Raises
+    ------
+    InputError
+        If it is there already.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_symlink() and not path.exists():
+        path.symlink_to(target.absolute())
+    if not path.samefile(target):
+        raise InputError(f"{path} is there already, but outputs are to be stored elsewhere; move it away")
 
 
 def _without_secret(uri: str | None) -> str | None:

@@ -19,6 +19,7 @@ def plan(
     gpus: Annotated[int, typer.Option(help="GPUs of a job that trains.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
     longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
+    storage: Annotated[Path | None, typer.Option(help="Where Snakemake keeps copies of an object storage's outputs.")] = None,
 ) -> None:
     """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
     from m2mkd.planning.cost import Assumptions
@@ -26,8 +27,12 @@ def plan(
     from m2mkd.workflow import plan_workflow
 
     terms = Terms(Assumptions(gpu, mfu, gpus), workers, longest) if gpu else None
-    path = plan_workflow(read_settings(None, None, None, config), terms, lambda news: typer.echo(news, err=True), in_container=in_container)
-    typer.echo(path)
+
+    def say(news: str) -> None:
+        typer.echo(news, err=True)
+
+    settings = read_settings(None, None, None, config)
+    typer.echo(plan_workflow(settings, terms, say, in_container=in_container, storage=storage))
 
 
 @app.command("list")

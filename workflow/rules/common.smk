@@ -16,11 +16,23 @@ def machine():
     return shlex.split(given.get("plan", ""))
 
 
+def storage():
+    """Where Snakemake keeps local copies of outputs that it sends to an object storage; nothing without one."""
+    settings = workflow.storage_settings
+    if settings.default_storage_provider is None:
+        return []
+    bucket = settings.default_storage_prefix.partition("://")[2]
+    provider = settings.default_storage_provider
+    copies = os.path.join(settings.local_storage_prefix, provider, bucket.strip("/"))
+    return ["--storage", copies]
+
+
 def planned():
     """Path of the graph of runs: planned now, or by the Snakemake that sent this one to a node of a cluster."""
     if not workflow.is_main_process and os.environ.get("M2MKD_PLAN"):
         return os.environ["M2MKD_PLAN"]
     command = ["m2mkd", "runs", "plan", "--config", json.dumps(config), *machine()]
+    command += storage()
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         command.append("--in-container")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

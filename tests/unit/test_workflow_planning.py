@@ -1,0 +1,59 @@
+"""What planning writes for the workflow, and what it says of the last plan."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from m2mkd.config import load
+from m2mkd.errors import InputError
+from m2mkd.workflow import plan_workflow
+from tests.fabricated import plan
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Those of scale smoke, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    plan(tmp_path, "smoke")
+    return lambda **changes: load.settings({"scale": "smoke", "container": "none", **changes})
+
+
+def test_the_graph_names_a_plan_for_every_run(settings):
+    said: list[str] = []
+    graph = json.loads(plan_workflow(settings(), None, said.append).read_text())
+    assert len(graph["runs"]) == 32 and said == []
+    for run_id in graph["runs"]:
+        assert json.loads(Path(graph["root"], "plan", f"{run_id}.json").read_text())["id"] == run_id
+    assert {phase for phase in graph["phases"] if not Path(graph["root"], "runs", phase).is_dir()} == set()
+
+
+def test_planning_again_is_quiet_and_another_plan_says_what_differs(settings):
+    said: list[str] = []
+    first = plan_workflow(settings(), None, said.append)
+    assert plan_workflow(settings(), None, said.append) == first and said == []
+    plan_workflow(settings(overrides={"recipes": {"distill_module": {"lr": 0.5}}}), None, said.append)
+    (line,) = said
+    assert "since the last plan" in line and "recipe.lr 0.002 -> 0.5" in line
+
+
+def test_an_address_with_a_password_is_in_no_plan(settings, tmp_path, monkeypatch):
+    for name in ("open", "shown"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is put back afterwards
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        address = "http://server:5000" if name == "open" else "postgresql://user:secret@server/mlflow"
+        graph = json.loads(plan_workflow(settings(tracking_uri=address), None, print).read_text())
+        assert graph["tracking"] == {"MLFLOW_TRACKING_URI": address}
+        planned = json.loads(Path(graph["root"], "plan", f"{next(iter(graph['runs']))}.json").read_text())
+        assert planned["tracking_uri"] == (address if name == "open" else None)
+
+
+def test_with_an_object_storage_results_lie_where_it_sends_them_from(settings, tmp_path):
+    plan_workflow(settings(), None, print, storage=tmp_path / "copies")
+    results = tmp_path / "results" / "smoke"
+    assert results.resolve() == (tmp_path / "copies" / "results" / "smoke").resolve()
+    assert (results / "plan").resolve() == tmp_path / "data" / "plan" / "results" / "smoke"
+    assert (results / "work").resolve() == tmp_path / "data" / "work" / "results" / "smoke"
+    plan_workflow(settings(), None, print, storage=tmp_path / "copies")
+    with pytest.raises(InputError, match="is there already, but outputs are to be stored elsewhere"):
+        plan_workflow(settings(), None, print, storage=tmp_path / "others")
