@@ -7,6 +7,8 @@ from m2mkd.config.base import Config
 from m2mkd.config.datasets import PREPARE_FORMAT, DatasetConfig
 from m2mkd.study.keys import digest
 
+MANIFEST = "manifest.json"
+
 
 class Data(Config):
     """A prepared data set as one run sees it."""
@@ -19,6 +21,11 @@ class Data(Config):
 
     def __str__(self) -> str:
         return f"{self.name}@{self.image_size}"
+
+    @property
+    def manifest(self) -> str:
+        """Its list of files with their digests; the last file that is written, so that a set is whole where it is there."""
+        return f"{self.folder}/{MANIFEST}"
 
     @property
     def folder(self) -> str:

@@ -71,7 +71,7 @@ def _declared(phase: type[Phase]) -> dict[str, Any]:
 
 
 def _inputs(study: Study, run: Run) -> list[str]:
-    manifests = [f"{data.folder}/manifest.json" for data in run.config.data_sets]
+    manifests = [data.manifest for data in run.config.data_sets]
     return manifests + [output for run_id in run.parents for output in study.outputs(study.runs[run_id])]
 
 

@@ -21,7 +21,7 @@ def normalise_mtimes(study: Study) -> None:
     They lie under the digest of what decides them, so a file that is there is right. Snakemake, however, takes an output for outdated when
     an input is newer, as it may well be after a clone, a ``dvc checkout`` or a copy.
     """
-    manifests = {f"{data.folder}/manifest.json" for run in study.runs.values() for data in run.config.data_sets}
+    manifests = {data.manifest for run in study.runs.values() for data in run.config.data_sets}
     outputs = {output for run in study.runs.values() for output in study.outputs(run)}
     for path in manifests | outputs:
         try:

@@ -193,7 +193,7 @@ def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, use
             "seed": run.seed,
             **run.content,
             "outputs": {name: sha256(folder / name) for name in outputs},
-            "data": {str(data): json.loads(Path(data.folder, "manifest.json").read_text())["digest"] for data in run.config.data_sets},
+            "data": {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets},
             "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
         },
     )

@@ -18,6 +18,7 @@ from m2mkd.errors import InputError
 from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
 from m2mkd.seeds import derive_seed, forked_rng
+from m2mkd.study.phase import CURVES
 from m2mkd.training.average import Average
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.curves import Curves
@@ -136,7 +137,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = None if recipe.ema_decay is None else Average(task.trained, recipe.ema_decay)
-        self.curves = Curves(self.folder / "metrics.jsonl")
+        self.curves = Curves(self.folder / CURVES)
         self.checkpoints = Checkpoints(self.folder, machine.checkpoints, say, self.ranks)
         self.progress = self._restored()
         if machine.compiled:

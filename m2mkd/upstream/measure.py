@@ -13,13 +13,11 @@ from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.models.build import evaluation
 from m2mkd.seeds import derive_seed
+from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.upstream.imported import Imported
 
 if TYPE_CHECKING:
     from m2mkd.config.models import NACConfig
-
-BATCH = 256
-"""Images at a time; fixed, because noise in evaluation is drawn batch by batch."""
 
 
 def measure_imported(
@@ -76,8 +74,8 @@ def measure_imported(
 
 def _measure(predict: Callable[[Tensor], Tensor], pack: Pack, device: torch.device, classes: tuple[str, ...] | None) -> dict[str, Any]:
     if classes is not None:
-        return measure_masked(predict, pack, classes, BATCH, device)
-    return measure(predict, eval_batches(pack.split("val"), pack.image_size, BATCH), device).summary()
+        return measure_masked(predict, pack, classes, EVAL_BATCH, device)
+    return measure(predict, eval_batches(pack.split("val"), pack.image_size, EVAL_BATCH), device).summary()
 
 
 def _noisy(network: nn.Module, architecture: "NACConfig", draw: int) -> Callable[[Tensor], Tensor]:
