@@ -27,7 +27,9 @@ def by_seed(run: Run, seed: int) -> float:
     return SEEDS[seed]
 
 
-def plan(root: Path, scale: str, experiments: Sequence[str] = (), overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None) -> Study:
+def plan(
+    root: Path, scale: str, experiments: Sequence[str] = (), overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None
+) -> Study:
     """A study whose files lie below ``root``, which must be the working directory."""
     if not (root / "config").is_dir():
         shutil.copytree(ROOT / "config", root / "config")

@@ -24,6 +24,7 @@ from m2mkd.results.tables import compile_tables
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import Evaluate
 from m2mkd.study.plan import build_study
+from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 from m2mkd.training import job
 from tests.fabricated import finish, plan
@@ -183,7 +184,7 @@ def study(tmp_path, monkeypatch) -> Study:
     monkeypatch.setattr(job, "provenance", cache(job.provenance))
     planned = whole(experiments=["vmoe_base/end_to_end", "vmoe_base/m2mkd"])
     better = {run_id: GAINS[row.variant] for row in planned.rows if row.variant in GAINS for run_id in row.measured}
-    finish(planned, lambda run, replicate: 0.8 + 0.01 * replicate + better.get(run.id, (0.0,) * 3)[replicate])
+    finish(planned, lambda run, seed: 0.8 + 0.01 * seed + better.get(run.id, (0.0,) * 3)[seed])
     return planned
 
 
@@ -218,7 +219,7 @@ def test_the_report_shows_them(study):
     assert "New: other IID +3.00, other OOD +1.50" in page
     (row,) = [row for row in study.rows if row.variant == "other"]
     assert f'<h3 id="{anchor_of(row)}">' in page
-    assert f"{study.folder(row.measured[0])}/0/metrics.json --config scale=small" in page
+    assert f"{study.folder(row.measured[0])}/metrics.json --config scale=small" in page
     assert "snakemake --cores all ablations --config scale=small" in page
 
 
@@ -231,7 +232,7 @@ def test_claims_about_them_are_judged(study):
     (found,) = verdict_board(study, collect(study), [claim()])
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(3.0)
     (row,) = [row for row in study.rows if row.variant == "other"]
-    shutil.rmtree(f"{study.folder(row.measured[0])}/2")
+    shutil.rmtree(study.folder(row.measured[2]))
     (found,) = verdict_board(study, collect(study, partial=True), [claim()])
     assert found.verdict.word == "inconclusive" and "Seed 2 of ablation_new/other is missing" in found.verdict.why
 
@@ -283,8 +284,7 @@ def test_claims_about_graphs(tmp_path, monkeypatch):
     finish(study)
     for run in study.runs.values():
         if isinstance(run.config, Evaluate):
-            for slot in range(3):
-                with_graph(study, run, slot, (0.3 if run.id in dense else 0.1) + 0.001 * slot)
+            with_graph(study, run, (0.3 if run.id in dense else 0.1) + 0.001 * run.config.seed)
     one = next(one for one in load_claims() if one.id == "ablation_graph_cut_small")
     (found,) = verdict_board(study, collect(study), [one])
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(20.0)
@@ -293,11 +293,11 @@ def test_claims_about_graphs(tmp_path, monkeypatch):
     assert [float(line["graph_density_mean"]) for line in lines] == pytest.approx([0.101, 0.301, 0.101])
 
 
-def with_graph(study: Study, run, slot: int, density: float) -> None:
+def with_graph(study: Study, run: Run, density: float) -> None:
     """Add a diagnosed graph to the metrics of a finished evaluation."""
     from m2mkd.files import sha256
 
-    folder = Path(study.folder(run.id)) / str(slot)
+    folder = Path(study.folder(run.id))
     metrics = json.loads((folder / "metrics.json").read_text())
     numbers = {"density": density, "input_density": 0.5, "clustering": 0.2, "mean_degree": 3.0, "bandwidths": [1.0]}
     metrics["diagnostics"] = {"images": 32, "layers": [], "graph": numbers}

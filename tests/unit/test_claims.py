@@ -37,7 +37,7 @@ def pair(*differences: float, control: float = 0.5, name: str = "one") -> Pair:
 
 
 def arm(*accuracies: float, images: int = 100) -> Arm:
-    seeds = tuple(Seed(place, "evaluate/0", place, share, None, None) for place, share in enumerate(accuracies))
+    seeds = tuple(Seed(seed, "evaluate/0", share, None, None) for seed, share in enumerate(accuracies))
     return Arm("one", "a", "corrected", seeds, images, 0.1)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from m2mkd.cli import app
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.results.commands import selected_experiments
+from m2mkd.results.commands import Commands
 from m2mkd.results.crate import write
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.contents import SOURCES
@@ -42,7 +42,7 @@ def project(tmp_path_factory) -> Iterator[tuple[Path, Study]]:
         patch.chdir(root)
         patch.setattr(job, "provenance", cache(job.provenance))
         patch.setattr("m2mkd.containers.inside.record", lambda: IMAGE)
-        study = plan(root, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], replicates=3)
+        study = plan(root, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], seeds=3)
         for name in set(SOURCES) - {"config", "results/published"}:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -111,27 +111,23 @@ def test_the_public_validator_finds_nothing_and_would_find_something(crate, tmp_
     assert any("hasPart" in issue for issue in bad["issues"])
 
 
-def test_every_replicate_is_an_action_with_what_it_used_and_made(crate, study):
+def test_every_run_is_an_action_with_what_it_used_and_made(crate, study):
     found = entities(crate)
-    actions = [entity for id_, entity in found.items() if re.fullmatch(r"#run/\w+/\w{16}/\d", id_)]
-    assert len(actions) == sum(len(run.config.replicates) for run in study.runs.values())
-    (run,) = [
-        run
-        for run in study.runs.values()
-        if isinstance(run.config, TrainStudent) and run.config.init == "modules" and run.config.replicates == (1,)
-    ]
-    action = found[f"#run/{run.id}/0"]
+    actions = [entity for id_, entity in found.items() if re.fullmatch(r"#run/\w+/\w{16}", id_)]
+    assert len(actions) == len(study.runs)
+    (run,) = [run for run in study.runs.values() if isinstance(run.config, TrainStudent) and run.config.init == "modules" and run.seed == 1]
+    action = found[f"#run/{run.id}"]
     folder = study.folder(run.id)
-    assert {part["@id"] for part in action["result"]} == {f"{folder}/0/{name}" for name in run.config.OUTPUTS}
+    assert {part["@id"] for part in action["result"]} == {f"{folder}/{name}" for name in run.config.OUTPUTS}
     used = {part["@id"] for part in action["object"]}
-    assert {f"{study.folder(id_)}/0/run.json" for id_ in run.upstream["modules"]} < used
+    assert {f"{study.folder(id_)}/run.json" for id_ in run.upstream["modules"]} < used
     assert any(re.fullmatch(r"data/packed/digits%4032/\w+/manifest\.json", path) for path in used)
     assert action["instrument"] == {"@id": "#tool/train_student"} and action["startTime"] < action["endTime"]
     image = found[action["containerImage"]["@id"]]
     assert (image["name"], image["sha256"]) == ("m2mkd-cpu.sif", "3" * 64)
     workflow = found["workflow/Snakefile"]
     assert {part["@id"] for part in workflow["step"]} == {f"#step/{run.phase}" for run in study.runs.values()} | {"#step/compile"}
-    assert found["#value/overrides"]["value"] == "replicates=3"
+    assert found["#value/overrides"]["value"] == "seeds=3"
     assert found["https://arxiv.org/abs/2402.16918"]["@type"] == "ScholarlyArticle"
     positions = [int(found[f"#step/{name}"]["position"]) for name in PHASES if f"#step/{name}" in found]
     assert positions == sorted(positions)
@@ -141,8 +137,8 @@ def test_a_crate_is_whole_and_knows_no_machine(crate, study):
     checked = check_crate(crate)
     # Of everything but students the weights are there by their digest alone: meta, 4 modules, teacher, 4 stages, 3 seeds x 4 modules.
     assert checked.left_out == 1 + 4 + 1 + 4 + 12 and checked.beside == ()
-    assert {path.name for path in crate.glob("results/smoke/runs/*/*/*/model.safetensors")} == {"model.safetensors"}
-    assert {path.parts[-4] for path in crate.glob("results/smoke/runs/*/*/*/model.safetensors")} == {"train_student"}
+    assert {path.name for path in crate.glob("results/smoke/runs/*/*/model.safetensors")} == {"model.safetensors"}
+    assert {path.parts[-3] for path in crate.glob("results/smoke/runs/*/*/model.safetensors")} == {"train_student"}
     for path in crate.rglob("*"):
         if path.is_file() and path.suffix not in (".png", ".parquet"):
             assert str(Path.cwd()) not in path.read_text(), path
@@ -156,9 +152,8 @@ def test_a_crate_is_whole_and_knows_no_machine(crate, study):
 
 def test_its_commands_name_the_teachers_of_a_study_too(study):
     some = plan(Path(), "smoke", ["teacher_deit_large", "vmoe_base/end_to_end"])
-    chosen = selected_experiments(some)
-    assert chosen == ["teacher_deit_large/teacher", "vmoe_base/end_to_end"]
-    assert plan(Path(), "smoke", chosen).key == some.key
+    assert 'experiments=["teacher_deit_large", "vmoe_base/end_to_end"]' in Commands(some, some.selected).to("all")
+    assert plan(Path(), "smoke", some.selected).key == some.key
 
 
 def test_what_people_read(crate, study):
@@ -216,13 +211,13 @@ def forget(folder: Path, run: str) -> None:
 
 
 def replace_a_table(folder: Path, run: str) -> None:
-    table = Path(run).parents[3] / "tables/claims.csv"
+    table = Path(run).parents[2] / "tables/claims.csv"
     rewrite(folder / table, "id,verdict\n")
     sign(folder, str(table))
 
 
 def forget_an_evaluation(folder: Path, run: str) -> None:
-    record = sorted((folder / Path(run).parents[2]).glob("evaluate/*/0/run.json"))[0]
+    record = sorted((folder / Path(run).parents[1]).glob("evaluate/*/run.json"))[0]
     forget(folder, str(record.relative_to(folder)))
 
 
@@ -281,14 +276,14 @@ def forget_an_evaluation(folder: Path, run: str) -> None:
 def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, study, tmp_path, damage, message):
     elsewhere = tmp_path / "elsewhere"
     shutil.move(crate, elsewhere)
-    damage(elsewhere, f"{study.folder(first(study, 'train_student').id)}/0")
+    damage(elsewhere, study.folder(first(study, "train_student").id))
     with pytest.raises(InputError, match=message):
         check_crate(elsewhere)
 
 
 def test_what_is_not_of_the_study_goes_into_no_crate(crate, study):
     shutil.rmtree(crate)
-    weights = Path(study.folder(first(study, "train_student").id), "0", "model.safetensors")
+    weights = Path(study.folder(first(study, "train_student").id), "model.safetensors")
     good = weights.read_bytes()
     rewrite(weights, "others")
     with pytest.raises(InputError, match=r"model\.safetensors: its sha256 is not the recorded one"):
@@ -322,8 +317,8 @@ def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
 
 
 def test_the_commands(study, monkeypatch):
-    selected = ["--scale", "smoke", "--experiment", "vmoe_base/end_to_end", "--experiment", "vmoe_base/m2mkd", "--set", "replicates=3"]
-    written = CliRunner().invoke(app, ["crate", *selected, "--set", "replicates_per_job=1"])
+    selected = ["--scale", "smoke", "--experiment", "vmoe_base/end_to_end", "--experiment", "vmoe_base/m2mkd", "--set", "seeds=3"]
+    written = CliRunner().invoke(app, ["crate", *selected, "--set", "seeds_per_job=1"])
     assert written.exit_code == 0, written.output
     checked = CliRunner().invoke(app, ["crate", "check", "results/smoke/crate"])
     assert "match their digests; 22 outputs are in it by their digest alone" in checked.stdout

@@ -40,7 +40,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fabricated, "measured", diagnosed)
     names = ["vmoe_base/end_to_end", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "ood_tiny_imagenet_r"]
-    return fabricated.plan(tmp_path, "smoke", names, replicates=2)
+    return fabricated.plan(tmp_path, "smoke", names, seeds=2)
 
 
 def test_the_report_has_one_figure_a_student(study, tmp_path):

@@ -13,7 +13,7 @@ EXPERIMENTS = ["teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/m2mkd"]
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = plan(tmp_path, "smoke", EXPERIMENTS, replicates=3)
+    study = plan(tmp_path, "smoke", EXPERIMENTS, seeds=3)
     finish(study)
     return study
 
@@ -21,7 +21,7 @@ def study(tmp_path, monkeypatch):
 def test_frames_hold_every_number(study):
     collected = collect(study)
     measuring = [run for run in study.runs.values() if run.phase != "split_teacher"]
-    assert len(collected.runs) == sum(len(run.config.replicates) for run in measuring)
+    assert len(collected.runs) == len(measuring)
     assert set(collected.runs["run"]) == {run.id for run in measuring}
     found = collected.measurements
     top1 = found[(found["metric"] == "top1") & (found["variant"] == "m2mkd") & (found["rendition"] == "")]
@@ -69,7 +69,7 @@ def test_stages_that_nobody_distils_from_belong_to_their_teacher(tmp_path, monke
         (lambda record: record.update(key="0" * 16), r"key is \"0{16}\""),
         (lambda record: record.update(id="evaluate/0"), r"id is \"evaluate/0\""),
         (lambda record: record["upstream"].update(modules=["distill_module/0"]), r"upstream\.modules is "),
-        (lambda record: record.update(replicate=7), r"replicate is 7"),
+        (lambda record: record.update(seed=7), r"seed is 7"),
         (lambda record: record.pop("outputs"), r"not a whole record of a run \(KeyError"),
         (lambda record: record.update(provenance={}), r"not a whole record of a run \(KeyError: 'seconds'"),
         (lambda record: record["provenance"].update(packages=None), r"not a whole record of a run \(TypeError"),
@@ -87,16 +87,16 @@ def test_another_configuration_is_refused_by_name(study, change, says):
 
 def test_a_missing_seed_is_an_error_that_names_the_run(study):
     last = [run for run in study.runs.values() if run.phase == "evaluate"][-1]
-    path = Path(study.folder(last.id)) / "0" / "run.json"
+    path = Path(study.folder(last.id), "run.json")
     path.unlink()
-    with pytest.raises(InputError, match=f"{last.id}/0/run.json: absent") as error:
+    with pytest.raises(InputError, match=f"{last.id}/run.json: absent") as error:
         collect(study)
     assert "snakemake" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "metrics.jsonl"])
 def test_an_output_that_was_changed_is_refused(study, name):
-    path = Path(study.folder(first(study, "train_student").id)) / "0" / name
+    path = Path(study.folder(first(study, "train_student").id), name)
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(InputError, match=f"{name}: sha256 is .* but the run recorded"):
         collect(study)
@@ -106,7 +106,7 @@ def test_an_output_that_was_changed_is_refused(study, name):
 
 
 def test_a_broken_record_is_refused(study):
-    path = Path(study.folder(first(study, "evaluate").id)) / "0" / "run.json"
+    path = Path(study.folder(first(study, "evaluate").id), "run.json")
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match=r"not a whole record of a run \(JSONDecodeError"):
         collect(study)

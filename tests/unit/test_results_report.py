@@ -51,7 +51,7 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        study = plan(root, "smoke", EXPERIMENTS, replicates=3)
+        study = plan(root, "smoke", EXPERIMENTS, seeds=3)
         finish(study)
         write_report(study)
         yield study, root, (root / "results/smoke/report.html").read_text()
@@ -125,7 +125,7 @@ def test_every_number_leads_to_its_runs_digest_and_command(report):
             assert cell in text
         behind = text.partition(f'id="table-{anchor_of(row)}-table"')[2].partition("</table>")[0]
         for run_id in row.measured:
-            assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/0/metrics.json --config scale=smoke " in behind
+            assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/metrics.json --config scale=smoke " in behind
 
 
 def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
@@ -196,7 +196,7 @@ def test_at_the_papers_scale_it_reports_both_profiles(tmp_path, monkeypatch):
 def test_data_that_is_here_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = plan(tmp_path, "smoke", ["vmoe_base/end_to_end"])
-    finish(study, lambda run, replicate: 0.9)
+    finish(study, lambda run, seed: 0.9)
     (data,) = {data for run in study.runs.values() for data in run.config.data_sets if data.name == "digits"}
     prepare(data.name, load.datasets()[data.name], data.image_size, Path(data.folder), processes=1)
     write_report(study)

@@ -21,7 +21,7 @@ EXPERIMENTS = [
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = plan(tmp_path, "smoke", EXPERIMENTS, replicates=3)
+    study = plan(tmp_path, "smoke", EXPERIMENTS, seeds=3)
     finish(study)
     return study
 
