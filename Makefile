@@ -33,7 +33,8 @@ lint: $(VENV)/.ok-dev
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	mypy
-	m2mkd config schema --check
+	deptry .
+	m2mkd config export --check
 
 format: $(VENV)/.ok-dev
 	ruff check --fix .

@@ -5,7 +5,7 @@ INTERRUPTED = 75
 
 
 class InputError(Exception):
-    """Bad input: one line that names what is wrong, where, and the mend. The command line exits with code 2."""
+    """Bad input: one line that names what is wrong, where, and the fix. The command line exits with code 2."""
 
 
 class Interrupted(BaseException):

@@ -59,7 +59,7 @@ def _said(*arguments: str) -> dict[str, Any]:
     """What DVC says in JSON."""
     done = _dvc(*arguments, "--json", capture=True)
     if done.returncode:
-        raise InputError(f"dvc {' '.join(arguments)}: DVC has said above what is wrong; mend it and run the same command again")
+        raise InputError(f"dvc {' '.join(arguments)}: DVC has said above what is wrong; correct it and run the same command again")
     return json.loads(done.stdout)
 
 

@@ -11,7 +11,7 @@ def derive_seed(*names: str | int) -> int:
     Parameters
     ----------
     *names
-        What the stream is for, from the general to the particular: ``("data", "digits", "student", replicate, epoch)``.
+        What the stream is for, from the general to the particular: ``("data", "digits", "student", seed, epoch)``.
 
     Returns
     -------

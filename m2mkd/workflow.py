@@ -63,7 +63,7 @@ def plan_workflow(settings: Settings, terms: Terms | None, say: Callable[[str], 
 
 
 def _without_secret(uri: str | None) -> str | None:
-    """The address, unless it holds a password: plans are no place for one, and jobs get it from the environment."""
+    """The address, unless it holds a password: it does not belong in a file, and jobs get it from the environment."""
     return uri if uri and "@" not in urlsplit(uri).netloc else None
 
 

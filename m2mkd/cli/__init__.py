@@ -3,15 +3,17 @@
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from m2mkd import __version__
 from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, study
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
 from m2mkd.ranks import Ranks
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="Reproduce m2mKD at any scale.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.add_typer(study.app)
 app.add_typer(checkpoints.app)
 app.add_typer(plan.app)
@@ -24,6 +26,21 @@ app.add_typer(data.app, name="data")
 app.add_typer(published.app, name="published")
 app.add_typer(graph.app, name="graph")
 app.add_typer(study.track, name="track")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"m2mkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """Reproduce m2mKD at any scale."""
+
+
 CTRL_C = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 FIXES = {

@@ -11,7 +11,8 @@ from m2mkd.cli.options import DeviceOption
 app = typer.Typer()
 
 KindOption = Annotated[
-    str | None, typer.Option("--kind", help="nac, nac_readin, nac_mediator, nac_readout, vit, vmoe or vmoe_module.", show_default=False)
+    str | None,
+    typer.Option("--kind", help="nac, nac_readin, nac_mediator, nac_readout, vit, vmoe, vmoe_module or vmoe_detector.", show_default=False),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML or JSON: the released configuration, or constructor arguments.", show_default=False)

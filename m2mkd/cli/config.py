@@ -35,8 +35,10 @@ def validate(experiment: str, scale: ScaleOption = None, overrides: SetOption = 
 
 
 @app.command()
-def schema(check: Annotated[bool, typer.Option("--check", help="Only say whether the files are current.")] = False) -> None:
-    """Export the JSON schemas of the configuration files to workflow/schemas."""
+def export(check: Annotated[bool, typer.Option("--check", help="Only say whether the files are current.")] = False) -> None:
+    """Write what follows from the package: JSON schemas of the configuration files (workflow/schemas), and the folders in dvc.yaml."""
     from m2mkd.config.schemas import export_schemas
+    from m2mkd.study.dvc import export_stages
 
     export_schemas(Path("workflow/schemas"), check=check)
+    export_stages(Path("dvc.yaml"), check=check)

@@ -12,7 +12,7 @@ app = typer.Typer()
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list in place of the table.")] = False) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False) -> None:
     """Check the machine, the project and the image; say what to do about each fault. Exit code 1 if something fails."""
     from m2mkd.doctor.examine import examine
 
@@ -30,7 +30,7 @@ def _show(findings: list) -> None:
     from rich.table import Table
 
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
-    table = Table("check", "status", "found", "mend")
+    table = Table("check", "status", "found", "fix")
     for finding in findings:
         table.add_row(finding.check, f"[{colours[finding.status]}]{finding.status}[/]", _plain(finding.found), _plain(finding.fix))
     Console().print(table)

@@ -15,7 +15,7 @@ SetOption = Annotated[
 ]
 PlannedOption = Annotated[
     str | None,
-    typer.Option("--study", help="Key of a study as the workflow planned it, in the place of what the configuration says now."),
+    typer.Option("--study", help="Key of a study as the workflow planned it, instead of what the configuration says now."),
 ]
 AblationsOption = Annotated[bool, typer.Option("--ablations", help="The study together with the ablations of its scale.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]

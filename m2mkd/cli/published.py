@@ -19,7 +19,7 @@ def set_(
     variant: Annotated[str, typer.Argument(help="Variant, or what the source measured.")],
     split: Annotated[str, typer.Argument(help="iid, ood, fewshot or train.")],
     value: Annotated[float, typer.Argument(help="The number as printed, in the unit of its cell.")],
-    source: Annotated[str, typer.Option(help="Version and place, then the address.")],
+    source: Annotated[str, typer.Option(help="Version and where in it, then the address.")],
     metric: Annotated[str, typer.Option(help="What was measured.")] = "top1",
     status: Annotated[str, typer.Option(help="VERIFIED (seen in the source itself) or SECONDARY (seen in a quotation).")] = "VERIFIED",
 ) -> None:

@@ -24,7 +24,7 @@ class Claim(Config):
     claim: str
     """What is claimed, in one sentence."""
     source: str
-    """Paper and place in it; or what of this suite says so."""
+    """Paper, and where in it; or what of this suite says so."""
     status: Literal["VERIFIED", "ABSTRACT-ONLY", "SECONDARY", "DERIVED", "PREDICTED"]
     """How well the claimed number is known here."""
     subject: Literal["paper", "suite"]
@@ -35,7 +35,7 @@ class Claim(Config):
     population: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Experiments that it is about, separated by commas."""
     comparison: str
-    """``A - B``, ``(A - B) - (C - D)`` (with A - B in the place of A, C - D in that of B), or ``A`` alone; variants of each experiment of
+    """``A - B``, ``(A - B) - (C - D)`` (with A - B for A, C - D for B), or ``A`` alone; variants of each experiment of
     the population (``teacher`` of a teacher experiment), or ``experiment/variant``."""
     aggregate: Literal["each", "mean", "max"]
     """Whether it holds for each experiment of the population, for their mean, or for the best of them ("up to")."""

@@ -18,7 +18,7 @@ class Switch(Config):
     released: Value
     """Value that reproduces the released behaviour."""
     corrected: Value
-    """Value that mends it."""
+    """Value that corrects it."""
     applies: tuple[str, ...]
     """Phases whose result it can change, as ``phase`` or ``phase/family``."""
     distilled: bool = False

@@ -32,7 +32,7 @@ def seeds_of(seeds: Seeds) -> tuple[int, ...]:
 
 
 class TeacherImports(Config):
-    """Weights of others in the place of what a teacher experiment trains; files that ``m2mkd import`` wrote."""
+    """Weights of others instead of what a teacher experiment trains; files that ``m2mkd import`` wrote."""
 
     meta: str | None = None
     """Replaces the pre-training of the meta model."""
@@ -58,7 +58,7 @@ class TeacherExperiment(Config):
     assemble: str | None = None
     """Recipe of the assembled teacher; needed unless it is imported."""
     imports: TeacherImports = TeacherImports()
-    """Weights of others in the place of these phases."""
+    """Weights of others instead of these phases."""
 
     @model_validator(mode="after")
     def _trained_or_imported(self):
@@ -78,7 +78,7 @@ class Distill(Config):
 
 
 class VariantImports(Config):
-    """Weights of others in the place of what a variant trains; files that ``m2mkd import`` wrote."""
+    """Weights of others instead of what a variant trains; files that ``m2mkd import`` wrote."""
 
     modules: tuple[str, ...] | None = None
     """Replaces m2mKD: the modules, first to last."""
@@ -98,7 +98,7 @@ class Variant(Config):
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
     imports: VariantImports = VariantImports()
-    """Weights of others in the place of modules, or of the whole student."""
+    """Weights of others instead of modules, or of the whole student."""
     seeds: Seeds | None = None
     """Seeds beside those of the scale: a number, or a list."""
 
@@ -261,14 +261,14 @@ class Settings(Config):
     scale: str = "small"
     """File in ``config/scales``."""
     experiments: tuple[str, ...] = ()
-    """Experiments to run in place of the scale's study; none: the study."""
+    """Experiments to run instead of the scale's study; none: the study."""
     overrides: dict = {}
     """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the shape of a scale file."""
     container: str = "containers/m2mkd-cpu.sif"
     """Image that jobs run in with ``--use-singularity``: a .sif, ``docker-archive:FILE``, ``oci-archive:FILE``, or a URL that ends in
     @sha256:DIGEST; none: the host."""
     binds: tuple[str, ...] = ()
-    """Folders outside the project that jobs see in the image, as folder, or folder:place[:ro]."""
+    """Folders outside the project that jobs see in the image, as folder, or folder:target[:ro]."""
     tracking_uri: str | None = None
     """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
     before it. None: ``results/mlflow.db``, filled at the end."""

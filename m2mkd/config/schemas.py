@@ -45,4 +45,4 @@ def export_schemas(folder: Path, *, check: bool) -> None:
         if not check:
             write_text(path, text)
         elif not path.is_file() or path.read_text() != text:
-            raise InputError(f"{path}: is not what the package's models say; run 'm2mkd config schema'")
+            raise InputError(f"{path}: is not what the package's models say; run 'm2mkd config export'")

@@ -16,7 +16,7 @@ from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_text
 
 HOST = "none"
-"""In the place of an image: run on the host."""
+"""Instead of an image: run on the host."""
 ARCHIVES = ("docker-archive:", "oci-archive:")
 """What Docker saves, and what Podman does."""
 SQUASH = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
@@ -25,8 +25,8 @@ CONVERTED = Path(".snakemake/images")
 """SIFs that were made from archives, and digests of images."""
 MACHINE = ("M2MKD_DEVICE", "M2MKD_WORKERS", "M2MKD_RANKS", "M2MKD_DEVICE_BATCH", "M2MKD_COMPILE")
 TRACKING = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-PLACES = ("M2MKD_DATA_SOURCE", "MLFLOW_ARTIFACTS_DESTINATION")
-HANDED_ON = (*MACHINE, *TRACKING, *PLACES, "CUDA_VISIBLE_DEVICES")
+FOLDERS = ("M2MKD_DATA_SOURCE", "MLFLOW_ARTIFACTS_DESTINATION")
+HANDED_ON = (*MACHINE, *TRACKING, *FOLDERS, "CUDA_VISIBLE_DEVICES")
 """Variables that a job needs although the rest of the host's environment stays outside."""
 
 
@@ -162,9 +162,9 @@ def bind(folders: tuple[str, ...]) -> str:
             raise InputError(f"binds: '{folder}' has a comma or too many colons, which Apptainer cannot take; bind the folder above")
         if not Path(source).exists():
             raise InputError(f"binds: {source} is not there; make it, or remove it from binds in config/config.yaml")
-        place, _, option = rest.partition(":")
-        if (place and not place.startswith("/")) or option not in ("", "ro", "rw"):
-            raise InputError(f"binds: '{folder}' is none of FOLDER, FOLDER:/PLACE and FOLDER:/PLACE:ro; correct it in config/config.yaml")
+        target, _, option = rest.partition(":")
+        if (target and not target.startswith("/")) or option not in ("", "ro", "rw"):
+            raise InputError(f"binds: '{folder}' is none of FOLDER, FOLDER:/TARGET and FOLDER:/TARGET:ro; correct it in config/config.yaml")
         real = str(Path(source).resolve())
         if re.search("[,:]", real):
             raise InputError(f"binds: {source} leads to '{real}', whose comma or colon Apptainer cannot take; rename that folder")

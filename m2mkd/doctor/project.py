@@ -70,16 +70,16 @@ def _data_root(settings: Settings, folder: str) -> CheckResult:
         return CheckResult("data roots", "warn", *_split(error))
     if name is None or "://" in name or not Path(name).is_file():
         return CheckResult("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
-    place = bound.split(":")[1]
-    done = subprocess.run([program, "exec", "--cleanenv", "--bind", bound, name, "ls", place], capture_output=True, text=True, check=False)
+    target = bound.split(":")[1]
+    done = subprocess.run([program, "exec", "--cleanenv", "--bind", bound, name, "ls", target], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return CheckResult("data roots", "fail", f"{place} cannot be read inside {name}: {reason}", "make it readable, or correct binds")
-    return CheckResult("data roots", "pass", f"{place}, {len(done.stdout.splitlines())} entries inside {name}")
+        return CheckResult("data roots", "fail", f"{target} cannot be read inside {name}: {reason}", "make it readable, or correct binds")
+    return CheckResult("data roots", "pass", f"{target}, {len(done.stdout.splitlines())} entries inside {name}")
 
 
 def dvc_remote() -> CheckResult:
-    """Whether DVC has a place to share results, and whether a folder among them is there."""
+    """Whether DVC has a remote to share results, and whether a folder among them is there."""
     remotes = dict(line.split(maxsplit=1) for line in answer_lines("dvc", "remote", "list") if " " in line or "\t" in line)
     if not remotes:
         return CheckResult("dvc remote", "warn", "none", "only to share results: 'dvc remote add --default NAME URL'")

@@ -75,8 +75,8 @@ class Stage(nn.Module):
         if last:
             self.norm: nn.Module = nn.LayerNorm(width, eps=config.norm_eps)
             self.head: nn.Module = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-            _init_linear(self.head)
-        self.blocks.apply(_init_linear)
+            init_linear(self.head)
+        self.blocks.apply(init_linear)
 
     def embed(self, images: Tensor) -> Tensor:
         """Tokens (B, N, d) of images (B, 3, H, W): the class token, then the patches row by row."""
@@ -119,7 +119,8 @@ class Stage(nn.Module):
         return {"cls_token", "pos_embed"} if self.first else set()
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Give a linear map its initial weights, and leave any other module alone (specification vmoe.md 1.5)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
         if module.bias is not None:

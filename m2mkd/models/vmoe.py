@@ -160,6 +160,20 @@ def moe_positions(config: VMoEConfig) -> tuple[int, ...]:
     return config.moe_positions
 
 
+def token_layers(config: VMoEConfig, index: int, expert_init: ExpertInit) -> list[Callable[..., nn.Module]]:
+    """What makes the token-wise branch of each block of stage ``index``, an MLP or experts, from the keywords of timm's ``Mlp``.
+
+    Raises
+    ------
+    InputError
+        If ``top_k`` exceeds the number of experts.
+    """
+    if config.top_k > config.experts:
+        raise InputError(f"top_k {config.top_k} exceeds experts {config.experts}; lower top_k")
+    moe_layer = partial(_moe_layer, experts=config.experts, top_k=config.top_k, expert_init=expert_init, router=_router(config))
+    return [moe_layer if position in config.moe_positions else Mlp for position in stage_positions(config, index)]
+
+
 def _build_stage(
     config: VMoEConfig,
     index: int,
@@ -170,12 +184,7 @@ def _build_stage(
     stitch_width: int | None,
     expert_init: ExpertInit,
 ) -> Stage:
-    if config.top_k > config.experts:
-        raise InputError(f"top_k {config.top_k} exceeds experts {config.experts}; lower top_k")
-    moe_layer = partial(_moe_layer, experts=config.experts, top_k=config.top_k, expert_init=expert_init, router=_router(config))
-    mlp_layers: list[Callable[..., nn.Module]] = [
-        moe_layer if position in config.moe_positions else Mlp for position in stage_positions(config, index)
-    ]
+    mlp_layers = token_layers(config, index, expert_init)
     return VMoEStage(
         config,
         [build_block(config, rate, mlp_layer) for rate, mlp_layer in zip(drop_paths, mlp_layers, strict=True)],

@@ -66,6 +66,7 @@ def _declared(phase: type[Phase]) -> dict[str, Any]:
         "priority": phase.PRIORITY,
         "head_node": phase.HEAD_NODE,
         "measures": phase.measures(),
+        "stage": phase.STAGE,
     }
 
 

@@ -13,7 +13,7 @@ from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, SeededPhase, Stage, Tea
 
 
 class ImportWeights(TeacherPhase):
-    """Weights of others in the place of those that a phase would have trained."""
+    """Weights of others instead of those that a phase would have trained."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
     HEAD_NODE: ClassVar[bool] = True
@@ -30,7 +30,7 @@ class ImportWeights(TeacherPhase):
     sha256: str
     """Of the file."""
     file: str = Field("", exclude=True)
-    """Where the file lies; its content counts, not its place."""
+    """Where the file lies; its content counts, not its path."""
 
     @property
     def of_teacher(self) -> bool:

@@ -24,7 +24,7 @@ class Study:
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields in which its scale differs from the file of that name, in the shape of a scale file."""
     selected: tuple[str, ...] = ()
-    """Experiments that were asked for in the place of the scale's own, as experiment or experiment/variant; none: the scale's."""
+    """Experiments that were asked for instead of the scale's own, as experiment or experiment/variant; none: the scale's."""
     experiments: dict[str, Experiment] = field(default_factory=dict)
     """Those that its rows name, and those that these name, as they are at its scale."""
     runs: dict[str, Run] = field(default_factory=dict)

@@ -62,7 +62,7 @@ def row_entry(study: Study, row_name: RowName, members: list[Record], own: list[
 
     Parameters
     ----------
-    study, place
+    study, row_name
         Which row.
     members
         Runs that are shown below it.

@@ -258,9 +258,9 @@ def open_store(experiment: str) -> Iterator[Store]:
         yield Store(open_client(), experiment)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).strip().splitlines()[0].replace(str(DATABASE.resolve()), str(DATABASE)).replace(uri, without_credentials(uri))
-        mend = (
+        fix = (
             f"if it is damaged, remove {DATABASE} and run 'm2mkd track sync' again, which fills it from the runs"
             if uri == DEFAULT_URI
             else "check MLFLOW_TRACKING_URI"
         )
-        raise InputError(f"MLflow store {without_credentials(uri)}: {reason}; {mend}") from None
+        raise InputError(f"MLflow store {without_credentials(uri)}: {reason}; {fix}") from None

@@ -1,4 +1,4 @@
-"""A moving average of the weights, where a recipe asks for one: it is measured and published in the place of what trains."""
+"""A moving average of the weights, where a recipe asks for one: it is measured and published instead of what trains."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -84,7 +84,7 @@ def memory_explained(explain: Callable[[], str]) -> Iterator[None]:
 
 
 def out_of_memory(title: str, images: int, device: torch.device, planned: int) -> str:
-    """What did not fit, what was expected, and the mend.
+    """What did not fit, what was expected, and the fix.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a job finds what it builds on: prepared data sets and the weights of other runs. Tests put their own in its place."""
+"""Where a job finds what it builds on: prepared data sets and the weights of other runs. Tests bring their own."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

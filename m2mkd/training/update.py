@@ -202,13 +202,13 @@ class Training:
 
     def _backward(self, epoch: int, step: int, number: int, part: Batch) -> Tensor:
         """Add the gradient of one of the parts that a batch is accumulated from; gives its loss."""
-        # A part has the noise of its place in the batch, whichever rank has it.
-        place = () if self.parts * self.ranks.count == 1 else (self.ranks.rank * self.parts + number,)
-        noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *place))
+        # A part has the noise of its index in the batch, whichever rank has it.
+        index = () if self.parts * self.ranks.count == 1 else (self.ranks.rank * self.parts + number,)
+        noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *index))
         waits = isinstance(self.loss, DistributedDataParallel) and number + 1 < self.parts
         with self.loss.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
             # timm's drop path draws from the global generator.
-            with forked_rng(*self.names, "drop path", epoch, step, *place), computing_in(self.recipe.precision, self.device):
+            with forked_rng(*self.names, "drop path", epoch, step, *index), computing_in(self.recipe.precision, self.device):
                 loss = self.loss(part.images, part.targets, noise)
             self.scaler.scale(loss if self.parts == 1 else loss / self.parts).backward()
         self.experts.saw()

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from m2mkd.config.detection import DetectorConfig, DetectorSwitches
 from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 
-Kind = Literal["nac", "nac_readin", "nac_mediator", "nac_readout", "vit", "vmoe", "vmoe_module"]
+Kind = Literal["nac", "nac_readin", "nac_mediator", "nac_readout", "vit", "vmoe", "vmoe_module", "vmoe_detector"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DisabledNoise = Literal["seeder", "edge", "gumbel"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -19,7 +20,7 @@ class Description:
     """A network or module: everything but its weights."""
 
     kind: Kind
-    architecture: ViTConfig | VMoEConfig | NACConfig
+    architecture: ViTConfig | VMoEConfig | NACConfig | DetectorConfig
     """Of a module too: a V-MoE's has its blocks as its only stage, a NAC's has the smallest circuit around it."""
     image_size: int
     """Side of the images in pixels; of no meaning for a module between two others."""
@@ -39,6 +40,8 @@ class Description:
     """Layers of a NAC (``read_in``, ``read_out``) with other heads than the circuit's: name, heads, width of a head."""
     disabled_noise: frozenset[DisabledNoise] = frozenset()
     """Noise of a NAC that its configuration switches off: of the seeder's codes, of the propagators' edges, of the pooling."""
+    switches: DetectorSwitches | None = None
+    """Defects that a detector has."""
 
     @property
     def whole(self) -> bool:
@@ -66,7 +69,7 @@ def describe(kind: str, config: Mapping[str, Any], shapes: Shapes, where: str = 
     InputError
         If the kind is unknown, or a key is unknown, missing, or asks for what no released configuration uses.
     """
-    from m2mkd.upstream import nac_config, vit_config
+    from m2mkd.upstream import detector_config, nac_config, vit_config
 
     if kind not in KINDS:
         raise InputError(f"kind '{kind}' is unknown; use one of {', '.join(KINDS)}")
@@ -74,4 +77,6 @@ def describe(kind: str, config: Mapping[str, Any], shapes: Shapes, where: str = 
         return nac_config.describe_circuit(config, where)
     if kind.startswith("nac_"):
         return nac_config.describe_module(kind, config, shapes, where)
+    if kind == "vmoe_detector":
+        return detector_config.describe(config, shapes, where)
     return vit_config.describe(kind, config, shapes, where)

@@ -13,6 +13,7 @@ from m2mkd.upstream.description import Description, describe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from m2mkd.config.detection import DetectorConfig
     from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 
 FORMAT = "m2mkd-import/1"
@@ -37,7 +38,7 @@ class Imported:
         return self.description.kind
 
     @property
-    def architecture(self) -> "ViTConfig | VMoEConfig | NACConfig":
+    def architecture(self) -> "ViTConfig | VMoEConfig | NACConfig | DetectorConfig":
         """As a configuration of this package would give it."""
         return self.description.architecture
 

@@ -55,7 +55,7 @@ def measure_imported(
         draws are asked of a network that draws nothing.
     """
     if not imported.description.whole:
-        raise InputError(f"a {imported.kind} is a module, not a network from images to logits; only whole networks have an accuracy")
+        raise InputError(f"a {imported.kind} gives no logits of images; only whole classifiers have an accuracy")
     interpolated = imported.kind == "nac" and pack.image_size % imported.architecture.stride == 0
     if imported.image_size != pack.image_size and not interpolated:
         found, name = pack.image_size, f"{pack.name}@{imported.image_size}"

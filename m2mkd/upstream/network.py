@@ -7,7 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.detection import names as detector_names
+from m2mkd.detection.detector import Detector
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.kernel import DotProductKernel
@@ -30,14 +33,15 @@ def build(description: Description) -> nn.Module:
     """The network or module of that description, with initial weights from torch's global generator."""
     sizes: dict[str, Any] = {"image_size": description.image_size, "num_classes": description.num_classes}
     match description.kind:
-        case "vit" if description.stage is None:
-            return StagedViT(description.architecture, **sizes)  # type: ignore[arg-type]
         case "vit":
-            return build_stage(description.architecture, description.stage, **sizes)  # type: ignore[arg-type]
+            vit, stage = cast(ViTConfig, description.architecture), description.stage
+            return StagedViT(vit, **sizes) if stage is None else build_stage(vit, stage, **sizes)
         case "vmoe":
             return VMoE(description.architecture, stitch_width=description.stitch_width, **sizes)  # type: ignore[arg-type]
         case "vmoe_module":
             return _vmoe_module(description, sizes)
+        case "vmoe_detector":
+            return Detector(description.architecture, description.num_classes, description.switches)  # type: ignore[arg-type]
         case "nac":
             return _circuit(description, sizes)
         case _:
@@ -132,6 +136,8 @@ def assemble(description: Description, state: Mapping[str, Tensor]) -> nn.Module
 
 def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
     architecture = description.architecture
+    if isinstance(architecture, DetectorConfig):
+        return detector_names.sources(architecture, name, shape)
     if isinstance(architecture, NACConfig) and description.kind != "nac":
         return nac_names.sources(name, shape, whole=False)
     if description.stage is not None:

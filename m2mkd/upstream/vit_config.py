@@ -108,7 +108,7 @@ class ReleasedVMoEModule(ReleasedVMoE):
 
 def describe(kind: Kind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
     """Describe a ViT, one stage of it, a V-MoE, or one module of it."""
-    content = _completed(config, kind, shapes, where)
+    content = completed(config, kind, shapes, where)
     if kind == "vit":
         return _describe_vit(content, where)
     return _describe_vmoe(content, where) if kind == "vmoe" else _describe_module(content, where)
@@ -163,7 +163,7 @@ def _describe_module(content: dict[str, Any], where: str) -> Description:
     )
 
 
-def _completed(config: Mapping[str, Any], kind: Kind, shapes: Shapes, where: str) -> dict[str, Any]:
+def completed(config: Mapping[str, Any], kind: Kind, shapes: Shapes, where: str) -> dict[str, Any]:
     """The arguments with those of the named model under them, and with what the tensors tell where nothing is said."""
     content = _in_one_name({key: value for key, value in config.items() if key not in MODEL_NAME and value is not None}, where)
     if name := next((config[key] for key in MODEL_NAME if config.get(key) is not None), None):

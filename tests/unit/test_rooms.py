@@ -10,7 +10,7 @@ PACKAGE = ROOT / "m2mkd"
 FLOORS = [
     {"config"},
     {"data", "models"},
-    {"distill", "evaluation", "planning"},
+    {"distill", "detection", "evaluation", "planning"},
     {"upstream", "results"},
     {"tracking"},
     {"training"},

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -39,10 +40,42 @@ def start(project: Project, log: Path) -> subprocess.Popen:
 def wait_until_training(project: Project, process: subprocess.Popen, phase: str) -> None:
     """Wait until a job of the phase has started to train."""
     deadline = time.monotonic() + 240
-    while not list((project.root / "results" / project.scale / "work" / phase).glob("[0-9a-f]*/0/metrics.jsonl")):
+    while not list((project.root / "results" / project.scale / "work" / phase).glob("[0-9a-f]*/metrics.jsonl")):
         assert process.poll() is None, "make ended before it could be killed"
         assert time.monotonic() < deadline, f"no job of {phase} started"
         time.sleep(0.05)
+
+
+def change_epochs(project: Project) -> None:
+    """Edit the file of the project's scale, as somebody may do who plans the next study while this one runs."""
+    import yaml
+
+    path = project.root / "config" / "scales" / f"{project.scale}.yaml"
+    content = yaml.safe_load(path.read_text())
+    for recipe in content["recipes"].values():
+        recipe["epochs"] += 1
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_configuration_that_is_edited_while_jobs_wait_changes_nothing_in_them(finished, copy_of, project):
+    expected = copy_of(finished)
+    expected.set_config(experiments=EXPERIMENTS)
+    expected.snakemake()
+
+    project.set_config(scale="smoke", experiments=EXPERIMENTS)
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "all"], cwd=project.root, env=project.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_until_training(project, process, "pretrain_meta")
+    change_epochs(project)
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed.decode()[-3000:]
+    assert tables(project) == tables(expected)
+    mine, theirs = weights(project), weights(expected)
+    assert mine == {name: theirs[name] for name in mine} != {}
+    # The next call plans anew, and says what differs.
+    said = project.snakemake("--dry-run", "--quiet", "all").stderr
+    assert re.search(r"m2mkd: since the last plan \d+ of \d+ runs are new.*recipe\.epochs 2 -> 3", said), said
 
 
 @pytest.mark.parametrize("victim", ["make alone", "the whole process group"])

@@ -45,8 +45,8 @@ SCALE = {
     "title": "One epoch on every pack",
     "extends": "small",
     "experiments": list(STUDENTS),
-    "replicates": 1,
-    "replicates_per_job": 1,
+    "seeds": 1,
+    "seeds_per_job": 1,
     "data": {"imagenet-1k@224": "imagenet-1k@224"},
     "models": {
         "vmoe_base": {"patch_size": 32},
@@ -104,7 +104,7 @@ def done(tmp_path_factory, packs_dir):
 
 def evaluated(project: Project, data: str) -> dict:
     """What the student of a data set measured."""
-    for path in (project.root / "results/packs/runs/evaluate").glob("*/0/run.json"):
+    for path in (project.root / "results/packs/runs/evaluate").glob("*/run.json"):
         if json.loads(path.read_text())["config"]["data"]["name"] == data.partition("@")[0]:
             return json.loads((path.parent / "metrics.json").read_text())
     raise AssertionError(f"no student of {data} was measured")
@@ -156,7 +156,7 @@ def test_a_prepared_set_holds_the_images_of_its_manifest(done, packs_dir, name):
 def test_each_was_trained_on_for_one_epoch(done):
     project, _, _ = done
     trained = {}
-    for path in (project.root / "results/packs/runs/train_student").glob("*/0/metrics.jsonl"):
+    for path in (project.root / "results/packs/runs/train_student").glob("*/metrics.jsonl"):
         (line,) = map(json.loads, path.read_text().splitlines())
         trained[json.loads((path.parent / "run.json").read_text())["config"]["data"]["name"]] = line["step"]
     expected = {name: counts["train"] // 50 for name, counts in COUNTS.items() if "train" in counts}

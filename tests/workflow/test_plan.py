@@ -41,10 +41,15 @@ SMALL_JOBS = {
 
 
 def planned(project, *arguments: str) -> dict[str, int]:
-    """Jobs by rule in the table that a dry run prints."""
+    """Jobs by rule in the table that a dry run prints; jobs of several runs count for the phase of these."""
     printed = project.run("snakemake", *arguments, "--cores", "1", "--dry-run", "--quiet", "rules")
     rows = re.findall(r"^(\w+) +(\d+)$", printed.stdout + printed.stderr, flags=re.MULTILINE)
-    return {rule: int(count) for rule, count in rows if rule != "total"}
+    jobs: dict[str, int] = {}
+    for rule, count in dict(rows).items():  # the table is printed before and after
+        name = re.sub(r"_[0-9a-f]{16}$", "", rule)
+        jobs[name] = jobs.get(name, 0) + int(count)
+    jobs.pop("total", None)
+    return jobs
 
 
 @pytest.mark.parametrize(("scale", "jobs"), [("paper", PAPER_JOBS), ("small", SMALL_JOBS)])
@@ -54,11 +59,17 @@ def test_a_dry_run_from_the_root_plans_every_phase(project, scale, jobs):
 
 def test_modules_share_jobs_where_the_scale_asks_for_it(project):
     jobs = planned(project, "--config", "scale=small", "overrides={modules_per_job: 3}")
-    shared = {rule: count for rule, count in jobs.items() if rule.startswith("distill_modules_")}
-    # Of four modules of either family three share a job; the fourth has one of its own.
-    assert list(shared.values()) == [1, 1] and jobs["distill_module"] == 2
+    # Of four modules of either family three share a job with all their seeds; the fourth shares one with its own.
+    assert jobs["distill_module"] == 4
     others = {rule: count for rule, count in jobs.items() if "distill" not in rule}
     assert others == {rule: count for rule, count in SMALL_JOBS.items() if "distill" not in rule}
+
+
+def test_seeds_share_jobs_where_the_scale_asks_for_it(project):
+    jobs = planned(project, "--config", "scale=small", "overrides={seeds: 5, seeds_per_job: 2}")
+    # Five seeds in jobs of two: three jobs where there was one of three seeds.
+    seeded = ("distill_module", "train_student", "evaluate")
+    assert jobs == {rule: 3 * count if rule in seeded else count for rule, count in SMALL_JOBS.items()}
 
 
 def test_workflow_folder_plans_the_same(project):
@@ -99,7 +110,7 @@ def test_other_experiments_can_be_chosen(project):
         ("overrides={recipes: {distill_module: {batch_size: 31}}}", "batch_size 31 is odd"),
         ("overrides={recipes: {distil_module: {epochs: 3}}}", "has none of that name"),
         ("overrides={models: {vmoe_base: {heads: 7}}}", "width 48 is not a multiple of heads 7"),
-        ("overrides={replicates: 4}", "not a multiple of replicates_per_job 3"),
+        ("overrides={replicates: 4}", "replicates is not a known field; did you mean 'seeds'?"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(project, argument, message):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.workflow.conftest import Project, prepared
 from tests.workflow.slurm import Slurm, missing
-from tests.workflow.test_interrupted import weights
+from tests.workflow.test_interrupted import change_epochs, weights
 from tests.workflow.test_profiles import held_gpus
 from tests.workflow.test_smoke import tables
 
@@ -53,7 +53,7 @@ def submit(project: Project, slurm: Slurm, log: Path) -> subprocess.Popen[str]:
 def running(slurm: Slurm, rule: str) -> dict[str, str]:
     """Slurm's ids of running jobs of a rule, by key."""
     shown = slurm.ask("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
-    found = (re.fullmatch(rf"(\d+) rule_{rule}_wildcards_(\w+)", line.strip()) for line in shown)
+    found = (re.fullmatch(rf"(\d+) rule_{rule}(?:_wildcards)?_(\w+)", line.strip()) for line in shown)
     return {match[2]: match[1] for match in found if match}
 
 
@@ -63,7 +63,7 @@ def cancel_while_training(project: Project, slurm: Slurm, process: subprocess.Po
     while time.monotonic() < deadline:
         assert process.poll() is None, "the workflow ended before a job could be cancelled"
         for key, job in running(slurm, rule).items():
-            if (project.root / "results" / project.scale / "work" / rule / key / "0" / "metrics.jsonl").is_file():
+            if (project.root / "results" / project.scale / "work" / rule / key / "metrics.jsonl").is_file():
                 slurm.ask("scancel", job)
                 return key, job
         time.sleep(0.1)
@@ -71,15 +71,17 @@ def cancel_while_training(project: Project, slurm: Slurm, process: subprocess.Po
 
 
 def check(project: Project, expected: Project, slurm: Slurm, log: Path, rule: str, patience: float) -> None:
-    """Run on the cluster, cancel one job, and compare with what a plain run made."""
+    """Run on the cluster, cancel one job, edit the configuration, and compare with what a plain run made."""
     process = submit(project, slurm, log)
     try:
         key, job = cancel_while_training(project, slurm, process, rule)
+        change_epochs(project)  # every job's own Snakemake reads the plan, and not this
         assert process.wait(timeout=patience) == 0, log.read_text()[-6000:] + project.failures()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    attempts = {each["JobId"]: each["JobState"] for each in slurm.jobs() if each.get("Comment") == f"rule_{rule}_wildcards_{key}"}
+    names = f"rule_{rule}_wildcards_{key}", f"rule_{rule}_{key}"
+    attempts = {each["JobId"]: each["JobState"] for each in slurm.jobs() if each.get("Comment") in names}
     assert attempts.pop(job) == "CANCELLED"
     assert list(attempts.values()) == ["COMPLETED"]
     assert {device for device, _, _ in held_gpus(project, rule)} <= {str(number) for number in range(slurm.gpus)}

@@ -31,7 +31,7 @@ def test_results_are_there(finished):
 
 
 def test_out_of_distribution_uses_only_the_common_classes(finished):
-    metrics = json.loads(next((finished.root / "results/smoke/runs/evaluate").glob("*/0/metrics.json")).read_text())
+    metrics = json.loads(next((finished.root / "results/smoke/runs/evaluate").glob("*/metrics.json")).read_text())
     assert metrics["ood"]["digits-r"]["classes"] == 6
 
 
@@ -49,11 +49,11 @@ def test_a_second_run_does_nothing(finished):
 def test_modules_that_share_a_job_have_the_same_results_and_are_redone_alone(finished, copy_of):
     project = copy_of(finished)
     before = tables(project)
-    modules = {path: path.read_bytes() for path in project.root.glob("results/smoke/runs/distill_module/*/0/m*")}
+    modules = {path: path.read_bytes() for path in project.root.glob("results/smoke/runs/distill_module/*/m*")}
     shutil.rmtree(project.root / "results/smoke/runs/distill_module")
     project.set_config(overrides={"modules_per_job": 3})
     jobs = project.jobs("all_distill_module")
-    assert len([name for name in jobs if name.startswith("distill_modules_")]) == 2 and jobs.count("distill_module") == 2
+    assert len([name for name in jobs if name.startswith("distill_module_")]) == 2 and jobs.count("distill_module") == 2
     assert all(path.read_bytes() == content for path, content in modules.items())
     assert project.jobs("all_distill_module") == []
     shutil.rmtree(next((project.root / "results/smoke/runs/distill_module").iterdir()))
@@ -67,8 +67,8 @@ def test_modules_that_share_a_job_have_the_same_results_and_are_redone_alone(fin
 def test_an_imported_teacher_gives_what_the_own_one_gave(finished, copy_of):
     project = copy_of(finished)
     root = project.root / "results/smoke/runs"
-    (teacher,), (meta,) = (list((root / phase).glob("*/0")) for phase in ("assemble_teacher", "pretrain_meta"))
-    measured = next((root / "measure_hybrid").glob("*/0/metrics.json")).read_bytes()
+    (teacher,), (meta,) = (list((root / phase).glob("*")) for phase in ("assemble_teacher", "pretrain_meta"))
+    measured = next((root / "measure_hybrid").glob("*/metrics.json")).read_bytes()
     imports = {
         "teacher": f"{teacher.relative_to(project.root)}/model.safetensors",
         "meta": f"{meta.relative_to(project.root)}/model.safetensors",
@@ -84,7 +84,7 @@ def test_an_imported_teacher_gives_what_the_own_one_gave(finished, copy_of):
     project.set_config(experiments=["vmoe_base/m2mkd"])
     jobs = project.jobs("all_measure_hybrid")
     assert sorted(jobs) == ["all_measure_hybrid", "import_weights", "measure_hybrid"]
-    assert {path.read_bytes() for path in (root / "measure_hybrid").glob("*/0/metrics.json")} == {measured}
+    assert {path.read_bytes() for path in (root / "measure_hybrid").glob("*/metrics.json")} == {measured}
     os.utime(project.root / imports["meta"])
     assert project.jobs("all_measure_hybrid") == []
 
@@ -94,7 +94,7 @@ def test_removing_one_intermediate_redoes_what_depends_on_it(finished, copy_of):
     before = tables(project)
     split = [
         record
-        for record in (project.root / "results/smoke/runs/split_teacher").glob("*/0/run.json")
+        for record in (project.root / "results/smoke/runs/split_teacher").glob("*/run.json")
         if json.loads(record.read_text())["config"]["index"] == 2
     ]
     shutil.rmtree(split[0].parent)
@@ -184,7 +184,7 @@ def test_a_crate_is_a_target_and_goes_on_as_a_project(finished, copy_of):
 @pytest.mark.parametrize("damage", ["config", "weights"])
 def test_a_foreign_or_damaged_output_is_refused_by_name(finished, copy_of, damage):
     project = copy_of(finished)
-    meta = project.folder("runs/pretrain_meta/*/0/run.json").parent
+    meta = project.folder("runs/pretrain_meta/*/run.json").parent
     if damage == "weights":
         content = bytearray((meta / "model.safetensors").read_bytes())
         content[-1] ^= 1
@@ -199,4 +199,4 @@ def test_a_foreign_or_damaged_output_is_refused_by_name(finished, copy_of, damag
     assert f"{meta.relative_to(project.root)}/model.safetensors" in log
     assert "run the workflow again" in log
     assert "Traceback" not in log
-    assert len(list((project.root / "results/smoke/runs/incubate_module").glob("*/0/run.json"))) == 3
+    assert len(list((project.root / "results/smoke/runs/incubate_module").glob("*/run.json"))) == 3

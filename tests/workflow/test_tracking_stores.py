@@ -13,6 +13,7 @@ import sqlalchemy
 from m2mkd.tracking.mlflow_sink import sync
 
 from m2mkd.results.tables import compile_tables
+from m2mkd.study.files import planned_runs
 from m2mkd.study.phase import CURVES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.tracking.address import URI_VARIABLE
@@ -89,11 +90,11 @@ def run_together(arguments: Sequence[tuple], target) -> None:
 
 
 def points_in(uri: str) -> Counter:
-    """How often each point stands in the runs that are not deleted: key, slot, name, step and value."""
+    """How often each point stands in the runs that are not deleted: key, name, step and value."""
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    question = """select k.value, s.value, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid
+    question = """select k.value, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid
         join tags l on l.run_uuid = r.run_uuid and l.key = 'level' and l.value = 'run'
-        join tags k on k.run_uuid = r.run_uuid and k.key = 'key' join tags s on s.run_uuid = r.run_uuid and s.key = 'slot'
+        join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
         where r.lifecycle_stage = 'active' and m.key not like '%%/%%'"""
     with engine.connect() as connection:
         return Counter(tuple(row) for row in connection.execute(sqlalchemy.text(question)))
@@ -102,10 +103,10 @@ def points_in(uri: str) -> Counter:
 def points_of(root: Path) -> Counter:
     """The same of the files."""
     found: Counter = Counter()
-    for path in (root / "results/smoke/runs").glob(f"*/*/*/{CURVES}"):
+    for path in (root / "results/smoke/runs").glob(f"*/*/{CURVES}"):
         for line in map(json.loads, path.read_text().splitlines()):
-            key, slot = path.parts[-3:-1]
-            found.update((key, slot, name, line["epoch"], value) for name, value in line.items() if name not in ("epoch", "step"))
+            key = path.parts[-2]
+            found.update((key, name, line["epoch"], value) for name, value in line.items() if name not in ("epoch", "step"))
     return found
 
 
@@ -151,12 +152,13 @@ def mirror_part(root: Path, uri: str, place: int, first: int, last: int, barrier
     study = make(root)
     trained = [run for run in study.runs.values() if CURVES in run.config.OUTPUTS]
     run = trained[place]
-    curves = Curves(Path(study.root, "work", run.id, "0", CURVES))
-    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, run, 0)]}, os.getppid())
+    planned = planned_runs(study)[run.id]
+    curves = Curves(planned.work / CURVES)
+    mirror = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(planned)]}, os.getppid())
     barrier.wait()
-    for line in Path(study.folder(run.id), "0", CURVES).read_text().splitlines()[first:last]:
+    for line in (planned.folder / CURVES).read_text().splitlines()[first:last]:
         curves.append(json.loads(line))
-        follower.turn()
+        mirror.turn()
 
 
 def test_a_server_is_stopped_and_started_in_the_middle(template, tmp_path):

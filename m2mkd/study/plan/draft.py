@@ -33,7 +33,7 @@ class Draft:
     experiments: dict[str, Experiment]
     """Those that were asked for, by name; reading a file for every run that asks would take most of the planning."""
     compat: Mapping[str, Value] = field(default_factory=dict)
-    """Values of switches in the place of the profile's."""
+    """Values of switches instead of the profile's."""
     switched: set[str] = field(default_factory=set)
     """Switches of ``compat`` that a run has taken."""
 
