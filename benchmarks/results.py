@@ -61,8 +61,8 @@ def invent(seeds: int, epochs: int, root: Path) -> int:
 
 def measure(step: str, seeds: int, root: Path) -> dict[str, float]:
     """Do one step in this process, and give its seconds and the process's peak of memory in GiB."""
-    from m2mkd.results.report import write_report
-    from m2mkd.results.tables import compile_tables
+    from m2mkd.results.report.write import write_report
+    from m2mkd.results.tables.compile import compile_tables
 
     if step == "read":
         started, worked = time.perf_counter(), time.process_time()

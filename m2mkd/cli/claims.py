@@ -20,9 +20,9 @@ def claims(
     """Judge every claim by the runs that are there; with an ID, explain one verdict with its runs, digests and commands."""
     from m2mkd.config.claims import load_claims
     from m2mkd.errors import InputError
-    from m2mkd.results.board import verdict_board
-    from m2mkd.results.claims_table import claims_metrics, explanation
-    from m2mkd.results.collect import collect
+    from m2mkd.results.judge.board import verdict_board
+    from m2mkd.results.read.collect import collect
+    from m2mkd.results.tables.claims_table import claims_metrics, explanation
 
     # Looked up first, so that a slip of the pen does not take the time of reading all runs.
     known = load_claims()

@@ -76,7 +76,7 @@ def compile_(
     incomplete: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
-    from m2mkd.results.tables import compile_tables
+    from m2mkd.results.tables.compile import compile_tables
 
     compile_tables(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
 
@@ -91,7 +91,7 @@ def report(
     incomplete: PartialOption = False,
 ) -> None:
     """Write the report of a study from its runs."""
-    from m2mkd.results.report import write_report
+    from m2mkd.results.report.write import write_report
 
     write_report(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.files import sha256
-from m2mkd.results.collect import Collected
-from m2mkd.results.records import Record
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.records import Record
 from m2mkd.statistics import mean
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.keys import digest

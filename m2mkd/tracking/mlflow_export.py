@@ -21,9 +21,9 @@ from pathlib import Path
 
 from m2mkd.errors import InputError
 from m2mkd.files import write_json
-from m2mkd.results.collect import Collected, collect
-from m2mkd.results.records import Record, read_record
-from m2mkd.results.tables import final_metrics
+from m2mkd.results.read.collect import Collected, collect
+from m2mkd.results.read.records import Record, read_record
+from m2mkd.results.tables.compile import final_metrics
 from m2mkd.study.files import planned_runs
 from m2mkd.study.lineage import served_rows
 from m2mkd.study.run import RowName

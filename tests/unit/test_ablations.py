@@ -16,11 +16,11 @@ from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.experiment import AblationExperiment
 from m2mkd.errors import InputError
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
-from m2mkd.results.records import differences
-from m2mkd.results.report import write_report
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.read.collect import collect
+from m2mkd.results.read.records import differences
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import Evaluate
 from m2mkd.study.plan import build_study

@@ -7,9 +7,9 @@ import pytest
 
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
-from m2mkd.results import verdicts
-from m2mkd.results.arms import Arm, Seed, exact_p_value, pairs_of
-from m2mkd.results.verdicts import Pair, averaged, judge, rounding_of
+from m2mkd.results.judge import verdicts
+from m2mkd.results.judge.arms import Arm, Seed, exact_p_value, pairs_of
+from m2mkd.results.judge.verdicts import Pair, averaged, judge, rounding_of
 
 CLAIM = Claim(
     id="gain",

@@ -16,12 +16,12 @@ from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
-from m2mkd.results.board import Finding, verdict_board
-from m2mkd.results.claims_table import explanation
-from m2mkd.results.collect import collect
-from m2mkd.results.report import write_report
-from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.board import Finding, verdict_board
+from m2mkd.results.read.collect import collect
+from m2mkd.results.read.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.claims_table import explanation
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.phases import Evaluate, TrainStudent
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run

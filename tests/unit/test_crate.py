@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from m2mkd.cli import app
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.results.commands import Commands
 from m2mkd.results.crate import write
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.contents import SOURCES
 from m2mkd.results.crate.write import write_crate
-from m2mkd.results.report import write_report
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study

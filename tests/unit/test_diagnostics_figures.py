@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from m2mkd.results.graph_figures import diagnosis_figure, series_figure
-from m2mkd.results.report import write_report
-from m2mkd.results.svg import inline_svg
+from m2mkd.results.report.graph_figures import diagnosis_figure, series_figure
+from m2mkd.results.report.svg import inline_svg
+from m2mkd.results.report.write import write_report
 from m2mkd.study.phases import Evaluate
 from tests import fabricated
 

@@ -12,7 +12,7 @@ from m2mkd.errors import InputError
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_modules, load_weights, stage_state
-from m2mkd.results.collect import collect
+from m2mkd.results.read.collect import collect
 from m2mkd.study.phases import ImportWeights
 from m2mkd.study.plan import build_study
 from m2mkd.training import job as jobs

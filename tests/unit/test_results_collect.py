@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from m2mkd.errors import InputError
-from m2mkd.results.collect import collect
+from m2mkd.results.read.collect import collect
 from m2mkd.study.lineage import display_rows, served_rows
 from tests.fabricated import edit_record, finish, first, plan
 

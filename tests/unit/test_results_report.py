@@ -13,9 +13,9 @@ from m2mkd.config.claims import load_claims
 from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
-from m2mkd.results.collect import collect
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.report import result_tables, write_report
+from m2mkd.results.read.collect import collect
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.report.write import result_tables, write_report
 from m2mkd.study.lineage import anchor_of, student_of
 from tests.fabricated import finish, plan
 

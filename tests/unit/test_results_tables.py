@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from m2mkd.errors import InputError
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.tables.compile import compile_tables
 from tests.fabricated import edit_record, finish, first, plan
 
 EXPERIMENTS = [

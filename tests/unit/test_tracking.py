@@ -11,7 +11,7 @@ from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.build import build_student
 from m2mkd.models.weights import save_weights
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.tracking import store as store_module
 from m2mkd.tracking.address import set_default_tracking_uri, store_uri, without_credentials
 from m2mkd.tracking.entry import Point, flat

@@ -17,8 +17,8 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.stream import eval_batches
 from m2mkd.files import sha256
-from m2mkd.study.phases import PretrainMeta, SplitTeacher
 from m2mkd.study.data import resolve_data
+from m2mkd.study.phases import PretrainMeta, SplitTeacher
 from m2mkd.study.run import Run
 from m2mkd.training.job import Outcome, record_outputs
 from m2mkd.upstream.description import describe

@@ -7,7 +7,7 @@ import pytest
 from m2mkd.tracking.mlflow_sink import sync
 
 from docs import mlflow_compare
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.tables.compile import compile_tables
 from tests.fabricated import by_seed, finish, plan
 from tests.workflow.servers import mlflow_server
 

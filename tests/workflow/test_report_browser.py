@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
-from m2mkd.results.report import write_report
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.read.collect import collect
+from m2mkd.results.report.write import write_report
 from tests.fabricated import by_seed, finish, plan
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "fewshot_cifar100_vmoe"]

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 from m2mkd.tracking.mlflow_sink import sync
 
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.files import planned_runs
 from m2mkd.study.phase import CURVES
 from m2mkd.study.phases import TrainStudent

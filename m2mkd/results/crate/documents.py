@@ -8,16 +8,16 @@ from jinja2 import Environment, StrictUndefined
 from m2mkd.config import load
 from m2mkd.planning.cost import cost_of
 from m2mkd.planning.summary import gpu_hours
-from m2mkd.results.accuracies import PAPER_SCALE
-from m2mkd.results.board import Finding
-from m2mkd.results.claims_table import claims_table, commands_of
-from m2mkd.results.collect import Collected
-from m2mkd.results.commands import Commands
 from m2mkd.results.crate.people import Citation
-from m2mkd.results.display_tables import commands_table, cost_table, data_table, environment_table
-from m2mkd.results.layout import percent
-from m2mkd.results.lookup import Cell
-from m2mkd.results.records import Record
+from m2mkd.results.judge.board import Finding
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import Cell
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.accuracies import PAPER_SCALE
+from m2mkd.results.tables.claims_table import claims_table, commands_of
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.display_tables import commands_table, cost_table, data_table, environment_table
+from m2mkd.results.tables.layout import percent
 from m2mkd.study.lineage import title_of
 from m2mkd.study.phase import WEIGHTS
 from m2mkd.study.phases import TrainStudent

@@ -12,7 +12,7 @@ from m2mkd.config import load
 from m2mkd.results.crate.contents import data_files
 from m2mkd.results.crate.crate_graph import CrateGraph, Reference, ref
 from m2mkd.results.crate.people import Citation
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
 from m2mkd.study.phase import PHASES, WEIGHTS
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study

@@ -10,13 +10,13 @@ from rich.progress import track
 
 from m2mkd.errors import InputError
 from m2mkd.files import publish, replacing, sha256, write_text
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
 from m2mkd.results.crate.contents import Weights, data_files, result_files, run_files, source_files
 from m2mkd.results.crate.documents import artifact, model_cards
 from m2mkd.results.crate.metadata import describe
 from m2mkd.results.crate.people import read_citation
-from m2mkd.results.records import Record, read_records
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.read.collect import collect
+from m2mkd.results.read.records import Record, read_records
 from m2mkd.study.study import Study
 
 MANIFEST = "manifest-sha256.txt"

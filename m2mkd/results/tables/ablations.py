@@ -5,10 +5,10 @@ from typing import Any
 import pandas as pd
 
 from m2mkd.config.experiment import AblationExperiment
-from m2mkd.results.figures import Illustration
-from m2mkd.results.layout import Linked, Table, percent, percent_over_seeds
-from m2mkd.results.lookup import Cell, Numbers, rows_measured_by
-from m2mkd.results.plots import Estimate, intervals_figure
+from m2mkd.results.read.lookup import Cell, Numbers, rows_measured_by
+from m2mkd.results.report.figures import Illustration
+from m2mkd.results.report.plots import Estimate, intervals_figure
+from m2mkd.results.tables.layout import Linked, Table, percent, percent_over_seeds
 from m2mkd.statistics import Summary, summarise
 from m2mkd.study.lineage import ablations_of, anchor_of
 from m2mkd.study.run import Row

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.results.layout import Linked, Table
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.layout import Linked, Table
 from m2mkd.statistics import summarise
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.run import Row

@@ -10,14 +10,22 @@ from jinja2 import Environment, StrictUndefined
 
 from m2mkd.config import load
 from m2mkd.files import write_atomically, write_text
-from m2mkd.results.ablations import ablations_figure, ablations_table, student_rows
-from m2mkd.results.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
-from m2mkd.results.arms import members_of
-from m2mkd.results.board import verdict_board
-from m2mkd.results.claims_table import claim_anchor, claims_table, commands_of, in_words
-from m2mkd.results.collect import collect
-from m2mkd.results.commands import Commands
-from m2mkd.results.display_tables import (
+from m2mkd.results.judge.arms import members_of
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.read.collect import collect
+from m2mkd.results.read.lookup import Numbers, rows_measured_by
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.read.records import Record
+from m2mkd.results.report.experience import what_was_difficult, what_was_easy
+from m2mkd.results.report.figures import Illustration, accuracy_figures, curve_figures, rendition_figures
+from m2mkd.results.report.graph_figures import diagnosis_illustrations
+from m2mkd.results.report.pictures import data_pictures
+from m2mkd.results.report.svg import inline_svg, marks_json, write_png
+from m2mkd.results.tables.ablations import ablations_figure, ablations_table, student_rows
+from m2mkd.results.tables.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
+from m2mkd.results.tables.claims_table import claim_anchor, claims_table, commands_of, in_words
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.display_tables import (
     commands_table,
     cost_table,
     data_table,
@@ -28,17 +36,9 @@ from m2mkd.results.display_tables import (
     switches_table,
     training_table,
 )
-from m2mkd.results.experience import what_was_difficult, what_was_easy
-from m2mkd.results.figures import Illustration, accuracy_figures, curve_figures, rendition_figures
-from m2mkd.results.graph_figures import diagnosis_illustrations
-from m2mkd.results.graphs import graphs_table
-from m2mkd.results.hybrids import hybrids_table
-from m2mkd.results.layout import DisplayTable, Linked
-from m2mkd.results.lookup import Numbers, rows_measured_by
-from m2mkd.results.pictures import data_pictures
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.records import Record
-from m2mkd.results.svg import inline_svg, marks_json, write_png
+from m2mkd.results.tables.graphs import graphs_table
+from m2mkd.results.tables.hybrids import hybrids_table
+from m2mkd.results.tables.layout import DisplayTable, Linked
 from m2mkd.study.lineage import ablations_of, anchor_of, student_of
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
@@ -66,13 +66,13 @@ def write_report(study: Study, *, incomplete: bool = False) -> None:
     overview = accuracy_figures(study, students, numbers)
     curves = curve_figures(study, collected.curves[~collected.curves["experiment"].isin(list(ablations_of(study)))])
     parts = diagnosis_illustrations(study, students, collected.records)
-    template = resources.files("m2mkd.results").joinpath("report.html.j2").read_text()
+    template = resources.files("m2mkd.results.report").joinpath("report.html.j2").read_text()
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template)
     text = page.render(
         study=study,
         reduced=study.scale_name != PAPER_SCALE,
         overrides=load.as_assignments(study.overrides),
-        script=resources.files("m2mkd.results").joinpath("report.js").read_text(),
+        script=resources.files("m2mkd.results.report").joinpath("report.js").read_text(),
         problems=list(dict.fromkeys(collected.problems.values())),
         absent=len(collected.problems),
         claims=claims_table(findings).without("what is claimed"),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from m2mkd.config.claims import Claim
 from m2mkd.config.compat import Profile
-from m2mkd.results.collect import Collected
-from m2mkd.results.verdicts import Pair, averaged, rounding_of
+from m2mkd.results.judge.verdicts import Pair, averaged, rounding_of
+from m2mkd.results.read.collect import Collected
 from m2mkd.statistics import binomial_interval, permutation_test
 from m2mkd.study.phases import Evaluate, EvaluateTeacher, ImportWeights
 from m2mkd.study.run import Row

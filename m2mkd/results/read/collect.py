@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from m2mkd.errors import InputError
-from m2mkd.results.lookup import Numbers
-from m2mkd.results.records import Record, read_record, read_records
-from m2mkd.results.runs_table import runs_frame
+from m2mkd.results.read.lookup import Numbers
+from m2mkd.results.read.records import Record, read_record, read_records
+from m2mkd.results.read.runs_table import runs_frame
 from m2mkd.study.lineage import display_rows, served_rows
 from m2mkd.study.phases import Evaluate, ImportWeights
 from m2mkd.study.run import Row, RowName
@@ -26,7 +26,7 @@ class Collected:
     """What a study measured."""
 
     runs: pd.DataFrame
-    """A row for each run: see `m2mkd.results.runs_table.COLUMNS`."""
+    """A row for each run: see `m2mkd.results.read.runs_table.COLUMNS`."""
     measurements: pd.DataFrame
     """A row for each number: experiment, variant, profile, run, seed, split (iid, ood, fewshot, graph), data, rendition (empty:
     all images), metric (top1, top5, loss, classes, left_out, density), value (shares from 0 to 1), count (images)."""

@@ -6,12 +6,12 @@ from typing import Any
 from m2mkd.config import load
 from m2mkd.config.models import Model, NACConfig, VMoEConfig
 from m2mkd.planning.cost import Cost, cost_of
-from m2mkd.results.collect import Collected
-from m2mkd.results.commands import Commands
-from m2mkd.results.hybrids import hybrids_anchor
-from m2mkd.results.layout import DisplayTable, percent
-from m2mkd.results.lookup import Numbers
-from m2mkd.results.published import PublishedNumbers
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import Numbers
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.hybrids import hybrids_anchor
+from m2mkd.results.tables.layout import DisplayTable, percent
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import anchor_of, display_rows, title_of
 from m2mkd.study.phase import METRICS, PHASES

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.results.layout import Linked, Table, percent
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.layout import Linked, Table, percent
 from m2mkd.study.lineage import display_rows
 from m2mkd.study.phases import MeasureHybrid
 from m2mkd.study.run import RowName

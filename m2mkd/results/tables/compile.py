@@ -4,17 +4,17 @@ from functools import partial
 from pathlib import Path
 
 from m2mkd.files import sha256, write_atomically, write_json, write_text
-from m2mkd.results.ablations import ablations_table, student_rows
-from m2mkd.results.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
-from m2mkd.results.board import verdict_board
-from m2mkd.results.claims_table import claims_metrics, claims_table
-from m2mkd.results.collect import Collected, collect
-from m2mkd.results.graphs import graphs_table
-from m2mkd.results.hybrids import hybrids_table
-from m2mkd.results.layout import Table, as_csv
-from m2mkd.results.lookup import rows_measured_by
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.runs_table import write_runs
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.read.collect import Collected, collect
+from m2mkd.results.read.lookup import rows_measured_by
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.read.runs_table import write_runs
+from m2mkd.results.tables.ablations import ablations_table, student_rows
+from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
+from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.graphs import graphs_table
+from m2mkd.results.tables.hybrids import hybrids_table
+from m2mkd.results.tables.layout import Table, as_csv
 from m2mkd.study.study import Study
 
 NAMES = ("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.results.board import Finding
-from m2mkd.results.collect import Collected
-from m2mkd.results.published import PublishedNumbers
+from m2mkd.results.judge.board import Finding
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.published import PublishedNumbers
 from m2mkd.study.study import Study
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from m2mkd.config.claims import Claim
-from m2mkd.results.arms import Arm, Seed, members_of, pairs_of
-from m2mkd.results.board import Finding
-from m2mkd.results.commands import Commands
-from m2mkd.results.layout import Linked, Table, percent
+from m2mkd.results.judge.arms import Arm, Seed, members_of, pairs_of
+from m2mkd.results.judge.board import Finding
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.layout import Linked, Table, percent
 from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
 from m2mkd.study.study import Study
 

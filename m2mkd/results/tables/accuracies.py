@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from m2mkd.results.layout import Linked, Table, percent, percent_over_seeds
-from m2mkd.results.lookup import Cell, Numbers
-from m2mkd.results.published import Published, PublishedNumbers
+from m2mkd.results.read.lookup import Cell, Numbers
+from m2mkd.results.read.published import Published, PublishedNumbers
+from m2mkd.results.tables.layout import Linked, Table, percent, percent_over_seeds
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import TrainProbe
 from m2mkd.study.run import Row

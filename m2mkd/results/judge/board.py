@@ -9,11 +9,11 @@ from m2mkd.config.compat import Profile
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours
-from m2mkd.results.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, pairs_of
-from m2mkd.results.changes import changed_science
-from m2mkd.results.collect import Collected
-from m2mkd.results.records import UNFINISHED
-from m2mkd.results.verdicts import Verdict, judge
+from m2mkd.results.judge.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, pairs_of
+from m2mkd.results.judge.changes import changed_science
+from m2mkd.results.judge.verdicts import Verdict, judge
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.records import UNFINISHED
 from m2mkd.statistics import holm, smallest_p_value
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Row

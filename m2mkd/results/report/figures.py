@@ -5,8 +5,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from m2mkd.results.lookup import Numbers
-from m2mkd.results.plots import Bar, Drawing, Estimate, Line, bars_figure, colours, curves_figure, intervals_figure, points, variant_label
+from m2mkd.results.read.lookup import Numbers
+from m2mkd.results.report.plots import (
+    Bar,
+    Drawing,
+    Estimate,
+    Line,
+    bars_figure,
+    colours,
+    curves_figure,
+    intervals_figure,
+    points,
+    variant_label,
+)
 from m2mkd.study.lineage import student_of
 from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study

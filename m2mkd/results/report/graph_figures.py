@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.results.figures import Illustration
-from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line, colours, curves_figure, mark, variant_label
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
+from m2mkd.results.report.figures import Illustration
+from m2mkd.results.report.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line, colours, curves_figure, mark, variant_label
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import student_of
 from m2mkd.study.run import Row
