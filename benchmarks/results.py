@@ -61,6 +61,7 @@ def invent(seeds: int, epochs: int, root: Path) -> int:
 
 def measure(step: str, seeds: int, root: Path) -> dict[str, float]:
     """Do one step in this process, and give its seconds and the process's peak of memory in GiB."""
+    from m2mkd.results.judge.results import Results
     from m2mkd.results.report.write import write_report
     from m2mkd.results.tables.compile import compile_tables
 
@@ -75,7 +76,7 @@ def measure(step: str, seeds: int, root: Path) -> dict[str, float]:
         if planned is None:
             study_of(seeds, root)
         else:
-            {"compile": compile_tables, "report": write_report}[step](planned)
+            {"compile": compile_tables, "report": write_report}[step](Results.read(planned))
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
     return spent | {"gibibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 

@@ -17,7 +17,7 @@ from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
 from m2mkd.results.judge.board import Finding, verdict_board
-from m2mkd.results.read.collect import collect
+from m2mkd.results.judge.results import Results
 from m2mkd.results.read.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.claims_table import explanation
@@ -53,7 +53,7 @@ def fabricate(root: Path, scale: str = "small", gains=GAINS, **changes) -> Study
 
 
 def board(study: Study, claims=None) -> dict[str, Finding]:
-    return {finding.claim.id: finding for finding in verdict_board(study, collect(study, partial=True), claims)}
+    return {finding.claim.id: finding for finding in verdict_board(Results.read(study, partial=True), claims)}
 
 
 def claim(name: str, **changes) -> Claim:
@@ -90,12 +90,12 @@ def test_a_whole_study(tmp_path):
 @pytest.mark.parametrize("phase", [TrainStudent, Evaluate])
 def test_a_deleted_seed(tmp_path, phase):
     study = fabricate(tmp_path)
-    compile_tables(study)
+    compile_tables(Results.read(study))
     gone = study.folder(one_of(study, phase, seed=1).id)
     shutil.rmtree(gone)
     with pytest.raises(InputError, match=f"{gone}/run.json: absent"):
-        compile_tables(study)
-    compile_tables(study, incomplete=True)
+        compile_tables(Results.read(study))
+    compile_tables(Results.read(study, partial=True))
     metrics = json.loads(Path("results/small/tables/claims.json").read_text())
     assert metrics["small_vmoe_iid"] == {"verdict": "inconclusive", "seeds": 2}
     assert metrics["vmoe_gain_100"]["verdict"] == "smoke-fail"
@@ -115,8 +115,8 @@ def test_nothing_at_all(tmp_path):
     assert found["small_vmoe_iid"].verdict.word == "not run"
     assert "None of its accuracies is there." in found["small_vmoe_iid"].verdict.why
     assert found["vmoe_gain_100"].verdict.word == "smoke-fail"
-    compile_tables(study, incomplete=True)
-    write_report(study, incomplete=True)
+    compile_tables(Results.read(study, partial=True))
+    write_report(Results.read(study, partial=True))
     page = Path("results/small/report.html").read_text()
     assert "This report is partial." in page
     assert f"{study.folder(next(iter(study.runs)))}/run.json: absent" in page
@@ -262,7 +262,7 @@ def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, 
     path.write_text(re.sub(rf'"{name}": [\d.]+', f'"{name}": {value}', path.read_text(), count=1))
     edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}))
     with pytest.raises(InputError, match=rf"metrics\.json: {name} is .*; remove"):
-        compile_tables(study)
+        compile_tables(Results.read(study))
     found = board(study)
     assert found["small_vmoe_iid"].verdict.word == "inconclusive" and found["vmoe_gain_100"].verdict.word == "smoke-fail"
     assert f"metrics.json: {name} is" in found["small_vmoe_iid"].verdict.why
@@ -297,7 +297,7 @@ def test_the_command(tmp_path):
 
 
 def test_the_table_of_runs_documents_itself(tmp_path):
-    compile_tables(fabricate(tmp_path))
+    compile_tables(Results.read(fabricate(tmp_path)))
     schema = pq.read_schema("results/small/tables/runs.parquet")
     assert schema.names == [name for name in COLUMNS if name not in VOLATILE]
     assert schema.metadata[b"m2mkd.schema_version"].decode() == str(SCHEMA_VERSION)

@@ -21,6 +21,7 @@ from m2mkd.results.crate import write
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.contents import SOURCES
 from m2mkd.results.crate.write import write_crate
+from m2mkd.results.judge.results import Results
 from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.commands import Commands
 from m2mkd.results.tables.compile import compile_tables
@@ -49,9 +50,9 @@ def project(tmp_path_factory) -> Iterator[tuple[Path, Study]]:
             else:
                 shutil.copy(ROOT / name, name)
         finish(study)
-        compile_tables(study)
-        write_report(study)
-        write_crate(study)
+        compile_tables(Results.read(study))
+        write_report(Results.read(study))
+        write_crate(Results.read(study))
         yield root, study
 
 
@@ -176,7 +177,7 @@ def test_what_people_read(crate, study):
 @pytest.mark.parametrize("weights", ["all", "none"])
 def test_weights_are_in_it_as_wished(study, weights):
     Path(study.root, "overview.png").unlink()  # which a study without students does not have
-    crate = write_crate(study, weights)
+    crate = write_crate(Results.read(study), weights)
     checked = check_crate(crate)
     assert checked.left_out == (0 if weights == "all" else 22 + 6)
     assert (crate / "cards").exists() == (weights == "all")
@@ -187,7 +188,7 @@ def test_from_a_crate_everything_is_compiled_as_it_was(crate, study, monkeypatch
     monkeypatch.chdir(crate)
     for path in Path(study.root, "tables").iterdir():
         path.unlink()
-    compile_tables(study)
+    compile_tables(Results.read(study))
     assert {path.name: path.read_bytes() for path in Path(study.root, "tables").iterdir()} == before
 
 
@@ -287,16 +288,16 @@ def test_what_is_not_of_the_study_goes_into_no_crate(crate, study):
     good = weights.read_bytes()
     rewrite(weights, "others")
     with pytest.raises(InputError, match=r"model\.safetensors: its sha256 is not the recorded one"):
-        write_crate(study)
+        write_crate(Results.read(study))
     assert list(Path(study.root).glob(".crate*")) == [] and not crate.exists()
     weights.write_bytes(good)
     table = Path(study.root, "tables", "results.csv")
     rewrite(table, table.read_text().replace("0.93", "0.99"))
     with pytest.raises(InputError, match=r"results\.csv: its sha256 is not the recorded one"):
-        write_crate(study)
+        write_crate(Results.read(study))
     Path(study.root, "tables", f"study-{study.key}.json").unlink()
     with pytest.raises(InputError, match="tables and report are not those of this study"):
-        write_crate(study)
+        write_crate(Results.read(study))
 
 
 def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
@@ -308,10 +309,10 @@ def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(write, "describe", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            write_crate(study)
+            write_crate(Results.read(study))
     assert (crate / "manifest-sha256.txt").read_bytes() == before
     check_crate(crate)
-    write_crate(study, "none")
+    write_crate(Results.read(study), "none")
     assert check_crate(crate).left_out == 28
     assert [path.name for path in Path(study.root).glob(".crate*")] == []
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from m2mkd.results.judge.results import Results
 from m2mkd.results.report.graph_figures import diagnosis_figure, series_figure
 from m2mkd.results.report.svg import inline_svg
 from m2mkd.results.report.write import write_report
@@ -45,7 +46,7 @@ def study(tmp_path, monkeypatch):
 
 def test_the_report_has_one_figure_a_student(study, tmp_path):
     fabricated.finish(study)
-    write_report(study)
+    write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()
     figures = re.findall(r'<figure id="figure-(parts-[^"]+)"', text)
     students = {name for name in figures if "vmoe_base" in name or "scale_free" in name}
@@ -65,7 +66,7 @@ def test_the_report_has_one_figure_a_student(study, tmp_path):
 def test_without_diagnostics_there_is_no_section(study, tmp_path, monkeypatch):
     monkeypatch.setattr(fabricated, "measured", fabricated_measured)
     fabricated.finish(study)
-    write_report(study)
+    write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()
     assert "parts" not in re.findall(r'id="([^"]*)"', text) and 'href="#parts"' not in text
 

@@ -37,7 +37,7 @@ OUTPUTS = {"tables": "File", "report": "File", "weights": "File"}
 COMPILE = "compile"
 
 
-def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
+def crate_graph(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
     """Everything that the crate's metadata says.
 
     Parameters

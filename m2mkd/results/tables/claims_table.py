@@ -94,7 +94,7 @@ def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | flo
 
 
 def in_words(arm: Arm) -> str:
-    """The accuracies of a side, seed by seed."""
+    """The accuracies of an arm, seed by seed."""
     seeds = (f"{_name(seed)}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in arm.seeds)
     return f"{arm.name} ({arm.profile}), {'seed' if len(arm.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
 
@@ -141,7 +141,7 @@ def explanation(study: Study, finding: Finding) -> str:
 def _besides(finding: Finding) -> list[str]:
     """What needs more seeds than most studies have, of each member of the population; it decides nothing."""
     lines = []
-    for pair in pairs_of(finding.comparisons) if finding.p_value is not None else ():
+    for pair in pairs_of(finding.judged) if finding.p_value is not None else ():
         found = f"{pair.name}, besides: exact sign test p = {sign_test(pair.differences):.4g}"
         if len(pair.treated) >= BOOTSTRAP_FROM:
             interval = bootstrap_interval(pair.differences)

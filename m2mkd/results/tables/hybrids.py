@@ -1,39 +1,44 @@
 """How well the teacher's modules fit the meta model, measured before any student is taught by them."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
-from m2mkd.results.read.records import Record
-from m2mkd.results.tables.layout import Linked, Table, percent
-from m2mkd.study.lineage import display_rows
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.tables.layout import Column, Linked, Table, column, percent, table_of
+from m2mkd.study.lineage import Named
 from m2mkd.study.phases import MeasureHybrid
-from m2mkd.study.run import RowName
-from m2mkd.study.study import Study
+
+VALUES = ["images", "top1", "top5"]
 
 
-def hybrids_anchor(row_name: RowName) -> str:
+def hybrids_anchor(row_name: Named) -> str:
     """Id, in the report, of the runs behind a teacher's lines."""
     return f"runs-{row_name.experiment}-hybrids-{row_name.profile}"
 
 
-def hybrids_table(study: Study, records: Iterable[Record]) -> Table:
+def hybrids_table(collected: Collected) -> Table:
     """Accuracy of the meta model, alone and with each of the teacher's modules in the place of its own."""
-    home = display_rows(study)
-    exact, shown = [], []
-    for record in records:
+    found = []
+    for record in collected.records:
         config = record.run.config
-        if not isinstance(config, MeasureHybrid):
-            continue
-        experiment, _, profile = home[record.run.id]
-        for module, found in {"none": record.metrics["meta"], **record.metrics["hybrids"]}.items():
-            names = {"experiment": experiment, "profile": profile, "data": str(config.data), "module": module}
-            exact.append(names | {"images": found["count"], "top1": found["top1"], "top5": found["top5"]})
-            accuracies = (Linked(percent(found[metric]), hybrids_anchor(home[record.run.id])) for metric in ("top1", "top5"))
-            shown.append((*names.values(), str(found["count"]), *accuracies))
-    header = ("experiment", "profile", "set", "teacher's module", "images", "top-1 %", "top-5 %")
+        if isinstance(config, MeasureHybrid):
+            name = collected.shown_under[record.run.id]
+            for module, measured in {"none": record.metrics["meta"], **record.metrics["hybrids"]}.items():
+                values = (measured["count"], measured["top1"], measured["top5"])
+                found.append((name.experiment, name.profile, str(config.data), module, *values))
+    exact = ["experiment", "profile", "data", "module", *VALUES]
+    shown = {"experiment": column("experiment"), "profile": column("profile"), "set": column("data"), "teacher's module": column("module")}
+    shown |= {"images": column("images"), "top-1 %": _accuracy("top1"), "top-5 %": _accuracy("top5")}
     caption = (
         "Accuracy in percent of the meta model with one module of the teacher in the place of its own (none: the meta model alone): "
         "a module that does not fit here has nothing to teach."
     )
-    return Table("hybrids", caption, header, tuple(shown), pd.DataFrame(exact))
+    return table_of("hybrids", caption, pd.DataFrame(found, columns=exact), exact, shown)
+
+
+def _accuracy(name: str) -> Column:
+    def text(line: Any) -> str:
+        return Linked(percent(getattr(line, name)), hybrids_anchor(line))
+
+    return text
