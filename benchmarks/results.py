@@ -35,7 +35,7 @@ def study_of(seeds: int, root: Path):
     """The small study with so many seeds, a run for each."""
     from tests.fabricated import plan
 
-    return plan(root, SCALE, replicates=seeds)
+    return plan(root, SCALE, seeds=seeds)
 
 
 def invent(seeds: int, epochs: int, root: Path) -> int:
@@ -49,21 +49,21 @@ def invent(seeds: int, epochs: int, root: Path) -> int:
     os.fsync = lambda _: None  # what is invented need not survive a power cut
     study, draw = study_of(seeds, root), random.Random(0)
     for run in study.runs.values():
-        for slot in range(len(run.config.replicates)):
-            publish(study, run, slot, round(draw.gauss(0.9, 0.01), 4))
-            path = Path(study.folder(run.id)) / str(slot) / CURVES
-            if CURVES in run.config.OUTPUTS:
-                line = {"step": 1, "lr": 0.1, "loss": 1.0, "val_loss": 1.0, "val_top1": 0.9, "val_top5": 1.0}
-                path.write_text("".join(json.dumps({"epoch": epoch} | line) + "\n" for epoch in range(1, epochs + 1)))
-                digest = {CURVES: sha256(path)}
-                edit_record(study, run, lambda record, digest=digest: record["outputs"].update(digest), slot)
+        publish(study, run, round(draw.gauss(0.9, 0.01), 4))
+        if CURVES in run.config.OUTPUTS:
+            path = Path(study.folder(run.id), CURVES)
+            line = {"step": 1, "lr": 0.1, "loss": 1.0, "val_loss": 1.0, "val_top1": 0.9, "val_top5": 1.0}
+            path.write_text("".join(json.dumps({"epoch": epoch} | line) + "\n" for epoch in range(1, epochs + 1)))
+            digest = {CURVES: sha256(path)}
+            edit_record(study, run, lambda record, digest=digest: record["outputs"].update(digest))
     return len(study.runs)
 
 
 def measure(step: str, seeds: int, root: Path) -> dict[str, float]:
     """Do one step in this process, and give its seconds and the process's peak of memory in GiB."""
-    from m2mkd.results.report import write_report
-    from m2mkd.results.tables import compile_tables
+    from m2mkd.results.judge.results import Results
+    from m2mkd.results.report.write import write_report
+    from m2mkd.results.tables.compile import compile_tables
 
     if step == "read":
         started, worked = time.perf_counter(), time.process_time()
@@ -76,7 +76,7 @@ def measure(step: str, seeds: int, root: Path) -> dict[str, float]:
         if planned is None:
             study_of(seeds, root)
         else:
-            {"compile": compile_tables, "report": write_report}[step](planned)
+            {"compile": compile_tables, "report": write_report}[step](Results.read(planned))
     spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
     return spent | {"gibibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 

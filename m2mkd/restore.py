@@ -70,11 +70,12 @@ def _results_are_current() -> bool:
 
 def _settle_results(study: Study, *, current: bool) -> None:
     """Make tables and report newer than what they are made from, and fill the MLflow store, which DVC does not keep; or older."""
+    from m2mkd.results.judge.results import Results
     from m2mkd.tracking import mlflow_export
 
-    made = [Path(study.root, "tables", f"study-{study.key}.json"), Path(study.root, "report.html")]
+    made = [Path(study.receipt), Path(study.root, "report.html")]
     for path in made:
         if path.is_file():
             os.utime(path, None if current else (NORMAL_MTIME, NORMAL_MTIME))
     if current and all(path.is_file() for path in made):
-        mlflow_export.sync(study)
+        mlflow_export.sync(Results.read(study))

@@ -20,9 +20,8 @@ def claims(
     """Judge every claim by the runs that are there; with an ID, explain one verdict with its runs, digests and commands."""
     from m2mkd.config.claims import load_claims
     from m2mkd.errors import InputError
-    from m2mkd.results.board import verdict_board
-    from m2mkd.results.claims_table import claims_metrics, explanation
-    from m2mkd.results.collect import collect
+    from m2mkd.results.judge.results import Results
+    from m2mkd.results.tables.claims_table import claims_metrics, explanation
 
     # Looked up first, so that a slip of the pen does not take the time of reading all runs.
     known = load_claims()
@@ -30,7 +29,7 @@ def claims(
         raise InputError(f"{claim}: no claim of that id in config/claims.tsv; it has {', '.join(found.id for found in known)}")
     study = read_study(scale, experiment, overrides, ablations=True)
     # All of them even for one, for its exact test is corrected over the whole board.
-    findings = verdict_board(study, collect(study, partial=True), known)
+    findings = Results.read(study, partial=True).findings
     chosen = [finding for finding in findings if claim in (None, finding.claim.id)]
     if as_json:
         import json

@@ -24,8 +24,9 @@ def crate(
     """Write the crate of a whole study into results/<scale>/crate."""
     if context.invoked_subcommand is None:
         from m2mkd.results.crate.write import write_crate
+        from m2mkd.results.judge.results import Results
 
-        folder = write_crate(read_study(scale, experiment, overrides, planned=planned), weights)
+        folder = write_crate(Results.read(read_study(scale, experiment, overrides, planned=planned)), weights)
         typer.echo(f"{folder}: written; 'm2mkd crate check {folder}' checks it, wherever it is taken")
 
 

@@ -40,8 +40,8 @@ def show(
         from functools import partial
 
         from m2mkd.files import write_atomically
-        from m2mkd.results.graph_figures import comparison_figure
-        from m2mkd.results.svg import write_figure
+        from m2mkd.results.report.graph_figures import comparison_figure
+        from m2mkd.results.report.svg import write_figure
 
         write_atomically(output, partial(write_figure, comparison_figure(comparison, title), output.suffix.removeprefix(".")))
 

@@ -24,6 +24,6 @@ def set_(
     status: Annotated[str, typer.Option(help="VERIFIED (seen in the source itself) or SECONDARY (seen in a quotation).")] = "VERIFIED",
 ) -> None:
     """Fill one cell that nobody had seen; a cell that has a value is left alone."""
-    from m2mkd.results.published import fill_cell
+    from m2mkd.results.read.published import fill_cell
 
     fill_cell(paper, (experiment, variant, split, metric), value, source, status)

@@ -73,12 +73,14 @@ def compile_(
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
-    incomplete: PartialOption = False,
+    partial: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
-    from m2mkd.results.tables import compile_tables
+    from m2mkd.results.judge.results import Results
+    from m2mkd.results.tables.compile import compile_tables
 
-    compile_tables(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    compile_tables(Results.read(study, partial=partial))
 
 
 @app.command()
@@ -88,12 +90,14 @@ def report(
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
-    incomplete: PartialOption = False,
+    partial: PartialOption = False,
 ) -> None:
     """Write the report of a study from its runs."""
-    from m2mkd.results.report import write_report
+    from m2mkd.results.judge.results import Results
+    from m2mkd.results.report.write import write_report
 
-    write_report(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    write_report(Results.read(study, partial=partial))
 
 
 @track.command()
@@ -106,11 +110,13 @@ def sync(
     partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
+    from m2mkd.results.judge.results import Results
     from m2mkd.tracking import mlflow_export
     from m2mkd.tracking.address import set_default_tracking_uri
 
     set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
-    mlflow_export.sync(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), partial=partial)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    mlflow_export.sync(Results.read(study, partial=partial))
 
 
 @app.command()

@@ -11,6 +11,8 @@ from m2mkd.study.run import Row, Run
 
 RESULTS_FORMAT = 3
 """Version of tables and report; raising it compiles them anew."""
+RECEIPT = "study-{}.json"
+"""Name of the file that says which runs the tables beside it were compiled from, with the key of the study."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Study:
     @property
     def receipt(self) -> str:
         """File that says which runs the tables were compiled from, by its name of which study."""
-        return f"{self.pages}/tables/study-{self.key}.json"
+        return f"{self.pages}/tables/{RECEIPT.format(self.key)}"
 
     def folder(self, run_id: str) -> str:
         """Folder of one run."""

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from m2mkd.results.graph_figures import diagnosis_figure, series_figure
-from m2mkd.results.plots import INK, STYLE
-from m2mkd.results.records import Record
-from m2mkd.results.svg import write_png
+from m2mkd.results.read.records import Record
+from m2mkd.results.report.graph_figures import diagnosis_figure, series_figure
+from m2mkd.results.report.plots import INK, STYLE
+from m2mkd.results.report.svg import write_png
 
 MOST_NAMES = 30
 """Classes whose names are written at a confusion matrix; more of them would not be read."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.files import sha256
-from m2mkd.results.collect import Collected
-from m2mkd.results.records import Record
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.records import Record
 from m2mkd.statistics import mean
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.keys import digest
@@ -50,11 +50,11 @@ def _row_of(study: Study, row_name: RowName) -> Row | None:
     return next((row for row in study.rows if row.name == row_name), None)
 
 
-def own_records(study: Study, row_name: RowName, collected: Collected) -> list[Record]:
+def own_records(results: Results, row_name: RowName) -> list[Record]:
     """Trainings and measurements that a row's numbers come from, wherever they are shown."""
-    row = _row_of(study, row_name)
+    row = _row_of(results.study, row_name)
     wanted = {*row.trained, *row.measured} if row else set()
-    return [record for record in collected.records if record.run.id in wanted]
+    return [record for record in results.records if record.run.id in wanted]
 
 
 def row_entry(study: Study, row_name: RowName, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:

@@ -16,16 +16,14 @@ what it took.
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from m2mkd.errors import InputError
 from m2mkd.files import write_json
-from m2mkd.results.collect import Collected, collect
-from m2mkd.results.records import Record, read_record
-from m2mkd.results.tables import final_metrics
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.compile import final_metrics
 from m2mkd.study.files import planned_runs
-from m2mkd.study.lineage import served_rows
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
@@ -40,7 +38,7 @@ ROUNDS = 12
 """How often it begins again where other processes write the same runs."""
 
 
-def sync(study: Study, *, partial: bool = False) -> None:
+def sync(results: Results) -> None:
     """Bring every finished run of a study into the MLflow store, once.
 
     A run that is there already, complete and from the same record, is left alone; of one that a training mirrored to, or an interruption
@@ -49,44 +47,30 @@ def sync(study: Study, *, partial: bool = False) -> None:
 
     Parameters
     ----------
-    study
-        The graph of runs.
-    partial
-        Take the runs that are there, and no tables; ``tracking.json`` is not written, so that the workflow will do the rest.
+    results
+        What is there. If it is partial, no tables are taken, and ``tracking.json`` is not written, so that the workflow will do the rest.
 
     Raises
     ------
     InputError
-        If a run or the tables are missing or of another configuration, unless ``partial``, or the store cannot be used.
+        If a run or the tables are missing or of another configuration, unless the results are partial, or the store cannot be used.
     """
-    address = without_credentials(store_uri())
-    collected = collect(study, partial=partial)
-    records = list(_records(study, collected, partial))
-    tables = [] if partial else _tables(study)
+    address, study = without_credentials(store_uri()), results.study
+    records = results.every_record
+    tables = [] if results.partial else _tables(study)
     with open_store(f"m2mkd/{study.scale_name}") as store:
         for _ in range(ROUNDS):
             try:
                 store.look()
-                if store.holds(_put_all(store, study, records, collected, tables)):
+                if store.holds(_put_all(store, results, tables)):
                     break
             except ContestedError:
                 pass
             time.sleep(random.uniform(0, 1))
         else:
             raise InputError(f"MLflow store {address}: others keep on changing the same runs; run the command again")
-    if not partial:
+    if not results.partial:
         write_json(Path(study.pages) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
-
-
-def _records(study: Study, collected: Collected, partial: bool) -> Iterator[Record]:
-    """Every run, those too that measure nothing; if ``partial``, those that are there."""
-    known = {record.run.id: record for record in collected.records}
-    for run in study.runs.values():
-        try:
-            yield known.get(run.id) or read_record(study, run)
-        except InputError:
-            if not partial:
-                raise
 
 
 def _tables(study: Study) -> list[Path]:
@@ -96,8 +80,9 @@ def _tables(study: Study) -> list[Path]:
     return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
 
 
-def _put_all(store: Store, study: Study, records: list[Record], collected: Collected, tables: list[Path]) -> list[tuple[str, str]]:
+def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[str, str]]:
     """Bring everything into the store, and give ids and records of what is there now."""
+    study, records = results.study, results.every_record
     written = []
 
     def put(entry: Entry) -> str:
@@ -107,13 +92,13 @@ def _put_all(store: Store, study: Study, records: list[Record], collected: Colle
 
     if tables:
         put(study_entry(study, records, tables))
-    planned, final = planned_runs(study), final_metrics(study, collected)
+    planned, final = planned_runs(study), final_metrics(results)
     grouped: dict[RowName, list[Record]] = {row.name: [] for row in study.rows}
     for record in records:
         grouped.setdefault(planned[record.run.id].row, []).append(record)
-    served = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in served_rows(study).items()}
+    served = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in results.served.items()}
     for row_name, members in grouped.items():
-        own = own_records(study, row_name, collected)
+        own = own_records(results, row_name)
         if not members and not own:
             continue
         accuracies = final.get(row_name.experiment, {}).get(row_name.variant, {}).get(row_name.profile, {})

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
 from m2mkd.study.phase import RECORD, WEIGHTS
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.run import RowName

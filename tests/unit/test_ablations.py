@@ -16,14 +16,15 @@ from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.experiment import AblationExperiment
 from m2mkd.errors import InputError
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
-from m2mkd.results.records import differences
-from m2mkd.results.report import write_report
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.records import differences
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import Evaluate
 from m2mkd.study.plan import build_study
+from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 from m2mkd.training import job
 from tests.fabricated import finish, plan
@@ -183,7 +184,7 @@ def study(tmp_path, monkeypatch) -> Study:
     monkeypatch.setattr(job, "provenance", cache(job.provenance))
     planned = whole(experiments=["vmoe_base/end_to_end", "vmoe_base/m2mkd"])
     better = {run_id: GAINS[row.variant] for row in planned.rows if row.variant in GAINS for run_id in row.measured}
-    finish(planned, lambda run, replicate: 0.8 + 0.01 * replicate + better.get(run.id, (0.0,) * 3)[replicate])
+    finish(planned, lambda run, seed: 0.8 + 0.01 * seed + better.get(run.id, (0.0,) * 3)[seed])
     return planned
 
 
@@ -192,7 +193,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def test_the_table_has_differences_paired_by_seed_with_intervals(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     reference, other = table("ablations.csv")
     assert (reference["setting"], reference["reference"], reference["iid_difference"]) == ("one", "", "")
     assert (other["setting"], other["reference"], other["student"], other["n"]) == ("other", "one", "vmoe_base/m2mkd", "3")
@@ -212,13 +213,13 @@ def test_the_table_has_differences_paired_by_seed_with_intervals(study):
 
 
 def test_the_report_shows_them(study):
-    write_report(study)
+    write_report(Results.read(study))
     page = Path("results/small/ablations/report.html").read_text()
     assert 'id="table-ablations"' in page and 'id="figure-ablations"' in page
     assert "New: other IID +3.00, other OOD +1.50" in page
     (row,) = [row for row in study.rows if row.variant == "other"]
     assert f'<h3 id="{anchor_of(row)}">' in page
-    assert f"{study.folder(row.measured[0])}/0/metrics.json --config scale=small" in page
+    assert f"{study.folder(row.measured[0])}/metrics.json --config scale=small" in page
     assert "snakemake --cores all ablations --config scale=small" in page
 
 
@@ -228,24 +229,24 @@ def claim(**changes) -> Claim:
 
 
 def test_claims_about_them_are_judged(study):
-    (found,) = verdict_board(study, collect(study), [claim()])
+    (found,) = verdict_board(Results.read(study), [claim()])
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(3.0)
     (row,) = [row for row in study.rows if row.variant == "other"]
-    shutil.rmtree(f"{study.folder(row.measured[0])}/2")
-    (found,) = verdict_board(study, collect(study, partial=True), [claim()])
+    shutil.rmtree(study.folder(row.measured[2]))
+    (found,) = verdict_board(Results.read(study, partial=True), [claim()])
     assert found.verdict.word == "inconclusive" and "Seed 2 of ablation_new/other is missing" in found.verdict.why
 
 
 def test_a_difference_of_differences(study):
     contrast = claim(comparison="(other - one) - (vmoe_base/m2mkd - vmoe_base/end_to_end)")
-    (found,) = verdict_board(study, collect(study), [contrast])
+    (found,) = verdict_board(Results.read(study), [contrast])
     # m2mKD and end to end have the same accuracies here.
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(3.0)
     assert [side.name for side in found.comparisons[0]] == [
         *("ablation_new/other", "ablation_new/one", "vmoe_base/m2mkd", "vmoe_base/end_to_end"),
     ]
     against = claim(comparison="(vmoe_base/m2mkd - vmoe_base/end_to_end) - (other - one)")
-    assert verdict_board(study, collect(study), [against])[0].verdict.word == "not reproduced"
+    assert verdict_board(Results.read(study), [against])[0].verdict.word == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_a_difference_of_differences(study):
     ],
 )
 def test_runs_are_not_compared_with_themselves(study, comparison, alike):
-    (found,) = verdict_board(study, collect(study), [claim(comparison=comparison)])
+    (found,) = verdict_board(Results.read(study), [claim(comparison=comparison)])
     assert found.verdict.word == "inconclusive" and found.verdict.interval is None
     assert found.verdict.why == f"{alike} are the same runs, so that comparing them says nothing."
 
@@ -283,21 +284,20 @@ def test_claims_about_graphs(tmp_path, monkeypatch):
     finish(study)
     for run in study.runs.values():
         if isinstance(run.config, Evaluate):
-            for slot in range(3):
-                with_graph(study, run, slot, (0.3 if run.id in dense else 0.1) + 0.001 * slot)
+            with_graph(study, run, (0.3 if run.id in dense else 0.1) + 0.001 * run.config.seed)
     one = next(one for one in load_claims() if one.id == "ablation_graph_cut_small")
-    (found,) = verdict_board(study, collect(study), [one])
+    (found,) = verdict_board(Results.read(study), [one])
     assert found.verdict.word == "reproduced" and found.verdict.interval.estimate == pytest.approx(20.0)
-    compile_tables(study)
+    compile_tables(Results.read(study))
     lines = list(csv.DictReader(io.StringIO(Path("results/small/tables/ablations.csv").read_text())))
     assert [float(line["graph_density_mean"]) for line in lines] == pytest.approx([0.101, 0.301, 0.101])
 
 
-def with_graph(study: Study, run, slot: int, density: float) -> None:
+def with_graph(study: Study, run: Run, density: float) -> None:
     """Add a diagnosed graph to the metrics of a finished evaluation."""
     from m2mkd.files import sha256
 
-    folder = Path(study.folder(run.id)) / str(slot)
+    folder = Path(study.folder(run.id))
     metrics = json.loads((folder / "metrics.json").read_text())
     numbers = {"density": density, "input_density": 0.5, "clustering": 0.2, "mean_degree": 3.0, "bandwidths": [1.0]}
     metrics["diagnostics"] = {"images": 32, "layers": [], "graph": numbers}

@@ -7,9 +7,9 @@ import pytest
 
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
-from m2mkd.results import verdicts
-from m2mkd.results.arms import Arm, Seed, exact_p_value, pairs_of
-from m2mkd.results.verdicts import Pair, averaged, judge, rounding_of
+from m2mkd.results.judge import verdicts
+from m2mkd.results.judge.arms import Arm, Seed, exact_p_value, pairs_of
+from m2mkd.results.judge.verdicts import Pair, averaged, judge, rounding_of
 
 CLAIM = Claim(
     id="gain",
@@ -37,7 +37,7 @@ def pair(*differences: float, control: float = 0.5, name: str = "one") -> Pair:
 
 
 def arm(*accuracies: float, images: int = 100) -> Arm:
-    seeds = tuple(Seed(place, "evaluate/0", place, share, None, None) for place, share in enumerate(accuracies))
+    seeds = tuple(Seed(seed, "evaluate/0", share, None, None) for seed, share in enumerate(accuracies))
     return Arm("one", "a", "corrected", seeds, images, 0.1)
 
 

@@ -16,12 +16,12 @@ from m2mkd.config.claims import Claim, load_claims
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
-from m2mkd.results.board import Finding, verdict_board
-from m2mkd.results.claims_table import explanation
-from m2mkd.results.collect import collect
-from m2mkd.results.report import write_report
-from m2mkd.results.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.board import Finding, verdict_board
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.claims_table import explanation
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.phases import Evaluate, TrainStudent
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
@@ -43,7 +43,7 @@ def _quick(tmp_path, monkeypatch):
 def gaining(study: Study, gains=GAINS):
     """Accuracies in which m2mKD gains so much over 90 %."""
     treated = {run_id for row in study.rows if row.variant == "m2mkd" for run_id in row.measured}
-    return lambda run, replicate: 0.9 + (gains[replicate] if run.id in treated else 0.0)
+    return lambda run, seed: 0.9 + (gains[seed] if run.id in treated else 0.0)
 
 
 def fabricate(root: Path, scale: str = "small", gains=GAINS, **changes) -> Study:
@@ -53,7 +53,7 @@ def fabricate(root: Path, scale: str = "small", gains=GAINS, **changes) -> Study
 
 
 def board(study: Study, claims=None) -> dict[str, Finding]:
-    return {finding.claim.id: finding for finding in verdict_board(study, collect(study, partial=True), claims)}
+    return {finding.claim.id: finding for finding in verdict_board(Results.read(study, partial=True), claims)}
 
 
 def claim(name: str, **changes) -> Claim:
@@ -61,9 +61,11 @@ def claim(name: str, **changes) -> Claim:
     return Claim.model_validate(original.model_dump() | changes)
 
 
-def one_of(study: Study, phase: type, variant: str = "m2mkd") -> Run:
+def one_of(study: Study, phase: type, seed: int = 0, variant: str = "m2mkd") -> Run:
+    """The run that trained a row of the first profile, or that measured it."""
     (row,) = [row for row in study.rows if row.variant == variant and row.profile == study.scale.profiles[0]]
-    (found,) = [study.runs[run_id] for run_id in (*row.trained, *row.measured)[:2] if isinstance(study.runs[run_id].config, phase)]
+    of_row = [study.runs[run_id] for run_id in (*row.trained, *row.measured)]
+    (found,) = [run for run in of_row if isinstance(run.config, phase) and run.seed == seed]
     return found
 
 
@@ -88,12 +90,12 @@ def test_a_whole_study(tmp_path):
 @pytest.mark.parametrize("phase", [TrainStudent, Evaluate])
 def test_a_deleted_seed(tmp_path, phase):
     study = fabricate(tmp_path)
-    compile_tables(study)
-    gone = f"{study.folder(one_of(study, phase).id)}/1"
+    compile_tables(Results.read(study))
+    gone = study.folder(one_of(study, phase, seed=1).id)
     shutil.rmtree(gone)
     with pytest.raises(InputError, match=f"{gone}/run.json: absent"):
-        compile_tables(study)
-    compile_tables(study, incomplete=True)
+        compile_tables(Results.read(study))
+    compile_tables(Results.read(study, partial=True))
     metrics = json.loads(Path("results/small/tables/claims.json").read_text())
     assert metrics["small_vmoe_iid"] == {"verdict": "inconclusive", "seeds": 2}
     assert metrics["vmoe_gain_100"]["verdict"] == "smoke-fail"
@@ -113,16 +115,16 @@ def test_nothing_at_all(tmp_path):
     assert found["small_vmoe_iid"].verdict.word == "not run"
     assert "None of its accuracies is there." in found["small_vmoe_iid"].verdict.why
     assert found["vmoe_gain_100"].verdict.word == "smoke-fail"
-    compile_tables(study, incomplete=True)
-    write_report(study, incomplete=True)
+    compile_tables(Results.read(study, partial=True))
+    write_report(Results.read(study, partial=True))
     page = Path("results/small/report.html").read_text()
     assert "This report is partial." in page
-    assert f"{study.folder(next(iter(study.runs)))}/0/run.json: absent" in page
+    assert f"{study.folder(next(iter(study.runs)))}/run.json: absent" in page
 
 
 def test_a_changed_output_fails_the_smoke(tmp_path):
     study = fabricate(tmp_path)
-    path = Path(study.folder(one_of(study, Evaluate).id)) / "2" / "metrics.json"
+    path = Path(study.folder(one_of(study, Evaluate, seed=2).id), "metrics.json")
     path.write_text(path.read_text().replace("0.92", "0.99"))
     found = board(study)
     assert found["vmoe_gain_100"].verdict.word == "smoke-fail" and "sha256 is" in found["vmoe_gain_100"].verdict.why
@@ -132,9 +134,9 @@ def test_a_changed_output_fails_the_smoke(tmp_path):
 
 def test_an_outlier_changes_the_verdict(tmp_path):
     gains = (0.020, 0.021, 0.022, -0.10)
-    study = fabricate(tmp_path, gains=gains, replicates=3)
+    study = fabricate(tmp_path, gains=gains, seeds=3)
     assert board(study)["small_vmoe_iid"].verdict.word == "reproduced"
-    study = fabricate(tmp_path, gains=gains, replicates=4)
+    study = fabricate(tmp_path, gains=gains, seeds=4)
     verdict = board(study)["small_vmoe_iid"].verdict
     # mean -0.925, std 6.05, half width 3.1824 * 6.05 / 2
     assert verdict.word == "inconclusive"
@@ -180,7 +182,7 @@ def test_a_changed_scale_judges_nothing(tmp_path):
 def test_cost_of_what_is_not_run_is_that_of_the_plan(tmp_path):
     finding = board(plan(tmp_path, "smoke", STUDENTS))["kd_term_released"]
     names = ["vmoe_base/m2mkd", "vmoe_base_labels_only/modules"]
-    seeds = {"profiles": ["released"], "replicates": 3, "replicates_per_job": 1}
+    seeds = {"profiles": ["released"], "seeds": 3}
     study = build_study(load.settings({"scale": "paper", "experiments": names, "overrides": seeds}))
     # How well modules fit the meta model is measured for its own sake; the claim does not need it.
     expected = sum(cost.gpu_hours for run_id, cost in cost_of(study).items() if not run_id.startswith("measure_hybrid/"))
@@ -189,7 +191,7 @@ def test_cost_of_what_is_not_run_is_that_of_the_plan(tmp_path):
 
 
 def test_exact_tests_are_corrected_over_the_board(tmp_path):
-    study = fabricate(tmp_path, replicates=6)
+    study = fabricate(tmp_path, seeds=6)
     claims = [claim("small_vmoe_iid"), claim("small_vmoe_iid", id="again"), claim("small_vmoe_iid", id="size", size=10.0, tolerance=1.0)]
     found = board(study, claims)
     assert [finding.p_value for finding in found.values()] == pytest.approx([2 / 64] * 3)
@@ -199,10 +201,10 @@ def test_exact_tests_are_corrected_over_the_board(tmp_path):
 
 
 def test_a_bootstrap_is_shown_from_twenty_seeds_on_and_decides_nothing(tmp_path):
-    study = fabricate(tmp_path, gains=tuple(0.02 + 0.001 * (seed % 5) for seed in range(20)), replicates=20)
+    study = fabricate(tmp_path, gains=tuple(0.02 + 0.001 * (seed % 5) for seed in range(20)), seeds=20)
     text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
     assert "vmoe_base, besides: exact sign test p = 1.907e-06; bootstrap (BCa) of the gain in points [+2.1" in text
-    study = fabricate(tmp_path, replicates=6)
+    study = fabricate(tmp_path, seeds=6)
     text = explanation(study, board(study, [claim("small_vmoe_iid")])["small_vmoe_iid"])
     assert "exact sign test p = 0.03125." in text and "bootstrap" not in text
 
@@ -236,7 +238,7 @@ def test_a_claim_about_a_teacher_that_a_study_lacks(tmp_path):
     finding = board(plan(tmp_path, "small", STUDENTS))["deep_incubation_base_iid"]
     assert finding.verdict.word == "not run"
     assert "This study has no deep_incubation_vit_base/teacher in profile corrected." in finding.verdict.why
-    one = {"profiles": ["released"], "replicates": 1, "replicates_per_job": 1}
+    one = {"profiles": ["released"], "seeds": 1}
     study = build_study(load.settings({"scale": "paper", "experiments": ["deep_incubation_vit_base"], "overrides": one}))
     expected = sum(cost.gpu_hours for run_id, cost in cost_of(study).items() if not run_id.startswith("split_teacher/"))
     assert finding.cost == pytest.approx(expected) and expected > 10
@@ -255,12 +257,12 @@ def test_a_claim_about_several_sets_is_not_judged(tmp_path):
 )
 def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, name, value):
     study = fabricate(tmp_path)
-    run = one_of(study, Evaluate)
-    path = Path(study.folder(run.id)) / "1" / "metrics.json"
+    run = one_of(study, Evaluate, seed=1)
+    path = Path(study.folder(run.id), "metrics.json")
     path.write_text(re.sub(rf'"{name}": [\d.]+', f'"{name}": {value}', path.read_text(), count=1))
-    edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}), slot=1)
-    with pytest.raises(InputError, match=rf"1/metrics\.json: {name} is .*; remove"):
-        compile_tables(study)
+    edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}))
+    with pytest.raises(InputError, match=rf"metrics\.json: {name} is .*; remove"):
+        compile_tables(Results.read(study))
     found = board(study)
     assert found["small_vmoe_iid"].verdict.word == "inconclusive" and found["vmoe_gain_100"].verdict.word == "smoke-fail"
     assert f"metrics.json: {name} is" in found["small_vmoe_iid"].verdict.why
@@ -278,7 +280,7 @@ def test_the_explanation_names_runs_digests_and_commands(tmp_path):
     text = explanation(study, finding)
     assert "snakemake --cores all vmoe_base --config scale=small" in text
     for run_id in (run_id for row in study.rows for run_id in row.measured):
-        assert f"results/small/runs/{run_id}/2  record sha256 " in text
+        assert f"results/small/runs/{run_id}  record sha256 " in text
     assert set(finding.runs) == {run.id for run in study.runs.values() if run.phase != "measure_hybrid"}
 
 
@@ -295,7 +297,7 @@ def test_the_command(tmp_path):
 
 
 def test_the_table_of_runs_documents_itself(tmp_path):
-    compile_tables(fabricate(tmp_path))
+    compile_tables(Results.read(fabricate(tmp_path)))
     schema = pq.read_schema("results/small/tables/runs.parquet")
     assert schema.names == [name for name in COLUMNS if name not in VOLATILE]
     assert schema.metadata[b"m2mkd.schema_version"].decode() == str(SCHEMA_VERSION)

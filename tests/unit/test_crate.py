@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from m2mkd.cli import app
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.results.commands import selected_experiments
 from m2mkd.results.crate import write
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.contents import SOURCES
 from m2mkd.results.crate.write import write_crate
-from m2mkd.results.report import write_report
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.results import Results
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
@@ -42,16 +43,16 @@ def project(tmp_path_factory) -> Iterator[tuple[Path, Study]]:
         patch.chdir(root)
         patch.setattr(job, "provenance", cache(job.provenance))
         patch.setattr("m2mkd.containers.inside.record", lambda: IMAGE)
-        study = plan(root, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], replicates=3)
+        study = plan(root, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], seeds=3)
         for name in set(SOURCES) - {"config", "results/published"}:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, name)
         finish(study)
-        compile_tables(study)
-        write_report(study)
-        write_crate(study)
+        compile_tables(Results.read(study))
+        write_report(Results.read(study))
+        write_crate(Results.read(study))
         yield root, study
 
 
@@ -111,27 +112,23 @@ def test_the_public_validator_finds_nothing_and_would_find_something(crate, tmp_
     assert any("hasPart" in issue for issue in bad["issues"])
 
 
-def test_every_replicate_is_an_action_with_what_it_used_and_made(crate, study):
+def test_every_run_is_an_action_with_what_it_used_and_made(crate, study):
     found = entities(crate)
-    actions = [entity for id_, entity in found.items() if re.fullmatch(r"#run/\w+/\w{16}/\d", id_)]
-    assert len(actions) == sum(len(run.config.replicates) for run in study.runs.values())
-    (run,) = [
-        run
-        for run in study.runs.values()
-        if isinstance(run.config, TrainStudent) and run.config.init == "modules" and run.config.replicates == (1,)
-    ]
-    action = found[f"#run/{run.id}/0"]
+    actions = [entity for id_, entity in found.items() if re.fullmatch(r"#run/\w+/\w{16}", id_)]
+    assert len(actions) == len(study.runs)
+    (run,) = [run for run in study.runs.values() if isinstance(run.config, TrainStudent) and run.config.init == "modules" and run.seed == 1]
+    action = found[f"#run/{run.id}"]
     folder = study.folder(run.id)
-    assert {part["@id"] for part in action["result"]} == {f"{folder}/0/{name}" for name in run.config.OUTPUTS}
+    assert {part["@id"] for part in action["result"]} == {f"{folder}/{name}" for name in run.config.OUTPUTS}
     used = {part["@id"] for part in action["object"]}
-    assert {f"{study.folder(id_)}/0/run.json" for id_ in run.upstream["modules"]} < used
+    assert {f"{study.folder(id_)}/run.json" for id_ in run.upstream["modules"]} < used
     assert any(re.fullmatch(r"data/packed/digits%4032/\w+/manifest\.json", path) for path in used)
     assert action["instrument"] == {"@id": "#tool/train_student"} and action["startTime"] < action["endTime"]
     image = found[action["containerImage"]["@id"]]
     assert (image["name"], image["sha256"]) == ("m2mkd-cpu.sif", "3" * 64)
     workflow = found["workflow/Snakefile"]
     assert {part["@id"] for part in workflow["step"]} == {f"#step/{run.phase}" for run in study.runs.values()} | {"#step/compile"}
-    assert found["#value/overrides"]["value"] == "replicates=3"
+    assert found["#value/overrides"]["value"] == "seeds=3"
     assert found["https://arxiv.org/abs/2402.16918"]["@type"] == "ScholarlyArticle"
     positions = [int(found[f"#step/{name}"]["position"]) for name in PHASES if f"#step/{name}" in found]
     assert positions == sorted(positions)
@@ -141,8 +138,8 @@ def test_a_crate_is_whole_and_knows_no_machine(crate, study):
     checked = check_crate(crate)
     # Of everything but students the weights are there by their digest alone: meta, 4 modules, teacher, 4 stages, 3 seeds x 4 modules.
     assert checked.left_out == 1 + 4 + 1 + 4 + 12 and checked.beside == ()
-    assert {path.name for path in crate.glob("results/smoke/runs/*/*/*/model.safetensors")} == {"model.safetensors"}
-    assert {path.parts[-4] for path in crate.glob("results/smoke/runs/*/*/*/model.safetensors")} == {"train_student"}
+    assert {path.name for path in crate.glob("results/smoke/runs/*/*/model.safetensors")} == {"model.safetensors"}
+    assert {path.parts[-3] for path in crate.glob("results/smoke/runs/*/*/model.safetensors")} == {"train_student"}
     for path in crate.rglob("*"):
         if path.is_file() and path.suffix not in (".png", ".parquet"):
             assert str(Path.cwd()) not in path.read_text(), path
@@ -156,9 +153,8 @@ def test_a_crate_is_whole_and_knows_no_machine(crate, study):
 
 def test_its_commands_name_the_teachers_of_a_study_too(study):
     some = plan(Path(), "smoke", ["teacher_deit_large", "vmoe_base/end_to_end"])
-    chosen = selected_experiments(some)
-    assert chosen == ["teacher_deit_large/teacher", "vmoe_base/end_to_end"]
-    assert plan(Path(), "smoke", chosen).key == some.key
+    assert 'experiments=["teacher_deit_large", "vmoe_base/end_to_end"]' in Commands(some, some.selected).to("all")
+    assert plan(Path(), "smoke", some.selected).key == some.key
 
 
 def test_what_people_read(crate, study):
@@ -181,7 +177,7 @@ def test_what_people_read(crate, study):
 @pytest.mark.parametrize("weights", ["all", "none"])
 def test_weights_are_in_it_as_wished(study, weights):
     Path(study.root, "overview.png").unlink()  # which a study without students does not have
-    crate = write_crate(study, weights)
+    crate = write_crate(Results.read(study), weights)
     checked = check_crate(crate)
     assert checked.left_out == (0 if weights == "all" else 22 + 6)
     assert (crate / "cards").exists() == (weights == "all")
@@ -192,7 +188,7 @@ def test_from_a_crate_everything_is_compiled_as_it_was(crate, study, monkeypatch
     monkeypatch.chdir(crate)
     for path in Path(study.root, "tables").iterdir():
         path.unlink()
-    compile_tables(study)
+    compile_tables(Results.read(study))
     assert {path.name: path.read_bytes() for path in Path(study.root, "tables").iterdir()} == before
 
 
@@ -216,13 +212,13 @@ def forget(folder: Path, run: str) -> None:
 
 
 def replace_a_table(folder: Path, run: str) -> None:
-    table = Path(run).parents[3] / "tables/claims.csv"
+    table = Path(run).parents[2] / "tables/claims.csv"
     rewrite(folder / table, "id,verdict\n")
     sign(folder, str(table))
 
 
 def forget_an_evaluation(folder: Path, run: str) -> None:
-    record = sorted((folder / Path(run).parents[2]).glob("evaluate/*/0/run.json"))[0]
+    record = sorted((folder / Path(run).parents[1]).glob("evaluate/*/run.json"))[0]
     forget(folder, str(record.relative_to(folder)))
 
 
@@ -281,27 +277,27 @@ def forget_an_evaluation(folder: Path, run: str) -> None:
 def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, study, tmp_path, damage, message):
     elsewhere = tmp_path / "elsewhere"
     shutil.move(crate, elsewhere)
-    damage(elsewhere, f"{study.folder(first(study, 'train_student').id)}/0")
+    damage(elsewhere, study.folder(first(study, "train_student").id))
     with pytest.raises(InputError, match=message):
         check_crate(elsewhere)
 
 
 def test_what_is_not_of_the_study_goes_into_no_crate(crate, study):
     shutil.rmtree(crate)
-    weights = Path(study.folder(first(study, "train_student").id), "0", "model.safetensors")
+    weights = Path(study.folder(first(study, "train_student").id), "model.safetensors")
     good = weights.read_bytes()
     rewrite(weights, "others")
     with pytest.raises(InputError, match=r"model\.safetensors: its sha256 is not the recorded one"):
-        write_crate(study)
+        write_crate(Results.read(study))
     assert list(Path(study.root).glob(".crate*")) == [] and not crate.exists()
     weights.write_bytes(good)
     table = Path(study.root, "tables", "results.csv")
     rewrite(table, table.read_text().replace("0.93", "0.99"))
     with pytest.raises(InputError, match=r"results\.csv: its sha256 is not the recorded one"):
-        write_crate(study)
+        write_crate(Results.read(study))
     Path(study.root, "tables", f"study-{study.key}.json").unlink()
     with pytest.raises(InputError, match="tables and report are not those of this study"):
-        write_crate(study)
+        write_crate(Results.read(study))
 
 
 def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
@@ -313,17 +309,17 @@ def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(write, "describe", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            write_crate(study)
+            write_crate(Results.read(study))
     assert (crate / "manifest-sha256.txt").read_bytes() == before
     check_crate(crate)
-    write_crate(study, "none")
+    write_crate(Results.read(study), "none")
     assert check_crate(crate).left_out == 28
     assert [path.name for path in Path(study.root).glob(".crate*")] == []
 
 
 def test_the_commands(study, monkeypatch):
-    selected = ["--scale", "smoke", "--experiment", "vmoe_base/end_to_end", "--experiment", "vmoe_base/m2mkd", "--set", "replicates=3"]
-    written = CliRunner().invoke(app, ["crate", *selected, "--set", "replicates_per_job=1"])
+    selected = ["--scale", "smoke", "--experiment", "vmoe_base/end_to_end", "--experiment", "vmoe_base/m2mkd", "--set", "seeds=3"]
+    written = CliRunner().invoke(app, ["crate", *selected, "--set", "seeds_per_job=1"])
     assert written.exit_code == 0, written.output
     checked = CliRunner().invoke(app, ["crate", "check", "results/smoke/crate"])
     assert "match their digests; 22 outputs are in it by their digest alone" in checked.stdout

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from m2mkd.results.graph_figures import diagnosis_figure, series_figure
-from m2mkd.results.report import write_report
-from m2mkd.results.svg import inline_svg
+from m2mkd.results.judge.results import Results
+from m2mkd.results.report.graph_figures import diagnosis_figure, series_figure
+from m2mkd.results.report.svg import inline_svg
+from m2mkd.results.report.write import write_report
 from m2mkd.study.phases import Evaluate
 from tests import fabricated
 
@@ -40,12 +41,12 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fabricated, "measured", diagnosed)
     names = ["vmoe_base/end_to_end", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "ood_tiny_imagenet_r"]
-    return fabricated.plan(tmp_path, "smoke", names, replicates=2)
+    return fabricated.plan(tmp_path, "smoke", names, seeds=2)
 
 
 def test_the_report_has_one_figure_a_student(study, tmp_path):
     fabricated.finish(study)
-    write_report(study)
+    write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()
     figures = re.findall(r'<figure id="figure-(parts-[^"]+)"', text)
     students = {name for name in figures if "vmoe_base" in name or "scale_free" in name}
@@ -65,7 +66,7 @@ def test_the_report_has_one_figure_a_student(study, tmp_path):
 def test_without_diagnostics_there_is_no_section(study, tmp_path, monkeypatch):
     monkeypatch.setattr(fabricated, "measured", fabricated_measured)
     fabricated.finish(study)
-    write_report(study)
+    write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()
     assert "parts" not in re.findall(r'id="([^"]*)"', text) and 'href="#parts"' not in text
 

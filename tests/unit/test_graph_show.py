@@ -139,7 +139,7 @@ def test_show_weights_finds_the_graph_that_they_started_from(show, tmp_path):
     adjacency = adjacency_matrix(prior_graph(config.prior, config.student.graph, 32, seed))
     mediators = fit_signatures(adjacency, 16, seed, 0.9, 300)
     save_file(weights(mediators, [1.0, 0.5], inputs=torch.randn(8, 16)), tmp_path / "model.safetensors")
-    (tmp_path / "run.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "replicate": 2}))
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "seed": 2}))
     text = show(tmp_path, "-o", tmp_path / "graph.svg")
     assert row(text, "density")[0] == f"{adjacency.sum().item() / (32 * 31):.4f}"
     assert float(row(text, "recall")[1]) > 0.8
@@ -173,7 +173,7 @@ def test_a_file_of_something_else_is_refused(show, tmp_path):
     save_file({"head.weight": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=r"model\.safetensors: input_latents\.signatures is not among the tensors"):
         show(path)
-    (tmp_path / "run.json").write_text(json.dumps({"config": {"student": {"family": "vmoe"}}, "replicate": 0}))
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"student": {"family": "vmoe"}}, "seed": 0}))
     with pytest.raises(InputError, match=r"model\.safetensors: not a whole NAC"):
         show(path)
     (tmp_path / "run.json").write_text("{}")

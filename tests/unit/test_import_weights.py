@@ -12,7 +12,7 @@ from m2mkd.errors import InputError
 from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_modules, load_weights, stage_state
-from m2mkd.results.collect import collect
+from m2mkd.results.judge.results import Results
 from m2mkd.study.phases import ImportWeights
 from m2mkd.study.plan import build_study
 from m2mkd.training import job as jobs
@@ -160,7 +160,7 @@ def test_an_imported_student_is_measured_and_counted_once_but_probed_with_every_
     assert [planned.runs[run_id].config.replicates for run_id in probe.measured] == [(0, 1), (2, 3)]
     monkeypatch.setattr(fabricated, "SEEDS", (0.1, 0.2, 0.3, 0.4))
     fabricated.finish(planned, lambda run, replicate: replicate / 10)
-    found = collect(planned).measurements
+    found = Results.read(planned).measurements
     top1 = found[found["metric"] == "top1"]
     assert len(top1[top1["split"] == "iid"]) == 1
     assert sorted(top1[top1["split"] == "fewshot"]["value"]) == [0.0, 0.1, 0.2, 0.3]

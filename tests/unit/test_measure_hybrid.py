@@ -12,8 +12,8 @@ from m2mkd.data.pack import Split
 from m2mkd.data.stream import eval_batches
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.vit import StagedViT
-from m2mkd.results.hybrids import hybrids_table
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.seeds import forked_rng
 from m2mkd.study.lineage import display_rows
 from m2mkd.study.plan import build_study

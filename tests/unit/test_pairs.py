@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from m2mkd.results.arms import pairs_of
+from m2mkd.results.judge.arms import pairs_of
 
 
 def test_of_four_sides_the_difference_of_differences_is_judged():

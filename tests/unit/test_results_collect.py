@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from m2mkd.errors import InputError
-from m2mkd.results.collect import collect
+from m2mkd.results.judge.results import Results
 from m2mkd.study.lineage import display_rows, served_rows
 from tests.fabricated import edit_record, finish, first, plan
 
@@ -13,15 +13,15 @@ EXPERIMENTS = ["teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/m2mkd"]
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = plan(tmp_path, "smoke", EXPERIMENTS, replicates=3)
+    study = plan(tmp_path, "smoke", EXPERIMENTS, seeds=3)
     finish(study)
     return study
 
 
 def test_frames_hold_every_number(study):
-    collected = collect(study)
+    collected = Results.read(study)
     measuring = [run for run in study.runs.values() if run.phase != "split_teacher"]
-    assert len(collected.runs) == sum(len(run.config.replicates) for run in measuring)
+    assert len(collected.runs) == len(measuring)
     assert set(collected.runs["run"]) == {run.id for run in measuring}
     found = collected.measurements
     top1 = found[(found["metric"] == "top1") & (found["variant"] == "m2mkd") & (found["rendition"] == "")]
@@ -33,7 +33,7 @@ def test_frames_hold_every_number(study):
 
 
 def test_curves_know_module_and_row(study):
-    curves = collect(study).curves
+    curves = Results.read(study).curves
     modules = curves[curves["phase"] == "incubate_module"]
     assert set(modules["experiment"]) == {"teacher_deit_large"}
     assert sorted(modules["module"].unique()) == [0, 1, 2, 3]
@@ -69,7 +69,7 @@ def test_stages_that_nobody_distils_from_belong_to_their_teacher(tmp_path, monke
         (lambda record: record.update(key="0" * 16), r"key is \"0{16}\""),
         (lambda record: record.update(id="evaluate/0"), r"id is \"evaluate/0\""),
         (lambda record: record["upstream"].update(modules=["distill_module/0"]), r"upstream\.modules is "),
-        (lambda record: record.update(replicate=7), r"replicate is 7"),
+        (lambda record: record.update(seed=7), r"seed is 7"),
         (lambda record: record.pop("outputs"), r"not a whole record of a run \(KeyError"),
         (lambda record: record.update(provenance={}), r"not a whole record of a run \(KeyError: 'seconds'"),
         (lambda record: record["provenance"].update(packages=None), r"not a whole record of a run \(TypeError"),
@@ -80,33 +80,33 @@ def test_another_configuration_is_refused_by_name(study, change, says):
     run = first(study, "train_student")
     path = edit_record(study, run, change)
     with pytest.raises(InputError, match=says) as error:
-        collect(study)
+        Results.read(study)
     assert str(path.relative_to(Path.cwd()) if path.is_absolute() else path) in str(error.value)
     assert f"remove {study.folder(run.id)} and run the workflow again" in str(error.value)
 
 
 def test_a_missing_seed_is_an_error_that_names_the_run(study):
     last = [run for run in study.runs.values() if run.phase == "evaluate"][-1]
-    path = Path(study.folder(last.id)) / "0" / "run.json"
+    path = Path(study.folder(last.id), "run.json")
     path.unlink()
-    with pytest.raises(InputError, match=f"{last.id}/0/run.json: absent") as error:
-        collect(study)
+    with pytest.raises(InputError, match=f"{last.id}/run.json: absent") as error:
+        Results.read(study)
     assert "snakemake" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "metrics.jsonl"])
 def test_an_output_that_was_changed_is_refused(study, name):
-    path = Path(study.folder(first(study, "train_student").id)) / "0" / name
+    path = Path(study.folder(first(study, "train_student").id), name)
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(InputError, match=f"{name}: sha256 is .* but the run recorded"):
-        collect(study)
+        Results.read(study)
     path.unlink()
     with pytest.raises(InputError, match=f"{name}: absent, though its record lists it"):
-        collect(study)
+        Results.read(study)
 
 
 def test_a_broken_record_is_refused(study):
-    path = Path(study.folder(first(study, "evaluate").id)) / "0" / "run.json"
+    path = Path(study.folder(first(study, "evaluate").id), "run.json")
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match=r"not a whole record of a run \(JSONDecodeError"):
-        collect(study)
+        Results.read(study)

@@ -8,7 +8,7 @@ import pytest
 
 from m2mkd import cli
 from m2mkd.errors import InputError
-from m2mkd.results.published import COLUMNS, PublishedNumbers, fill_cell
+from m2mkd.results.read.published import COLUMNS, PublishedNumbers, fill_cell
 from tests.fabricated import ROOT
 
 CELL = ("nac_tiny_imagenet_scale_free", "m2mkd", "iid", "top1")

@@ -13,9 +13,9 @@ from m2mkd.config.claims import load_claims
 from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
-from m2mkd.results.collect import collect
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.report import result_tables, write_report
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.report.write import result_tables, write_report
 from m2mkd.study.lineage import anchor_of, student_of
 from tests.fabricated import finish, plan
 
@@ -51,9 +51,9 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        study = plan(root, "smoke", EXPERIMENTS, replicates=3)
+        study = plan(root, "smoke", EXPERIMENTS, seeds=3)
         finish(study)
-        write_report(study)
+        write_report(Results.read(study))
         yield study, root, (root / "results/smoke/report.html").read_text()
 
 
@@ -125,7 +125,7 @@ def test_every_number_leads_to_its_runs_digest_and_command(report):
             assert cell in text
         behind = text.partition(f'id="table-{anchor_of(row)}-table"')[2].partition("</table>")[0]
         for run_id in row.measured:
-            assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/0/metrics.json --config scale=smoke " in behind
+            assert run_id in behind and f"snakemake --cores all results/smoke/runs/{run_id}/metrics.json --config scale=smoke " in behind
 
 
 def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
@@ -133,7 +133,7 @@ def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
     page = Page(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        collected = collect(study)
+        collected = Results.read(study)
         tables = result_tables(study, collected.numbers, PublishedNumbers(), collected.records)
     numbers = 0
     for _, table in tables:
@@ -185,7 +185,7 @@ def test_at_the_papers_scale_it_reports_both_profiles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = plan(tmp_path, "paper", ["vmoe_base/m2mkd"], ["recipes.vmoe_finetune.lr=0.25"])
     finish(study)
-    write_report(study)
+    write_report(Results.read(study))
     text = Path("results/paper/report.html").read_text()
     assert "judges nothing" not in text
     assert "vmoe_base (released), imagenet-1k@224" in text and "vmoe_base (corrected), imagenet-1k@224" in text
@@ -196,10 +196,10 @@ def test_at_the_papers_scale_it_reports_both_profiles(tmp_path, monkeypatch):
 def test_data_that_is_here_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = plan(tmp_path, "smoke", ["vmoe_base/end_to_end"])
-    finish(study, lambda run, replicate: 0.9)
+    finish(study, lambda run, seed: 0.9)
     (data,) = {data for run in study.runs.values() for data in run.config.data_sets if data.name == "digits"}
     prepare(data.name, load.datasets()[data.name], data.image_size, Path(data.folder), processes=1)
-    write_report(study)
+    write_report(Results.read(study))
     page = Page(Path("results/smoke/report.html").read_text())
     (picture,) = page.all("img")  # that of digits-r is only pretended to be here
     kind, _, content = picture["src"].partition(",")

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from m2mkd.errors import InputError
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.tables.compile import compile_tables
 from tests.fabricated import edit_record, finish, first, plan
 
 EXPERIMENTS = [
@@ -21,7 +22,7 @@ EXPERIMENTS = [
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = plan(tmp_path, "smoke", EXPERIMENTS, replicates=3)
+    study = plan(tmp_path, "smoke", EXPERIMENTS, seeds=3)
     finish(study)
     return study
 
@@ -36,7 +37,7 @@ def contents() -> dict[str, bytes]:
 
 
 def test_mean_and_deviation_over_seeds(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     rows = {(row["experiment"], row["variant"]): row for row in read("results.csv")}
     row = rows["vmoe_base", "m2mkd"]
     assert row["n"] == "3"
@@ -57,7 +58,7 @@ def test_one_seed_has_no_deviation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"])
     finish(study)
-    compile_tables(study)
+    compile_tables(Results.read(study))
     (row,) = read("results.csv")
     assert (row["n"], row["iid_top1_std"]) == ("1", "")
     assert "±" not in Path("results/smoke/tables/results.md").read_text().split("\n\n")[1]
@@ -65,7 +66,7 @@ def test_one_seed_has_no_deviation(tmp_path, monkeypatch):
 
 
 def test_other_tables(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     (teacher,) = read("teacher.csv")
     assert teacher["top1"] == "0.9" and teacher["images"] == "359" and "std" not in "".join(teacher)
     probe, probes = first(study, "train_probe").config, read("fewshot.csv")
@@ -80,7 +81,7 @@ def test_other_tables(study):
 
 
 def test_published_numbers_stand_beside_with_their_status(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     rows = {row["variant"]: row for row in read("results.csv") if row["experiment"] == "nac_tiny_imagenet_scale_free"}
     assert (rows["end_to_end"]["published_iid"], rows["end_to_end"]["published_iid_paper"]) == ("60.76", "nac")
     assert (rows["m2mkd"]["published_iid"], rows["m2mkd"]["published_iid_status"]) == ("", "NOT FOUND")
@@ -103,22 +104,22 @@ def test_the_papers_own_number_comes_first(tmp_path):
 
 
 def test_equal_runs_give_equal_bytes(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     before = contents()
     finish(study)  # the same numbers at another time
-    compile_tables(study)
+    compile_tables(Results.read(study))
     assert contents() == before
     assert "seconds" not in pd.read_parquet("results/smoke/tables/runs.parquet").columns
     assert not any(str(Path.cwd()).encode() in content for content in before.values())
 
 
 def test_the_receipt_names_every_run_and_is_the_only_one(study, tmp_path):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     receipt = json.loads(Path(f"results/smoke/tables/study-{study.key}.json").read_text())
     assert receipt["runs"] == sorted(study.runs)
     other = plan(tmp_path, "smoke", ["teacher_deit_large"])
     finish(other)
-    compile_tables(other)
+    compile_tables(Results.read(other))
     names = {path.name for path in Path("results/smoke/tables").iterdir()}
     assert {name for name in names if name.startswith("study-")} == {f"study-{other.key}.json"}
     # What belongs to the other study alone is gone too.
@@ -126,16 +127,16 @@ def test_the_receipt_names_every_run_and_is_the_only_one(study, tmp_path):
 
 
 def test_a_run_of_another_configuration_leaves_the_tables_as_they_were(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     before = contents()
     edit_record(study, first(study, "evaluate"), lambda record: record["config"].update(threads=9))
     with pytest.raises(InputError, match=r"config\.threads is 9"):
-        compile_tables(study)
+        compile_tables(Results.read(study))
     assert contents() == before
 
 
 def test_metrics_for_dvc(study):
-    compile_tables(study)
+    compile_tables(Results.read(study))
     metrics = json.loads(Path("results/smoke/metrics.json").read_text())
     found = metrics["vmoe_base"]["m2mkd"]["corrected"]
     assert found["iid_top1"] == pytest.approx(0.93) and found["iid_top1_std"] == pytest.approx(math.sqrt(0.0013))
@@ -148,5 +149,5 @@ def test_both_profiles_have_their_own_rows(tmp_path, monkeypatch):
     study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"], ["profiles=[released, corrected]"])
     released = {run_id for row in study.rows if row.profile == "released" for run_id in row.measured}
     finish(study, lambda run, _: 0.2 if run.id in released else 0.8)
-    compile_tables(study)
+    compile_tables(Results.read(study))
     assert {row["profile"]: row["iid_top1_mean"] for row in read("results.csv")} == {"released": "0.2", "corrected": "0.8"}

@@ -11,7 +11,8 @@ from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.build import build_student
 from m2mkd.models.weights import save_weights
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.results import Results
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.tracking import store as store_module
 from m2mkd.tracking.address import set_default_tracking_uri, store_uri, without_credentials
 from m2mkd.tracking.entry import Point, flat
@@ -27,7 +28,7 @@ EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale
 def make(root: Path):
     study = plan(root, "smoke", EXPERIMENTS, replicates=2)
     finish(study)
-    compile_tables(study)
+    compile_tables(Results.read(study))
     return study
 
 
@@ -39,7 +40,7 @@ def template(tmp_path_factory):
         patch.chdir(root)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         study = make(root)
-        sync(study)
+        sync(Results.read(study))
     return study, root
 
 
@@ -57,7 +58,7 @@ def synced(template, tmp_path, monkeypatch):
 def test_a_store_that_holds_points_twice_is_refused(synced, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI .*: is neither a database nor a server; give one like") as refused:
-        sync(synced)
+        sync(Results.read(synced))
     assert "secret" not in str(refused.value)
     assert not Path("mlruns").exists()
 
@@ -129,7 +130,7 @@ def test_numbers_of_rows_and_runs(synced):
 
 def test_a_second_time_adds_nothing(synced):
     before = counts()
-    sync(synced)
+    sync(Results.read(synced))
     assert counts() == before
 
 
@@ -156,8 +157,8 @@ def test_what_a_run_recorded_of_memory_and_energy(synced):
     recorded = {"git_commit": "c0ffee", "git_dirty": False}
     recorded |= {"peak_memory_bytes": 2**31, "gpu_joules": 7200.0}
     edit_record(synced, run, lambda content: content["provenance"].update(recorded))
-    compile_tables(synced)
-    sync(synced)
+    compile_tables(Results.read(synced))
+    sync(Results.read(synced))
     (found,) = [entry for entry in tags("run") if entry["key"] == run.key]
     assert (found["git_commit"], found["git_dirty"]) == ("c0ffee", "False")
     numbers = dict(query(f"select key, value from metrics where run_uuid = '{found['id']}'"))
@@ -185,9 +186,9 @@ def test_a_killed_synchronisation_is_made_good(synced, monkeypatch, calls):
     with monkeypatch.context() as patch:
         patch.setattr(store_module.Store, "log_points", dies)
         with pytest.raises(KeyboardInterrupt):
-            sync(synced)
+            sync(Results.read(synced))
     assert not Path("results/smoke/tracking.json").exists()
-    sync(synced)
+    sync(Results.read(synced))
     assert numbers() == expected
     assert {status for (status,) in query("select status from runs where lifecycle_stage = 'active'")} == {"FINISHED"}
     assert len(query("select * from runs where lifecycle_stage = 'deleted'")) == 0  # it was completed, not written anew
@@ -196,8 +197,8 @@ def test_a_killed_synchronisation_is_made_good(synced, monkeypatch, calls):
 def test_a_run_whose_files_changed_is_replayed(synced):
     run = first(synced, "train_student")
     publish(synced, run, 0, 0.11)
-    compile_tables(synced)
-    sync(synced)
+    compile_tables(Results.read(synced))
+    sync(Results.read(synced))
     wanted = ("run", run.key, "0", "final/val_top1")
     assert [number[-1] for number in numbers() if number[:4] == wanted] == [0.11]
 
@@ -215,8 +216,8 @@ def test_rows_have_figures(synced):
         lines = [json.loads(line) | {"stages.0.blocks.0.mlp/router_entropy": 0.5} for line in path.read_text().splitlines()]
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         edit_record(synced, run, lambda content, path=path: content["outputs"].update({path.name: sha256(path)}))
-    compile_tables(synced)
-    sync(synced)
+    compile_tables(Results.read(synced))
+    sync(Results.read(synced))
     (parent,) = [entry["id"] for entry in tags("row") if entry["row"] == "vmoe_base/m2mkd (corrected)"]
     figures = Path("results/mlruns/m2mkd-smoke", parent, "artifacts")
     assert sorted(file.name for file in figures.iterdir()) == ["confusion.png", "parts-by-epoch.png", "parts.png"]
@@ -250,7 +251,7 @@ def test_a_mirrored_run_is_completed(synced):
     Path("results/mlflow.db").unlink()
     mirrored = mirror(synced, run, 2)
     assert mirrored == mirror(synced, run, 2)  # sent twice, as after an interruption
-    sync(synced)
+    sync(Results.read(synced))
     assert [entry["id"] for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")] == [mirrored]
     assert numbers() == expected
 
@@ -269,7 +270,7 @@ def test_a_mirrored_run_with_other_numbers_is_replaced(synced):
     run = first(synced, "train_student")
     Path("results/mlflow.db").unlink()
     mirrored = mirror(synced, run, 2, loss=9.0)
-    sync(synced)
+    sync(Results.read(synced))
     assert mirrored not in [entry["id"] for entry in tags("run")]
     assert numbers() == expected
 
@@ -282,7 +283,7 @@ def test_two_runs_of_the_same_become_one(synced):
         (twin,) = [run for runs in store.listed.values() for run in runs if run.data.tags["key"] == first(synced, "train_student").key][:1]
         store.client.create_run(store.experiment_id, tags=twin.data.tags)
     assert len([entry for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")]) == 2
-    sync(synced)
+    sync(Results.read(synced))
     assert numbers() == expected
     assert len({tuple(sorted(entry.items())) for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")}) == 1
 
@@ -301,7 +302,7 @@ def test_students_are_registered_once_with_what_was_measured(synced):
     assert all(location == f"runs:/{run}/model" for _, _, run, location in found)
     measured = dict(query("select key, value from model_version_tags where name = 'smoke.vmoe_base.m2mkd.corrected' and version = 2"))
     assert measured["final/top1"] == "0.92" and measured["seed"] == "1" and "final/ood/imagenet-r/top1" not in measured
-    sync(synced)
+    sync(Results.read(synced))
     assert versions() == found
 
 
@@ -316,7 +317,7 @@ def test_a_registered_student_loads_and_computes_what_it_did(synced):
     network = build_student(config.student, **sizes, prior=config.prior, stitch_width=config.stitch_width, compat=config.compat).eval()
     save_weights(folder, network.state_dict(), run.id)
     edit_record(synced, run, lambda content: content["outputs"].update({"model.safetensors": sha256(folder / "model.safetensors")}))
-    sync(synced, partial=True)
+    sync(Results.read(synced, partial=True))
     (found,) = [entry["id"] for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")]
     model = mlflow.pyfunc.load_model(f"results/mlruns/m2mkd-smoke/{found}/artifacts/model")
     (wanted,) = model.metadata.signature.inputs.inputs
@@ -334,8 +335,8 @@ def test_a_part_of_a_study_is_taken_where_it_is_asked_for(synced):
     Path("results/mlflow.db").unlink()
     Path("results/smoke/tracking.json").unlink()
     with pytest.raises(InputError, match="absent, so the run is not finished"):
-        sync(synced)
-    sync(synced, partial=True)
+        sync(Results.read(synced))
+    sync(Results.read(synced, partial=True))
     assert not Path("results/smoke/tracking.json").exists()
     there = [number for number in numbers() if number[0] == "run"]
     assert there == [number for number in whole if number[0] == "run" and number[1] != first(synced, "evaluate").key]
@@ -346,8 +347,8 @@ def test_the_image_that_a_run_was_computed_in_is_a_tag_of_it_and_of_its_row(sync
     run = first(synced, "train_student")
     image = {"image": "containers/a.sif", "digest": "sha256:12", "revision": "abc", "lock": "34", "sbom": "56"}
     edit_record(synced, run, lambda content: content["provenance"].update(container=image))
-    compile_tables(synced)
-    sync(synced)
+    compile_tables(Results.read(synced))
+    sync(Results.read(synced))
     tagged = [found for found in tags("run") + tags("row") if "image" in found]
     assert [(found["level"], found["image"], found["image_digest"], found["image_sbom"]) for found in tagged] == [
         (level, "containers/a.sif", "sha256:12", "56") for level in ("run", "row")
@@ -369,13 +370,13 @@ def test_tables_are_artifacts_wherever_the_project_moved(synced, template):
 def test_tables_of_another_study_are_refused(synced, tmp_path):
     study = plan(Path.cwd(), "smoke", ["vmoe_base/m2mkd"], replicates=2)
     with pytest.raises(InputError, match=r"tables: not the tables of study .*; run 'm2mkd compile'"):
-        sync(study)
+        sync(Results.read(study))
 
 
 def test_a_store_that_cannot_be_used_is_an_input_error(synced):
     Path("results/mlflow.db").write_bytes(b"no database at all" * 1000)
     with pytest.raises(InputError, match=r"MLflow store sqlite:///results/mlflow\.db: .*; if it is damaged, remove results/mlflow\.db"):
-        sync(synced)
+        sync(Results.read(synced))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from m2mkd.tracking.mlflow_sink import sync
 
 from docs import mlflow_compare
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.results import Results
+from m2mkd.results.tables.compile import compile_tables
 from tests.fabricated import by_seed, finish, plan
 from tests.workflow.servers import mlflow_server
 
@@ -25,8 +26,8 @@ def served(tmp_path_factory):
         study = plan(root, "small", EXPERIMENTS)
         better = {run_id for row in study.rows if row.variant == "m2mkd" for run_id in (*row.trained, *row.measured)}
         finish(study, lambda run, replicate: by_seed(run, replicate) - (0.0 if run.id in better else 0.1))
-        compile_tables(study)
-        sync(study)
+        compile_tables(Results.read(study))
+        sync(Results.read(study))
     with mlflow_server(root, f"sqlite:///{root}/results/mlflow.db") as server:
         yield server.uri, root
 

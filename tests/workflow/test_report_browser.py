@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
-from m2mkd.results.report import write_report
+from m2mkd.results.judge.board import verdict_board
+from m2mkd.results.judge.results import Results
+from m2mkd.results.report.write import write_report
 from tests.fabricated import by_seed, finish, plan
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/end_to_end", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "fewshot_cifar100_vmoe"]
@@ -33,8 +33,8 @@ def report(tmp_path_factory):
         finish(study, lambda run, replicate: by_seed(run, replicate) + (0.02 + 0.001 * replicate if run.id in better else 0.0))
         (row,) = [row for row in study.rows if row.experiment.startswith("nac") and row.variant == "end_to_end"]
         shutil.rmtree(f"{study.folder(row.measured[0])}/1")
-        write_report(study, incomplete=True)
-        return root / "results/small/report.html", verdict_board(study, collect(study, partial=True))
+        write_report(Results.read(study, partial=True))
+        return root / "results/small/report.html", verdict_board(Results.read(study, partial=True))
 
 
 @pytest.fixture(scope="module", params=VIEWS, ids=lambda view: f"{view[0]}-{view[1]}")

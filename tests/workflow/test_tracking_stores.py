@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy
 from m2mkd.tracking.mlflow_sink import sync
 
-from m2mkd.results.tables import compile_tables
+from m2mkd.results.judge.results import Results
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.files import planned_runs
 from m2mkd.study.phase import CURVES
 from m2mkd.study.phases import TrainStudent
@@ -36,7 +37,7 @@ def make(root: Path):
     study = plan(root, "smoke", EXPERIMENTS)
     if not (root / "results/smoke/tables").is_dir():
         finish(study)
-        compile_tables(study)
+        compile_tables(Results.read(study))
     return study
 
 
@@ -76,7 +77,7 @@ def train_and_sync(place: int, root: Path, uri: str, barrier) -> None:
         assert follower.turn()
     assert follower.turn(last=True)
     barrier.wait()
-    sync(study)
+    sync(Results.read(study))
 
 
 def run_together(arguments: Sequence[tuple], target) -> None:
@@ -184,4 +185,4 @@ def sync_only(root: Path, uri: str, barrier) -> None:
     os.environ[URI_VARIABLE] = uri
     study = make(root)
     barrier.wait()
-    sync(study)
+    sync(Results.read(study))

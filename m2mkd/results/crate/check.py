@@ -13,13 +13,13 @@ from rocrate.rocrate import ROCrate
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.results.crate.write import MANIFEST
+from m2mkd.results.crate.contents import CRATE_MANIFEST, CRATE_METADATA
 from m2mkd.study.keys import run_key
 from m2mkd.study.phase import RECORD, phase_from
+from m2mkd.study.study import RECEIPT
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-METADATA = "ro-crate-metadata.json"
-RECEIPT = re.compile(r"results/[^/]+/tables/study-[0-9a-f]+\.json")
+RECEIPT_PATH = re.compile(rf"results/[^/]+/tables/{RECEIPT.format('[0-9a-f]+')}")
 """What names the runs that the tables were compiled from, and the tables with their digests."""
 
 
@@ -47,10 +47,10 @@ def check_crate(folder: Path) -> Checked:
     InputError
         If it is none, or something in it is not what it says; names the first such thing, and how many more there are.
     """
-    for name in (METADATA, MANIFEST):
+    for name in (CRATE_METADATA, CRATE_MANIFEST):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: absent, so this is no crate of this suite; name its folder")
-    digests = _manifest(folder / MANIFEST)
+    digests = _manifest(folder / CRATE_MANIFEST)
     described, name = _described(folder)
     records = [path for path in digests if re.fullmatch(rf"results/[^/]+/runs/[^/]+/[^/]+/{RECORD}", path)]
     contents = {path: _record(folder / path) for path in records if (folder / path).is_file()}
@@ -58,14 +58,14 @@ def check_crate(folder: Path) -> Checked:
         *_files(folder, digests),
         *_entities(described, digests),
         *(problem for path, content in contents.items() for problem in _run(path, content, digests)),
-        *(problem for path in digests if RECEIPT.fullmatch(path) for problem in _receipt(folder, path, digests)),
+        *(problem for path in digests if RECEIPT_PATH.fullmatch(path) for problem in _receipt(folder, path, digests)),
     ]
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{folder / problems[0]}{more}; get the crate again, or write it anew with 'm2mkd crate'")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     outputs = {f"{Path(path).parent}/{output}" for path, content in contents.items() for output in content["outputs"]}
-    beside = tuple(sorted(there - set(digests) - {MANIFEST}))
+    beside = tuple(sorted(there - set(digests) - {CRATE_MANIFEST}))
     return Checked(name, len(digests), len(described), len(records), len(outputs - set(digests)), beside)
 
 
@@ -90,21 +90,21 @@ def _described(folder: Path) -> tuple[dict[str, Any], str]:
         files = {unquote(entity.id): entity.properties() for entity in crate.data_entities if "File" in entity.type}
         return files, str(crate.name)
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{folder / METADATA}: not the metadata of an RO-Crate ({error}); get the crate again") from None
+        raise InputError(f"{folder / CRATE_METADATA}: not the metadata of an RO-Crate ({error}); get the crate again") from None
 
 
 def _files(folder: Path, digests: dict[str, str]) -> Iterator[str]:
     for path, expected in digests.items():
         if not (folder / path).is_file():
-            yield f"{path}: absent, though {MANIFEST} lists it"
+            yield f"{path}: absent, though {CRATE_MANIFEST} lists it"
         elif (actual := sha256(folder / path)) != expected:
-            yield f"{path}: sha256 is {actual[:12]}..., but {MANIFEST} says {expected[:12]}..."
+            yield f"{path}: sha256 is {actual[:12]}..., but {CRATE_MANIFEST} says {expected[:12]}..."
 
 
 def _entities(described: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:
     for path, properties in described.items():
         if properties.get("sha256") != digests.get(path):
-            yield f"{METADATA}: sha256 of {path} is not that of {MANIFEST}"
+            yield f"{CRATE_METADATA}: sha256 of {path} is not that of {CRATE_MANIFEST}"
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from m2mkd.study.phases import TrainStudent
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
+CRATE_MANIFEST = "manifest-sha256.txt"
+"""Digest of every file but itself, as ``sha256sum --check`` reads it."""
+CRATE_METADATA = "ro-crate-metadata.json"
 Weights = Literal["all", "students", "none"]
 SOURCES = (
     *("Snakefile", "Makefile", "pyproject.toml", "dvc.yaml", "README.md", "LICENSE", "CITATION.cff"),
     *("config", "containers", "docs", "m2mkd", "profiles", "results/published", "workflow"),
 )
 """Files and folders that the workflow, or whoever reads of it, needs."""
-LEFT_OUT = {"__pycache__"}
+LEFT_OUT_FOLDERS = {"__pycache__"}
 """Folders that Python makes again."""
 LEFT_OUT_SUFFIXES = {".sif", ".tar"}
 """Images, which are as large as they are easy to make."""
@@ -34,12 +37,16 @@ def source_files() -> list[str]:
         path = Path(name)
         if not path.exists():
             raise InputError(f"{name}: absent; run from the root of a checkout of the project, which a crate holds as well")
-        found += [part.as_posix() for part in ([path] if path.is_file() else sorted(path.rglob("*"))) if part.is_file() and _wanted(part)]
+        found += [file.as_posix() for file in ([path] if path.is_file() else sorted(path.rglob("*"))) if file.is_file() and _wanted(file)]
     return found
 
 
 def _wanted(path: Path) -> bool:
-    return not LEFT_OUT & set(path.parts) and path.suffix not in LEFT_OUT_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return (
+        not LEFT_OUT_FOLDERS & set(path.parts)
+        and path.suffix not in LEFT_OUT_SUFFIXES
+        and not any(name.startswith(".") for name in path.parts)
+    )
 
 
 def data_files(study: Study) -> list[str]:

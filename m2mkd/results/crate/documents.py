@@ -6,46 +6,44 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from m2mkd.config import load
-from m2mkd.planning.cost import cost_of
 from m2mkd.planning.summary import gpu_hours
-from m2mkd.results.accuracies import PAPER_SCALE
-from m2mkd.results.board import Finding
-from m2mkd.results.claims_table import claims_table, commands_of
-from m2mkd.results.collect import Collected
-from m2mkd.results.commands import Commands
 from m2mkd.results.crate.people import Citation
-from m2mkd.results.display_tables import commands_table, cost_table, data_table, environment_table
-from m2mkd.results.layout import percent
-from m2mkd.results.lookup import Cell
-from m2mkd.results.records import Record
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import Cell
+from m2mkd.results.read.records import Record
+from m2mkd.results.tables.accuracies import PAPER_SCALE
+from m2mkd.results.tables.claims_table import claims_table, commands_of
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.display_tables import commands_table, cost_table, data_table, environment_table
+from m2mkd.results.tables.layout import percent
 from m2mkd.study.lineage import title_of
 from m2mkd.study.phase import WEIGHTS
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.run import Row
-from m2mkd.study.study import Study
 
 
-def artifact(study: Study, collected: Collected, findings: list[Finding], citation: Citation) -> str:
+def artifact(results: Results, citation: Citation) -> str:
     """The text of ``ARTIFACT.md``: what is claimed, what supports which badge of the ACM, and what redoing it takes."""
-    commands = Commands(study, study.selected)
-    judged = [finding for finding in findings if finding.verdict.interval]
+    study, commands = results.study, Commands(results.study, results.study.selected)
+    judged = [finding for finding in results.findings if finding.verdict.interval]
     return _template("artifact.md.j2").render(
         study=study,
         citation=citation,
         reduced=study.scale_name != PAPER_SCALE,
         overrides=load.as_assignments(study.overrides),
-        commits=sorted({_commit(record) for record in collected.records}),
-        hardware=sorted({str(record.provenance.get("hardware") or record.provenance.get("machine")) for record in collected.records}),
-        hours=sum(float(record.provenance["seconds"]) for record in collected.records) / 3600,
-        planned=gpu_hours(cost_of(study), study.runs),
+        commits=sorted({_commit(record) for record in results.records}),
+        hardware=sorted({str(record.provenance.get("hardware") or record.provenance.get("machine")) for record in results.records}),
+        hours=sum(float(record.provenance["seconds"]) for record in results.records) / 3600,
+        planned=gpu_hours(results.costs, study.runs),
         judged=[(finding, commands_of(commands, finding)) for finding in judged],
         about_paper=[finding for finding in judged if finding.claim.subject == "paper"],
-        claims=claims_table(findings).without("claimed", "seeds", "exact test").to_markdown(),
+        claims=claims_table(results.findings).without("claimed", "seeds", "exact test").to_markdown(),
         everything=commands.to("all"),
         claims_command=commands.of("claims"),
-        cost=cost_table(study, collected).to_markdown(),
+        cost=cost_table(results).to_markdown(),
         data=data_table(study).to_markdown(),
-        environment=environment_table(collected).to_markdown(),
+        environment=environment_table(results).to_markdown(),
         commands=commands_table(study, commands).to_markdown(),
     )
 
@@ -60,17 +58,19 @@ def card_name(row: Row) -> str:
     return f"cards/{row.experiment}-{row.variant}-{row.profile}.md"
 
 
-def model_cards(study: Study, collected: Collected, citation: Citation) -> dict[str, str]:
+def model_cards(collected: Collected, citation: Citation) -> dict[str, str]:
     """Texts of the cards by path: one for each trained student, over its seeds."""
+    study = collected.study
     rows = [row for row in study.rows if isinstance(study.runs[row.trained[0]].config, TrainStudent) and row.measured]
     students = {row.trained: row for row in reversed(rows)}  # a row of a transfer experiment comes after its student's own
     commands = Commands(study, study.selected)
-    return {card_name(row): _card(study, row, collected, citation, commands) for row in reversed(students.values())}
+    return {card_name(row): _card(collected, row, citation, commands) for row in reversed(students.values())}
 
 
-def _card(study: Study, row: Row, collected: Collected, citation: Citation, commands: Commands) -> str:
+def _card(collected: Collected, row: Row, citation: Citation, commands: Commands) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    study = collected.study
     config: Any = study.runs[row.trained[0]].config
     found = [(split, cell) for split in ("iid", "ood", "fewshot") for cell in collected.numbers.cells(row, split, "top1")]
     results = [
@@ -102,7 +102,6 @@ def _card(study: Study, row: Row, collected: Collected, citation: Citation, comm
         front=data.to_yaml(),
         study=study,
         row=row,
-        place=row.name,
         title=title_of(study, row.experiment),
         config=config,
         reduced=study.scale_name != PAPER_SCALE,

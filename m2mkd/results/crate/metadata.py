@@ -12,7 +12,7 @@ from m2mkd.config import load
 from m2mkd.results.crate.contents import data_files
 from m2mkd.results.crate.crate_graph import CrateGraph, Reference, ref
 from m2mkd.results.crate.people import Citation
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
 from m2mkd.study.phase import PHASES, WEIGHTS
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
@@ -37,7 +37,7 @@ OUTPUTS = {"tables": "File", "report": "File", "weights": "File"}
 COMPILE = "compile"
 
 
-def describe(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
+def crate_graph(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
     """Everything that the crate's metadata says.
 
     Parameters

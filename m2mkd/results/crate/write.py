@@ -10,26 +10,22 @@ from rich.progress import track
 
 from m2mkd.errors import InputError
 from m2mkd.files import publish, replacing, sha256, write_text
-from m2mkd.results.board import verdict_board
-from m2mkd.results.collect import collect
-from m2mkd.results.crate.contents import Weights, data_files, result_files, run_files, source_files
+from m2mkd.results.crate.contents import CRATE_MANIFEST, CRATE_METADATA, Weights, data_files, result_files, run_files, source_files
 from m2mkd.results.crate.documents import artifact, model_cards
-from m2mkd.results.crate.metadata import describe
+from m2mkd.results.crate.metadata import crate_graph
 from m2mkd.results.crate.people import read_citation
-from m2mkd.results.records import Record, read_records
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.records import Record
 from m2mkd.study.study import Study
 
-MANIFEST = "manifest-sha256.txt"
-"""Digest of every file but itself, as ``sha256sum --check`` reads it."""
 
-
-def write_crate(study: Study, weights: Weights = "students") -> Path:
-    """Write the crate of a whole study into its folder, in the place of an earlier one.
+def write_crate(results: Results, weights: Weights = "students") -> Path:
+    """Write the crate of a whole study into its folder, instead of an earlier one.
 
     Parameters
     ----------
-    study
-        The graph of runs.
+    results
+        Of a whole study.
     weights
         Whose weights go into it; those of the others are in it by their digest.
 
@@ -44,12 +40,11 @@ def write_crate(study: Study, weights: Weights = "students") -> Path:
         If a run, its output, a table or the report is missing, damaged, or of another configuration; names the file.
     """
     citation = read_citation()
-    records = read_records(study)
+    study, records = results.study, results.every_record
     expected = _expected(study, records, weights)
-    collected = collect(study)
-    texts = {"ARTIFACT.md": artifact(study, collected, verdict_board(study, collected), citation)}
+    texts = {"ARTIFACT.md": artifact(results, citation)}
     if weights != "none":
-        texts |= model_cards(study, collected, citation)
+        texts |= model_cards(results, citation)
     target = Path(study.root) / "crate"
     with replacing(target) as folder:
         for left in folder.iterdir():  # by an interrupted command, perhaps about other runs
@@ -63,12 +58,10 @@ def write_crate(study: Study, weights: Weights = "students") -> Path:
         for path, text in texts.items():
             write_text(folder / path, text)
             found[path] = sha256(folder / path), (folder / path).stat().st_size
-        graph = describe(study, records, dict(sorted(found.items())), citation)
+        graph = crate_graph(study, records, dict(sorted(found.items())), citation)
         graph.write(folder)
-        digests = {path: digest for path, (digest, _) in found.items()} | {
-            "ro-crate-metadata.json": sha256(folder / "ro-crate-metadata.json")
-        }
-        write_text(folder / MANIFEST, "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())))
+        digests = {path: digest for path, (digest, _) in found.items()} | {CRATE_METADATA: sha256(folder / CRATE_METADATA)}
+        write_text(folder / CRATE_MANIFEST, "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())))
     return target
 
 

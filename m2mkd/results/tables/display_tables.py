@@ -1,23 +1,27 @@
-"""Sheets of the report beside the results: cost, data, recipes, switches, environment, commands, and the runs behind every number."""
+"""Tables for people alone, beside those of the results: cost, data, recipes, switches, environment, commands, runs behind numbers."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from m2mkd.config import load
 from m2mkd.config.models import Model, NACConfig, VMoEConfig
-from m2mkd.planning.cost import Cost, cost_of
-from m2mkd.results.collect import Collected
-from m2mkd.results.commands import Commands
-from m2mkd.results.hybrids import hybrids_anchor
-from m2mkd.results.layout import DisplayTable, percent
-from m2mkd.results.lookup import Numbers
-from m2mkd.results.published import PublishedNumbers
+from m2mkd.planning.cost import Cost
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import ROW
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.hybrids import hybrids_anchor
+from m2mkd.results.tables.layout import DisplayTable, percent
 from m2mkd.statistics import mean
-from m2mkd.study.lineage import anchor_of, display_rows, title_of
+from m2mkd.study.lineage import anchor_of, title_of
 from m2mkd.study.phase import METRICS, PHASES
 from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
-from m2mkd.study.run import Row, RowName
+from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
+
+SPLITS = ("iid", "ood", "fewshot")
 
 
 def commands_table(study: Study, commands: Commands) -> DisplayTable:
@@ -28,14 +32,14 @@ def commands_table(study: Study, commands: Commands) -> DisplayTable:
     return DisplayTable("commands", caption, ("experiment", "reproduces, at its published scale", "command"), rows)
 
 
-def cost_table(study: Study, collected: Collected) -> DisplayTable:
+def cost_table(results: Results) -> DisplayTable:
     """What each phase was planned to take, and what it took."""
     seconds: dict[str, list[float]] = {}
-    for record in collected.records:
+    for record in results.records:
         seconds.setdefault(record.run.phase, []).append(float(record.provenance["seconds"]))
     planned: dict[str, list[Cost]] = {}
-    for run_id, cost in cost_of(study).items():
-        planned.setdefault(study.runs[run_id].phase, []).append(cost)
+    for run_id, cost in results.costs.items():
+        planned.setdefault(results.study.runs[run_id].phase, []).append(cost)
     rows = [_cost_line(phase, planned[phase], seconds.get(phase, [])) for phase in PHASES if phase in planned]
     every = [cost for costs in planned.values() for cost in costs]
     rows.append(_cost_line("all", every, [spent for group in seconds.values() for spent in group]))
@@ -55,12 +59,12 @@ def _cost_line(phase: str, planned: list[Cost], spent: list[float]) -> tuple[str
     return (phase, hours, str(len(spent)), f"{sum(spent) / 3600:.3f}", f"{mean(spent):.2f}", f"{max(spent):.2f}")
 
 
-def quoted_table(rows: Iterable[Row], published: PublishedNumbers) -> DisplayTable:
+def quoted_table(collected: Collected) -> DisplayTable:
     """Where the published numbers beside ours come from."""
     lines = []
-    for row in rows:
-        for split in ("iid", "ood", "fewshot"):
-            if cell := published.find(row.experiment, row.variant, split):
+    for row in collected.study.rows:
+        for split in SPLITS:
+            if cell := collected.published.find(row.experiment, row.variant, split):
                 value = "" if cell.value is None else f"{cell.value:g}"
                 lines.append((row.experiment, row.variant, split, value, cell.paper, cell.status, cell.source))
     caption = "Published numbers that stand beside ours, with their sources. An empty value was not seen by anybody here."
@@ -68,43 +72,41 @@ def quoted_table(rows: Iterable[Row], published: PublishedNumbers) -> DisplayTab
     return DisplayTable("published", caption, header, tuple(dict.fromkeys(lines)))
 
 
-def evidence(study: Study, collected: Collected, numbers: Numbers, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
+def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
-    digests = {record.run.id: record.digest for record in collected.records}
+    study, every = collected.study, collected.measurements
+    accuracies = every[(every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)]
+    by_run = {row: found.pivot_table("value", "run", ["split", "data"], sort=False) for row, found in accuracies.groupby(ROW)}
     found = []
     for row in study.rows:
-        accuracies: dict[int | None, dict[str, str]] = {}
-        for split in ("iid", "ood", "fewshot"):
-            for cell in numbers.cells(row, split, "top1"):
-                for seed, value in zip(cell.seeds, cell.per_seed, strict=True):
-                    accuracies.setdefault(seed, {})[f"{split}, {cell.data}, %"] = percent(value)
-        names = tuple(dict.fromkeys(name for cells in accuracies.values() for name in cells))
+        shares = by_run.get(row.name, pd.DataFrame())
+        names = tuple(f"{column[0]}, {column[1]}, %" for column in shares.columns)
         lines = []
         for run_id in row.measured:
-            seed, digest = study.runs[run_id].seed, digests.get(run_id)
-            cells = accuracies.get(seed, {}) if digest else {}
-            state = digest[:16] if digest else "absent"
+            seed, record = study.runs[run_id].seed, collected.by_run.get(run_id)
+            cells = map(percent, shares.loc[run_id]) if run_id in shares.index else [""] * len(names)
+            state = record.digest[:16] if record else "absent"
             target = commands.to(f"{study.folder(run_id)}/{METRICS}")
-            lines.append(("all" if seed is None else str(seed), *(cells.get(name, "") for name in names), run_id, state, target))
+            lines.append(("all" if seed is None else str(seed), *cells, run_id, state, target))
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
         caption = f"Runs behind {row.name}."
         found.append((anchor_of(row), str(row.name), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
-    return [*found, *_hybrids_evidence(study, collected, commands)]
+    return [*found, *_hybrids_evidence(collected, commands)]
 
 
-def _hybrids_evidence(study: Study, collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
+def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
     """The same for the measurements of the teachers' modules, which are no row of their own."""
-    home = display_rows(study)
+    study = collected.study
     lines: dict[RowName, list[tuple[str, ...]]] = {}
     for record in collected.records:
         if isinstance(record.run.config, MeasureHybrid):
             target = f"{study.folder(record.run.id)}/{METRICS}"
             line = (str(record.run.config.data), record.run.id, record.digest[:16], commands.to(target))
-            lines.setdefault(home[record.run.id], []).append(line)
+            lines.setdefault(collected.shown_under[record.run.id], []).append(line)
     header = ("set", "run and digest of its configuration", "sha256 of its record", "command")
     found = []
-    for place, rows in lines.items():
-        title, anchor = f"Modules of {place.experiment} in the meta model ({place.profile})", hybrids_anchor(place)
+    for name, rows in lines.items():
+        title, anchor = f"Modules of {name.experiment} in the meta model ({name.profile})", hybrids_anchor(name)
         found.append((anchor, title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
     return found
 
@@ -127,16 +129,15 @@ def data_table(study: Study) -> DisplayTable:
     return DisplayTable("data", caption, ("set", "what it is", "classes", "kind", "licence"), rows)
 
 
-def models_table(study: Study) -> DisplayTable:
+def models_table(results: Results) -> DisplayTable:
     """Sizes of the networks that are trained."""
-    costs = cost_of(study)
     rows: dict[tuple[str, str, str], str] = {}
-    for run in study.runs.values():
+    for run in results.study.runs.values():
         config: Any = run.config
         if isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent) and getattr(config, "distillation", None) is None:
             model = config.student if isinstance(config, TrainStudent) else config.model
             what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
-            rows[(what, model.family, _sizes(model))] = f"{costs[run.id].parameters / 1e6:.3g}"
+            rows[(what, model.family, _sizes(model))] = f"{results.costs[run.id].parameters / 1e6:.3g}"
     caption = "Networks, all that the runs train, and their parameters in millions."
     return DisplayTable(
         "models", caption, ("network", "family", "sizes", "parameters"), tuple((*names, count) for names, count in rows.items())

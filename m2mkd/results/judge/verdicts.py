@@ -48,6 +48,11 @@ class Pair:
         return self.control is None and len(self.treated) == 1 and bool(self.images)
 
     @property
+    def is_unpaired(self) -> bool:
+        """Whether its arms have different numbers of seeds."""
+        return self.control is not None and len(self.control) != len(self.treated)
+
+    @property
     def differences(self) -> list[float]:
         """A - B in points, or A in percent, for each seed."""
         if self.control is None:
@@ -127,9 +132,9 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
     """
     counts = {len(arm) for pair in pairs for arm in (pair.treated, pair.control) if arm is not None}
     seeds = min(counts)
-    if len(counts) > 1:
+    if any(pair.is_unpaired for pair in pairs) or (claim.aggregate == "mean" and len(counts) > 1):
         some = " and ".join(str(count) for count in sorted(counts))
-        return Verdict("inconclusive", f"Sides of {some} seeds cannot be paired; weights of others count as one seed.")
+        return Verdict("inconclusive", f"Arms of {some} seeds cannot be paired; weights of others count as one seed.")
     if seeds < claim.seeds:
         return Verdict(
             "inconclusive", f"{seeds} of the {claim.seeds} seeds that the claim is judged with; {claim.seeds - seeds} more are needed."
@@ -167,7 +172,7 @@ def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
     # is bound to happen by chance, and is only said where it holds at a corrected level.
     if any(verdict.word != "reproduced" for verdict in found):
         found = singly(simultaneous_level(len(pairs)))
-    worst = min(range(len(found)), key=lambda place: WORST_FIRST.index(found[place].word))
+    worst = min(range(len(found)), key=lambda index: WORST_FIRST.index(found[index].word))
     where = f"{pairs[worst].name}: " if len(pairs) > 1 else ""
     return Verdict(found[worst].word, where + found[worst].why, found[worst].interval)
 

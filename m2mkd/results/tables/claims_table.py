@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from m2mkd.config.claims import Claim
-from m2mkd.results.arms import Arm, Seed, members_of, pairs_of
-from m2mkd.results.board import Finding
-from m2mkd.results.commands import Commands
-from m2mkd.results.layout import Linked, Table, percent
+from m2mkd.results.judge.arms import Arm, Seed, members_of, pairs_of
+from m2mkd.results.judge.board import Finding
+from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.layout import Linked, Table, percent
 from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
 from m2mkd.study.study import Study
 
@@ -94,7 +94,7 @@ def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | flo
 
 
 def in_words(arm: Arm) -> str:
-    """The accuracies of a side, seed by seed."""
+    """The accuracies of an arm, seed by seed."""
     seeds = (f"{_name(seed)}: {'missing' if seed.accuracy is None else percent(seed.accuracy)}" for seed in arm.seeds)
     return f"{arm.name} ({arm.profile}), {'seed' if len(arm.seeds) == 1 else 'seeds'} {', '.join(seeds)}"
 
@@ -141,7 +141,7 @@ def explanation(study: Study, finding: Finding) -> str:
 def _besides(finding: Finding) -> list[str]:
     """What needs more seeds than most studies have, of each member of the population; it decides nothing."""
     lines = []
-    for pair in pairs_of(finding.comparisons) if finding.p_value is not None else ():
+    for pair in pairs_of(finding.judged) if finding.p_value is not None else ():
         found = f"{pair.name}, besides: exact sign test p = {sign_test(pair.differences):.4g}"
         if len(pair.treated) >= BOOTSTRAP_FROM:
             interval = bootstrap_interval(pair.differences)

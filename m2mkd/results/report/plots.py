@@ -17,7 +17,7 @@ SERIES = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a4a9e", "#8a6d00", "#a12f5a")
 """Distinguishable without colour vision, and dark enough for text on white."""
 FAMILIAR = {"end_to_end": 0, "pure_kd": 1, "m2mkd": 2}
 """Variants that have the same colour in every figure."""
-WIDTH = 5.6
+INCHES_WIDE = 5.6
 """Inches, so that the smallest text is readable on a phone."""
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -43,7 +43,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a figure, and in words what stands there."""
+    """A position in a figure, and in words what stands there."""
 
     axes: Axes
     x: float
@@ -62,7 +62,7 @@ class Drawing(Figure):
 
 
 def mark(axes: Axes, x: float, y: float, text: str, series: int = 0) -> None:
-    """Say what stands at a place, in the coordinates of the axes."""
+    """Say what stands at a position, in the coordinates of the axes."""
     figure = axes.figure
     if isinstance(figure, Drawing):
         figure.marks.append(Mark(axes, x, y, text, series))
@@ -100,7 +100,7 @@ class Line:
     points: dict[int, tuple[float, ...]]
     """Values of the seeds by epoch."""
     colour: int = 0
-    """Place in SERIES."""
+    """Index in SERIES."""
     thin: bool = False
     name: str = ""
     """What it is, where the label does not say."""
@@ -114,9 +114,9 @@ def variant_label(variant: str) -> str:
 
 
 def colours(variants: Iterable[str]) -> dict[str, int]:
-    """Places in SERIES, the familiar variants always at the same."""
+    """Indices in SERIES, the familiar variants always the same."""
     others = [variant for variant in dict.fromkeys(variants) if variant not in FAMILIAR]
-    return FAMILIAR | {variant: (3 + place) % len(SERIES) for place, variant in enumerate(others)}
+    return FAMILIAR | {variant: (3 + index) % len(SERIES) for index, variant in enumerate(others)}
 
 
 def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
@@ -129,10 +129,10 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
     label
         What the axis shows.
     """
-    places = colours(bar.variant for bars in groups.values() for bar in bars)
+    colour = colours(bar.variant for bars in groups.values() for bar in bars)
     lines = sum(len(bars) for bars in groups.values()) + len(groups)
     with rc_context(STYLE):
-        figure = Drawing(figsize=(WIDTH, 0.7 + 0.24 * lines))
+        figure = Drawing(figsize=(INCHES_WIDE, 0.7 + 0.24 * lines))
         axes = figure.add_subplot()
         ticks: list[tuple[float, str]] = []
         position = 0.0
@@ -140,10 +140,10 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
             axes.text(0.0, position, f" {name}", va="center", ha="left", fontweight="bold")
             for bar in bars:
                 position += 1
-                _draw_bar(axes, position, name, bar, SERIES[places[bar.variant]])
+                _draw_bar(axes, position, name, bar, SERIES[colour[bar.variant]])
                 ticks.append((position, bar.label))
             position += 1.1
-        axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
+        axes.set_yticks([height for height, _ in ticks], [text for _, text in ticks])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(position - 0.4, -0.6)
         axes.set_xlim(0, 1.15 * axes.dataLim.x1)
@@ -180,10 +180,10 @@ def intervals_figure(groups: Mapping[str, Sequence[Estimate]], label: str, *, ze
         Draw a line at zero, for differences.
     """
     series = list(dict.fromkeys(one.series for estimates in groups.values() for one in estimates))
-    places = colours(series)
+    colour = colours(series)
     lines = sum(len({one.label for one in estimates}) + 1 for estimates in groups.values())
     with rc_context(STYLE):
-        figure = Drawing(figsize=(WIDTH, 0.9 + 0.24 * lines))
+        figure = Drawing(figsize=(INCHES_WIDE, 0.9 + 0.24 * lines))
         axes = figure.add_subplot()
         ticks: dict[float, str] = {}
         headings: list[tuple[float, str]] = []
@@ -194,9 +194,9 @@ def intervals_figure(groups: Mapping[str, Sequence[Estimate]], label: str, *, ze
                 position += 1
                 ticks[position] = text
                 here = [one for one in estimates if one.label == text]
-                for place, one in enumerate(here):
-                    height = position + 0.24 * (place - (len(here) - 1) / 2)
-                    _draw_estimate(axes, height, heading, one, SERIES[places[one.series]], series.index(one.series))
+                for index, one in enumerate(here):
+                    height = position + 0.24 * (index - (len(here) - 1) / 2)
+                    _draw_estimate(axes, height, heading, one, SERIES[colour[one.series]], series.index(one.series))
             position += 1.1
         if zero:
             axes.axvline(0, color=MUTED, linewidth=0.8)
@@ -235,7 +235,7 @@ def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] =
         Panels whose values are shares to be shown as percent.
     """
     with rc_context(STYLE):
-        figure = Drawing(figsize=(WIDTH, 0.3 + 2.0 * len(panels)))
+        figure = Drawing(figsize=(INCHES_WIDE, 0.3 + 2.0 * len(panels)))
         stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, lines) in zip(stacked, panels.items(), strict=True):
             for number, line in enumerate(lines):
@@ -282,7 +282,7 @@ def panel_id(panel: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in panel)
 
 
-def points(curves: pd.DataFrame, column: str) -> dict[int, tuple[float, ...]]:
+def values_by_epoch(curves: pd.DataFrame, column: str) -> dict[int, tuple[float, ...]]:
     """Values of a column of the learning curves by epoch, one a seed; epochs without a value are left out."""
     known = curves[["epoch", column]].dropna()
     found: dict[int, tuple[float, ...]] = {}

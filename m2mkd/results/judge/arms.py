@@ -1,16 +1,15 @@
-"""The two sides of a claim's comparison, as a study ran them."""
+"""The arms of a claim's comparison, as a study ran them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from m2mkd.config.claims import Claim
 from m2mkd.config.compat import Profile
-from m2mkd.results.collect import Collected
-from m2mkd.results.verdicts import Pair, averaged, rounding_of
+from m2mkd.results.judge.verdicts import Pair, averaged, rounding_of
+from m2mkd.results.read.collect import Collected
 from m2mkd.statistics import binomial_interval, permutation_test
 from m2mkd.study.phases import Evaluate, EvaluateTeacher, ImportWeights
 from m2mkd.study.run import Row
-from m2mkd.study.study import Study
 
 EXACT_FROM = 6
 """Fewest seeds with which an exact test can reach 5 %."""
@@ -18,7 +17,7 @@ EXACT_FROM = 6
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed of one side of a comparison."""
+    """One seed of one arm of a comparison."""
 
     seed: int | None
     """None where all seeds share the run."""
@@ -34,7 +33,7 @@ class Seed:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a row of the tables and its seeds."""
+    """One arm of a comparison: a row of the tables and its seeds."""
 
     experiment: str
     variant: str
@@ -44,6 +43,8 @@ class Arm:
     """Images that measured one seed."""
     chance: float
     """Accuracy of guessing, as a share."""
+    imported: bool = False
+    """Whether all its seeds have the same weights, those of others, whose accuracy counts once."""
 
     @property
     def name(self) -> str:
@@ -51,9 +52,18 @@ class Arm:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """Of the seeds that are there, in ascending order, so that the same seed stands in the same place of every side."""
+        """Of the seeds that are there, in ascending order, so that a seed has the same index in every arm of a comparison."""
         ordered = sorted(self.seeds, key=lambda one: one.seed or 0)
         return tuple(seed.accuracy for seed in ordered if seed.accuracy is not None)
+
+    @property
+    def numbered(self) -> frozenset[int | None]:
+        """Its seeds, also those that are missing."""
+        return frozenset(seed.seed for seed in self.seeds)
+
+    def only(self, seeds: Container[int | None]) -> "Arm":
+        """The same with those seeds alone."""
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed.seed in seeds))
 
     @property
     def problems(self) -> list[str]:
@@ -82,12 +92,10 @@ Comparison = tuple[Arm, ...]
 
 
 class Arms:
-    """Finds the sides of comparisons in what a study has."""
+    """Finds the arms of comparisons in what a study has."""
 
-    def __init__(self, study: Study, collected: Collected):
-        self.study, self.problems = study, collected.problems
-        self.numbers = collected.numbers
-        self.digests = {record.run.id: record.digest for record in collected.records}
+    def __init__(self, collected: Collected):
+        self.study, self.collected, self.numbers = collected.study, collected, collected.numbers
 
     def is_one_number(self, claim: Claim, row: Row) -> bool:
         """Whether the row has exactly one number of the claim's metric."""
@@ -97,7 +105,7 @@ class Arms:
         return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
 
     def arm(self, claim: Claim, row: Row) -> Arm:
-        """A row of the tables, which has exactly one number of the claim's metric, as one side of the claim."""
+        """A row of the tables, which has exactly one number of the claim's metric, as one arm of the claim."""
         config = self.study.runs[row.measured[0]].config
         assert isinstance(config, Evaluate | EvaluateTeacher)
         split, _, metric = claim.metric.partition("_")
@@ -105,21 +113,53 @@ class Arms:
         found = dict(zip(cell.seeds, cell.per_seed, strict=True)) if cell else {}
         common = self.numbers.cells(row, "ood", "classes") if split == "ood" else []
         classes = common[0].per_seed[0] if common else config.data.classes
-        seeds = tuple(self._seeds(row, found))
-        return Arm(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes)
+        imported = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
+        seeds = tuple(self._seeds(row.measured[:1] if imported else row.measured, found))
+        return Arm(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes, imported)
 
-    def _seeds(self, row: Row, found: Mapping[int | None, float]) -> Iterator[Seed]:
-        # The accuracy of an imported student counts once, for it has the same weights under every seed.
-        once = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
-        for run_id in row.measured:
-            seed = self.study.runs[run_id].seed
-            yield Seed(seed, run_id, found.get(seed), self.digests.get(run_id), self.problems.get(run_id))
-            if once:
-                return
+    def _seeds(self, measured: Sequence[str], found: Mapping[int | None, float]) -> Iterator[Seed]:
+        for run_id in measured:
+            seed, record = self.study.runs[run_id].seed, self.collected.by_run.get(run_id)
+            yield Seed(seed, run_id, found.get(seed), record.digest if record else None, self.collected.problems.get(run_id))
+
+
+def _is_pairable(arms: Comparison) -> bool:
+    return not any(arm.imported or None in arm.numbered for arm in arms)
+
+
+def paired(comparisons: Sequence[Comparison], *, alike: bool) -> tuple[tuple[Comparison, ...], int]:
+    """Comparisons by the seeds that all arms of each have.
+
+    An arm whose weights are imported, or which all seeds share, counts once and leaves its comparison as it is.
+
+    Parameters
+    ----------
+    comparisons
+        All seeds of each arm, also those that are missing.
+    alike
+        Whether all comparisons are to have the same seeds, as a mean over them needs.
+
+    Returns
+    -------
+    tuple
+        The comparisons, and the number of seeds that were left out of any.
+    """
+    common = [frozenset.intersection(*(arm.numbered for arm in arms)) if _is_pairable(arms) else None for arms in comparisons]
+    if alike:
+        of_all = frozenset[int | None].intersection(*(seeds for seeds in common if seeds is not None)) if any(common) else frozenset()
+        common = [None if seeds is None else of_all for seeds in common]
+    found, left_out = [], set[int | None]()
+    for arms, seeds in zip(comparisons, common, strict=True):
+        if seeds is None:
+            found.append(arms)
+            continue
+        left_out |= set().union(*(arm.numbered - seeds for arm in arms))
+        found.append(tuple(arm.only(seeds) for arm in arms))
+    return tuple(found), len(left_out)
 
 
 def members_of(comparisons: Sequence[Comparison]) -> list[Arm]:
-    """Every side once, in order."""
+    """Every arm once, in order."""
     return list(dict.fromkeys(arm for arms in comparisons for arm in arms))
 
 
@@ -138,7 +178,8 @@ def _pair(one: Arm, other: Arm | None = None, third: Arm | None = None, fourth: 
 
 
 def _differences(one: Arm, other: Arm | None) -> tuple[float, ...]:
-    return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=True))
+    # As many as both have: where weights are imported the arms differ in number, and `judge` refuses the pair.
+    return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=False))
 
 
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:

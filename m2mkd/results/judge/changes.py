@@ -3,10 +3,10 @@
 from m2mkd.config import load
 from m2mkd.study.study import Study
 
-HARMLESS = {"title", "experiments", "profiles", "seeds", "seeds_per_job", "modules_per_job", "threads"}
+FIELDS_WITHOUT_EFFECT = {"title", "experiments", "profiles", "seeds", "seeds_per_job", "modules_per_job", "threads"}
 """Fields of a scale that choose what is run, how often and in which jobs, but change no single result beyond its last bits."""
 
 
 def changed_science(study: Study) -> list[str]:
     """Fields that make the study another than the one its scale's file describes, as dotted names with their values."""
-    return load.as_assignments({name: value for name, value in study.overrides.items() if name not in HARMLESS})
+    return load.as_assignments({name: value for name, value in study.overrides.items() if name not in FIELDS_WITHOUT_EFFECT})

@@ -9,9 +9,9 @@ from typing import BinaryIO
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from m2mkd.results.plots import INK, MUTED, RULE, SERIES, STYLE, Drawing
+from m2mkd.results.report.plots import INK, MUTED, RULE, SERIES, STYLE, Drawing
 
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}}
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{colour: f"--series-{index}" for index, colour in enumerate(SERIES)}}
 """Variable of the page's style sheet for each colour of the figures."""
 
 
@@ -40,7 +40,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     label = html.escape(description, quote=True)
-    # The size comes from the view box; a figure is as wide as its place in the page.
+    # The size comes from the view box; a figure is as wide as the page lets it.
     text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
@@ -52,7 +52,7 @@ def marks_json(figure: Figure) -> str:
     Returns
     -------
     str
-        A list of ``[x, y, text, series]``: places as shares of width and height from the upper left corner, in the order of drawing. It
+        A list of ``[x, y, text, series]``: positions as shares of width and height from the upper left corner, in the order of drawing. It
         holds no ``<``.
     """
     found = []

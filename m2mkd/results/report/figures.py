@@ -1,14 +1,26 @@
 """Which figures the report of a study has."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from m2mkd.results.lookup import Numbers
-from m2mkd.results.plots import Bar, Drawing, Estimate, Line, bars_figure, colours, curves_figure, intervals_figure, points, variant_label
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import ROW
+from m2mkd.results.report.plots import (
+    Bar,
+    Drawing,
+    Estimate,
+    Line,
+    bars_figure,
+    colours,
+    curves_figure,
+    intervals_figure,
+    values_by_epoch,
+    variant_label,
+)
+from m2mkd.results.tables.ablations import SPLITS, settings_of
 from m2mkd.study.lineage import student_of
-from m2mkd.study.run import Row, RowName
+from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 
 ACCURACY = "validation top-1 %"
@@ -28,22 +40,22 @@ class Illustration:
     figure: Drawing
 
 
-def student_bars(study: Study, rows: Iterable[Row], numbers: Numbers, split: str) -> dict[str, list[Bar]]:
+def student_bars(collected: Collected, split: str) -> dict[str, list[Bar]]:
     """Accuracies of every student once, by student; a row of a transfer experiment that repeats one is left out."""
-    groups: dict[str, dict[str, Bar]] = {}
-    for row in rows:
+    study, groups = collected.study, dict[str, dict[str, Bar]]()
+    for row in collected.students:
         student, variant = student_of(study, row.experiment, row.variant)
-        for cell in numbers.cells(row, split, "top1"):
+        for cell in collected.numbers.cells(row, split, "top1"):
             bar = Bar(variant_label(variant), variant, cell.per_seed)
             groups.setdefault(f"{student}{_profile(study, row.profile)}, {cell.data}", {}).setdefault(variant, bar)
     return {name: list(bars.values()) for name, bars in groups.items()}
 
 
-def accuracy_figures(study: Study, rows: list[Row], numbers: Numbers) -> list[Illustration]:
+def accuracy_figures(collected: Collected) -> list[Illustration]:
     """Bars of in-distribution and of out-of-distribution accuracy."""
     found = []
     for split, title in (("iid", "In-distribution accuracy"), ("ood", "Out-of-distribution accuracy")):
-        groups = student_bars(study, rows, numbers, split)
+        groups = student_bars(collected, split)
         if groups:
             caption = "Bars: mean over seeds. Whiskers: one sample standard deviation. Dots: single seeds."
             described = "; ".join(
@@ -55,11 +67,11 @@ def accuracy_figures(study: Study, rows: list[Row], numbers: Numbers) -> list[Il
     return found
 
 
-def rendition_figures(study: Study, rows: Iterable[Row], numbers: Numbers) -> list[Illustration]:
+def rendition_figures(collected: Collected) -> list[Illustration]:
     """Accuracy on each rendition of the out-of-distribution sets that tell them apart, one figure; none where there is no such set."""
-    groups: dict[str, list[Estimate]] = {}
+    study, numbers, groups = collected.study, collected.numbers, dict[str, list[Estimate]]()
     seen = set()
-    for row in rows:
+    for row in collected.students:
         student, variant = student_of(study, row.experiment, row.variant)
         for rendition in numbers.renditions(row):
             for cell in numbers.cells(row, "ood", "top1", rendition):
@@ -81,29 +93,52 @@ def rendition_figures(study: Study, rows: Iterable[Row], numbers: Numbers) -> li
     return [Illustration("renditions", title, caption, f"{title}, mean top-1 in percent. {said}.", intervals_figure(groups, "OOD top-1 %"))]
 
 
-def curve_figures(study: Study, curves: pd.DataFrame) -> list[Illustration]:
-    """Learning curves of teachers, distilled modules and students."""
+def ablations_figure(collected: Collected) -> list[Illustration]:
+    """The differences of all settings, with their intervals; none where there is nothing to compare."""
+    groups: dict[str, list[Estimate]] = {}
+    for setting in settings_of(collected):
+        row, heading = setting.row, setting.ablation.title + _profile(collected.study, setting.row.profile)
+        for split, name in SPLITS.items():
+            if gain := setting.gain(collected, split):
+                groups.setdefault(heading, []).append(Estimate(row.variant, name, gain.mean, gain.half_width))
+    if not groups:
+        return []
+    said = "; ".join(
+        f"{heading}: " + ", ".join(f"{one.label} {one.series} {one.centre:+.2f}" for one in estimates)
+        for heading, estimates in groups.items()
+    )
+    caption = (
+        "Dots: mean difference in points of accuracy from the setting that it is compared with (see the table), paired by seed. Whiskers: "
+        "95 % interval by Student's t, where there are several seeds."
+    )
+    figure = intervals_figure(groups, "difference in top-1, points", zero=True)
+    return [Illustration("ablations", "What one thing changes", caption, f"Differences in top-1 points. {said}.", figure)]
+
+
+def curve_figures(collected: Collected) -> list[Illustration]:
+    """Learning curves of teachers, distilled modules and students, ablations left out."""
+    study, curves = collected.study, collected.curves[~collected.curves["experiment"].isin(list(collected.ablations))]
     return [*_teacher_curves(study, curves), *_module_curves(study, curves), *_student_curves(study, curves)]
 
 
-def _parts(curves: pd.DataFrame, *phases: str) -> list[tuple[RowName, pd.DataFrame]]:
+def _by_row(curves: pd.DataFrame, *phases: str) -> list[tuple[RowName, pd.DataFrame]]:
     """The curves of some phases, apart for each row of the tables that they are shown under."""
     chosen = curves[curves["phase"].isin(phases)]
-    names = chosen[["experiment", "variant", "profile"]]
-    places = [RowName(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]
-    return [(place, chosen[(names == list(place)).all(axis=1)]) for place in places]
+    names = chosen[ROW]
+    found = [RowName(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]
+    return [(name, chosen[(names == list(name)).all(axis=1)]) for name in found]
 
 
 def _student_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     trained: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
-    for place, part in _parts(curves, "train_student"):
-        student, variant = student_of(study, place.experiment, place.variant)
-        trained.setdefault((student, place.profile), {})[variant] = part
+    for name, of_row in _by_row(curves, "train_student"):
+        student, variant = student_of(study, name.experiment, name.variant)
+        trained.setdefault((student, name.profile), {})[variant] = of_row
     found = []
     for (student, profile), variants in trained.items():
-        places = colours(variants)
+        colour = colours(variants)
         panels = {
-            title: [Line(variant_label(name), points(part, column), places[name]) for name, part in variants.items()]
+            title: [Line(variant_label(variant), values_by_epoch(found, column), colour[variant]) for variant, found in variants.items()]
             for title, column in PANELS.items()
         }
         title = f"{student}{_profile(study, profile)}: end-to-end training of the student"
@@ -113,34 +148,34 @@ def _student_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
 
 def _teacher_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     found = []
-    for place, part in _parts(curves, "pretrain_meta", "incubate_module", "assemble_teacher"):
-        meta, assembled = (part[part["phase"] == phase] for phase in ("pretrain_meta", "assemble_teacher"))
+    for name, of_row in _by_row(curves, "pretrain_meta", "incubate_module", "assemble_teacher"):
+        meta, assembled = (of_row[of_row["phase"] == phase] for phase in ("pretrain_meta", "assemble_teacher"))
         panels = {}
         for title, column in PANELS.items():
             modules = [
-                Line("" if index else "each module, incubated", points(single, column), 1, thin=True, name=f"module {index}")
-                for index, single in _modules(part)
+                Line("" if index else "each module, incubated", values_by_epoch(single, column), 1, thin=True, name=f"module {index}")
+                for index, single in _modules(of_row)
             ]
             panels[title] = [
-                Line("meta model", points(meta, column), 0),
+                Line("meta model", values_by_epoch(meta, column), 0),
                 *modules,
-                Line("assembled teacher", points(assembled, column), 2),
+                Line("assembled teacher", values_by_epoch(assembled, column), 2),
             ]
-        title = f"{place.experiment}{_profile(study, place.profile)}: Deep Incubation"
-        found.append(_illustration(f"curves-{place.experiment}-{place.profile}", title, panels))
+        title = f"{name.experiment}{_profile(study, name.profile)}: Deep Incubation"
+        found.append(_illustration(f"curves-{name.experiment}-{name.profile}", title, panels))
     return found
 
 
 def _module_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     found = []
-    for place, part in _parts(curves, "distill_module"):
-        student, variant = student_of(study, place.experiment, place.variant)
+    for name, of_row in _by_row(curves, "distill_module"):
+        student, variant = student_of(study, name.experiment, name.variant)
         panels = {
-            title: [Line(f"module {index}", points(single, column), index, thin=True) for index, single in _modules(part)]
+            title: [Line(f"module {index}", values_by_epoch(single, column), index, thin=True) for index, single in _modules(of_row)]
             for title, column in PANELS.items()
         }
-        title = f"{student}, {variant_label(variant)}{_profile(study, place.profile)}: distillation of the modules"
-        found.append(_illustration(f"modules-{student}-{variant}-{place.profile}", title, panels))
+        title = f"{student}, {variant_label(variant)}{_profile(study, name.profile)}: distillation of the modules"
+        found.append(_illustration(f"modules-{student}-{variant}-{name.profile}", title, panels))
     return found
 
 

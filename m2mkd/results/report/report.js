@@ -10,8 +10,8 @@ for (const figure of document.querySelectorAll("figure")) {
   const series = [...drawing.querySelectorAll("[id*='-series-']")];
   let chosen = -1;
 
-  function choose(place) {
-    chosen = Math.max(0, Math.min(marks.length - 1, place));
+  function choose(index) {
+    chosen = Math.max(0, Math.min(marks.length - 1, index));
     const [x, y, text, number] = marks[chosen];
     ring.setAttribute("cx", x * width);
     ring.setAttribute("cy", y * height);
@@ -29,15 +29,15 @@ for (const figure of document.querySelectorAll("figure")) {
     const box = drawing.getBoundingClientRect();
     const x = event.clientX - box.left, y = event.clientY - box.top;
     const far = ([u, v]) => Math.hypot(u * box.width - x, v * box.height - y);
-    choose(marks.reduce((best, mark, place) => (far(mark) < far(marks[best]) ? place : best), 0));
+    choose(marks.reduce((best, mark, index) => (far(mark) < far(marks[best]) ? index : best), 0));
   }
-  // Up and down lead to the next series, at the place nearest to this one.
+  // Up and down lead to the next series, at the mark nearest to this one.
   function across(step) {
     const [x, , , number] = marks[Math.max(0, chosen)];
     const numbers = [...new Set(marks.map((mark) => mark[3]))];
     const wanted = numbers[(numbers.indexOf(number) + step + numbers.length) % numbers.length];
-    const places = [...marks.keys()].filter((place) => marks[place][3] === wanted);
-    return places.reduce((best, place) => (Math.abs(marks[place][0] - x) < Math.abs(marks[best][0] - x) ? place : best));
+    const indices = [...marks.keys()].filter((index) => marks[index][3] === wanted);
+    return indices.reduce((best, index) => (Math.abs(marks[index][0] - x) < Math.abs(marks[best][0] - x) ? index : best));
   }
   const keys = {
     ArrowRight: () => chosen + 1,

@@ -1,17 +1,15 @@
 """What was easy and what was difficult, in sentences that follow from the runs and the files alone."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from m2mkd.config import load
-from m2mkd.results.board import Finding
-from m2mkd.results.collect import Collected
-from m2mkd.results.published import PublishedNumbers
-from m2mkd.study.study import Study
+from m2mkd.results.judge.results import Results
+from m2mkd.results.read.collect import Collected
 
 
-def what_was_easy(study: Study, collected: Collected) -> list[str]:
+def what_was_easy(collected: Collected) -> list[str]:
     """Work that the workflow took over."""
+    study = collected.study
     wanted = sum(run.config.measures() for run in study.runs.values())
     hours = sum(float(record.provenance["seconds"]) for record in collected.records) / 3600
     shared = sum(len(run.users) > 1 for run in study.runs.values())
@@ -22,10 +20,11 @@ def what_was_easy(study: Study, collected: Collected) -> list[str]:
     ]
 
 
-def what_was_difficult(study: Study, collected: Collected, published: PublishedNumbers, findings: Sequence[Finding]) -> list[str]:
+def what_was_difficult(results: Results) -> list[str]:
     """What kept results from being judged, or had to be decided."""
-    places = [(row.experiment, row.variant, split) for row in study.rows for split in ("iid", "ood", "fewshot")]
-    cells = [cell for place in places if (cell := published.find(*place))]
+    study, findings = results.study, results.findings
+    wanted = [(row.experiment, row.variant, split) for row in study.rows for split in ("iid", "ood", "fewshot")]
+    cells = [cell for number in wanted if (cell := results.published.find(*number))]
     unseen = sum(cell.value is None for cell in cells)
     switches = {name for run in study.runs.values() for name in run.config.compat}
     unstated = sum(finding.claim.unit == "unstated" for finding in findings)
@@ -37,6 +36,6 @@ def what_was_difficult(study: Study, collected: Collected, published: PublishedN
         f"{unstated} of {len(findings)} claims do not say whether they mean points or per cent of the baseline: judged both ways.",
         f"{words['not run'] + words['inconclusive']} of {len(findings)} claims could not be decided by these runs.",
     ]
-    if collected.problems:
-        lines.append(f"{len(collected.problems)} runs and seeds are missing or wrong, or build on such.")
+    if results.problems:
+        lines.append(f"{len(results.problems)} runs and seeds are missing or wrong, or build on such.")
     return lines

@@ -8,19 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.results.figures import Illustration
-from m2mkd.results.plots import INK, MUTED, SERIES, STYLE, WIDTH, Drawing, Line, colours, curves_figure, mark, variant_label
-from m2mkd.results.records import Record
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.report.figures import Illustration
+from m2mkd.results.report.plots import INCHES_WIDE, INK, MUTED, SERIES, STYLE, Drawing, Line, colours, curves_figure, mark, variant_label
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import student_of
-from m2mkd.study.run import Row
-from m2mkd.study.study import Study
 
 if TYPE_CHECKING:
     from m2mkd.evaluation.graph import GraphComparison
 
 Diagnosis = dict[str, Any]
-BINS = 30
+MOST_BARS = 30
 """Bars of a histogram of degrees, at most."""
 
 
@@ -37,7 +35,7 @@ def comparison_figure(comparison: "GraphComparison", title: str) -> Figure:
             above.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             above.yaxis.set_major_locator(MaxNLocator(4, integer=True))
             # As wide as the densest graph's, so that the shapes can be compared.
-            bins = min(BINS, int(most) + 1)
+            bins = min(MOST_BARS, int(most) + 1)
             below.hist(graph.degrees.numpy(), bins=bins, range=(-0.5, most + 0.5), color=SERIES[0])
             below.set_xlabel("degree")
         rows[0][0].set_ylabel("mediator")
@@ -46,15 +44,13 @@ def comparison_figure(comparison: "GraphComparison", title: str) -> Figure:
     return figure
 
 
-def diagnosis_illustrations(study: Study, rows: Iterable[Row], records: Iterable[Record]) -> list[Illustration]:
+def diagnosis_illustrations(collected: Collected) -> list[Illustration]:
     """One figure for each student whose evaluation was diagnosed, with all its variants."""
-    diagnosed: dict[str, list[Diagnosis]] = {}
-    for record in records:
-        if "diagnostics" in record.metrics:
-            diagnosed.setdefault(record.run.id, []).append(record.metrics["diagnostics"])
+    study = collected.study
+    diagnosed = {record.run.id: record.metrics["diagnostics"] for record in collected.records if "diagnostics" in record.metrics}
     students: dict[tuple[str, str], dict[str, list[Diagnosis]]] = {}
-    for row in rows:
-        seeds = [diagnosis for run_id in row.measured for diagnosis in diagnosed.get(run_id, ())]
+    for row in collected.students:
+        seeds = [diagnosed[run_id] for run_id in row.measured if run_id in diagnosed]
         if seeds:
             student, variant = student_of(study, row.experiment, row.variant)
             students.setdefault((student, row.profile), {}).setdefault(variant, seeds)
@@ -74,16 +70,16 @@ def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Drawing:
     variants
         Diagnoses of the seeds by variant; all of one architecture.
     """
-    places = colours(variants)
+    colour = colours(variants)
     panels = _panels(next(iter(variants.values())))
     with rc_context(STYLE):
-        figure = Drawing(figsize=(WIDTH, 0.4 + 1.9 * len(panels)))
+        figure = Drawing(figsize=(INCHES_WIDE, 0.4 + 1.9 * len(panels)))
         stacked = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         for axes, (label, draw) in zip(stacked, panels.items(), strict=True):
             axes.set_ylabel(label)
             for order, (variant, seeds) in enumerate(variants.items()):
                 shift = 0.12 * (order - (len(variants) - 1) / 2)
-                draw(axes, seeds, SERIES[places[variant]], shift, variant_label(variant))
+                draw(axes, seeds, SERIES[colour[variant]], shift, variant_label(variant))
             axes.grid(axis="y")
             axes.set_ylim(0, 1.08 * axes.dataLim.y1)
         handles = stacked[0].get_legend_handles_labels()
@@ -126,7 +122,7 @@ def _layer_names(axes: Axes, diagnosis: Diagnosis) -> None:
     short = {"read_in": "read-in", "read_out": "read-out"}
     axes.set_xticks(range(len(names)), [short.get(name, name.removeprefix("propagators.") if "propa" in name else "") for name in names])
     if "tokens" in diagnosis["layers"][0]:
-        axes.set_xticks(range(len(names)), [str(place) for place in range(len(names))])
+        axes.set_xticks(range(len(names)), [str(layer) for layer in range(len(names))])
         axes.set_xlabel("MoE layer")
 
 
@@ -138,11 +134,11 @@ def _over_seeds(seeds: Sequence[Diagnosis], layer: int, *names: str) -> float:
 
 
 def _draw_layers(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str, *names: str) -> None:
-    places = [place + shift for place in range(len(seeds[0]["layers"]))]
-    values = [_over_seeds(seeds, layer, *names) for layer in range(len(places))]
-    axes.plot(places, values, color=colour, marker="o", markersize=3, linewidth=1.1, label=label)
-    for layer, (place, value) in enumerate(zip(places, values, strict=True)):
-        _mark(axes, place, value, f"{label}, {seeds[0]['layers'][layer]['name']}")
+    positions = [layer + shift for layer in range(len(seeds[0]["layers"]))]
+    values = [_over_seeds(seeds, layer, *names) for layer in range(len(positions))]
+    axes.plot(positions, values, color=colour, marker="o", markersize=3, linewidth=1.1, label=label)
+    for layer, (position, value) in enumerate(zip(positions, values, strict=True)):
+        _mark(axes, position, value, f"{label}, {seeds[0]['layers'][layer]['name']}")
     _layer_names(axes, seeds[0])
 
 
@@ -154,7 +150,7 @@ def _mark(axes: Axes, x: float, y: float, what: str) -> None:
 def _draw_senders(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str) -> None:
     _draw_layers(axes, seeds, colour, shift, label, "effective_senders", "mean")
     for layer in range(len(seeds[0]["layers"])):
-        low, high = (mean(seed["layers"][layer]["effective_senders"]["quantiles"][place] for seed in seeds) for place in (1, 3))
+        low, high = (mean(seed["layers"][layer]["effective_senders"]["quantiles"][quartile] for seed in seeds) for quartile in (1, 3))
         axes.vlines(layer + shift, low, high, color=colour, alpha=0.5, linewidth=3)
 
 

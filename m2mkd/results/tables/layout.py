@@ -3,14 +3,16 @@
 import html
 import io
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from m2mkd.statistics import Summary
+from m2mkd.study.lineage import anchor_of
 
-NUMBERS = re.compile(r"[-+\d., ±]*")
+NUMERIC_CELL = re.compile(r"[-+\d., ±]*")
 
 
 class Linked(str):
@@ -41,13 +43,13 @@ class DisplayTable:
     def is_text(self) -> tuple[bool, ...]:
         """Whether each column holds anything but numbers, so that it is aligned to the left."""
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
-        return tuple(not any(cells) or not all(NUMBERS.fullmatch(cell) for cell in cells) for cells in columns)
+        return tuple(not any(cells) or not all(NUMERIC_CELL.fullmatch(cell) for cell in cells) for cells in columns)
 
     def without(self, *names: str) -> "DisplayTable":
         """The same without some columns."""
-        kept = [place for place, name in enumerate(self.header) if name not in names]
-        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
-        return DisplayTable(self.name, self.caption, tuple(self.header[place] for place in kept), rows)
+        kept = [column for column, name in enumerate(self.header) if name not in names]
+        rows = tuple(tuple(row[column] for column in kept) for row in self.rows)
+        return DisplayTable(self.name, self.caption, tuple(self.header[column] for column in kept), rows)
 
     def to_markdown(self) -> str:
         """A pipe table below its caption."""
@@ -59,7 +61,7 @@ class DisplayTable:
 
     def filled(self) -> "DisplayTable":
         """The same without the columns in which no line has anything."""
-        return self.without(*(name for place, name in enumerate(self.header) if not any(row[place] for row in self.rows)))
+        return self.without(*(name for column, name in enumerate(self.header) if not any(row[column] for row in self.rows)))
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,58 @@ class Table(DisplayTable):
         return body.replace("<table>", f"<table>\n<caption>{html.escape(self.caption)}</caption>", 1) + "\n"
 
 
+Column = Callable[[Any], str]
+"""What a line shows in one column; a line has the columns of a frame as attributes."""
+
+
+def table_of(name: str, caption: str, lines: pd.DataFrame, exact: Sequence[str], shown: Mapping[str, Column]) -> Table:
+    """A table from one frame.
+
+    Parameters
+    ----------
+    name, caption
+        As in `DisplayTable`.
+    lines
+        One for each line; shares from 0 to 1, unrounded.
+    exact
+        Columns of the frame that programs read, in their order.
+    shown
+        What people read, by its heading.
+    """
+    rows = tuple(tuple(column(line) for column in shown.values()) for line in lines.itertuples(index=False))
+    return Table(name, caption, tuple(shown), rows, lines[list(exact)])
+
+
+def column(name: str) -> Column:
+    """A column of the frame as it is; empty where it is unknown."""
+
+    def text(line: Any) -> str:
+        value = getattr(line, name)
+        return "" if pd.isna(value) else str(value)
+
+    return text
+
+
+def accuracy(name: str) -> Column:
+    """The mean of a number in percent, with half of its 95 % interval where there are several seeds; it leads to the runs behind it."""
+
+    def text(line: Any) -> str:
+        shown = percent_with_interval(getattr(line, f"{name}_mean"), getattr(line, f"{name}_half_width"))
+        return Linked(shown, anchor_of(line)) if shown else ""
+
+    return text
+
+
+def signed(name: str) -> Column:
+    """A difference in points with its sign."""
+
+    def text(line: Any) -> str:
+        points = getattr(line, name)
+        return "" if pd.isna(points) else f"{points:+.2f}"
+
+    return text
+
+
 def _html_cell(cell: str) -> str:
     text = html.escape(cell)
     return f'<a href="../report.html#{html.escape(cell.target, quote=True)}">{text}</a>' if isinstance(cell, Linked) else text
@@ -102,8 +156,6 @@ def percent(share: float | None) -> str:
     return "" if share is None or pd.isna(share) else f"{100 * share:.2f}"
 
 
-def percent_over_seeds(summary: Summary | None) -> str:
+def percent_with_interval(mean: float | None, half_width: float | None) -> str:
     """Mean and half of its 95 % interval in percent; the mean alone where there is one seed, which has no interval."""
-    if summary is None:
-        return ""
-    return percent(summary.mean) + ("" if summary.half_width is None else f" ± {percent(summary.half_width)}")
+    return percent(mean) + (f" ± {percent(half_width)}" if percent(half_width) else "")

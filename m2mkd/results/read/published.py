@@ -9,7 +9,7 @@ from pathlib import Path
 from m2mkd.errors import InputError
 from m2mkd.files import write_text
 
-FOLDER = Path("results/published")
+PAPERS = Path("results/published")
 COLUMNS = ("experiment", "variant", "split", "metric", "value", "unit", "source", "status")
 PAPER = "m2mkd"
 """File of the paper that is reproduced; the others are consulted where it has no value."""
@@ -31,17 +31,22 @@ class Published:
     status: str
     source: str
 
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is in percent, as ours are."""
+        return self.unit.startswith("percent")
+
     def __str__(self) -> str:
         if self.value is None:
             return self.status
-        unit = "" if self.unit.startswith("percent") else f" {self.unit}"
+        unit = "" if self.is_accuracy else f" {self.unit}"
         return f"{self.value:g}{unit} ({self.paper}, {self.status})"
 
 
 class PublishedNumbers:
     """All published cells that belong to a row of this suite's tables."""
 
-    def __init__(self, folder: Path = FOLDER):
+    def __init__(self, folder: Path = PAPERS):
         """Read every file of ``folder``.
 
         Raises
@@ -91,7 +96,7 @@ class PublishedNumbers:
 
 
 def fill_cell(
-    paper: str, where: tuple[str, str, str, str], value: float, source: str, status: str = "VERIFIED", folder: Path = FOLDER
+    paper: str, where: tuple[str, str, str, str], value: float, source: str, status: str = "VERIFIED", folder: Path = PAPERS
 ) -> None:
     """Fill one cell that nobody had seen, with its source; every other byte of the file stays.
 

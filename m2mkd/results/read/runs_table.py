@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from m2mkd.results.records import Record
+from m2mkd.results.read.records import Record
 from m2mkd.study.run import Row, RowName
 
 SCHEMA_VERSION = 3

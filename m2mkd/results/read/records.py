@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,6 @@ class Record:
     measurements: tuple[Measurement, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     """Digests of the manifests of the sets that it saw, by name@size."""
-
-
-def read_records(study: Study, wanted: Callable[[Run], bool] | None = None) -> list[Record]:
-    """The chosen runs of a study, upstream before downstream.
-
-    Parameters
-    ----------
-    study
-        The graph of runs.
-    wanted
-        Chooses among its runs; none: all of them.
-
-    Raises
-    ------
-    InputError
-        If one is missing, damaged, or of another configuration; names the file.
-    """
-    chosen = filter(wanted, study.runs.values()) if wanted else study.runs.values()
-    return [read_record(study, run) for run in chosen]
 
 
 def read_record(study: Study, run: Run) -> Record:

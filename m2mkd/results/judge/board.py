@@ -9,11 +9,11 @@ from m2mkd.config.compat import Profile
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours
-from m2mkd.results.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, pairs_of
-from m2mkd.results.changes import changed_science
-from m2mkd.results.collect import Collected
-from m2mkd.results.records import UNFINISHED
-from m2mkd.results.verdicts import Verdict, judge
+from m2mkd.results.judge.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, paired, pairs_of
+from m2mkd.results.judge.changes import changed_science
+from m2mkd.results.judge.verdicts import Verdict, judge
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.records import UNFINISHED
 from m2mkd.statistics import holm, smallest_p_value
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Row
@@ -27,7 +27,9 @@ class Finding:
     claim: Claim
     verdict: Verdict
     comparisons: tuple[Comparison, ...] = ()
-    """The sides of each experiment of the population; empty where the study has no run of them."""
+    """The arms of each experiment of the population; empty where the study has no run of them."""
+    judged: tuple[Comparison, ...] = ()
+    """The same by the seeds that all arms of a comparison have, where they are judged."""
     runs: tuple[str, ...] = ()
     """Ids of all runs behind it, upstream before downstream."""
     cost: float | None = None
@@ -39,8 +41,8 @@ class Finding:
 
     @property
     def seeds(self) -> int:
-        """Fewest seeds of a side."""
-        return min((len(arm.accuracies) for arm in members_of(self.comparisons)), default=0)
+        """Fewest seeds of an arm."""
+        return min((len(arm.accuracies) for arm in members_of(self.judged or self.comparisons)), default=0)
 
     @property
     def exact_test(self) -> str:
@@ -52,13 +54,13 @@ class Finding:
         return f"cannot reach 5 % with {self.seeds} seeds (smallest p {smallest_p_value(self.seeds):.4g}); {EXACT_FROM} can"
 
 
-def verdict_board(study: Study, collected: Collected, claims: Sequence[Claim] | None = None) -> list[Finding]:
+def verdict_board(collected: Collected, claims: Sequence[Claim] | None = None) -> list[Finding]:
     """Every claim with its verdict, in the order of the file.
 
     Parameters
     ----------
-    study, collected
-        The graph of runs, and what of it is there (see ``collect``, ``partial``).
+    collected
+        What of a study is there.
     claims
         What is claimed; none: ``config/claims.tsv``.
 
@@ -68,20 +70,20 @@ def verdict_board(study: Study, collected: Collected, claims: Sequence[Claim] | 
         If a claim names an experiment, variant or scale that there is not.
     """
     claims = load_claims() if claims is None else claims
-    board = _Board(study, collected, claims)
+    board = _Board(collected, claims)
     findings = [board.find(claim) for claim in claims]
-    tested = {place: finding.p_value for place, finding in enumerate(findings) if finding.p_value is not None}
-    for place, adjusted in zip(tested, holm(list(tested.values())), strict=True):
-        findings[place] = replace(findings[place], adjusted=adjusted)
+    tested = {index: finding.p_value for index, finding in enumerate(findings) if finding.p_value is not None}
+    for index, adjusted in zip(tested, holm(list(tested.values())), strict=True):
+        findings[index] = replace(findings[index], adjusted=adjusted)
     return findings
 
 
 class _Board:
     """Judges single claims by one study."""
 
-    def __init__(self, study: Study, collected: Collected, claims: Sequence[Claim]):
-        self.study, self.changes, self.claims = study, changed_science(study), claims
-        self.arms = Arms(study, collected)
+    def __init__(self, collected: Collected, claims: Sequence[Claim]):
+        self.study, self.changes, self.claims = collected.study, changed_science(collected.study), claims
+        self.arms = Arms(collected)
         self.plans: dict[tuple[str, Profile, int], tuple[Study, dict[str, Cost]]] = {}
 
     def find(self, claim: Claim) -> Finding:
@@ -95,17 +97,27 @@ class _Board:
         comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
         needed = study.with_upstream([seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
-        finding = Finding(claim, Verdict("not run", ""), comparisons, runs)
+        finding = Finding(claim, Verdict("not run", ""), comparisons, runs=runs)
         if not at_scale:
             return replace(finding, verdict=self._smoke(finding), cost=self.planned_hours(claim))
         if not any(arm.accuracies for arm in members_of(comparisons)):
             return replace(self._not_run(claim, "None of its accuracies is there."), comparisons=comparisons, runs=runs)
-        if problems := _problems(comparisons):
-            return replace(finding, verdict=Verdict("inconclusive", f"{problems} {_mend(comparisons)}"))
-        if alike := _alike(comparisons):
+        return self._judged(finding)
+
+    def _judged(self, finding: Finding) -> Finding:
+        """Judge what is there of a claim at its own scale."""
+        claim = finding.claim
+        judged, left_out = paired(finding.comparisons, alike=claim.aggregate == "mean")
+        finding = replace(finding, judged=judged)
+        if problems := _problems(judged):
+            return replace(finding, verdict=Verdict("inconclusive", f"{problems} {_fix(judged)}"))
+        if alike := _alike(judged):
             return replace(finding, verdict=Verdict("inconclusive", alike))
-        verdict = judge(claim, pairs_of(comparisons))
-        return replace(finding, verdict=verdict, p_value=exact_p_value(claim, comparisons) if verdict.interval else None)
+        verdict = judge(claim, pairs_of(judged))
+        if left_out:
+            seeds = "1 seed that not all arms have is" if left_out == 1 else f"{left_out} seeds that not all arms have are"
+            verdict = replace(verdict, why=f"{verdict.why} {seeds} left out.")
+        return replace(finding, verdict=verdict, p_value=exact_p_value(claim, judged) if verdict.interval else None)
 
     def _unfit(self, claim: Claim, rows: Mapping[str, Row], profile: Profile, at_scale: bool) -> str:
         """Why the study says nothing about a claim, whatever its runs measured; empty where it does."""
@@ -170,7 +182,7 @@ class _Board:
         return self.plans[alike]
 
 
-def _mend(comparisons: Sequence[Comparison]) -> str:
+def _fix(comparisons: Sequence[Comparison]) -> str:
     """How to complete what is missing; the workflow takes a run for finished whose files are there, whatever is in them."""
     problems = [seed.problem for arm in members_of(comparisons) for seed in arm.seeds if seed.problem]
     wrong = [problem for problem in problems if UNFINISHED not in problem]
@@ -196,7 +208,7 @@ def _alike(comparisons: Sequence[Comparison]) -> str:
 
 
 def members_named(claim: Claim) -> list[str]:
-    """All sides of each comparison of a claim, as experiment/variant, each once."""
+    """All arms of each comparison of a claim, as experiment/variant, each once."""
     return list(dict.fromkeys("/".join(member) for members in claim.members() for member in members))
 
 

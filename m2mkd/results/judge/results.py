@@ -1,0 +1,23 @@
+"""One study's results, read once, hashed once and judged once for all who use them: tables, report, crate, tracking."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from m2mkd.planning.cost import Cost, cost_of
+from m2mkd.results.judge.board import Finding, verdict_board
+from m2mkd.results.read.collect import Collected
+
+
+@dataclass(frozen=True, eq=False)
+class Results(Collected):
+    """What a study measured, what that says of every claim, and what its runs cost by the plan."""
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Every claim of ``config/claims.tsv`` with its verdict, in the order of the file."""
+        return verdict_board(self)
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What each run takes by the count of operations, by run id."""
+        return cost_of(self.study)

@@ -1,0 +1,1 @@
+"""What finished runs published, read and checked once, and the papers' numbers."""

@@ -1,0 +1,172 @@
+"""Every finished run of a study, read and checked once, as tidy frames."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import pandas as pd
+
+from m2mkd.config.experiment import AblationExperiment
+from m2mkd.errors import InputError
+from m2mkd.results.read.lookup import Numbers
+from m2mkd.results.read.published import PublishedNumbers
+from m2mkd.results.read.records import Record, read_record
+from m2mkd.results.read.runs_table import runs_frame
+from m2mkd.study.lineage import ablations_of, display_rows, served_rows
+from m2mkd.study.phases import Evaluate, ImportWeights
+from m2mkd.study.run import Row, RowName
+from m2mkd.study.study import Study
+
+MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "seed", "split", "data", "rendition", "metric", "value", "count"]
+EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"]
+CURVE_COLUMNS = ["phase", "experiment", "variant", "profile", "run", "module", "seed", *EPOCH_COLUMNS]
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """What a study measured. Frames are made when they are first asked for."""
+
+    study: Study
+    records: tuple[Record, ...]
+    """Of the runs that measure something, upstream before downstream."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why a run, by id, is left out. Empty unless ``partial``."""
+    partial: bool = False
+    """Whether what is missing or wrong, and all that builds on it, is left out instead of refused."""
+
+    @classmethod
+    def read(cls, study: Study, *, partial: bool = False) -> Self:
+        """Read every run of a study that measures something.
+
+        Parameters
+        ----------
+        study
+            The graph of runs.
+        partial
+            Leave out what is missing or wrong, and all that builds on it, instead of refusing it.
+
+        Raises
+        ------
+        InputError
+            If one is missing, damaged, or of another configuration than the study's, unless ``partial``; names the file. If there is none.
+        """
+        if not study.runs:
+            raise InputError(f"scale {study.scale_name}: its study has no run; name experiments in config/scales/{study.scale_name}.yaml")
+        problems: dict[str, str] = {}
+        if partial:
+            return cls(study, tuple(_usable_records(study, problems)), problems, partial)
+        return cls(study, tuple(read_record(study, run) for run in study.runs.values() if run.config.measures()))
+
+    @cached_property
+    def by_run(self) -> dict[str, Record]:
+        """Records of the runs that measure something, by id."""
+        return {record.run.id: record for record in self.records}
+
+    @cached_property
+    def every_record(self) -> tuple[Record, ...]:
+        """Records of all runs, those too that measure nothing, upstream before downstream; if ``partial``, those that are there.
+
+        Raises
+        ------
+        InputError
+            As `read`, of a run that measures nothing.
+        """
+        return tuple(self._every_record())
+
+    def _every_record(self) -> Iterator[Record]:
+        for run in self.study.runs.values():
+            try:
+                yield self.by_run.get(run.id) or read_record(self.study, run)
+            except InputError:
+                if not self.partial:
+                    raise
+
+    @cached_property
+    def served(self) -> dict[str, tuple[Row, ...]]:
+        """Rows that need each run, by run id."""
+        return served_rows(self.study)
+
+    @cached_property
+    def shown_under(self) -> dict[str, RowName]:
+        """The row that each run is shown under, by run id."""
+        return display_rows(self.study, self.served)
+
+    @cached_property
+    def ablations(self) -> dict[str, AblationExperiment]:
+        """The ablations that have rows, by name."""
+        return ablations_of(self.study)
+
+    @cached_property
+    def published(self) -> PublishedNumbers:
+        """The papers' numbers."""
+        return PublishedNumbers()
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A line for each record: see `m2mkd.results.read.runs_table.COLUMNS`."""
+        return runs_frame(self.records, self.shown_under, self.served)
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """A line for each number.
+
+        Columns: experiment, variant, profile, run, seed, split (iid, ood, fewshot, graph), data, rendition (empty: all images), metric
+        (top1, top5, loss, classes, left_out, density), value (shares from 0 to 1), count (images).
+        """
+        measured: list[dict[str, Any]] = []
+        for row in self.study.rows:
+            for record in self._counted(row):
+                where = row.name._asdict() | {"run": record.run.id, "seed": record.run.seed}
+                measured += [where | asdict(one) for one in record.measurements]
+        return pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "seed": "Int64", "value": "float64"})
+
+    def _counted(self, row: Row) -> list[Record]:
+        """Records of a row; of the accuracy of an imported student only one, for it has the same weights under every seed."""
+        records = [self.by_run[run_id] for run_id in row.measured if run_id in self.by_run]
+        imported = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
+        return records[:1] if imported and records and isinstance(records[0].run.config, Evaluate) else records
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """A line for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains."""
+        lines: list[tuple[Any, ...]] = []
+        for record in self.records:
+            run = record.run
+            where = run.phase, *self.shown_under[run.id], run.id, getattr(run.config, "index", None), run.seed
+            lines += [(*where, *map(line.get, EPOCH_COLUMNS)) for line in record.curves]
+        floats = dict.fromkeys(["lr", "loss", "val_loss", "val_top1", "val_top5"], "float64")
+        return pd.DataFrame(lines, columns=CURVE_COLUMNS).astype({"module": "Int64", "seed": "Int64"} | floats)
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """The measurements over seeds."""
+        return Numbers(self.measurements)
+
+    def rows_measured_by(self, phase: str) -> list[Row]:
+        """Rows whose numbers come from that phase and are there."""
+        rows = self.study.rows
+        return [row for row in rows if self.study.runs[row.measured[0]].phase == phase and row.name in self.numbers.rows]
+
+    @cached_property
+    def students(self) -> list[Row]:
+        """Rows of students that have numbers, ablations left out."""
+        return [row for row in self.rows_measured_by("evaluate") if row.experiment not in self.ablations]
+
+
+def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:
+    """What is there and right, upstream before downstream; ``problems`` takes the rest."""
+    for run in study.runs.values():
+        problem = next((problems[run_id] for run_id in run.parents if run_id in problems), None)
+        if problem is None and run.config.measures():
+            try:
+                yield read_record(study, run)
+            except InputError as error:
+                problem = str(error).partition("; ")[0]
+        if problem is not None:
+            problems[run.id] = problem
+
+
+def once_each(rows: Iterable[Row]) -> list[Row]:
+    """Rows without those that repeat the measurements of an earlier one, as a row of a transfer experiment does of its student's."""
+    return list({row.measured: row for row in reversed(list(rows))}.values())[::-1]

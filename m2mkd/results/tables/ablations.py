@@ -1,0 +1,105 @@
+"""What one thing changes: the settings of every ablation, each paired by seed with the setting that it is compared with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from m2mkd.config.experiment import AblationExperiment
+from m2mkd.results.read.collect import Collected
+from m2mkd.results.read.lookup import ROW, Cell
+from m2mkd.results.tables.layout import Column, Linked, Table, accuracy, column, percent, table_of
+from m2mkd.statistics import Summary, summarise
+from m2mkd.study.lineage import anchor_of
+from m2mkd.study.run import Row
+
+SPLITS = {"iid": "IID", "ood": "OOD"}
+NAMES = ("student", "reference")
+VALUES = [
+    *(f"{split}_{name}" for split in SPLITS for name in ("top1_mean", "top1_half_width", "difference", "difference_half_width")),
+    "graph_density_mean",
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of an ablation that has numbers."""
+
+    ablation: AblationExperiment
+    row: Row
+    reference: Row | None
+    """What it is compared with; none where that has no numbers, or is the setting itself."""
+
+    def gain(self, collected: Collected, split: str) -> Summary | None:
+        """Its top-1 accuracy minus that of its reference in points, over the seeds that both have; none where there is no such seed."""
+        if self.reference is None:
+            return None
+        one, other = (top1(collected, row, split) for row in (self.row, self.reference))
+        if one is None or other is None:
+            return None
+        gains = 100 * pd.Series(one.per_seed, one.seeds).sub(pd.Series(other.per_seed, other.seeds)).dropna()
+        return summarise(gains.tolist()) if len(gains) else None
+
+
+def top1(collected: Collected, row: Row, split: str) -> Cell | None:
+    """Top-1 accuracy on the first set of a split; none where there is no such set."""
+    return next(iter(collected.numbers.cells(row, split, "top1")), None)
+
+
+def settings_of(collected: Collected) -> list[Setting]:
+    """Every setting of an ablation that has numbers, in the study's order."""
+    rows = {row.name: row for row in collected.rows_measured_by("evaluate")}
+    found = []
+    for name, row in rows.items():
+        if ablation := collected.ablations.get(name.experiment):
+            reference = rows.get(name._replace(variant=ablation.reference(name.variant)))
+            found.append(Setting(ablation, row, None if reference is row else reference))
+    return found
+
+
+def ablations_table(collected: Collected) -> Table:
+    """A line for each setting: accuracies over seeds, and its differences from the setting that it is compared with."""
+    lines = pd.DataFrame([_line(collected, setting) for setting in settings_of(collected)], columns=[*ROW, *NAMES, "n", *VALUES])
+    lines = lines.astype({"n": "Int64"} | dict.fromkeys(VALUES, "float64")).assign(ablation=lines["experiment"], setting=lines["variant"])
+    exact = ["ablation", "setting", "student", "profile", "reference", "n", *VALUES]
+    shown = {"ablation": column("ablation"), "setting": column("setting"), "student": column("student"), "profile": column("profile")}
+    shown |= {"compared with": column("reference"), "seeds": column("n")}
+    for split, heading in SPLITS.items():
+        shown |= {f"{heading} top-1 %": accuracy(f"{split}_top1"), f"{heading} difference": _difference(split)}
+    shown["graph %"] = _density
+    caption = (
+        "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points "
+        "from the setting that it is compared with, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
+        "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
+    )
+    return table_of("ablations", caption, lines, exact, shown)
+
+
+def _line(collected: Collected, setting: Setting) -> dict[str, Any]:
+    row, reference = setting.row, setting.reference
+    line: dict[str, Any] = row.name._asdict() | {"student": setting.ablation.student(row.variant)}
+    line["reference"] = reference.variant if reference else ""
+    for split in SPLITS:
+        one, gain = top1(collected, row, split), setting.gain(collected, split)
+        if split == "iid":
+            line["n"] = one and one.over_seeds.n
+        for name, over in ((f"{split}_top1", one and one.over_seeds), (f"{split}_difference", gain)):
+            line |= {f"{name}_mean": over and over.mean, f"{name}_half_width": over and over.half_width}
+        line[f"{split}_difference"] = line.pop(f"{split}_difference_mean")
+    density = next(iter(collected.numbers.cells(row, "graph", "density")), None)
+    return line | {"graph_density_mean": density and density.over_seeds.mean}
+
+
+def _difference(split: str) -> Column:
+    def text(line: Any) -> str:
+        gain, half_width = getattr(line, f"{split}_difference"), getattr(line, f"{split}_difference_half_width")
+        if pd.isna(gain):
+            return ""
+        return Linked(f"{gain:+.2f}" + ("" if pd.isna(half_width) else f" ± {half_width:.2f}"), anchor_of(line))
+
+    return text
+
+
+def _density(line: Any) -> str:
+    shown = percent(line.graph_density_mean)
+    return Linked(shown, anchor_of(line)) if shown else ""
