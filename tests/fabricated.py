@@ -20,32 +20,34 @@ SEEDS = (0.90, 0.92, 0.97)
 """Accuracy of each seed, unless a test gives its own: mean 0.93, sample standard deviation sqrt(0.0013)."""
 
 Accuracy = Callable[[Run, int], float]
+"""Of a run, by its seed; 0 where all seeds share it."""
 
 
-def by_seed(run: Run, replicate: int) -> float:
-    return SEEDS[replicate]
+def by_seed(run: Run, seed: int) -> float:
+    return SEEDS[seed]
 
 
-def plan(root: Path, scale: str, experiments: Sequence[str] = (), overrides: Sequence[str] = (), replicates: int | None = None) -> Study:
+def plan(
+    root: Path, scale: str, experiments: Sequence[str] = (), overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None
+) -> Study:
     """A study whose files lie below ``root``, which must be the working directory."""
     if not (root / "config").is_dir():
         shutil.copytree(ROOT / "config", root / "config")
         shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
     changes = load.parse_overrides(list(overrides))
-    if replicates is not None:
-        changes |= {"replicates": replicates, "replicates_per_job": 1}
+    if seeds is not None:
+        changes |= {"seeds": seeds}
     return build_study(load.settings({"scale": scale, "experiments": list(experiments), "overrides": changes}))
 
 
 def finish(study: Study, accuracy: Accuracy = by_seed) -> None:
     """Publish every run of a study, as a job would."""
     for run in study.runs.values():
-        for slot, replicate in enumerate(run.config.replicates):
-            publish(study, run, slot, accuracy(run, replicate))
+        publish(study, run, accuracy(run, run.seed or 0))
 
 
-def publish(study: Study, run: Run, slot: int, top1: float) -> None:
-    folder = Path(study.folder(run.id)) / str(slot)
+def publish(study: Study, run: Run, top1: float) -> None:
+    folder = Path(study.folder(run.id))
     folder.mkdir(parents=True, exist_ok=True)
     if WEIGHTS in run.config.OUTPUTS:
         (folder / WEIGHTS).write_bytes(b"weights")
@@ -58,7 +60,7 @@ def publish(study: Study, run: Run, slot: int, top1: float) -> None:
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
     pretend_data(run.config)
-    record_outputs(run, slot, folder, Outcome(measured(run.config, top1)), time.time() - 5)
+    record_outputs(run, folder, Outcome(measured(run.config, top1)), time.time() - 5)
 
 
 def pretend_data(config: Phase) -> None:
@@ -82,9 +84,9 @@ def measured(config: Phase, top1: float) -> dict:
     return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
 
 
-def edit_record(study: Study, run: Run, change: Callable[[dict], object], slot: int = 0) -> Path:
+def edit_record(study: Study, run: Run, change: Callable[[dict], object]) -> Path:
     """Change the record of a run, and give its path."""
-    path = Path(study.folder(run.id)) / str(slot) / "run.json"
+    path = Path(study.folder(run.id), "run.json")
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

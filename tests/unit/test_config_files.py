@@ -101,7 +101,7 @@ def test_priors_share_the_distilled_modules():
     runs = build_study(Settings(scale="paper", experiments=priors)).runs.values()
     scale = load.scale("paper", {})
     assert len(priors) == 4
-    assert sum(run.phase == "distill_module" for run in runs) == 10 * scale.replicates * len(scale.profiles)
+    assert sum(run.phase == "distill_module" for run in runs) == 10 * len(seeds_of(scale.seeds)) * len(scale.profiles)
 
 
 # --- sizes of the sources --------------------------------------------------------------------------------------------
