@@ -34,7 +34,7 @@ class MemoryStore:
 
     states: Mapping[str, State] = field(default_factory=dict)
     """Weights by name of their folder."""
-    packs: Callable[[Data], Any] = lambda data: TinyPack(noise(side=data.image_size))  # noqa: E731
+    packs: Callable[[Data], Any] = lambda data: TinyPack(noise(16, data.image_size))
 
     def pack(self, data: Data) -> Any:
         return self.packs(data)

@@ -35,7 +35,10 @@ def distil(configs):
         weights["meta"] = vit(config.meta, "meta").state_dict()
         with forked_rng("weights", config.index):
             weights[f"teacher{config.index}"] = build_stage(config.teacher, config.index, image_size=32, num_classes=10).state_dict()
-    store, machine = MemoryStore(weights, lambda data: TinyPack(noise(IMAGES // 10))), Machine(torch.device("cpu"), checkpoints=Policy(minutes=0.0))
+    store, machine = (
+        MemoryStore(weights, lambda data: TinyPack(noise(IMAGES // 10))),
+        Machine(torch.device("cpu"), checkpoints=Policy(minutes=0.0)),
+    )
 
     def run(folder, family, *indices):
         def job(config):

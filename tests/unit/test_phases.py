@@ -29,7 +29,7 @@ def wire(monkeypatch):
     """Runs a phase on given upstream weights without training; gives its outcome and the task that it would train."""
 
     def run(run, upstream):
-        (task,), (outcome,) = wire(monkeypatch, job_with(run.config, upstream))
+        (task,), (outcome,) = wired(monkeypatch, job_with(run.config, upstream))
         return outcome, task
 
     return run
@@ -65,9 +65,11 @@ def test_assembly_puts_each_module_in_its_place(runs, wire):
 def test_splitting_gives_back_the_stage(runs, tmp_path):
     run = next(run for run in runs["split_teacher"] if run.config.index == INDEX)
     state = vit(run.config.model, "teacher").state_dict()
-    save_file(state, tmp_path / WEIGHTS)
-    write_json(tmp_path / RECORD, {"outputs": {WEIGHTS: sha256(tmp_path / WEIGHTS)}})
-    job = replace(job_with(run.config), upstream={"teacher": (tmp_path,)})
+    folder = tmp_path / "assemble_teacher/0123456789abcdef"
+    folder.mkdir(parents=True)
+    save_file(state, folder / WEIGHTS)
+    write_json(folder / RECORD, {"id": "assemble_teacher/0123456789abcdef", "outputs": {WEIGHTS: sha256(folder / WEIGHTS)}})
+    job = replace(job_with(run.config), upstream={"teacher": (folder,)})
     stage = {name: torch.from_numpy(array) for name, array in run_phase(job).weights.items()}
     assert_same(stage, stage_state(state, INDEX))
 
