@@ -17,6 +17,7 @@ from typing import Any
 
 from m2mkd.config import load
 from m2mkd.errors import INTERRUPTED, Interrupted
+from m2mkd.study.files import planned_runs
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
@@ -78,7 +79,12 @@ def compute(rank: int, ranks: int, port: int, root: Path, prepare: Callable[[], 
     policy = Policy(study.scale.checkpoint_minutes, study.scale.checkpoint_updates)
     here = Ranks(rank, ranks)
     try:
-        execute(study, [run], machine_for("cpu", 1, ranks=here, checkpoints=policy), lambda text: os.write(2, f"{text}\n".encode()), here)
+        execute(
+            [planned_runs(study)[run.id]],
+            machine_for("cpu", 1, ranks=here, checkpoints=policy),
+            lambda text: os.write(2, f"{text}\n".encode()),
+            here,
+        )
     except Interrupted:
         os._exit(INTERRUPTED)
     except BaseException:
@@ -109,7 +115,7 @@ def run(root: Path, prepare: Callable[[], object] | None = None, ranks: int = 1)
 
 def outputs(root: Path) -> dict[str, bytes]:
     """What the job published, but the record, which holds times."""
-    found = sorted(root.glob("results/smoke/runs/train_student/*/0/*"))
+    found = sorted(root.glob("results/smoke/runs/train_student/*/*"))
     return {path.name: path.read_bytes() for path in found if path.name != "run.json"}
 
 
@@ -120,7 +126,7 @@ def forget(root: Path) -> None:
 
 def record(root: Path) -> dict[str, Any]:
     """The record of the job."""
-    (path,) = root.glob("results/smoke/runs/train_student/*/0/run.json")
+    (path,) = root.glob("results/smoke/runs/train_student/*/run.json")
     return json.loads(path.read_text())
 
 

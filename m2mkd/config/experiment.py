@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile, Value
@@ -13,16 +13,21 @@ MOST_SEEDS = 1000
 """More of them are a slip of the pen."""
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed stands twice; remove one")
+def _plausible(seeds: object) -> object:
+    """One message for both forms; a union would complain of the one that was not meant."""
+    if isinstance(seeds, list | tuple):
+        fine = 0 < len(seeds) <= MOST_SEEDS and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
+    else:
+        fine = type(seeds) is int and 0 < seeds <= MOST_SEEDS
+    if not fine:
+        raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of different whole numbers of at least 0")
     return seeds
 
 
-Seeds = (
-    Annotated[PositiveInt, Field(le=MOST_SEEDS)]
-    | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)]
-)
+Seeds = Annotated[
+    Annotated[PositiveInt, Field(le=MOST_SEEDS)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=MOST_SEEDS)],
+    BeforeValidator(_plausible),
+]
 """A number n for the seeds 0 to n - 1, or a list of seeds."""
 
 

@@ -4,27 +4,26 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from m2mkd.config import load
-from m2mkd.data.pack import Split
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import stage_state, stages_of
 from m2mkd.seeds import forked_rng
+from m2mkd.study.data import Data
 from m2mkd.study.phase import CURVES, Phase
 from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine
-from m2mkd.training.phases import assemble_teacher, common, distill_module, incubate_module, train_probe
+from m2mkd.training.phases import common
 from m2mkd.training.update import Task
+from tests.tiny import TinyPack, noise
+from tests.wiring import MemoryStore, run_phase
 
 Curve = dict[str, list[float]]
 """``loss`` of each epoch, its mean over the updates, and ``val_loss`` after it."""
@@ -52,7 +51,8 @@ RECIPES = (
     "probe_vmoe",
 )
 SHORT = {"epochs": 4, "batch_size": 8, "train_share": 1.0, "eval_every": 1, "warmup_epochs": 1, "drop_path": 0.2, "lr": 3e-3}
-CLASSES = 10
+IMAGES = {"train_probe": 6}
+"""Images of each class that a phase finds; 2 unless it is named."""
 
 Weights = dict[str, Tensor]
 
@@ -78,7 +78,7 @@ def compute_curves(folder: Path, dtype: torch.dtype) -> dict[str, Curve]:
     """Run every case in ``folder`` on one thread, each on what those before it have trained."""
     trained: dict[str, Weights] = {}
     with pytest.MonkeyPatch.context() as patch, _reproducible(dtype):
-        _stand_in(patch, dtype, trained)
+        _in_dtype(patch, dtype)
         return {case: _curve(case, config, folder / case, trained) for case, config in configurations().items()}
 
 
@@ -99,7 +99,7 @@ def _reproducible(dtype: torch.dtype) -> Iterator[None]:
 def _curve(case: str, config: Any, work: Path, trained: dict[str, Weights]) -> Curve:
     machine = Machine(torch.device("cpu"))
     upstream = {role: (Path(role),) for role in ("meta", "teacher_module", "student", "modules")}
-    outcome = import_module(f"m2mkd.training.phases.{config.phase}").run(Job(config, 0, upstream, work, lambda: machine, case))
+    outcome = run_phase(Job(config, upstream, work, lambda: machine, case, store=Trained(trained, config.phase)))
     if config.phase == "incubate_module":
         with forked_rng("other modules"):
             others = StagedViT(config.model, image_size=config.data.image_size, num_classes=config.data.classes).state_dict()
@@ -112,24 +112,27 @@ def _curve(case: str, config: Any, work: Path, trained: dict[str, Weights]) -> C
     return {name: [line[name] for line in lines] for name in ("loss", "val_loss")}
 
 
-def _stand_in(patch: pytest.MonkeyPatch, dtype: torch.dtype, trained: dict[str, Weights]) -> None:
-    """Images of noise in the place of the data sets, weights from memory, and networks that take the images in ``dtype``."""
+class Trained(MemoryStore):
+    """What earlier cases have trained, and images of noise."""
 
-    def images(data: Any, of_each_class: int) -> SimpleNamespace:
-        labels = np.arange(of_each_class * CLASSES) % CLASSES
-        pixels = np.random.default_rng(0).integers(0, 256, (len(labels), data.image_size, data.image_size, 3), dtype=np.uint8)
-        return SimpleNamespace(split=lambda _: Split(pixels, labels), classes=range(CLASSES))
+    def __init__(self, trained: dict[str, Weights], phase: str):
+        super().__init__(trained)
+        self.of_each_class = IMAGES.get(phase, 2)
 
-    def load_weights(folder: Path) -> Weights:
-        return stage_state(trained["teacher"], MODULE) if folder.name == "teacher_module" else trained[folder.name]
+    def pack(self, data: Data) -> TinyPack:
+        return TinyPack(noise(self.of_each_class, data.image_size))
 
+    def weights(self, folder: Path) -> Weights:
+        return stage_state(self.states["teacher"], MODULE) if folder.name == "teacher_module" else super().weights(folder)
+
+    def modules(self, *_: Any) -> dict[int, Weights]:
+        return stages_of(self.states["modules"])
+
+
+def _in_dtype(patch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Networks take the images in ``dtype``."""
     fit = common.fit
     patch.setattr(common, "fit", lambda trainees, *rest: fit([replace(each, task=_taking(each.task, dtype)) for each in trainees], *rest))
-    patch.setattr(common, "open_data", lambda data: images(data, 2))
-    patch.setattr(train_probe, "open_data", lambda data: images(data, 6))
-    for phase in (incubate_module, distill_module, train_probe):
-        patch.setattr(phase, "load_weights", load_weights)
-    patch.setattr(assemble_teacher, "load_modules", lambda *_: stages_of(trained["modules"]))
 
 
 def _taking(task: Task, dtype: torch.dtype) -> Task:

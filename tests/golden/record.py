@@ -56,14 +56,14 @@ def regenerated(old: Record, fp64: Mapping[str, Curve], fp32: Mapping[str, Curve
 def with_raised_format(source: str, phase: str) -> str:
     """Python source of the phases' configurations with the format version of one of them raised by 1."""
     name = PHASES[phase].__name__
-    head, body = re.split(rf"(?<=\nclass {name}\(Phase\):\n)", source, maxsplit=1)
-    own, rest = re.split(r"(?=\n\n\n)", body, maxsplit=1)
+    head, body = re.split(rf"(?<=\n)(?=class {name}\()", source, maxsplit=1)
+    own, gap, rest = body.partition("\n\n\n")
     line = f"    FORMAT: ClassVar[int] = {PHASES[phase].FORMAT + 1}\n"
     if "    FORMAT: ClassVar[int]" in own:
         own = re.sub(r"    FORMAT: ClassVar\[int\] = \d+\n", line, own)
     else:
-        own = re.sub(r'(^    """.*?"""\n\n?)', lambda match: match[0] + line, own, count=1, flags=re.DOTALL)
-    return head + own + rest
+        own = re.sub(r'(^    """.*?"""\n\n?)', lambda match: match[0] + line, own, count=1, flags=re.DOTALL | re.MULTILINE)
+    return head + own + gap + rest
 
 
 def read(text: str) -> Record:

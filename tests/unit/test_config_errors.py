@@ -201,7 +201,7 @@ def test_a_scale_extends_through_others():
     assert tiny.threads == 2
     assert tiny.recipes["pretrain_meta"] == small.recipes["pretrain_meta"] | {"epochs": 5}
     assert tiny.recipes["distill_module"] == smoke.recipes["distill_module"]
-    assert tiny.replicates == smoke.replicates
+    assert tiny.seeds == smoke.seeds
     assert tiny.models == small.models
 
 

@@ -12,7 +12,7 @@ import yaml
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment
+from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, seeds_of
 from m2mkd.config.models import NACConfig, ViTConfig
 from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
@@ -101,7 +101,7 @@ def test_priors_share_the_distilled_modules():
     runs = build_study(Settings(scale="paper", experiments=priors)).runs.values()
     scale = load.scale("paper", {})
     assert len(priors) == 4
-    assert sum(run.phase == "distill_module" for run in runs) == 10 * scale.replicates * len(scale.profiles)
+    assert sum(run.phase == "distill_module" for run in runs) == 10 * len(seeds_of(scale.seeds)) * len(scale.profiles)
 
 
 # --- sizes of the sources --------------------------------------------------------------------------------------------

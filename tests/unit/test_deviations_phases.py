@@ -1,7 +1,7 @@
 """Each compat switch that acts on how a phase trains or measures: both values, through the phase itself."""
 
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,18 +15,14 @@ from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import twice_counted, whole_batches
-from m2mkd.models.build import build_module, build_student
-from m2mkd.models.vit import StagedViT
-from m2mkd.seeds import forked_rng
+from m2mkd.models.weights import stage_state
 from m2mkd.study.phase import CURVES
-from m2mkd.study.plan import build_study
 from m2mkd.training import optim
-from m2mkd.training.job import Job
-from m2mkd.training.machine import Machine
-from m2mkd.training.phases import common
+from m2mkd.training.phases import common, train_probe
+from tests.tiny import TinyPack, by_phase, module, noise, smoke, student, vit
+from tests.wiring import job_with, run_phase, wired
 
 SWITCHES = load.switches()
-MACHINE = Machine(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +30,8 @@ def runs():
     """Runs of the smoke study by phase, with the probe of a NAC beside that of a V-MoE."""
     probe = {"fewshot_cifar100_nac": {"students": ["nac_tiny_imagenet_scale_free/end_to_end"], "probe": {"data": "digits@16", "shots": 2}}}
     names = ["vmoe_base", "nac_tiny_imagenet_scale_free", "ood_tiny_imagenet_r", "fewshot_cifar100_vmoe", "fewshot_cifar100_nac"]
-    overrides = {"profiles": ["released"], "experiment_changes": probe, "recipes": {"probe_nac": {"epochs": 1, "precision": "fp32"}}}
-    planned = build_study(load.settings({"scale": "smoke", "experiments": names, "overrides": overrides}))
-    return {phase: [run for run in planned.runs.values() if run.phase == phase] for phase in {run.phase for run in planned.runs.values()}}
+    recipes = {"probe_nac": {"epochs": 1, "precision": "fp32"}}
+    return by_phase(smoke(*names, profiles=["released"], experiment_changes=probe, recipes=recipes))
 
 
 def find(runs, phase, family=None, **fields):
@@ -48,11 +43,9 @@ def find(runs, phase, family=None, **fields):
     raise LookupError(phase)
 
 
-def job(run, value, upstream=(), work="work", **changes):
+def job(run, value, upstream=None, packs=None, work="work", **changes):
     """A job of that run, in which one switch has a value and all others are as corrected."""
-    config = run.config.model_copy(update={"compat": value, **changes})
-    folders = {role: tuple(Path(f"{role}{place}") for place in range(count)) for role, count in dict(upstream).items()}
-    return Job(config, 0, folders, Path(work), lambda: MACHINE, "test")
+    return job_with(run.config.model_copy(update={"compat": value, **changes}), upstream, packs=packs, work=work)
 
 
 def both(switch):
@@ -60,28 +53,17 @@ def both(switch):
 
 
 def trained_task(monkeypatch, run, value, upstream):
-    """The task that a phase would train."""
-    module, seen = import_module(f"m2mkd.training.phases.{run.phase}"), {}
-    states = {f"{role}{place}": state for role, given in upstream.items() for place, state in enumerate(given)}
-    monkeypatch.setattr(module, "load_weights", lambda folder: states[folder.name], raising=False)
-    monkeypatch.setattr(module, "train", lambda job, task, data, recipe: seen.update(task=task) or {})
-    outcome = module.run(job(run, value, {role: len(given) for role, given in upstream.items()}))
-    return seen["task"], outcome
+    """The task that a phase would train, and what it publishes without a step."""
+    (task,), (outcome,) = wired(monkeypatch, job(run, value, upstream))
+    return task, outcome
 
 
-def weights(config, index=None):
-    """Initial weights of a student, or of one of its modules."""
-    sizes = {"image_size": 16 if config.family == "nac" else 32, "num_classes": 10, "compat": {}}
-    with forked_rng("weights"):
-        if index is None:
-            return build_student(config, prior=None, stitch_width=None, **sizes).state_dict()
-        return build_module(config, index, stitch_width=64, drop_path=0.0, state_seed=0, **sizes).state_dict()
+def size_of(config):
+    return 16 if config.family == "nac" else 32
 
 
 def meta_state(run):
-    config = getattr(run.config, "meta", None) or run.config.model
-    with forked_rng("meta"):
-        return StagedViT(config, image_size=32, num_classes=10).state_dict()
+    return vit(getattr(run.config, "meta", None) or run.config.model, "meta").state_dict()
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -119,15 +101,11 @@ def test_schedule_offset_reaches_the_schedule(monkeypatch, runs):
 
 def test_scorer_transfer_reaches_the_student(monkeypatch, runs):
     run = find(runs, "train_student", "nac", init="modules")
-    modules = [weights(run.config.student, index) for index in range(4)]
+    modules = [module(run.config.student, index, image_size=16) for index in range(4)]
     modules[-1]["tokenizer.confidence_scorer.weight"].fill_(7.0)
-    module = import_module("m2mkd.training.phases.train_student")
-    monkeypatch.setattr(module, "load_modules", lambda folders, indices: dict(enumerate(modules)))
-    monkeypatch.setattr(module, "train", lambda job, task, data, recipe: {})
-    loaded, fresh = (
-        module.run(job(run, value, {"modules": 4}, module_data=run.config.data)).weights["output_tokenizer.confidence_scorer.weight"]
-        for value in both("scorer_transfer")
-    )
+    jobs = [job(run, value, {"modules": modules}, module_data=run.config.data) for value in both("scorer_transfer")]
+    _, outcomes = wired(monkeypatch, *jobs)
+    loaded, fresh = (outcome.weights["output_tokenizer.confidence_scorer.weight"] for outcome in outcomes)
     assert torch.all(loaded == 7.0)
     assert not torch.any(fresh == 7.0)
 
@@ -142,10 +120,9 @@ def test_clip_in_fp32(monkeypatch):
     data = SimpleNamespace(name="data", classes=2, image_size=8)
     for value in both("clip_in_fp32"):
         for precision in ("fp32", "bf16"):
-            config = SimpleNamespace(compat=value, phase="pretrain_meta")
-            machine = Job(config, 0, {}, Path("work"), lambda: MACHINE, "test")
+            job = job_with(SimpleNamespace(compat=value, phase="pretrain_meta"))
             recipe = Recipe(epochs=1, batch_size=2, lr=1e-3, clip_norm=1.0, precision=precision)
-            common.train_on([machine], [None], recipe, split, range(4), split, data)
+            common.train_on([job], [None], recipe, split, range(4), split, data)
     assert [recipe.clip_norm for recipe in seen] == [None, 1.0, 1.0, 1.0]
 
 
@@ -154,25 +131,19 @@ def test_clip_in_fp32(monkeypatch):
 
 def probed(monkeypatch, tmp_path, run, value):
     """What a probe trains and measures on, and what it reports of two epochs."""
-    module, seen = import_module("m2mkd.training.phases.train_probe"), {}
-    config = run.config
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(10), 12)
-    splits = {
-        name: Split(rng.integers(0, 255, (120, config.data.image_size, config.data.image_size, 3), np.uint8), labels)
-        for name in ("train", "val")
-    }
-    splits["val"] = splits["val"].take(np.concatenate([np.arange(100), [110]]))  # few images of the last class
-    monkeypatch.setattr(module, "load_weights", lambda folder: weights(config.student))
-    monkeypatch.setattr(module, "open_data", lambda data: SimpleNamespace(split=splits.__getitem__, classes=tuple(range(10))))
+    config, seen = run.config, {}
+    val = noise(12, config.data.image_size, seed=1)
+    val = val.take(np.concatenate([np.arange(100), [110]]))  # few images of one class
+    pack = TinyPack(noise(12, config.data.image_size), val)
     (tmp_path / CURVES).write_text('{"epoch": 1, "val_top1": 0.9}\n{"epoch": 2, "val_top1": 0.6}\n')
 
     def train_on(jobs, tasks, recipe, shots, indices, val, data, classes):
         seen.update(task=tasks[0], shots=shots, val=val)
         return [{"val_top1": 0.6}]
 
-    monkeypatch.setattr(module, "train_on", train_on)
-    outcome = module.run(job(run, value, {"student": 1}, tmp_path))
+    monkeypatch.setattr(train_probe, "train_on", train_on)
+    state = student(config.student, image_size=size_of(config.student))
+    outcome = run_phase(job(run, value, {"student": [state]}, lambda data: pack, tmp_path))
     return SimpleNamespace(**seen, measured=outcome.metrics)
 
 
@@ -271,31 +242,26 @@ def test_ood_mask(column, released, corrected):
     assert [measured["left_out"] for measured in found] == [0, 1]
 
 
-def evaluated(monkeypatch, run, value):
-    module = import_module(f"m2mkd.training.phases.{run.phase}")
-    rng = np.random.default_rng(1)
-    size = run.config.data.image_size
+def evaluated(run, value):
+    def packs(data):
+        images = noise(side=data.image_size, classes=data.classes, of_each_class=2, seed=1)
+        return replace(TinyPack(images.first(11)), classes=tuple(map(str, range(data.classes))))
 
-    def open_data(data):
-        split = Split(rng.integers(0, 255, (11, size, size, 3), np.uint8), np.arange(11) % data.classes)
-        return SimpleNamespace(split=lambda name: split, classes=tuple(map(str, range(data.classes))), image_size=size)
-
-    monkeypatch.setattr(module, "open_data", open_data)
-    monkeypatch.setattr(module, "load_weights", lambda folder: weights(run.config.student))
-    return module.run(job(run, value, {"student": 1}, batch_size=32)).metrics
+    state = student(run.config.student, image_size=size_of(run.config.student))
+    return run_phase(job(run, value, {"student": [state]}, packs, batch_size=32)).metrics
 
 
-def test_evaluation_of_a_vmoe_follows_the_switches(monkeypatch, runs):
+def test_evaluation_of_a_vmoe_follows_the_switches(runs):
     run = find(runs, "evaluate", "vmoe")
-    released, corrected = (evaluated(monkeypatch, run, value) for value in both("val_remainder"))
+    released, corrected = (evaluated(run, value) for value in both("val_remainder"))
     assert (released["count"], corrected["count"]) == (8, 11)
     assert run.config.batch_size == 32, "profile released tells the batch that the student was trained with"
 
 
-def test_evaluation_of_a_nac_follows_the_switches(monkeypatch, runs):
+def test_evaluation_of_a_nac_follows_the_switches(runs):
     run = find(runs, "evaluate", "nac")
     assert run.config.ood
-    released, corrected = (evaluated(monkeypatch, run, value) for value in both("accuracy_meter"))
+    released, corrected = (evaluated(run, value) for value in both("accuracy_meter"))
     assert corrected["top1"] > 0
     assert released["top1"] == pytest.approx(corrected["top1"] * (11 + 0.08) / (11 + 8), rel=0.01)  # eight processes of one or two images
     assert released["ood"].keys() == corrected["ood"].keys()
@@ -306,7 +272,7 @@ def test_ood_mask_reaches_the_evaluation(monkeypatch, runs):
     module, seen = import_module("m2mkd.training.phases.evaluate"), []
     monkeypatch.setattr(module, "measure_masked", lambda *_, masked, **__: seen.append(masked) or {"top1": 0.0})
     for value in both("ood_mask"):
-        evaluated(monkeypatch, run, value)
+        evaluated(run, value)
     assert seen == [False, True]
 
 
@@ -316,31 +282,20 @@ def test_the_last_partial_batch_is_measured_by_default():
 
 
 def test_distillation_follows_the_switches(monkeypatch, runs):
-    module, seen = import_module("m2mkd.training.phases.distill_module"), []
     run = find(runs, "distill_module", "nac", index=0)
-    teacher = {name.removeprefix("stages.0."): tensor for name, tensor in whole_teacher(run).items() if name.startswith("stages.0.")}
-    states = {"meta0": meta_state(run), "teacher_module0": teacher}
-    monkeypatch.setattr(module, "load_weights", lambda folder: states[folder.name])
-    monkeypatch.setattr(module, "train_together", lambda jobs, tasks, data, recipe: seen.extend(tasks) or [{}])
+    teacher = stage_state(vit(run.config.teacher, "teacher").state_dict(), 0)
+    upstream = {"meta": [meta_state(run)], "teacher_module": [teacher]}
     images, targets = torch.randn(2, 3, 32, 32), torch.full((2, 10), 0.1)
-    losses = {}
+    losses, tasks = {}, {}
     for profile in ("released", "corrected"):
         value = {name: getattr(switch, profile) for name, switch in SWITCHES.items()}
-        module.run(job(run, value, {"meta": 1, "teacher_module": 1}))
-        losses[profile] = [
-            seen[-1].loss(images, targets, torch.Generator()).item()
-            for switch in ("kl_norm", None)
-            if module.run(job(run, value | ({switch: SWITCHES[switch].corrected} if switch else {}), {"meta": 1, "teacher_module": 1}))
-        ]
-    released, corrected = seen[0], seen[3]
+        pair = wired(monkeypatch, *(job(run, value | changed, upstream) for changed in ({"kl_norm": SWITCHES["kl_norm"].corrected}, {})))[0]
+        losses[profile] = [task.loss(images, targets, torch.Generator()).item() for task in pair]
+        tasks[profile] = pair[-1]
+    released, corrected = tasks["released"], tasks["corrected"]
     assert (released.decay_scalars, corrected.decay_scalars) == (True, False)
     assert (released.late_schedule, corrected.late_schedule) == (True, False)
     assert (len(released.trained.states), len(corrected.trained.states)) == (run.config.recipe.batch_size, 1)
     assert torch.all(released.trained.read_in.ffn.layer_scale.gamma == 1e-6)
     assert losses["released"][0] > losses["released"][1], "the term weighs more when it is divided by the batch alone"
     assert losses["corrected"][0] == losses["corrected"][1]
-
-
-def whole_teacher(run):
-    with forked_rng("teacher"):
-        return StagedViT(run.config.teacher, image_size=32, num_classes=10).state_dict()

@@ -15,10 +15,9 @@ from m2mkd.models.weights import load_modules, load_weights, stage_state
 from m2mkd.results.judge.results import Results
 from m2mkd.study.phases import ImportWeights
 from m2mkd.study.plan import build_study
-from m2mkd.training import job as jobs
 from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.imported import Imported, write_imported
-from tests import fabricated
+from tests import fabricated, wiring
 from tests.conftest import ROOT
 
 VIT = {"img_size": 32, "patch_size": 8, "num_classes": 10, "embed_dim": 64, "num_heads": 4}
@@ -78,7 +77,7 @@ def teacher(**files):
 
 def execute(planned, *runs):
     for run in runs:
-        jobs.execute(planned, [run], lambda: None, print)
+        wiring.execute(planned, run)
 
 
 def imported(planned):
@@ -143,7 +142,7 @@ def test_a_digest_is_computed_once(monkeypatch):
     assert imports.imported_digest(name, "test") in digests and len(calls) == 2
 
 
-def test_an_imported_student_is_measured_and_counted_once_but_probed_with_every_seed(monkeypatch):
+def test_an_imported_student_is_measured_and_counted_once_but_probed_with_every_seed():
     torch.manual_seed(0)
     state = build_student(architecture("vmoe_base"), prior=None, stitch_width=None, compat={}, **SIZES).state_dict()
     file = write("student.safetensors", "vmoe", VMOE | {"divided_depths": [1, 1, 1, 1], "stitch_dim": None}, state)
@@ -151,21 +150,20 @@ def test_an_imported_student_is_measured_and_counted_once_but_probed_with_every_
         "vmoe_base": {"variants": {"released": {"imports": {"student": file}}}},
         "fewshot_cifar100_vmoe": {"students": ["vmoe_base/released"]},
     }
-    planned = study(changes, "vmoe_base/released", "fewshot_cifar100_vmoe", replicates=4, replicates_per_job=2)
+    planned = study(changes, "vmoe_base/released", "fewshot_cifar100_vmoe", seeds=4, seeds_per_job=2)
     assert phases(planned) == {"import_weights", "evaluate", "train_probe"}
     (run,) = imported(planned)
     iid, probe = planned.rows
     assert iid.trained == probe.trained == (run.id,)
     assert len(iid.measured) == 1
-    assert [planned.runs[run_id].config.replicates for run_id in probe.measured] == [(0, 1), (2, 3)]
-    monkeypatch.setattr(fabricated, "SEEDS", (0.1, 0.2, 0.3, 0.4))
-    fabricated.finish(planned, lambda run, replicate: replicate / 10)
+    assert [planned.runs[run_id].seed for run_id in probe.measured] == [0, 1, 2, 3]
+    fabricated.finish(planned, lambda run, seed: seed / 10)
     found = Results.read(planned).measurements
     top1 = found[found["metric"] == "top1"]
     assert len(top1[top1["split"] == "iid"]) == 1
     assert sorted(top1[top1["split"] == "fewshot"]["value"]) == [0.0, 0.1, 0.2, 0.3]
     execute(planned, run)
-    assert load_weights(Path(planned.folder(run.id)) / "0").keys() == state.keys()
+    assert load_weights(Path(planned.folder(run.id))).keys() == state.keys()
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def test_what_builds_on_an_imported_teacher_knows_no_difference():
     planned = study(teacher(teacher=vit_file("teacher.safetensors")), "teacher_deit_large")
     (run,) = imported(planned)
     execute(planned, run)
-    folder = Path(planned.folder(run.id)) / "0"
+    folder = Path(planned.folder(run.id))
     torch.manual_seed(0)
     state = StagedViT(architecture("deit_large"), **SIZES).state_dict()
     found = load_weights(folder)
@@ -185,7 +183,7 @@ def test_what_builds_on_an_imported_teacher_knows_no_difference():
     assert "file" not in record["config"]
     split = next(run for run in planned.runs.values() if run.phase == "split_teacher" and run.config.index == 2)
     execute(planned, split)
-    stage = load_weights(Path(planned.folder(split.id)) / "0")
+    stage = load_weights(Path(planned.folder(split.id)))
     assert all(torch.equal(stage[name], tensor) for name, tensor in stage_state(state, 2).items())
 
 
@@ -205,7 +203,7 @@ def test_imported_modules_replace_distillation(experiment):
     (student,) = (run for run in planned.runs.values() if run.phase == "train_student")
     modules = [planned.runs[run_id] for run_id in student.upstream["modules"]]
     execute(planned, *modules)
-    found = load_modules([Path(planned.folder(run.id)) / "0" for run in modules], range(4))
+    found = load_modules([Path(planned.folder(run.id)) for run in modules], range(4))
     for index, state in enumerate(states):
         assert all(torch.equal(found[index][name], tensor) for name, tensor in state.items())
 
@@ -300,12 +298,12 @@ def test_the_workflow_gets_the_file_as_an_input_whose_age_does_not_matter():
 
     planned = study(teacher(teacher=vit_file("teacher.safetensors")), "teacher_deit_large")
     (run,) = imported(planned)
-    entry = as_graph(planned, load.settings({"scale": "smoke"}))["runs"][run.id]
+    entry = as_graph(planned, planned)["runs"][run.id]
     assert entry["ancient"] == ["teacher.safetensors"] and entry["inputs"] == []
     assert isinstance(run.config, ImportWeights)
     # A file among the results would be taken for one that Snakemake is to make.
-    inside = Path(planned.root, "runs/assemble_teacher/0123456789abcdef/0/model.safetensors")
+    inside = Path(planned.root, "runs/assemble_teacher/0123456789abcdef/model.safetensors")
     inside.parent.mkdir(parents=True)
     Path("teacher.safetensors").rename(inside)
     planned = study(teacher(teacher=str(inside)), "teacher_deit_large")
-    assert as_graph(planned, load.settings({"scale": "smoke"}))["runs"][run.id]["ancient"] == []
+    assert as_graph(planned, planned)["runs"][run.id]["ancient"] == []

@@ -1,6 +1,5 @@
 """Jobs: outputs appear whole, interruptions cost nothing, orphans are ended."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -12,138 +11,155 @@ import psutil
 import pytest
 import torch
 
-from m2mkd.config import load
 from m2mkd.errors import InputError
 from m2mkd.models.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from m2mkd.processes import exclusive
-from m2mkd.study.plan import build_study
-from m2mkd.training import job as jobs
 from m2mkd.training import usage
+from m2mkd.training.job import Outcome, record_outputs
 from m2mkd.training.phases import distill_module
 from tests.conftest import ROOT
-from tests.fabricated import pretend_data
+from tests.tiny import of_phase, smoke
+from tests.wiring import execute, pretending
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """The smoke study with three replicates a job, in a folder of its own."""
+    """The smoke study with three seeds, in a folder of its own."""
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
-    return build_study(load.settings({"scale": "smoke", "overrides": {"replicates": 3, "replicates_per_job": 3}}))
+    return smoke(seeds=3)
 
 
-def pretend(monkeypatch, study, phase, compute):
-    """A run of the phase, computed by ``compute(job)``, with manifests of its data sets."""
-    run = next(run for run in study.runs.values() if run.phase == phase)
-    pretend_data(run.config)
-    module = __import__(f"m2mkd.training.phases.{phase}", fromlist=["run"])
-    monkeypatch.setattr(module, "run", compute)
-    return run
+def measured_student(study):
+    """The runs that measure one student, one a seed."""
+    row = next(row for row in study.rows if row.experiment == "vmoe_base")
+    return [study.runs[run_id] for run_id in row.measured]
 
 
-def execute(study, run):
-    jobs.execute(study, [run], lambda: None, print)
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def test_outputs_of_all_replicates_appear_together(study, monkeypatch, tmp_path):
+def test_outputs_of_all_runs_of_a_job_appear_together(study, monkeypatch, tmp_path):
     seen = []
 
     def compute(job):
-        seen.append((job.replicate, [path.name for path in job.upstream["student"]], list((tmp_path / "results").rglob("runs"))))
-        return jobs.Outcome({"top1": 0.5 + job.replicate})
+        seen.append((job.seed, [folder.parent.name for folder in job.upstream["student"]], list((tmp_path / "results").rglob("runs"))))
+        return Outcome({"top1": 0.5 + job.seed})
 
-    run = pretend(monkeypatch, study, "evaluate", compute)
-    execute(study, run)
-    assert seen == [(0, ["0"], []), (1, ["1"], []), (2, ["2"], [])]
-    for slot in range(3):
-        folder = tmp_path / study.folder(run.id) / str(slot)
-        assert json.loads((folder / "metrics.json").read_text()) == {"top1": 0.5 + slot}
+    pretending(monkeypatch, study, "evaluate", compute)
+    runs = measured_student(study)
+    execute(study, *runs)
+    assert seen == [(seed, ["train_student"], []) for seed in range(3)]
+    assert len({run.key for run in runs}) == 3
+    for run in runs:
+        folder = tmp_path / study.folder(run.id)
+        assert json.loads((folder / "metrics.json").read_text()) == {"top1": 0.5 + run.seed}
         record = json.loads((folder / "run.json").read_text())
-        assert (record["id"], record["replicate"]) == (run.id, slot)
+        assert (record["id"], record["seed"]) == (run.id, run.seed)
         assert record["config"] == run.config.model_dump(mode="json")
-    assert [path for path in (tmp_path / study.root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert files_in(tmp_path / study.root / "work") == []
 
 
-def test_a_failure_publishes_nothing_and_keeps_finished_replicates(study, monkeypatch, tmp_path):
+def test_a_failure_publishes_nothing_and_keeps_finished_seeds(study, monkeypatch, tmp_path):
     computed = []
 
     def compute(job):
-        if job.replicate == 2 and len(computed) == 2:
+        if job.seed == 2 and len(computed) == 2:
             computed.append("failed")
             raise RuntimeError("out of luck")
-        computed.append(job.replicate)
-        return jobs.Outcome({"top1": 0.0})
+        computed.append(job.seed)
+        return Outcome({"top1": 0.0})
 
-    run = pretend(monkeypatch, study, "evaluate", compute)
+    pretending(monkeypatch, study, "evaluate", compute)
+    runs = measured_student(study)
     with pytest.raises(RuntimeError):
-        execute(study, run)
-    assert not (tmp_path / study.folder(run.id)).exists()
-    execute(study, run)
+        execute(study, *runs)
+    assert not any((tmp_path / study.folder(run.id)).exists() for run in runs)
+    execute(study, *runs)
     assert computed == [0, 1, "failed", 2]
+
+
+def test_a_shared_run_has_no_seed(study, monkeypatch, tmp_path):
+    (run,) = pretending(monkeypatch, study, "evaluate_teacher", lambda job: Outcome({"seed": job.seed}))
+    execute(study, run)
+    folder = tmp_path / study.folder(run.id)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seed"] is None and "seed" not in record["config"]
+    assert json.loads((folder / "metrics.json").read_text()) == {"seed": 0}
 
 
 @pytest.fixture
 def modules(study, monkeypatch):
-    """Two modules of one student, whose phase notes what is computed together."""
-    first = pretend(monkeypatch, study, "distill_module", lambda job: together([job])[0])
-    second = next(
-        run for run in study.runs.values() if run.phase == "distill_module" and run.config == first.config.model_copy(update={"index": 1})
-    )
+    """Two modules of one student with three seeds each, whose phase notes what is computed together."""
+    runs = pretending(monkeypatch, study, "distill_module", lambda job: together([job])[0])
+    alike = runs[0].config.model_dump(exclude={"seed", "index"})
+    chosen = [run for run in runs if run.config.model_dump(exclude={"seed", "index"}) == alike and run.config.index < 2]
     seen = []
 
     def together(group):
-        seen.append([(job.config.index, job.replicate) for job in group])
-        return [_trained(job, jobs.Outcome({"module": job.config.index}, {"w": torch.tensor(job.config.index)})) for job in group]
+        seen.append([(job.config.index, job.seed) for job in group])
+        return [trained(job, Outcome({"module": job.config.index}, {"w": torch.tensor(job.config.index)})) for job in group]
 
     monkeypatch.setattr(distill_module, "run_together", together)
-    return [first, second], seen
+    return sorted(chosen, key=lambda run: (run.seed, run.config.index)), seen
 
 
-def test_modules_of_one_student_are_computed_in_one_job(study, modules, tmp_path):
+def trained(job, outcome):
+    job.work.mkdir(parents=True, exist_ok=True)
+    (job.work / "metrics.jsonl").write_text("")
+    return outcome
+
+
+def test_modules_of_one_seed_are_computed_together(study, modules, tmp_path):
     runs, seen = modules
-    jobs.execute(study, runs, lambda: None, print)
-    assert seen == [[(0, slot), (1, slot)] for slot in range(3)]
-    for run, slot in itertools.product(runs, range(3)):
-        folder = tmp_path / study.folder(run.id) / str(slot)
+    execute(study, *runs)
+    assert seen == [[(0, seed), (1, seed)] for seed in range(3)]
+    for run in runs:
+        folder = tmp_path / study.folder(run.id)
         assert json.loads((folder / "metrics.json").read_text()) == {"module": run.config.index}
         assert load_weights(folder)["w"] == run.config.index
-    assert [path for path in (tmp_path / study.root / "work").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert files_in(tmp_path / study.root / "work") == []
 
 
 def test_a_finished_module_is_not_computed_again_with_the_others(study, modules, tmp_path):
     runs, seen = modules
-    folder = tmp_path / study.root / "work" / runs[0].id / "1"
+    finished = next(run for run in runs if (run.config.index, run.seed) == (0, 1))
+    folder = tmp_path / study.root / "work" / finished.id
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("")
-    jobs.record_outputs(runs[0], 1, folder, jobs.Outcome({"module": "before"}, {"w": torch.tensor(7)}), time.time())
-    jobs.execute(study, runs, lambda: None, print)
+    record_outputs(finished, folder, Outcome({"module": "before"}, {"w": torch.tensor(7)}), time.time())
+    execute(study, *runs)
     assert seen == [[(0, 0), (1, 0)], [(1, 1)], [(0, 2), (1, 2)]]
-    assert load_weights(tmp_path / study.folder(runs[0].id) / "1")["w"] == 7
+    assert load_weights(tmp_path / study.folder(finished.id))["w"] == 7
 
 
 def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path, monkeypatch):
     runs, seen = modules
     monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: 100.0 * len(seen)))
-    jobs.execute(study, runs, lambda: None, print)
-    for run in runs:
-        seconds = json.loads((tmp_path / study.folder(run.id) / "0/run.json").read_text())["provenance"]["seconds"]
+    execute(study, *runs)
+    for run in runs[:2]:
+        seconds = json.loads((tmp_path / study.folder(run.id) / "run.json").read_text())["provenance"]["seconds"]
         assert seconds == 100 / 2
 
 
 def test_other_runs_are_not_computed_in_one_job(study, modules):
-    (first, _), seen = modules
-    other = next(run for run in study.runs.values() if run.phase == "distill_module" and run.config.student != first.config.student)
-    evaluations = [run for run in study.runs.values() if run.phase == "evaluate"][:2]
-    for runs in ([first, other], [first, first], evaluations):
-        with pytest.raises(InputError, match="not different modules of one student; compute each"):
-            jobs.execute(study, runs, lambda: None, print)
+    runs, seen = modules
+    first = runs[0]
+    distilled, evaluations = of_phase(study, "distill_module"), of_phase(study, "evaluate")
+    other = next(run for run in distilled if run.config.student != first.config.student)
+    another = next(run for run in evaluations if run.config.student != evaluations[0].config.student)
+    for together in ([first, other], [first, first], [evaluations[0], another], [first, evaluations[0]]):
+        with pytest.raises(InputError, match="not different seeds, or modules, of one student; compute each") as refused:
+            execute(study, *together)
+        assert "\n" not in str(refused.value)
     assert seen == []
 
 
 def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
-    run = pretend(monkeypatch, study, "pretrain_meta", lambda job: _trained(job, jobs.Outcome({}, {"w": torch.arange(6.0)})))
+    (run,) = pretending(monkeypatch, study, "pretrain_meta", lambda job: trained(job, Outcome({}, {"w": torch.arange(6.0)})))
     execute(study, run)
-    folder = tmp_path / study.folder(run.id) / "0"
+    folder = tmp_path / study.folder(run.id)
     assert torch.equal(load_weights(folder)["w"], torch.arange(6.0))
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
@@ -155,18 +171,12 @@ def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
         load_weights(folder)
 
 
-def _trained(job, outcome):
-    job.work.mkdir(parents=True, exist_ok=True)
-    (job.work / "metrics.jsonl").write_text("")
-    return outcome
-
-
 def test_a_module_in_anothers_place_is_refused(study, modules, tmp_path):
     runs, _ = modules
-    jobs.execute(study, runs, lambda: None, print)
-    folders = [tmp_path / study.folder(run.id) / "0" for run in runs]
+    execute(study, *runs)
+    folders = [tmp_path / study.folder(run.id) for run in runs[:2]]
     assert {index: state["w"].item() for index, state in load_modules(folders, range(2)).items()} == {0: 0, 1: 1}
-    with pytest.raises(InputError, match="holds module 1, but module 0 is wanted in this place"):
+    with pytest.raises(InputError, match="holds module 1, but module 0 is wanted"):
         load_modules(folders[::-1], range(2))
 
 
@@ -256,12 +266,12 @@ def test_a_holder_whose_starter_lives_is_waited_for(tmp_path, held):
 
 
 def test_a_leftover_of_an_interrupted_removal_is_no_obstacle(study, monkeypatch, tmp_path):
-    run = pretend(monkeypatch, study, "evaluate", lambda job: jobs.Outcome({"top1": 0.0}))
-    leftover = tmp_path / study.root / "work/evaluate" / f".{run.key}.done" / "0"
+    run = pretending(monkeypatch, study, "evaluate", lambda job: Outcome({"top1": 0.0}))[0]
+    leftover = tmp_path / study.root / "work/evaluate" / f".{run.key}.done"
     leftover.mkdir(parents=True)
     (leftover / "checkpoint.pt").write_text("old")
     execute(study, run)
-    assert (tmp_path / study.folder(run.id) / "2" / "run.json").is_file()
+    assert (tmp_path / study.folder(run.id) / "run.json").is_file()
     assert not leftover.exists()
 
 
@@ -282,7 +292,7 @@ def test_keyed_files_get_one_time_so_that_none_is_newer(study, tmp_path):
     from m2mkd.study.state import normalise_mtimes
 
     run = next(run for run in study.runs.values() if run.phase == "pretrain_meta")
-    written = [tmp_path / output for output in study.outputs(run, 0)[:2]]
+    written = [tmp_path / output for output in study.outputs(run)[:2]]
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")

@@ -1,24 +1,21 @@
 """Several modules in one process come to the same bits as each alone, and share what can be shared."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from m2mkd.config import load
-from m2mkd.data.pack import Split
 from m2mkd.distill import hybrid
-from m2mkd.models.vit import StagedViT, build_stage
+from m2mkd.models.vit import build_stage
 from m2mkd.seeds import forked_rng
-from m2mkd.study.plan import build_study
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.job import Job
 from m2mkd.training.machine import Machine, Policy
-from m2mkd.training.phases import common, distill_module
+from m2mkd.training.phases import distill_module
+from tests.tiny import TinyPack, noise, of_phase, smoke, vit
+from tests.wiring import MemoryStore
 
-IMAGES, BATCH, EPOCHS = 16, 8, 2
+IMAGES, BATCH, EPOCHS = 20, 8, 2
 
 
 @pytest.fixture(scope="module")
@@ -26,29 +23,27 @@ def configs():
     """Configurations of all modules by family, with two epochs of two steps, and with drop path, which needs two blocks in a module."""
     recipe = {"epochs": EPOCHS, "batch_size": BATCH, "drop_path": 0.3, "eval_every": 1, "train_share": 1.0}
     changes = {"recipes": {"distill_module": recipe}, "models": {"vmoe_base": {"depths": [2, 2, 2, 2]}}}
-    planned = build_study(load.settings({"scale": "smoke", "overrides": changes}))
-    found = [run.config for run in planned.runs.values() if run.phase == "distill_module"]
+    found = [run.config for run in of_phase(smoke(**changes), "distill_module")]
     return {family: [config for config in found if config.student.family == family] for family in ("vmoe", "nac")}
 
 
 @pytest.fixture
-def distil(configs, monkeypatch):
+def distil(configs):
     """Distils modules of a family together in a folder; gives their outcomes."""
-    generator = np.random.default_rng(0)
-    split = Split(generator.integers(0, 255, (IMAGES, 32, 32, 3), dtype=np.uint8), np.arange(IMAGES) % 10)
-    monkeypatch.setattr(common, "open_data", lambda data: SimpleNamespace(split=lambda name: split, classes=range(10)))
     weights = {}
     for config in configs["vmoe"]:
+        weights["meta"] = vit(config.meta, "meta").state_dict()
         with forked_rng("weights", config.index):
-            weights["meta"] = StagedViT(config.meta, image_size=32, num_classes=10).state_dict()
             weights[f"teacher{config.index}"] = build_stage(config.teacher, config.index, image_size=32, num_classes=10).state_dict()
-    monkeypatch.setattr(distill_module, "load_weights", lambda folder: weights[folder.name])
+    store, machine = (
+        MemoryStore(weights, lambda data: TinyPack(noise(IMAGES // 10))),
+        Machine(torch.device("cpu"), checkpoints=Policy(minutes=0.0)),
+    )
 
     def run(folder, family, *indices):
         def job(config):
             upstream = {"meta": (Path("meta"),), "teacher_module": (Path(f"teacher{config.index}"),)}
-            machine = Machine(torch.device("cpu"), checkpoints=Policy(minutes=0.0))
-            return Job(config, 0, upstream, folder / str(config.index), lambda: machine, f"{family} {config.index}")
+            return Job(config, upstream, folder / str(config.index), lambda: machine, f"{family} {config.index}", store=store)
 
         return distill_module.run_together([job(configs[family][index]) for index in indices])
 

@@ -23,7 +23,7 @@ from m2mkd.training.phases.common import EVAL_BATCH
 
 
 def study_of(*experiments: str, scale: str = "paper", **overrides: object) -> Study:
-    one = {"profiles": ["released"], "replicates": 1, "replicates_per_job": 1} | overrides
+    one = {"profiles": ["released"], "seeds": 1} | overrides
     return build_study(load.settings({"scale": scale, "experiments": list(experiments), "overrides": one}))
 
 
@@ -119,7 +119,7 @@ def test_profiles_and_seeds_multiply_students_and_share_the_teacher(costs):
 
 
 def test_a_shared_run_counts_once(paper, costs):
-    content = plan(load.settings({"scale": "paper", "overrides": {"replicates": 1}}), Assumptions())
+    content = plan(load.settings({"scale": "paper", "overrides": {"seeds": 1}}), Assumptions())
     part = content["profiles"]["released"]
     experiments = {row["experiment"]: row for row in part["experiments"]}
     assert experiments["kd_term_vmoe"]["added_hours"] == 0
@@ -147,9 +147,9 @@ def test_precision_decides_the_peak():
     assert hours[1] == pytest.approx(hours[0] * 989.4 / 66.9)
 
 
-def test_replicates_in_one_job_add_up():
+def test_seeds_add_up_whether_they_share_a_job_or_not():
     one = sum(cost.training_hours for cost in cost_of(study_of("vmoe_base/m2mkd", scale="small")).values())
-    three = study_of("vmoe_base/m2mkd", scale="small", replicates=3, replicates_per_job=3)
+    three = study_of("vmoe_base/m2mkd", scale="small", seeds=3, seeds_per_job=3)
     planned = cost_of(three)
     shared = sum(cost.training_hours for id_, cost in planned.items() if three.runs[id_].phase in TEACHER)
     assert sum(cost.training_hours for cost in planned.values()) == pytest.approx(shared + 3 * (one - shared))

@@ -1,26 +1,15 @@
 """A probe over several episodes: the real phase on a tiny student."""
 
 import json
-from importlib import import_module
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from m2mkd.config import load
-from m2mkd.data.pack import Split
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_student
-from m2mkd.seeds import forked_rng
 from m2mkd.study.phase import CURVES
-from m2mkd.study.plan import build_study
-from m2mkd.training.job import Job
-from m2mkd.training.machine import Machine
 from m2mkd.training.phases.train_probe import over_episodes
-
-MACHINE = Machine(torch.device("cpu"))
+from tests.tiny import TinyPack, noise, of_phase, smoke, student
+from tests.wiring import job_with, run_phase
 
 
 def test_mean_and_interval_by_hand():
@@ -36,15 +25,12 @@ def test_mean_and_interval_by_hand():
 @pytest.fixture(scope="module")
 def run():
     overrides = {"experiment_changes": {"fewshot_cifar100_vmoe": {"probe": {"episodes": 3}}}}
-    study = build_study(load.settings({"scale": "smoke", "overrides": overrides}))
-    return next(run for run in study.runs.values() if run.phase == "train_probe")
+    return of_phase(smoke(**overrides), "train_probe")[0]
 
 
 def planned(shots, **augmentation):
     changes = {"experiment_changes": {"fewshot_cifar100_vmoe": {"probe": {"way": 5, "shots": shots}}}}
-    return build_study(
-        load.settings({"scale": "smoke", "overrides": changes | {"recipes": {"probe_vmoe": {"augmentation": augmentation}}}})
-    )
+    return smoke(**changes, recipes={"probe_vmoe": {"augmentation": augmentation}})
 
 
 def test_an_odd_episode_is_refused_where_its_images_are_mixed():
@@ -54,29 +40,24 @@ def test_an_odd_episode_is_refused_where_its_images_are_mixed():
 
 def test_one_shot_of_five_classes(probed):
     """The usual episodes of the field hold 5 and 25 images."""
-    odd = next(run for run in planned(1, mixup=0.0, cutmix=0.0).runs.values() if run.phase == "train_probe")
+    odd = of_phase(planned(1, mixup=0.0, cutmix=0.0), "train_probe")[0]
     outcome, _ = probed(1, "odd", config=odd.config)
     assert outcome.weights["weight"].shape[0] == 5
     assert 0 <= outcome.metrics["val_top1"] <= 1
 
 
 @pytest.fixture
-def probed(monkeypatch, tmp_path, run):
+def probed(tmp_path, run):
     """Runs the probe over a number of episodes on images of noise."""
-    module, config = import_module("m2mkd.training.phases.train_probe"), run.config
-    assert config.episodes == 3  # the experiment's field reaches the run
-    rng, side = np.random.default_rng(0), config.data.image_size
-    pack = {name: Split(rng.integers(0, 255, (120, side, side, 3), np.uint8), np.repeat(np.arange(10), 12)) for name in ("train", "val")}
-    with forked_rng("weights"):
-        sizes = {"image_size": side, "num_classes": config.student_data.classes, "compat": config.compat}
-        state = build_student(config.student, prior=None, stitch_width=config.stitch_width, **sizes).state_dict()
-    monkeypatch.setattr(module, "load_weights", lambda folder: state)
-    monkeypatch.setattr(module, "open_data", lambda data: SimpleNamespace(split=pack.__getitem__))
+    assert run.config.episodes == 3  # the experiment's field reaches the run
+    side = run.config.data.image_size
+    pack = TinyPack(noise(12, side), noise(12, side, seed=1))
+    state = student(run.config.student, image_size=side, stitch_width=run.config.stitch_width)
 
-    def probe(episodes, name, replicate=0, config=config):
+    def probe(episodes, name, config=run.config):
         changed = config.model_copy(update={"episodes": episodes, "recipe": config.recipe.model_copy(update={"epochs": 1})})
         work = tmp_path / name
-        return module.run(Job(changed, replicate, {"student": (Path("student"),)}, work, lambda: MACHINE, "test")), work
+        return run_phase(job_with(changed, {"student": [state]}, packs=lambda data: pack, work=work)), work
 
     return probe
 

@@ -5,7 +5,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from m2mkd.tracking.mlflow_sink import sync
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
@@ -18,15 +17,17 @@ from m2mkd.tracking.address import set_default_tracking_uri, store_uri, without_
 from m2mkd.tracking.entry import Point, flat
 from m2mkd.tracking.figures import confusion_matrix
 from m2mkd.tracking.live import order_of
+from m2mkd.tracking.mlflow_export import sync
 from m2mkd.tracking.mlflow_mirror import MirroredRun, MlflowMirror, claim
 from m2mkd.tracking.store import open_store
 from tests.fabricated import edit_record, finish, first, plan, publish
+from tests.wiring import plan_of
 
 EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "nac_tiny_imagenet_ring_of_cliques"]
 
 
 def make(root: Path):
-    study = plan(root, "smoke", EXPERIMENTS, replicates=2)
+    study = plan(root, "smoke", EXPERIMENTS, seeds=2)
     finish(study)
     compile_tables(Results.read(study))
     return study
@@ -74,10 +75,9 @@ def query(text: str) -> list[tuple]:
 def numbers() -> list[tuple]:
     """Every number of every run that is not deleted, with the run's identity but not its id in the store."""
     return query(
-        """select l.value, k.value, s.value, m.key, m.step, m.value from metrics m join runs r using (run_uuid)
+        """select l.value, k.value, m.key, m.step, m.value from metrics m join runs r using (run_uuid)
         join tags l on l.run_uuid = r.run_uuid and l.key = 'level' join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
-        left join tags s on s.run_uuid = r.run_uuid and s.key = 'slot'
-        where r.lifecycle_stage = 'active' order by 1, 2, 3, 4, 5, 6"""
+        where r.lifecycle_stage = 'active' order by 1, 2, 3, 4, 5"""
     )
 
 
@@ -93,22 +93,23 @@ def tags(level: str) -> list[dict[str, str]]:
 
 
 def test_every_run_is_there_once(synced):
-    replicates = [(run.key, str(slot)) for run in synced.runs.values() for slot in range(len(run.config.replicates))]
     found = tags("run")
-    assert sorted((run["key"], run["slot"]) for run in found) == sorted(replicates)
+    seeds = {run.key: None if run.seed is None else str(run.seed) for run in synced.runs.values()}
+    assert sorted(run["key"] for run in found) == sorted(seeds)
+    assert {run["key"]: run.get("seed") for run in found} == seeds and {None, "0", "1"} == set(seeds.values())
     assert json.loads(Path("results/smoke/tracking.json").read_text()) == {
         "study": synced.key,
         "store": "sqlite:///results/mlflow.db",
-        "runs": len(replicates),
+        "runs": len(synced.runs),
     }
     assert {status for (status,) in query("select status from runs")} == {"FINISHED"}
-    assert all({"scale", "experiment", "variant", "profile", "seed", "phase", "used_by", "record"} <= set(run) for run in found)
+    assert all({"scale", "experiment", "variant", "profile", "phase", "used_by", "record"} <= set(run) for run in found)
 
 
 def test_runs_stand_below_their_row(synced):
     rows = {row["id"]: row["row"] for row in tags("row")}
-    parents = {(run["key"], run["slot"]): rows[run["mlflow.parentRunId"]] for run in tags("run")}
-    assert parents[first(synced, "pretrain_meta").key, "0"] == "teacher_deit_large/teacher (corrected)"
+    parents = {run["key"]: rows[run["mlflow.parentRunId"]] for run in tags("run")}
+    assert parents[first(synced, "pretrain_meta").key] == "teacher_deit_large/teacher (corrected)"
     nac = [run for run in tags("run") if run["phase"] == "distill_module" and "ring_of_cliques" in run["used_by"]]
     # Modules that two priors share are logged once, below the first of them.
     assert {rows[run["mlflow.parentRunId"]] for run in nac} == {"nac_tiny_imagenet_scale_free/m2mkd (corrected)"}
@@ -196,11 +197,11 @@ def test_a_killed_synchronisation_is_made_good(synced, monkeypatch, calls):
 
 def test_a_run_whose_files_changed_is_replayed(synced):
     run = first(synced, "train_student")
-    publish(synced, run, 0, 0.11)
+    publish(synced, run, 0.11)
     compile_tables(Results.read(synced))
     sync(Results.read(synced))
-    wanted = ("run", run.key, "0", "final/val_top1")
-    assert [number[-1] for number in numbers() if number[:4] == wanted] == [0.11]
+    wanted = ("run", run.key, "final/val_top1")
+    assert [number[-1] for number in numbers() if number[:3] == wanted] == [0.11]
 
 
 def test_rows_have_figures(synced):
@@ -208,11 +209,11 @@ def test_rows_have_figures(synced):
     layer = {"name": "stages.0.blocks.0.mlp", "tokens": [0.75, 0.25], "router_entropy": 0.5, "dropped": 0.0}
     measured = {"diagnostics": {"images": 32, "layers": [layer]}, "confusion": {"classes": ["a", "b"], "images": [[0, 0, 3], [1, 0, 1]]}}
     for run in (synced.runs[run_id] for run_id in row.measured):
-        path = Path(synced.folder(run.id)) / "0" / "metrics.json"
+        path = Path(synced.folder(run.id)) / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | measured))
         edit_record(synced, run, lambda content, path=path: content["outputs"].update({path.name: sha256(path)}))
     for run in (synced.runs[run_id] for run_id in row.trained):
-        path = Path(synced.folder(run.id)) / "0" / "metrics.jsonl"
+        path = Path(synced.folder(run.id)) / "metrics.jsonl"
         lines = [json.loads(line) | {"stages.0.blocks.0.mlp/router_entropy": 0.5} for line in path.read_text().splitlines()]
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         edit_record(synced, run, lambda content, path=path: content["outputs"].update({path.name: sha256(path)}))
@@ -222,11 +223,11 @@ def test_rows_have_figures(synced):
     figures = Path("results/mlruns/m2mkd-smoke", parent, "artifacts")
     assert sorted(file.name for file in figures.iterdir()) == ["confusion.png", "parts-by-epoch.png", "parts.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in figures.iterdir())
-    assert not [number for number in numbers() if "diagnostics" in number[3] or "confusion" in number[3]]
-    followed = [number for number in numbers() if number[3] == "stages.0.blocks.0.mlp/router_entropy"]
+    assert not [number for number in numbers() if "diagnostics" in number[2] or "confusion" in number[2]]
+    mirrored = [number for number in numbers() if number[2] == "stages.0.blocks.0.mlp/router_entropy"]
     keys = [synced.runs[run_id].key for run_id in row.trained]
-    assert sorted(number[1:] for number in followed if number[0] == "run") == sorted(
-        (key, "0", number, step, 0.5) for key in keys for number in ["stages.0.blocks.0.mlp/router_entropy"] for step in (1, 2, 3)
+    assert sorted(number[1:] for number in mirrored if number[0] == "run") == sorted(
+        (key, number, step, 0.5) for key in keys for number in ["stages.0.blocks.0.mlp/router_entropy"] for step in (1, 2, 3)
     )
 
 
@@ -236,9 +237,9 @@ def test_a_confusion_matrix_is_of_all_seeds():
 
 def mirror(study, run, lines, **changes):
     """A run as a training that goes on would have left it in the store, with so many lines of its curves."""
-    curves = (Path(study.folder(run.id)) / "0" / "metrics.jsonl").read_text().splitlines()[:lines]
+    curves = (Path(study.folder(run.id)) / "metrics.jsonl").read_text().splitlines()[:lines]
     with open_store("m2mkd/smoke") as store:
-        entry = MirroredRun(order_of(study, run, 0)).entry
+        entry = MirroredRun(order_of(*plan_of(study, run))).entry
         made = claim(store, entry)
         points = [Point(name, changes.get(name, value), line["epoch"]) for line in map(json.loads, curves) for name, value in line.items()]
         store.log_points(made.info.run_id, made.info.start_time, [point for point in points if point.name in ("lr", "loss")], entry.params)
@@ -252,7 +253,7 @@ def test_a_mirrored_run_is_completed(synced):
     mirrored = mirror(synced, run, 2)
     assert mirrored == mirror(synced, run, 2)  # sent twice, as after an interruption
     sync(Results.read(synced))
-    assert [entry["id"] for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")] == [mirrored]
+    assert [entry["id"] for entry in tags("run") if entry["key"] == run.key] == [mirrored]
     assert numbers() == expected
 
 
@@ -260,8 +261,8 @@ def test_a_mirror_that_comes_late_adds_nothing(synced):
     """A process that follows a short job may look at the store for the first time when the run has been brought there."""
     before = counts()
     run = first(synced, "train_student")
-    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(synced, run, 0)]}, os.getppid())
-    assert follower.turn(last=True)
+    mirror = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(*plan_of(synced, run))]}, os.getppid())
+    assert mirror.turn(last=True)
     assert counts() == before
 
 
@@ -282,10 +283,10 @@ def test_two_runs_of_the_same_become_one(synced):
         store.look()
         (twin,) = [run for runs in store.listed.values() for run in runs if run.data.tags["key"] == first(synced, "train_student").key][:1]
         store.client.create_run(store.experiment_id, tags=twin.data.tags)
-    assert len([entry for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")]) == 2
+    assert len([entry for entry in tags("run") if entry["key"] == run.key]) == 2
     sync(Results.read(synced))
     assert numbers() == expected
-    assert len({tuple(sorted(entry.items())) for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")}) == 1
+    assert len({tuple(sorted(entry.items())) for entry in tags("run") if entry["key"] == run.key}) == 1
 
 
 def versions() -> list[tuple]:
@@ -312,13 +313,13 @@ def test_a_registered_student_loads_and_computes_what_it_did(synced):
     import torch
 
     run = first(synced, "train_student")
-    config, folder = run.config, Path(synced.folder(run.id)) / "0"
+    config, folder = run.config, Path(synced.folder(run.id))
     sizes = {"image_size": config.data.image_size, "num_classes": config.data.classes}
     network = build_student(config.student, **sizes, prior=config.prior, stitch_width=config.stitch_width, compat=config.compat).eval()
     save_weights(folder, network.state_dict(), run.id)
     edit_record(synced, run, lambda content: content["outputs"].update({"model.safetensors": sha256(folder / "model.safetensors")}))
     sync(Results.read(synced, partial=True))
-    (found,) = [entry["id"] for entry in tags("run") if (entry["key"], entry["slot"]) == (run.key, "0")]
+    (found,) = [entry["id"] for entry in tags("run") if entry["key"] == run.key]
     model = mlflow.pyfunc.load_model(f"results/mlruns/m2mkd-smoke/{found}/artifacts/model")
     (wanted,) = model.metadata.signature.inputs.inputs
     assert wanted.shape == (-1, 3, config.data.image_size, config.data.image_size)
@@ -368,7 +369,7 @@ def test_tables_are_artifacts_wherever_the_project_moved(synced, template):
 
 
 def test_tables_of_another_study_are_refused(synced, tmp_path):
-    study = plan(Path.cwd(), "smoke", ["vmoe_base/m2mkd"], replicates=2)
+    study = plan(Path.cwd(), "smoke", ["vmoe_base/m2mkd"], seeds=2)
     with pytest.raises(InputError, match=r"tables: not the tables of study .*; run 'm2mkd compile'"):
         sync(Results.read(study))
 

@@ -19,6 +19,7 @@ from m2mkd.training import job as jobs
 from m2mkd.training import usage
 from m2mkd.training.curves import Curves
 from tests.fabricated import first, plan, pretend_data
+from tests.wiring import execute, plan_of
 from tests.workflow.servers import free_port
 
 PATIENCE = 180
@@ -45,15 +46,15 @@ def store(tmp_path, monkeypatch):
 
 
 def curves_of(study, run, folder="work") -> Curves:
-    return Curves(Path(study.root, folder, run.id, "0", CURVES))
+    return Curves(Path(study.root, folder, run.id, CURVES))
 
 
 def line(epoch: int, loss: float) -> dict:
     return {"epoch": epoch, "step": 10 * epoch, "loss": loss}
 
 
-def follower(study, run) -> MlflowMirror:
-    return MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live.order_of(study, run, 0)]}, os.getppid())
+def mirror_of(study, run) -> MlflowMirror:
+    return MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0.2, "runs": [live.order_of(*plan_of(study, run))]}, os.getppid())
 
 
 def stored(database: Path) -> list[tuple]:
@@ -81,14 +82,14 @@ def test_a_process_beside_the_training_sends_what_it_writes(study, run, store, m
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **named: started.append(popen(*args, **named)) or started[-1])
     monkeypatch.setattr(live, "SECONDS", 0.2)
-    with mirrored(study, [run]):
+    with mirrored(plan_of(study, run)):
         curves = curves_of(study, run)
         curves.append(line(1, 3.0))
         wait_for(lambda: store.exists() and (store.with_name(".done").exists() or _has(store, ("loss", 1, 3.0))))
         assert states(store) == ["RUNNING"]
         curves.append(line(2, 2.0))
         if published:  # as a job does at its end
-            folder = Path(study.folder(run.id), "0")
+            folder = Path(study.folder(run.id))
             folder.mkdir(parents=True)
             curves.path.rename(folder / CURVES)
             (folder / RECORD).write_text("{}")
@@ -111,8 +112,9 @@ import os, subprocess
 from pathlib import Path
 from m2mkd.tracking import live
 from tests.fabricated import first, plan
+from tests.wiring import plan_of
 study = plan(Path.cwd(), "smoke", ["vmoe_base/m2mkd"])
-with live.mirrored(study, [first(study, "pretrain_meta")]):
+with live.mirrored(plan_of(study, first(study, "pretrain_meta"))):
     print(live_pid := [int(p) for p in Path("/proc/self/task/{}/children".format(os.getpid())).read_text().split()][0], flush=True)
     os.kill(os.getpid(), 9)
 """
@@ -124,13 +126,13 @@ with live.mirrored(study, [first(study, "pretrain_meta")]):
 
 def test_nothing_is_started_where_no_store_is_named(study, run, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **named: pytest.fail("started"))
-    with mirrored(study, [run]):
+    with mirrored(plan_of(study, run)):
         pass
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
-    with mirrored(study, [first(study, "evaluate"), first(study, "split_teacher")]):  # which train nothing
+    with mirrored(plan_of(study, first(study, "evaluate"), first(study, "split_teacher"))):  # which train nothing
         pass
     monkeypatch.setenv("RANK", "1")
-    with mirrored(study, [run]):
+    with mirrored(plan_of(study, run)):
         pass
 
 
@@ -140,7 +142,7 @@ def test_a_job_is_mirrored_from_its_start_to_its_end(study, run, store, monkeypa
     class Started:
         def __init__(self, command, stdin, pass_fds, **named):
             order = json.loads(os.pread(pass_fds[0], 10**6, 0))
-            events.append([Path(one["work"]).parent.parent.name for one in order["runs"]])
+            events.append([Path(one["work"]).parent.name for one in order["runs"]])
             self.stdin = SimpleNamespace(write=lambda word: events.append("end"), close=lambda: None)
 
     def compute(job):
@@ -152,9 +154,9 @@ def test_a_job_is_mirrored_from_its_start_to_its_end(study, run, store, monkeypa
     monkeypatch.setattr(subprocess, "Popen", Started)
     monkeypatch.setattr("m2mkd.training.phases.pretrain_meta.run", compute)
     monkeypatch.setattr(jobs, "provenance", dict)
-    jobs.execute(study, [run], lambda: None, print)
+    execute(study, run)
     assert events == [[run.key], "computed", "end"]
-    assert Path(study.outputs(run, 0)[0]).is_file()
+    assert Path(study.outputs(run)[0]).is_file()
 
 
 def test_a_mirror_that_cannot_start_is_no_reason_to_stop(study, run, store, monkeypatch, capfd):
@@ -162,7 +164,7 @@ def test_a_mirror_that_cannot_start_is_no_reason_to_stop(study, run, store, monk
         raise OSError("no more processes")
 
     monkeypatch.setattr(subprocess, "Popen", none)
-    with mirrored(study, [run]):
+    with mirrored(plan_of(study, run)):
         trained = True
     assert trained
     assert "not mirrored to MLflow (no more processes)" in capfd.readouterr().err
@@ -171,7 +173,7 @@ def test_a_mirror_that_cannot_start_is_no_reason_to_stop(study, run, store, monk
 def test_a_store_that_is_away_is_complained_of_once_and_gets_everything_later(study, run, store, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mirror = follower(study, run)
+    mirror = mirror_of(study, run)
     curves = curves_of(study, run)
     curves.append(line(1, 3.0))
     assert not mirror.turn()
@@ -188,7 +190,7 @@ def test_lines_that_an_interrupted_training_will_cut_off_are_not_sent(study, run
     curves = curves_of(study, run)
     size = curves.append(line(1, 3.0))
     curves.append(line(2, 99.0))
-    mirror = follower(study, run)
+    mirror = mirror_of(study, run)
     assert mirror.turn() and mirror.followed[0].run is None
     curves.cut(size)
     curves.append(line(2, 2.0))
@@ -197,7 +199,7 @@ def test_lines_that_an_interrupted_training_will_cut_off_are_not_sent(study, run
 
 
 def test_half_a_line_waits_for_its_other_half(study, run, store):
-    mirror = follower(study, run)
+    mirror = mirror_of(study, run)
     path = curves_of(study, run).path
     path.write_text(json.dumps(line(1, 3.0)) + '\n{"epoch": 2, "lo')
     assert mirror.turn()
@@ -209,7 +211,7 @@ def test_half_a_line_waits_for_its_other_half(study, run, store):
 
 def test_an_interrupted_training_goes_on_in_the_same_run(study, run, store):
     for epoch in (1, 2):
-        mirror = follower(study, run)
+        mirror = mirror_of(study, run)
         curves_of(study, run).append(line(epoch, 3.0 / epoch))
         assert mirror.turn(last=True)
     assert stored(store) == [("loss", 1, 3.0), ("loss", 2, 1.5)]
@@ -217,7 +219,7 @@ def test_an_interrupted_training_goes_on_in_the_same_run(study, run, store):
 
 
 def test_a_run_that_somebody_deleted_is_left_alone(study, run, store):
-    mirror = follower(study, run)
+    mirror = mirror_of(study, run)
     curves = curves_of(study, run)
     curves.append(line(1, 3.0))
     assert mirror.turn()

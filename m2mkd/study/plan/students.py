@@ -121,8 +121,8 @@ def with_seeds(draft: Draft, runs: tuple[str, ...], seeds: tuple[int, ...]) -> l
 
 
 def evaluated(draft: Draft, experiment: StudentExperiment, runs: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[str, ...]:
-    """Ids of the runs that measure a student, one a seed."""
-    return tuple(_evaluated(draft, experiment, run, seed) for run, seed in with_seeds(draft, runs, seeds))
+    """Ids of the runs that measure a student, one a seed; an imported one is measured, and counts, once."""
+    return tuple(_evaluated(draft, experiment, run, seed) for run, seed in zip(runs, seeds, strict=False))
 
 
 def _evaluated(draft: Draft, experiment: StudentExperiment, run: str, seed: int) -> str:
