@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
+from m2mkd.data.images import PackedImage
 from m2mkd.data.pack import ENCODED, MANIFEST, PIXELS, manifest_digest, shard_name
 from m2mkd.files import replacing, sha256, write_json
 
@@ -21,15 +22,6 @@ CHUNK = 256
 """Images between two marks from which an interrupted attempt goes on."""
 JOURNAL = "journal.json"
 DIGEST = 32
-
-
-class PackedImage(NamedTuple):
-    """One image on its way into a pack."""
-
-    payload: bytes
-    """Pixels, or the encoded file."""
-    sha256: bytes
-    """Digest of the source file, 32 bytes."""
 
 
 @dataclass(frozen=True)
