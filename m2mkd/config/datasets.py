@@ -40,7 +40,7 @@ class SourceFile(Config):
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     """Published or measured MD5."""
     bytes: PositiveInt | None = None
-    """About how large it is; for people, who decide by it."""
+    """About how large it is; people decide by it, and a download is stopped that is a twentieth longer."""
 
     @property
     def identity(self) -> str:
