@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m2mkd.config.datasets import DatasetConfig
@@ -60,6 +61,7 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
         with _scratch(folder.with_name(f".{folder.name}.scratch")) as scratch, ExitStack() as stack:
             content = _content(name, dataset, image_size, scratch, stack, processes or len(os.sched_getaffinity(0)))
             _check_counts(name, dataset, content)
+            _require_room(folder, dataset, content, image_size)
             total = sum(len(np.asarray(split.labels)) for split in content.splits.values())
             write_pack(folder, name, image_size, content, dataset.synthetic, _progress(f"{name}@{image_size}", total, stack))
     except OSError as error:
@@ -149,6 +151,18 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
         if expected is not None and expected != count:
             wrong = f"{field} is {expected}, but the source holds {count}"
             raise InputError(f"config/datasets.yaml: {name}: {wrong}; fetch the right file, or write {count}")
+
+
+def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: int) -> None:
+    """Refuse to begin what will not fit on the disk: pixels are counted, files are about as large as the archives that they come from."""
+    needed = sum(3 * size**2 * len(np.asarray(split.labels)) for split in content.splits.values() if split.storage == PIXELS)
+    if any(split.storage == ENCODED for split in content.splits.values()):
+        needed += sum(raw_file(file).stat().st_size for file in dataset.files)
+    there = sum(path.stat().st_size for path in folder.with_name(f".{folder.name}.partial").glob("*"))
+    free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
+    if needed - there > free:
+        wanted, left = (decimal(number) for number in (needed - there, free))
+        raise InputError(f"{folder}: about {wanted} are to be written, but only {left} are free; free space there, or take smaller images")
 
 
 def _progress(title: str, total: int, stack: ExitStack) -> Callable[[int], None]:
