@@ -28,6 +28,8 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"{there} is read-only for this user; make it writable, or work in a copy of the project")
 
 
+LARGEST_NOTE = 1 << 20
+"""Bytes."""
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -88,6 +90,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_note(path: Path) -> Any:
+    """JSON of a note that this program keeps for itself; none where there is no such note, or what is there is something else."""
+    try:
+        if require_file(path).st_size > LARGEST_NOTE:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, InputError):
+        return None
 
 
 def publish(source: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,15 @@ MOST_PIXELS = 1 << 26
 """More than any photograph of the registered data sets has."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 """Modes with more than 8 bits a channel, which a conversion would clip."""
+
+
+class PackedImage(NamedTuple):
+    """One image on its way into a pack."""
+
+    payload: bytes
+    """Pixels, or the encoded file."""
+    sha256: bytes
+    """Digest of the source file, 32 bytes."""
 
 
 class BadImageError(ValueError):
