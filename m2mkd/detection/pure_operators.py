@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 BLOCK = 128
 """Boxes whose overlaps with all others are computed at once."""
 
@@ -51,7 +50,7 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, scale: float, sampling
     order = image.argsort(stable=True)
     place = torch.empty_like(image)
     place[order] = torch.arange(len(image), device=image.device) - (numbers.cumsum(0) - numbers)[image[order]]
-    by_image = rows.new_zeros(len(features), int(numbers.max()), *rows.shape[1:])
+    by_image = rows.new_zeros(len(features), int(place.max()) + 1 if len(place) else 0, *rows.shape[1:])
     by_image[image, place] = rows
     # Channels last, as they come out of the pyramid's norms.
     maps = features.permute(0, 2, 3, 1)
