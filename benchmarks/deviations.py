@@ -10,13 +10,17 @@ from typing import Annotated
 
 import torch
 import typer
+from deviations_detector import DETECTOR
 from deviations_digits import TRAINED
-from deviations_models import CHEAP, STARTS, Effect
+from deviations_models import CHEAP as OF_MODELS
+from deviations_models import STARTS, Effect
 from rich.console import Console
 from rich.table import Table
 
 from m2mkd.config import load
 
+CHEAP = (*OF_MODELS, *DETECTOR)
+"""What a test measures again."""
 EFFECTS = {measure.__name__: measure for measure in (*CHEAP, *STARTS, *TRAINED)}
 HEADER = ("switch", "what is measured", "released", "corrected")
 

@@ -4,29 +4,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BLOCK = 128
+"""Boxes whose overlaps with all others are computed at once."""
+
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int | None = None) -> Tensor:
-    """`m2mkd.detection.operators.batched_nms` by the greedy rule, one vector operation for each box that stays."""
+    """`m2mkd.detection.operators.batched_nms` by the greedy rule, as far down the scores as is needed."""
     order = scores.argsort(descending=True, stable=True)
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes.detach()[order].T.cpu().numpy())
+    corners = np.ascontiguousarray(boxes.detach()[order].T.cpu().numpy())
     group = groups[order].cpu().numpy()
-    area = (x1 - x0) * (y1 - y0)
-    bound = np.float64(threshold)  # the compiled operator compares in double precision
-    gone = np.zeros(len(area), dtype=bool)
+    gone = np.zeros(len(group), dtype=bool)
     kept: list[int] = []
-    for i in range(len(area)):
-        if gone[i]:
-            continue
-        kept.append(i)
-        if len(kept) == limit:
-            break
-        rest = slice(i + 1, None)
-        width = np.minimum(x1[i], x1[rest]) - np.maximum(x0[i], x0[rest])
-        height = np.minimum(y1[i], y1[rest]) - np.maximum(y0[i], y0[rest])
-        shared = np.maximum(width, 0) * np.maximum(height, 0)
-        with np.errstate(invalid="ignore"):  # two empty boxes: 0 / 0, which is above no threshold
-            gone[rest] |= (shared / (area[i] + area[rest] - shared) > bound) & (group[i] == group[rest])
+    for start in range(0, len(group), BLOCK):
+        block = start + np.flatnonzero(~gone[start : start + BLOCK])
+        rest = slice(start, None)
+        # In double precision, in which the compiled operator compares.
+        excludes = _overlap(corners[:, block, None], corners[:, None, rest]) > np.float64(threshold)
+        excludes &= group[block, None] == group[rest]
+        for box, others in zip(block.tolist(), excludes, strict=True):
+            if gone[box]:
+                continue
+            kept.append(box)
+            if len(kept) == limit:
+                return order[kept]
+            gone[rest] |= others
     return order[kept]
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes whose corners are the first axis; no number for two without area."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes, others
+    shared = np.maximum(np.minimum(x1, u1) - np.maximum(x0, u0), 0) * np.maximum(np.minimum(y1, v1) - np.maximum(y0, v0), 0)
+    with np.errstate(invalid="ignore"):
+        return shared / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - shared)
 
 
 def roi_align(features: Tensor, boxes: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
@@ -34,17 +44,19 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, scale: float, sampling
     corners = boxes[:, 1:].to(features.dtype) * scale - (0.5 if aligned else 0.0)
     columns = _axis_weights(corners[:, 0], corners[:, 2], size, features.shape[3], sampling, aligned)
     rows = _axis_weights(corners[:, 1], corners[:, 3], size, features.shape[2], sampling, aligned)
-    number = boxes[:, 0].long()
-    parts, places = [], []
-    for image, feature in enumerate(features):
-        mine = (number == image).nonzero().flatten()
-        if len(mine):
-            wide = torch.einsum("chw,kxw->kchx", feature, columns[mine])
-            parts.append(torch.einsum("kchx,kyh->kcyx", wide, rows[mine]))
-            places.append(mine)
-    if not parts:
-        return features.new_zeros(0, features.shape[1], size, size)
-    return torch.cat(parts)[torch.cat(places).argsort()]
+    image = boxes[:, 0].long()
+    # The boxes of each image side by side, so that all images are one product.
+    numbers = image.bincount(minlength=len(features))
+    order = image.argsort(stable=True)
+    place = torch.empty_like(image)
+    place[order] = torch.arange(len(image), device=image.device) - (numbers.cumsum(0) - numbers)[image[order]]
+    by_image = rows.new_zeros(len(features), int(place.max()) + 1 if len(place) else 0, *rows.shape[1:])
+    by_image[image, place] = rows
+    # Channels last, as they come out of the pyramid's norms.
+    maps = features.permute(0, 2, 3, 1)
+    tall = by_image.flatten(1, 2) @ maps.flatten(2)
+    tall = tall.view(*by_image.shape[:3], *maps.shape[2:])[image, place]
+    return (columns[:, None] @ tall).permute(0, 3, 1, 2)
 
 
 def _axis_weights(low: Tensor, high: Tensor, bins: int, pixels: int, sampling: int, aligned: bool) -> Tensor:

@@ -33,15 +33,13 @@ def match_anchors(boxes: Tensor, anchors: Tensor, switches: DetectorSwitches) ->
         1 for an anchor that overlaps an instance by 0.7 or as much as any anchor does, 0 for one that overlaps none by 0.3, -1 for others;
         and the instance that each overlaps most. Both int64 (A).
     """
-    if not len(boxes):
-        return torch.full_like(anchors[:, 0], NEGATIVE, dtype=torch.int64), torch.zeros_like(anchors[:, 0], dtype=torch.int64)
     overlap = _overlap(boxes, anchors)
-    best, instances = overlap.max(dim=0)
-    matched = ANCHOR_MATCHER(overlap)
+    counted = overlap if switches.unreachable == "positive" else overlap[(overlap > 0).any(dim=1)]
+    if not len(counted):
+        return torch.full_like(anchors[:, 0], NEGATIVE, dtype=torch.int64), torch.zeros_like(anchors[:, 0], dtype=torch.int64)
+    matched = ANCHOR_MATCHER(counted)
     labels = torch.where(matched >= 0, POSITIVE, torch.where(matched == Matcher.BELOW_LOW_THRESHOLD, NEGATIVE, IGNORED))
-    if switches.unreachable == "none":
-        labels[best == 0] = NEGATIVE
-    return labels, instances
+    return labels, overlap.max(dim=0).indices
 
 
 def match_regions(boxes: Tensor, classes: Tensor, regions: Tensor, background: int) -> tuple[Tensor, Tensor]:

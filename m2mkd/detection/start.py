@@ -41,7 +41,8 @@ def start_from(detector: Detector, state: Mapping[str, Tensor], what: str = "V-M
     if detector.switches.detection_init == "none":
         raise InputError("detection_init none: this detector takes no V-MoE's weights, as the release; use detection_init: student")
     own = detector.state_dict()
-    wanted = {name.removeprefix(BACKBONE): name for name in own if name.startswith(BACKBONE) and not name.endswith(OWN_TABLES)}
+    left = frozenset(name for name in own if not name.startswith(BACKBONE) or name.endswith(OWN_TABLES))
+    wanted = {name.removeprefix(BACKBONE): name for name in own if name not in left}
     last = detector.config.backbone.modules - 1
     needless = {name.format(last=last) for name in LEFT_IN_THE_V_MOE}
     head = {name.format(last=last) for name in HEAD}
@@ -54,11 +55,8 @@ def start_from(detector: Detector, state: Mapping[str, Tensor], what: str = "V-M
         if found != expected:
             setting = "pretrain_size" if name.endswith("pos_embed") else "backbone"
             raise InputError(f"{what}: {name} has shape {found}, expected {expected}; correct the detector's {setting}")
-    loaded = {mine: state[name] for name, mine in wanted.items()}
-    detector.load_state_dict(loaded, strict=False)
-    left = frozenset(own) - loaded.keys()
-    misplaced = [name for name in left if name.startswith(BACKBONE) and not name.endswith(OWN_TABLES)]
-    assert not misplaced, misplaced
+    without, unknown = detector.load_state_dict({mine: state[name] for name, mine in wanted.items()}, strict=False)
+    assert set(without) == left and not unknown
     return left
 
 

@@ -268,7 +268,9 @@ def test_switches_apply_to_phases_and_families_that_exist():
 def test_every_switch_reaches_a_run_at_paper_scale_with_the_value_of_its_profile():
     study = whole_study("paper")
     reached = {(name, value) for run in study.runs.values() for name, value in run.config.compat.items()}
-    assert reached == {(name, value) for name, switch in load.switches().items() for value in (switch.released, switch.corrected)}
+    # The detector's switches apply to no phase yet.
+    applied = {name: switch for name, switch in load.switches().items() if switch.applies}
+    assert reached == {(name, value) for name, switch in applied.items() for value in (switch.released, switch.corrected)}
 
 
 def test_every_switch_and_finding_is_in_the_deviations():
