@@ -307,7 +307,7 @@ def test_an_interruption_leaves_the_earlier_crate(crate, study, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "describe", interrupted)
+        patch.setattr(write, "crate_graph", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_crate(Results.read(study))
     assert (crate / "manifest-sha256.txt").read_bytes() == before

@@ -14,7 +14,6 @@ from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.results.judge.results import Results
-from m2mkd.results.read.published import PublishedNumbers
 from m2mkd.results.report.write import result_tables, write_report
 from m2mkd.study.lineage import anchor_of, student_of
 from tests.fabricated import finish, plan
@@ -133,12 +132,11 @@ def test_every_measured_cell_of_every_table_leads_to_its_runs(report):
     page = Page(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        collected = Results.read(study)
-        tables = result_tables(study, collected.numbers, PublishedNumbers(), collected.records)
+        tables = result_tables(Results.read(study))
     numbers = 0
     for _, table in tables:
-        measured = [place for place, name in enumerate(table.header) if "%" in name or name in ("edges", "rotated")]
-        for cell in (row[place] for row in table.rows for place in measured):
+        measured = [column for column, name in enumerate(table.header) if "%" in name or name in ("edges", "rotated")]
+        for cell in (row[column] for row in table.rows for column in measured):
             if cell:
                 numbers += 1
                 assert cell.target in page.ids, (table.name, cell)

@@ -70,12 +70,12 @@ def renditions_table(collected: Collected, rows: Sequence[Row]) -> Table:
     """Accuracy on each rendition of the out-of-distribution sets that tell them apart; exact a line each, shown a column each."""
     lines = row_names(rows).merge(collected.numbers.of("ood", "top1", renditions=True).sort_values("rendition", kind="stable"), on=ROW)
     caption = f"Out-of-distribution top-1 accuracy in percent by rendition, {OVER_SEEDS}."
-    cells = lines.assign(shown=pd.Series(map(accuracy("top1"), lines.itertuples()), lines.index, dtype=object))
-    wide = cells.pivot_table(index=[*ROW, "data", "n"], columns="rendition", values="shown", aggfunc="first", fill_value="", sort=False)
-    renditions = sorted(wide.columns)
-    shown = tuple((*map(str, names), *cells) for names, cells in zip(wide.index, wide[renditions].to_numpy().tolist(), strict=True))
+    renditions, shown = sorted(lines["rendition"].unique()), []
+    for where, of_set in lines.groupby([*ROW, "data", "n"], sort=False):
+        texts = {line.rendition: accuracy("top1")(line) for line in of_set.itertuples()}
+        shown.append((*map(str, where), *(texts.get(rendition, "") for rendition in renditions)))
     header = (*ROW, "OOD set", "seeds", *renditions)
-    return Table("renditions", caption, header, shown, lines[[*ROW, "data", "rendition", "n", *_columns("top1")]])
+    return Table("renditions", caption, header, tuple(shown), lines[[*ROW, "data", "rendition", "n", *_columns("top1")]])
 
 
 def teacher_table(collected: Collected) -> Table:

@@ -76,7 +76,7 @@ def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, D
     """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
     study, every = collected.study, collected.measurements
     accuracies = every[(every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)]
-    by_run = {row: found.pivot_table("value", "run", ["split", "data"], sort=False) for row, found in accuracies.groupby(ROW)}
+    by_run = {row: _by_run(of_row) for row, of_row in accuracies.groupby(ROW)}
     found = []
     for row in study.rows:
         shares = by_run.get(row.name, pd.DataFrame())
@@ -92,6 +92,12 @@ def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, D
         caption = f"Runs behind {row.name}."
         found.append((anchor_of(row), str(row.name), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
     return [*found, *_hybrids_evidence(collected, commands)]
+
+
+def _by_run(measurements: pd.DataFrame) -> pd.DataFrame:
+    """A line for each run, and a column for each split and data set, in the order in which they were measured."""
+    columns = measurements[["split", "data"]].drop_duplicates().itertuples(index=False, name=None)
+    return measurements.pivot_table("value", "run", ["split", "data"])[list(columns)]
 
 
 def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
