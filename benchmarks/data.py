@@ -17,30 +17,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
 import psutil
 import torch
-import torch.nn.functional as F
 import typer
+from data_augmented import augmented_at_once
+from data_files import SORTS, Files, workplace
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.config.recipe import Augmentation, Recipe
-from m2mkd.data.archives import open_archive
-from m2mkd.data.fetch import RAW
 from m2mkd.data.images import evaluated
-from m2mkd.data.layouts import LAYOUTS
-from m2mkd.data.pack import Pack, open_pack, stratified_share
+from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.stream import TrainStream, eval_batches
@@ -49,75 +42,16 @@ from m2mkd.training.device import prepare_torch
 
 import timm  # isort: skip  after m2mkd, which repairs torchvision
 
-PACKS = Path(os.environ.get("M2MKD_DATA_PACKS", "../shared/data")).resolve()
 BATCH = 128
 app = typer.Typer(add_completion=False, help=__doc__)
 Rounds = Annotated[int, typer.Option(min=1, help="Timed rounds of each.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")]
 
 
-@dataclass(frozen=True)
-class Sort:
-    """A pack, and how it is registered."""
-
-    archive: str
-    layout: str
-    classes: int
-    image_size: int
-
-    @property
-    def dataset(self) -> DatasetConfig:
-        file = SourceFile(name=self.archive)
-        return DatasetConfig(title=self.archive, layout=self.layout, classes=self.classes, licence="see the pack", files=(file,))
-
-
-SORTS = {
-    "tiny-imagenet": Sort("tiny-imagenet-100x100.zip", "tiny_imagenet", 100, 64),
-    "imagenette": Sort("imagenette224-100x40.zip", "image_folder", 10, 224),
-}
 Chosen = Annotated[list[str], typer.Option("--set", help=f"One of {', '.join(SORTS)}; may be repeated. [default: all]")]
 
 
-@contextmanager
-def workplace() -> Iterator[Path]:
-    """A temporary folder to work in, with the packs as source files."""
-    before = Path.cwd()
-    with TemporaryDirectory(prefix="m2mkd-benchmark-") as folder:
-        os.chdir(folder)
-        RAW.mkdir(parents=True)
-        for sort in SORTS.values():
-            (RAW / sort.archive).symlink_to(PACKS / sort.archive)
-        try:
-            yield Path(folder)
-        finally:
-            os.chdir(before)
-
-
 # --- loading ----------------------------------------------------------------------------------------------------------
-
-
-class Files:
-    """The same images as a pack of them and as image files in a folder for each class."""
-
-    def __init__(self, name: str, images: int):
-        self.sort = SORTS[name]
-        prepare(name, self.sort.dataset, self.sort.image_size, Path("packed", name))
-        self.pack: Pack = open_pack(Path("packed", name))
-        contents = LAYOUTS[self.sort.layout]([open_archive(RAW / self.sort.archive, Path("scratch"))])
-        self.chosen: dict[str, NDArray[np.int64]] = {}
-        for split, listing in contents.splits.items():
-            # What is measured on is read in order, so its first images; of what is trained on, as many of every class.
-            share = min(1, images / len(listing.labels))
-            first, spread = np.arange(len(listing.labels))[:images], stratified_share(listing.labels, share, ("benchmark",))
-            self.chosen[split] = spread if split == "train" else first
-            for index in self.chosen[split]:
-                place = listing.places[index]
-                file = self.folder(split) / f"{listing.labels[index]:04}" / f"{index}{Path(place.name).suffix}"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(place.read())
-
-    def folder(self, split: str) -> Path:
-        return Path("files", self.sort.archive, split)
 
 
 def ours(files: Files, workers: int, training: bool) -> Callable[[int], Iterable[Any]]:
@@ -214,38 +148,6 @@ def loading(
 
 
 # --- batched augmentation ---------------------------------------------------------------------------------------------
-
-
-def resizing(begin: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """Weights (B, size, source) that cut a stretch out of a line of pixels and resize it, bicubic and antialiased as Pillow does it."""
-    scale = (length / size)[:, None, None]
-    centres = begin[:, None, None] + (torch.arange(size)[None, :, None] + 0.5) * scale
-    x = ((torch.arange(source) + 0.5 - centres) / scale.clamp(min=1)).abs()
-    near, far = ((1.5 * x - 2.5) * x * x + 1).where(x < 1, torch.zeros(())), (((-0.5 * x + 2.5) * x - 4) * x + 2)
-    weights = near + far.where((x >= 1) & (x < 2), torch.zeros(()))
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def augmented_at_once(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """The work of crop, flip, RandAugment and normalisation on a batch at once: as many of each kind of operation, in its cheapest form.
-
-    Of RandAugment's two operations each is applied to half of the images; a third of them move pixels, half bicubic and half bilinear, and
-    the others are taken for one look-up an image, which equalising and sharpening are more than.
-    """
-    count, side = len(images), images.shape[1]
-    corners, lengths = torch.rand(2, count, generator=generator) * side / 4, (0.3 + 0.4 * torch.rand(2, count, generator=generator)) * side
-    rows, columns = (resizing(begin, length, side, size) for begin, length in zip(corners, lengths, strict=True))
-    pixels = images.permute(0, 3, 1, 2).float()
-    pixels = (rows[:, None] @ pixels @ columns[:, None].mT).clamp_(0, 255)
-    tables = torch.rand(count, 3, 256, generator=generator)
-    looked_up = slice(0, 2 * count // 3)
-    values = pixels[looked_up].byte().flatten(2).long()
-    pixels[looked_up] = tables[looked_up].gather(2, values).unflatten(2, (size, size))
-    for mode, here in (("bicubic", slice(0, count // 6)), ("bilinear", slice(count // 6, count // 3))):
-        turns = torch.eye(2, 3) + 0.1 * torch.rand(len(pixels[here]), 2, 3, generator=generator)
-        grid = F.affine_grid(turns, list(pixels[here].shape), align_corners=False)
-        pixels[here] = F.grid_sample(pixels[here], grid, mode=mode, align_corners=False)
-    return pixels.sub_(120.0).div_(58.0)
 
 
 @app.command()
