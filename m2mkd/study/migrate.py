@@ -100,9 +100,8 @@ def migrate(root: Path) -> Iterator[str]:
         moved += 1
     for moved_folder in [folder for folder, new_id in reversed(ids.items()) if isinstance(new_id, str)]:
         shutil.rmtree(moved_folder, ignore_errors=True)  # after whatever builds on it, so that what is left can be moved once more
-    for folder in {run.folder.parent for run in old}:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        if not any(moved_folder.parent.iterdir()):
+            moved_folder.parent.rmdir()
     yield f"{moved} of {len(old)} finished runs were moved to their new keys" if old else f"{root}: has no runs of the old layout"
     unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdigit()})
     if unfinished:
