@@ -25,7 +25,7 @@ reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
 
 test: $(VENV)/.ok-dev $(AUDIT)/.ok
-	pytest -q -n 2 --dist loadfile $(PYTEST)
+	pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.ok-dev
 	ruff check .

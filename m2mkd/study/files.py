@@ -172,6 +172,8 @@ def read_study(scale_name: str, key: str) -> Study:
             {run.id: run for run in runs},
             [_row(*row) for row in content["rows"]],
         )
+        for row in study.rows:
+            study.with_upstream(row.trained + row.measured)  # a KeyError where one is left out
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InputError(f"{path}: not a whole plan of a study ({type(error).__name__}); {AGAIN}") from None
     if study.key != key:

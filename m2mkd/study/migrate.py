@@ -55,6 +55,8 @@ class _OldRun:
         key = run_key(phase.FORMAT, record["config"], record["upstream"])
         if (record["id"], record["key"]) != (self.id, key) or key != self.folder.parts[-2]:
             raise _Unfit("its key does not follow from its record, perhaps because it is of another version")
+        if dict(enumerate(record["config"].get("replicates", ()))).get(int(self.folder.name)) != record["replicate"]:
+            raise _Unfit("its record is not of the seed that its folder is for")
         for name, digest in record["outputs"].items():
             if not (self.folder / name).is_file() or sha256(self.folder / name) != digest:
                 raise _Unfit(f"its {name} is not the one that it recorded")
@@ -85,8 +87,8 @@ def migrate(root: Path) -> Iterator[str]:
     str
         One line for all that were moved, and one for each that was not, with the reason. Nothing is removed that was not moved.
     """
-    old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}"))]
-    ids: dict[Path, str | None] = {}
+    old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}")) if path.parent.name.isdigit()]
+    ids: dict[Path, str | _Unfit] = {}
     moved = 0
     for run in old:
         try:
@@ -96,12 +98,10 @@ def migrate(root: Path) -> Iterator[str]:
             continue
         _move(run, new_id, root / "runs" / new_id, ids)
         moved += 1
-    for run in old:
-        if ids.get(run.folder):
-            shutil.rmtree(run.folder, ignore_errors=True)
-    for folder in {run.folder.parent for run in old}:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    for moved_folder in [folder for folder, new_id in reversed(ids.items()) if isinstance(new_id, str)]:
+        shutil.rmtree(moved_folder, ignore_errors=True)  # after whatever builds on it, so that what is left can be moved once more
+        if not any(moved_folder.parent.iterdir()):
+            moved_folder.parent.rmdir()
     yield f"{moved} of {len(old)} finished runs were moved to their new keys" if old else f"{root}: has no runs of the old layout"
     unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdigit()})
     if unfinished:
@@ -110,21 +110,23 @@ def migrate(root: Path) -> Iterator[str]:
         yield f"{root.parent}/mlflow.db: knows the old keys too; to have the new ones alone, remove it, and the workflow fills it again"
 
 
-def _new_id(run: _OldRun, ids: dict[Path, str | None]) -> str:
+def _new_id(run: _OldRun, ids: dict[Path, str | _Unfit]) -> str:
     """Id of a run now, which follows from the ids of all that it builds on."""
     if run.folder not in ids:
-        ids[run.folder] = None
-        run.check()
-        upstream = {role: [_upstream_id(run, run_id, ids) for run_id in old] for role, old in run.record["upstream"].items()}
-        phase = run.folder.parts[-3]
-        ids[run.folder] = f"{phase}/{run_key(PHASES[phase].FORMAT, run.config(), upstream)}"
+        try:
+            run.check()
+            upstream = {role: [_upstream_id(run, run_id, ids) for run_id in old] for role, old in run.record["upstream"].items()}
+            phase = run.folder.parts[-3]
+            ids[run.folder] = f"{phase}/{run_key(PHASES[phase].FORMAT, run.config(), upstream)}"
+        except _Unfit as reason:
+            ids[run.folder] = reason
     found = ids[run.folder]
-    if found is None:
-        raise _Unfit("what it builds on could not be moved")
+    if isinstance(found, _Unfit):
+        raise found
     return found
 
 
-def _upstream_id(run: _OldRun, run_id: str, ids: dict[Path, str | None]) -> str:
+def _upstream_id(run: _OldRun, run_id: str, ids: dict[Path, str | _Unfit]) -> str:
     above = run.upstream(run_id)
     try:
         return _new_id(above, ids)
@@ -132,7 +134,7 @@ def _upstream_id(run: _OldRun, run_id: str, ids: dict[Path, str | None]) -> str:
         raise _Unfit(f"it builds on {above.folder}, which stays: {reason}") from None
 
 
-def _move(run: _OldRun, new_id: str, target: Path, ids: dict[Path, str | None]) -> None:
+def _move(run: _OldRun, new_id: str, target: Path, ids: dict[Path, str | _Unfit]) -> None:
     """Publish the outputs of a run under its new id; its record, which makes it whole, comes last."""
     record = run.record
     for name in record["outputs"]:

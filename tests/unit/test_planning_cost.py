@@ -11,7 +11,7 @@ from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT
 from m2mkd.planning import Assumptions, cost_of
-from m2mkd.planning.cost import MEASURED_AT_ONCE, data_sizes
+from m2mkd.planning.cost import data_sizes
 from m2mkd.planning.gpus import GPUS
 from m2mkd.planning.summary import plan, with_upstream
 from m2mkd.planning.work import work_of
@@ -19,7 +19,6 @@ from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import SplitTeacher
 from m2mkd.study.plan import build_study
 from m2mkd.study.study import Study
-from m2mkd.training.phases.common import EVAL_BATCH
 
 
 def study_of(*experiments: str, scale: str = "paper", **overrides: object) -> Study:
@@ -217,10 +216,6 @@ def test_every_phase_is_planned():
 def test_every_scale_is_planned(scale):
     study = build_study(load.settings({"scale": scale}))
     assert set(cost_of(study)) == set(study.runs)
-
-
-def test_the_plan_measures_as_the_jobs_do():
-    assert MEASURED_AT_ONCE == EVAL_BATCH
 
 
 def test_a_small_model_is_planned_as_it_is_built():

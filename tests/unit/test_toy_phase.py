@@ -1,0 +1,133 @@
+"""A new phase is one class, one file of training, one formula, and the line of the plan that asks for it; all else follows."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CLASS = '''
+
+class CountParameters(TeacherPhase):
+    """Parameters of the teacher."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
+    phase: Literal["count_parameters"] = "count_parameters"
+    model: ViTConfig
+    data: Data
+
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        yield Measurement("iid", str(self.data), "parameters", number("parameters", metrics["parameters"]))
+'''
+TRAINING = '''"""Parameters of the teacher."""
+
+from m2mkd.models.vit import StagedViT
+from m2mkd.study.phases import CountParameters
+from m2mkd.training.job import Job, Outcome
+
+
+def run(job: Job[CountParameters]) -> Outcome:
+    """Count them."""
+    config = job.config
+    teacher = StagedViT(config.model, image_size=config.data.image_size, num_classes=config.data.classes)
+    return Outcome({"parameters": sum(parameter.numel() for parameter in teacher.parameters())})
+'''
+FORMULA = """
+
+@work_of.register
+def _(config: CountParameters, count: Count) -> Work:
+    return Work(published=transformer.network(config.model, config.data.image_size, config.data.classes))
+"""
+EDITS = {
+    "m2mkd/study/phases.py": [("", CLASS)],
+    "m2mkd/training/phases/count_parameters.py": [("", TRAINING)],
+    "m2mkd/planning/work.py": [("    AssembleTeacher,\n", "    AssembleTeacher,\n    CountParameters,\n"), ("", FORMULA)],
+    "m2mkd/study/plan/teachers.py": [
+        ("import AssembleTeacher, ", "import AssembleTeacher, CountParameters, "),
+        ("[trained], [measured])", "[trained], [measured, draft.run(CountParameters, model, {}, model=model, data=data)])"),
+    ],
+}
+"""By file, texts and what takes their place; nothing, for the end of the file."""
+PARTS = ("m2mkd", "config", "workflow", "results/published", "Snakefile")
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    files = [path for part in PARTS for path in ([root / part] if (root / part).is_file() else (root / part).rglob("*"))]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files if path.is_file() and "__pycache__" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project with the new phase."""
+    root = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        copy = shutil.copy if (ROOT / part).is_file() else shutil.copytree
+        (root / part).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / part, root / part)
+    for name, edits in EDITS.items():
+        path = root / name
+        text = path.read_text() if path.exists() else ""
+        for old, new in edits:
+            assert not old or text.count(old) == 1, f"{name}: {old}"
+            text = text.replace(old, new) if old else text + new
+        path.write_text(text)
+    return root
+
+
+def call(root: Path, *command: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def graph(project):
+    """The plan of the copy, with a manifest of each data set."""
+    config = json.dumps({"scale": "smoke", "experiments": ["teacher_deit_large"]})
+    found = json.loads((project / call(project, "m2mkd", "runs", "plan", "--config", config).strip()).read_text())
+    for folder in found["data"]:
+        manifest = project / folder / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text('{"digest": "of the set"}')
+    return found
+
+
+def test_it_touches_four_files(project):
+    before, after = contents(ROOT), contents(project)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name) and not name.endswith(".pyc")}
+    assert changed == EDITS.keys()
+
+
+def test_it_has_a_place_in_the_plan_and_a_rule(project, graph):
+    (run_id,) = (name for name in graph["runs"] if name.startswith("count_parameters/"))
+    assert (project / f"results/smoke/plan/{run_id}.json").is_file()
+    assert graph["phases"]["count_parameters"] == graph["phases"]["evaluate_teacher"] | {"priority": 0}
+    assert "results/smoke/runs/count_parameters" in {str(path.relative_to(project)) for path in project.glob("results/smoke/runs/*")}
+    rules = call(project, "snakemake", "--list-rules", "--config", "scale=smoke", "experiments=['teacher_deit_large']")
+    assert {"count_parameters", "all_count_parameters"} <= set(rules.split())
+
+
+def test_its_cost_is_planned(project, graph):
+    planned = call(project, "m2mkd", "plan", "--scale", "smoke", "--experiment", "teacher_deit_large")
+    assert planned
+
+
+def test_a_run_computes_and_the_tables_show_what_it_measured(project, graph):
+    from m2mkd.models.vit import StagedViT
+    from tests.tiny import of_phase, smoke
+
+    call(project, "m2mkd", "run", "count_parameters/", "--scale", "smoke", "--device", "cpu")
+    (folder,) = project.glob("results/smoke/runs/count_parameters/*")
+    (teacher,) = of_phase(smoke("teacher_deit_large"), "assemble_teacher")
+    expected = sum(parameter.numel() for parameter in StagedViT(teacher.config.model, image_size=32, num_classes=10).parameters())
+    assert json.loads((folder / "metrics.json").read_text()) == {"parameters": expected}
+    call(project, "m2mkd", "compile", "--partial", "--scale", "smoke", "--experiment", "teacher_deit_large")
+    rows = list(csv.DictReader((project / "results/smoke/tables/results.csv").open()))
+    assert [float(row["value"]) for row in rows if row.get("metric") == "parameters"] == [expected]
