@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.planning.cost import cost_of
 from m2mkd.results.judge.board import Finding, verdict_board
+from m2mkd.results.judge.changes import changed_science
 from m2mkd.results.judge.results import Results
+from m2mkd.results.read import collect
+from m2mkd.results.read.records import read_record
 from m2mkd.results.read.runs_table import COLUMNS, KEY, SCHEMA_VERSION, VOLATILE
 from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.claims_table import explanation
@@ -190,6 +194,31 @@ def test_cost_of_what_is_not_run_is_that_of_the_plan(tmp_path):
     assert f"about {expected:,.1f} GPU-hours" in finding.verdict.why
 
 
+MORE = "experiment_changes.vmoe_base.variants.m2mkd.seeds"
+
+
+def test_arms_of_different_seeds_are_paired_by_those_that_both_have(tmp_path):
+    gains = (0.020, 0.021, 0.022, -0.5, -0.5)
+    study = fabricate(tmp_path, gains=gains, overrides=[f"{MORE}=5"])
+    finding = board(study)["small_vmoe_iid"]
+    assert [len(arm.seeds) for arm in finding.comparisons[0]] == [5, 3] and finding.seeds == 3
+    assert finding.verdict.word == "reproduced" and finding.verdict.interval.estimate == pytest.approx(2.1)
+    assert finding.verdict.why.endswith(" 2 seeds that not all arms have are left out.")
+    # A seed that the other arm lacks is not missed, but one that both have is.
+    treated = {seed.seed: seed.run for seed in finding.comparisons[0][0].seeds}
+    shutil.rmtree(study.folder(treated[4]))
+    assert board(study)["small_vmoe_iid"].verdict.why == finding.verdict.why
+    shutil.rmtree(study.folder(treated[2]))
+    assert "Seed 2 of vmoe_base/m2mkd is missing" in board(study)["small_vmoe_iid"].verdict.why
+
+
+def test_seeds_alone_change_no_science(tmp_path):
+    study = plan(tmp_path, "small", ["vmoe_base/end_to_end"], ["experiment_changes.vmoe_base.seeds=4", f"{MORE}=5"])
+    assert changed_science(study) == []
+    study.overrides["experiment_changes"]["vmoe_base"]["ood"] = []
+    assert changed_science(study) == ["experiment_changes.vmoe_base.ood=[]"]
+
+
 def test_exact_tests_are_corrected_over_the_board(tmp_path):
     study = fabricate(tmp_path, seeds=6)
     claims = [claim("small_vmoe_iid"), claim("small_vmoe_iid", id="again"), claim("small_vmoe_iid", id="size", size=10.0, tolerance=1.0)]
@@ -282,6 +311,29 @@ def test_the_explanation_names_runs_digests_and_commands(tmp_path):
     for run_id in (run_id for row in study.rows for run_id in row.measured):
         assert f"results/small/runs/{run_id}  record sha256 " in text
     assert set(finding.runs) == {run.id for run in study.runs.values() if run.phase != "measure_hybrid"}
+
+
+def test_a_study_without_runs_is_refused_in_one_line(tmp_path):
+    plan(tmp_path, "small", STUDENTS)
+    for command in (["compile"], ["compile", "--partial"], ["report"], ["track", "sync"], ["crate"]):
+        with pytest.raises(InputError, match=r"^scale small: its study has no run; name experiments in config/scales/small\.yaml$"):
+            CliRunner().invoke(app, [*command, "--scale", "small", "--set", "experiments=[]"], catch_exceptions=False)
+
+
+def test_results_are_read_and_judged_once(tmp_path, monkeypatch):
+    read = Counter()
+
+    def counted(study, run):
+        read[run.id] += 1
+        return read_record(study, run)
+
+    study = fabricate(tmp_path)
+    monkeypatch.setattr(collect, "read_record", counted)
+    results = Results.read(study)
+    compile_tables(results)
+    write_report(results)
+    assert len(results.every_record) == len(study.runs) and read == Counter(study.runs.keys())
+    assert results.findings is results.findings
 
 
 def test_the_command(tmp_path):

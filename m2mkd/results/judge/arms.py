@@ -146,8 +146,8 @@ def paired(comparisons: Sequence[Comparison], *, alike: bool) -> tuple[tuple[Com
     """
     common = [frozenset.intersection(*(arm.numbered for arm in arms)) if _is_pairable(arms) else None for arms in comparisons]
     if alike:
-        of_all = frozenset[int | None].intersection(*(seeds for seeds in common if seeds is not None)) if any(common) else frozenset()
-        common = [None if seeds is None else of_all for seeds in common]
+        known = [seeds for seeds in common if seeds is not None]
+        common = [None if seeds is None else frozenset.intersection(*known) for seeds in common]
     found, left_out = [], set[int | None]()
     for arms, seeds in zip(comparisons, common, strict=True):
         if seeds is None:
