@@ -2,6 +2,8 @@
 
 INTERRUPTED = 75
 """Exit code of a command that a signal stopped and that goes on when it is given again (EX_TEMPFAIL of sysexits.h)."""
+LONGEST = 2000
+"""Characters of a message; longer ones are cut in the middle, for the fix stands at the end."""
 
 
 def printable(text: str) -> str:
@@ -16,13 +18,18 @@ def printable(text: str) -> str:
     -------
     str
         The same with runs of whitespace as one blank, and with characters that are not printable, such as escape sequences, marks that turn
-        the direction of writing, and bytes that were no UTF-8, as the escapes of Python.
+        the direction of writing, and bytes that were no UTF-8, as the escapes of Python; cut in the middle if it is long.
     """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
 
 
 class InputError(Exception):
-    """Bad input: one line that names what is wrong, where, and the fix. The command line exits with code 2."""
+    """Bad input: one line that names what is wrong, where, and the fix. The command line exits with code 2.
+
+    Whatever a stranger's file put into the message, it cannot move the cursor or ring the bell.
+    """
 
     def __init__(self, message: str = ""):
         super().__init__(printable(message))

@@ -15,6 +15,7 @@ KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.jo
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML or JSON: the released configuration, or constructor arguments.", show_default=False)
 ]
+EmaOption = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights, where the file has it too.")]
 
 
 @app.command("import")
@@ -23,6 +24,7 @@ def import_(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the imported weights go, as safetensors.")],
     kind: KindOption = None,
     config: ConfigOption = None,
+    ema: EmaOption = False,
 ) -> None:
     """Bring a released checkpoint under this suite's names, every tensor of it checked."""
     from m2mkd.errors import InputError
@@ -30,7 +32,7 @@ def import_(
 
     if kind is None:
         raise InputError(f"--kind is missing; give one of {', '.join(KINDS)}")
-    imported = open_released(file, kind, _read(config), _name(config))
+    imported = open_released(file, kind, _read(config), _name(config), ema=ema, say=_say)
     write_imported(imported, output)
     typer.echo(f"{output}: {kind}, {len(imported.state())} tensors, source sha256 {imported.source_sha256}")
 
@@ -41,6 +43,7 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="Prepared set at an image size, written name@size.")],
     kind: KindOption = None,
     config: ConfigOption = None,
+    ema: EmaOption = False,
     device: DeviceOption = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     classes_from: Annotated[
@@ -58,7 +61,7 @@ def evaluate(
     from m2mkd.upstream.imported import open_weights
     from m2mkd.upstream.measure import measure_imported
 
-    imported = open_weights(file, kind, _read(config), _name(config))
+    imported = open_weights(file, kind, _read(config), _name(config), ema=ema, say=_say)
     pack = PUBLISHED.pack(resolve_data(data, "--data")[0])
     names = None if classes_from is None else _class_names(classes_from)
     prepare_torch(threads)
@@ -69,18 +72,18 @@ def evaluate(
     typer.echo(json.dumps(known | result, indent=1))
 
 
+def _say(news: str) -> None:
+    typer.echo(f"m2mkd: {news}", err=True)
+
+
 def _read(config: Path | None) -> dict[str, Any]:
-    from m2mkd.config.load import parse_json, read_yaml
-    from m2mkd.errors import InputError
+    from m2mkd.config.load import read_yaml
+    from m2mkd.upstream.foreign import parse_object, read_text
 
     if config is None:
         return {}
-    if config.suffix != ".json":
-        return read_yaml(config)
-    try:
-        return parse_json(config.read_text(), str(config))
-    except OSError as error:
-        raise InputError(f"{config}: cannot be read ({error.strerror}); give the path of a configuration") from None
+    text = read_text(config)
+    return parse_object(text, str(config)) if config.suffix == ".json" else read_yaml(config)
 
 
 def _name(config: Path | None) -> str:
@@ -90,9 +93,10 @@ def _name(config: Path | None) -> str:
 def _class_names(source: str) -> tuple[str, ...]:
     from m2mkd.study.data import resolve_data
     from m2mkd.training.store import PUBLISHED
+    from m2mkd.upstream.foreign import read_text
 
-    if Path(source).is_file():
-        return tuple(line.strip() for line in Path(source).read_text().splitlines() if line.strip())
+    if Path(source).exists():
+        return tuple(line.strip() for line in read_text(Path(source)).splitlines() if line.strip())
     return PUBLISHED.pack(resolve_data(source, "--classes-from")[0]).classes
 
 

@@ -1,5 +1,6 @@
 """Checkpoints that others released: the NAC and V-MoE of m2mKD, and the staged ViTs of Deep Incubation."""
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> "nn.Module":
+def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any], *, ema: bool = False) -> "nn.Module":
     """A network or module of this package with released weights.
 
     Parameters
@@ -27,6 +28,9 @@ def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
         released one; ``stage`` for one stage of a ViT; ``num_expert``, ``top_k``, ``moe_pos``, ``pre_stitch_pos``,
         ``post_stitch_pos``, ``stitch_dim`` and ``idx`` for a V-MoE or its module. Keys that only training heeds are taken;
         unknown ones are refused.
+    ema
+        Take the moving average of the weights, where ``state_dict`` is a training checkpoint that has it; a warning says which weights
+        were taken where there are both.
 
     Returns
     -------
@@ -43,7 +47,10 @@ def load(kind: str, state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
         If the kind or a key of the configuration is unknown, or a tensor is missing, left over or of another shape.
     """
     from m2mkd.upstream import network
-    from m2mkd.upstream.checkpoint import unpack
+    from m2mkd.upstream.contents import unpack
 
-    description, state = network.adapt(kind, unpack(state_dict), config, where="config", what=f"{kind} checkpoint")
+    checkpoint = unpack(state_dict, ema=ema)
+    if checkpoint.choice:
+        warnings.warn(f"checkpoint: {checkpoint.choice}; ema={not ema} takes the other", stacklevel=2)
+    description, state = network.adapt(kind, checkpoint, config, where="config", what=f"{kind} checkpoint")
     return network.build_with_state(description, state)

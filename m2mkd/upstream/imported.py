@@ -1,15 +1,18 @@
 """Weights from elsewhere under this package's names: imported files, released ones as they are, and those of own runs."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2mkd.errors import InputError
-from m2mkd.files import sha256, write_atomically
+from m2mkd.files import write_atomically
 from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.description import Description
+from m2mkd.upstream.foreign import parse_object, read_text
+from m2mkd.upstream.safetensors_file import read_header, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +32,7 @@ class Imported:
     source: str
     """Name of the file that the weights came in."""
     source_sha256: str
-    """Digest of that file."""
+    """Digest of that file, see :func:`~m2mkd.upstream.checkpoint.digest`."""
     state: Callable[[], dict[str, "Tensor"]]
     """Reads the state dict, by the names of this package."""
 
@@ -60,7 +63,15 @@ class Imported:
         return build_with_state(self.description, self.state())
 
 
-def open_released(path: Path, kind: str, config: Mapping[str, Any], where: str = "config") -> Imported:
+def open_released(
+    path: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    where: str = "config",
+    *,
+    ema: bool = False,
+    say: Callable[[str], object] = warnings.warn,
+) -> Imported:
     """Open a file as others released it, and check every tensor of it.
 
     Parameters
@@ -71,6 +82,10 @@ def open_released(path: Path, kind: str, config: Mapping[str, Any], where: str =
         As for :func:`m2mkd.upstream.load`; what the file says of itself need not be in ``config``.
     where
         What errors call the configuration.
+    ema
+        Take the moving average of the weights.
+    say
+        Told which weights are taken where the file has those of the last update and their moving average.
 
     Raises
     ------
@@ -78,10 +93,13 @@ def open_released(path: Path, kind: str, config: Mapping[str, Any], where: str =
         If the file cannot be read, or does not hold what kind and configuration say.
     """
     from m2mkd.upstream import network
-    from m2mkd.upstream.checkpoint import read
+    from m2mkd.upstream.checkpoint import digest, read
 
-    description, state = network.adapt(kind, read(path), config, where=where, what=str(path))
-    return Imported(description, path.name, sha256(path), lambda: state)
+    checkpoint = read(path, ema=ema)
+    description, state = network.adapt(kind, checkpoint, config, where=where, what=str(path))
+    if checkpoint.choice:
+        say(f"{path}: {checkpoint.choice}; {'leave out --ema' if ema else '--ema'} for the other")
+    return Imported(description, path.name, digest(path), lambda: state)
 
 
 def write_imported(imported: Imported, path: Path) -> None:
@@ -92,6 +110,7 @@ def write_imported(imported: Imported, path: Path) -> None:
     InputError
         If the file cannot be written.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -102,7 +121,12 @@ def write_imported(imported: Imported, path: Path) -> None:
         "source": imported.source,
         "source_sha256": imported.source_sha256,
     }
-    state = {name: tensor.contiguous() for name, tensor in imported.state().items()}
+    state, written = {}, set()
+    for name, tensor in imported.state().items():
+        # The format has no tensors that share numbers, as those of a tied layer do.
+        storage = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in written else tensor.contiguous()
+        written.add(storage)
     try:
         # The file itself is what safetensors writes to by name: weights may be larger than the memory that is left.
         write_atomically(path, lambda file: save_file(state, file.name, metadata=header))
@@ -118,15 +142,14 @@ def open_imported(path: Path) -> Imported:
     InputError
         If it is absent, damaged, or another file.
     """
-    header = _header(path)
+    header = read_header(path)
     if header.get("format") != IMPORT_FORMAT:
         raise InputError(f"{path}: was not written by 'm2mkd import'; import it first, or say what it is with --kind and --config")
-    try:
-        config = json.loads(header["config"])
-        description = describe_checkpoint(header["kind"], config, {}, str(path))
-        return Imported(description, header["source"], header["source_sha256"], lambda: _tensors(path))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: its header is damaged ({error}); import the file anew") from None
+    if missing := {"kind", "config", "source", "source_sha256"} - header.keys():
+        raise InputError(f"{path}: its header is damaged ({min(missing)} is missing); import the file anew")
+    config = parse_object(header["config"], f"{path}: its header is damaged; import the file anew: config")
+    description = describe_checkpoint(header["kind"], config, {}, str(path))
+    return Imported(description, header["source"], header["source_sha256"], lambda: read_tensors(path, "import the file anew"))
 
 
 def open_run(path: Path) -> Imported:
@@ -142,9 +165,10 @@ def open_run(path: Path) -> Imported:
     from m2mkd.study.phases import AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
 
     try:
-        record = json.loads((path.parent / RECORD).read_text())
+        record = parse_object(read_text(path.parent / RECORD), RECORD)
         config = phase_from(record["config"])
-    except (OSError, ValueError, KeyError) as error:
+        source, source_sha256 = record["id"], record["outputs"][path.name]
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: has no readable {RECORD} beside it ({type(error).__name__}); give --kind and --config") from None
     checked_weights(path.parent)
     architecture: ViTConfig | NACConfig
@@ -161,41 +185,34 @@ def open_run(path: Path) -> Imported:
     kept = getattr(architecture, "stitch", "dropped") == "kept"
     width = stitch_width if kept else None
     description = Description(architecture.family, architecture, image_size, num_classes, config={}, stitch_width=width)
-    return Imported(description, record["id"], record["outputs"][path.name], lambda: load_weights(path.parent))
+    return Imported(description, source, source_sha256, lambda: load_weights(path.parent))
 
 
-def open_weights(path: Path, kind: str | None, config: Mapping[str, Any] | None, where: str = "config") -> Imported:
+def open_weights(
+    path: Path,
+    kind: str | None,
+    config: Mapping[str, Any] | None,
+    where: str = "config",
+    *,
+    ema: bool = False,
+    say: Callable[[str], object] = warnings.warn,
+) -> Imported:
     """Open any file of weights: with a kind a released one, otherwise an imported one or that of an own run.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind, config, where, ema, say
+        As for `open_released`, of a released file.
 
     Raises
     ------
     InputError
-        If it is none of them, or damaged.
+        If it is none of them, or damaged; if a moving average is asked of a file that was chosen from already.
     """
     if kind is not None:
-        return open_released(path, kind, config or {}, where)
-    if "run" in _header(path):
-        return open_run(path)
-    return open_imported(path)
-
-
-def _header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file; give the path of a checkpoint")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no safetensors file ({' '.join(str(error).split())}); give --kind and --config") from None
-
-
-def _tensors(path: Path) -> dict[str, "Tensor"]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: is damaged ({' '.join(str(error).split())}); import the file anew") from None
+        return open_released(path, kind, config or {}, where, ema=ema, say=say)
+    if ema:
+        raise InputError(f"{path}: --ema chooses among the weights of a released file; give --kind and --config with it, or leave it out")
+    return open_run(path) if "run" in read_header(path) else open_imported(path)

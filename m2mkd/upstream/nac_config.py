@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AliasChoices, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from m2mkd.config.load import checked
-from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
+from m2mkd.config.models import Latents, NACConfig, TokenizerConfig
 from m2mkd.errors import InputError
 from m2mkd.upstream.description import Description, DisabledNoise, Shapes
 from m2mkd.upstream.kinds import ReleasedKind
-from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
+from m2mkd.upstream.vocabulary import Layers, Ratio, SquareSide, Vocabulary, Width
 
 PRESETS = {
     "tiny": (3, 3, 9),
@@ -27,7 +27,7 @@ STEM_STRIDE = 4
 
 
 class Grid(Vocabulary):
-    dim: PositiveInt
+    dim: Width
     grid_size: SquareSide
 
 
@@ -72,8 +72,8 @@ class ReleasedLayer(Vocabulary):
     """What read-in and read-out have in common; heads other than the circuit's are theirs alone."""
 
     WITHOUT_EFFECT: ClassVar = frozenset({"path_drop_prob", "pre_output_layernorm"})
-    num_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
+    num_heads: Width | None = None
+    head_dim: Width | None = None
 
 
 class ReleasedReadIn(ReleasedLayer):
@@ -85,9 +85,20 @@ class ReleasedReadOut(ReleasedLayer):
     use_head: Literal[False]
 
 
+class GraphGenerator(Vocabulary):
+    """Parameters of any prior graph; what else its generator takes is of no effect on trained weights."""
+
+    model_config = ConfigDict(extra="ignore")
+    m: Width = 2
+    groups: Width = Field(8, validation_alias=AliasChoices("l", "num_cliques"))
+    p: float = Field(0.1, ge=0, le=1)
+    p_in: float = Field(0.9, ge=0, le=1)
+    p_out: float = Field(0.2, ge=0, le=1)
+
+
 class MediatorLatents(Vocabulary):
     graph_preset: str | None = None
-    graph_generator_kwargs: dict[str, Any] | None = None
+    graph_generator_kwargs: GraphGenerator | None = None
 
 
 class OutputPooling(Vocabulary):
@@ -97,15 +108,15 @@ class OutputPooling(Vocabulary):
 
 class LatentGraph(Vocabulary):
     WITHOUT_EFFECT: ClassVar = frozenset({"input_latent_kwargs", "output_latent_kwargs"})
-    code_dim: PositiveInt
-    signature_dim: PositiveInt
-    num_heads: PositiveInt
-    head_dim: PositiveInt
-    num_input_latents: PositiveInt
-    num_mediator_latents: PositiveInt
-    num_output_latents: PositiveInt
-    num_iterations: PositiveInt
-    ffn_capacity_factor: PositiveFloat
+    code_dim: Width
+    signature_dim: Width
+    num_heads: Width
+    head_dim: Width
+    num_input_latents: Width
+    num_mediator_latents: Width
+    num_output_latents: Width
+    num_iterations: Layers
+    ffn_capacity_factor: Ratio
     code_noise_scale: NonNegativeFloat = 0.05
     use_code_noise_in_latent_seeder: bool = True
     layer_scale_initial_value: NonNegativeFloat = 0.1
@@ -124,8 +135,8 @@ class LatentGraph(Vocabulary):
 class ReleasedCircuit(Vocabulary):
     WITHOUT_EFFECT: ClassVar = frozenset({"simplified_interface", "student_state_dict_dir", "student_type", "predefined_codes_dir"})
     input_dim: Literal[3] = 3
-    output_dim: PositiveInt
-    state_dim: PositiveInt
+    output_dim: Width
+    state_dim: Width
     input_tokenizer_type: Literal["ConvNeXtImageTokenizer"] = "ConvNeXtImageTokenizer"
     input_tokenizer_kwargs: ReleasedImageTokenizer
     latent_graph_type: Literal["LatentGraph"] = "LatentGraph"
@@ -139,17 +150,17 @@ class ReleasedCircuit(Vocabulary):
 class ReleasedStudent(Vocabulary):
     """Sizes of any student: the section ``share_kwargs`` under that of the student."""
 
-    state_dim: PositiveInt
-    code_dim: PositiveInt
-    num_heads: PositiveInt
-    head_dim: PositiveInt
-    ffn_capacity_factor: PositiveFloat
+    state_dim: Width
+    code_dim: Width
+    num_heads: Width
+    head_dim: Width
+    ffn_capacity_factor: Ratio
     layer_scale_initial_value: NonNegativeFloat = 0.1
     path_drop_prob: float = Field(0.0, ge=0, lt=1)
     mod_fc_kwargs: ReleasedModFC
     qkv_bias_in_attention: Literal[False]
     use_geglu: Literal[True]
-    stitch_dim: PositiveInt | None = None
+    stitch_dim: Width | None = None
 
 
 class ReadInStudent(ReleasedStudent):
@@ -165,7 +176,7 @@ class MediatorStudent(ReleasedStudent):
 
 class ReadOutStudent(ReleasedStudent):
     WITHOUT_EFFECT: ClassVar = frozenset({"pre_output_layernorm"})
-    output_dim: PositiveInt
+    output_dim: Width
     tokenizer_type: Literal["OutputLatentPooling"] = "OutputLatentPooling"
     tokenizer_kwargs: OutputPooling | None = None
     include_residual_in_latent_attention: Literal[False]
@@ -282,8 +293,11 @@ def _student_section(config: Mapping[str, Any], section: str, where: str) -> dic
     if "share_kwargs" not in config:
         return dict(config)
     sections = config.get("students", config)
-    if section not in sections:
+    if not isinstance(sections, Mapping) or section not in sections:
         raise InputError(f"{where}: {section} is missing beside share_kwargs; add the student's section")
+    for name, content in (("share_kwargs", config["share_kwargs"]), (section, sections[section])):
+        if not isinstance(content, Mapping):
+            raise InputError(f"{where}: {name} holds a {type(content).__name__}, but a mapping of names to values is needed")
     content = {**config["share_kwargs"], **sections[section]}
     return content | ({"stitch_dim": config["stitch_dim"]} if "stitch_dim" in config else {})
 
@@ -295,18 +309,15 @@ def _stitch_width(shapes: Shapes, where: str) -> int:
     raise InputError(f"{where}: stitch_dim is missing, and the checkpoint has no stitch layer to tell it; add it")
 
 
-def _graph(graph: LatentGraph) -> GraphPriors:
+def _graph(graph: LatentGraph) -> dict[str, Any]:
     """Parameters of the prior graph; they matter to a regulariser only, for the signatures come with the weights."""
-    latents = graph.mediator_latent_kwargs
-    given = (latents.graph_generator_kwargs if latents else None) or {}
+    latents = graph.mediator_latent_kwargs or MediatorLatents()
+    given = latents.graph_generator_kwargs or GraphGenerator()
     mediators = graph.num_mediator_latents
-    groups = given.get("l", given.get("num_cliques", 8))
-    prior = latents.graph_preset if latents else None
-    probability = given.get("p", 0.1) if prior == "erdos-renyi" else 0.1
-    return GraphPriors(
-        edges_per_node=min(given.get("m", 2), max(mediators - 1, 1)),
-        groups=groups if mediators % groups == 0 else 1,
-        p_in=given.get("p_in", 0.9),
-        p_out=given.get("p_out", 0.2),
-        edge_probability=probability,
-    )
+    return {
+        "edges_per_node": min(given.m, max(mediators - 1, 1)),
+        "groups": given.groups if mediators % given.groups == 0 else 1,
+        "p_in": given.p_in,
+        "p_out": given.p_out,
+        "edge_probability": given.p if latents.graph_preset == "erdos-renyi" else 0.1,
+    }

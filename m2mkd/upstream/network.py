@@ -22,8 +22,8 @@ from m2mkd.models.names import vit as vit_names
 from m2mkd.models.names.sources import Source, gather
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.vmoe import VMoE, build_vmoe_module
-from m2mkd.upstream.checkpoint import Checkpoint
 from m2mkd.upstream.configs import describe_checkpoint
+from m2mkd.upstream.contents import Checkpoint
 from m2mkd.upstream.description import Description
 
 CONSTANTS_SEED = 0
@@ -73,7 +73,7 @@ def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where
         raise InputError(f"{where}: holds a {type(config).__name__}, but a mapping of names to values is needed")
     try:
         constants = {name: torch.as_tensor(config[name]).detach() for name in nac_names.MODULE_CONSTANTS if config.get(name) is not None}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{where}: codes and states are lists of lists of numbers ({error})") from None
     released = checkpoint.state | constants
     arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.MODULE_CONSTANTS}
@@ -89,7 +89,7 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
     description
         What the state is of.
     released
-        Tensors by their released names, plain: see :func:`~m2mkd.upstream.checkpoint.unpack`.
+        Tensors by their released names, plain: see :func:`~m2mkd.upstream.contents.unpack`.
     what
         What errors call the state.
 
@@ -111,8 +111,11 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
         elif _holds_all_stages(description, released):
             converted = convert(replace(description, stage=None), released, what)
             return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
-    with torch.device("meta"):
-        model = build(description)
+    try:
+        with torch.device("meta"):
+            model = build(description)
+    except (ValueError, RuntimeError, AssertionError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"{what}: there is no network of these sizes ({error}); correct the configuration") from None
     constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.MODULE_CONSTANTS}
     given = {name: _constant(name, released[name], buffer, what) for name, buffer in constants.items() if name in released}
     wanted = {

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from m2mkd.config.load import checked
 from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.errors import InputError
 from m2mkd.upstream.description import Description, Shapes
 from m2mkd.upstream.kinds import ReleasedKind
-from m2mkd.upstream.vocabulary import SquareSide, Vocabulary
+from m2mkd.upstream.vocabulary import Depths, Layers, Ratio, SquareSide, Vocabulary, Width
 
 _BASE = {"embed_dim": 768, "num_heads": 12, "patch_size": 16}
 _LARGE = {"embed_dim": 1024, "num_heads": 16, "patch_size": 16}
@@ -57,13 +57,13 @@ class ReleasedViT(Vocabulary):
     img_size: SquareSide = 224
     patch_size: SquareSide = 16
     in_chans: Literal[3] = 3
-    num_classes: PositiveInt = 1000
-    embed_dim: PositiveInt
-    num_heads: PositiveInt
-    mlp_ratio: PositiveFloat = 4.0
+    num_classes: Width = 1000
+    embed_dim: Width
+    num_heads: Width
+    mlp_ratio: Ratio = 4.0
     qkv_bias: bool = True
     ln_eps: PositiveFloat = 1e-6
-    divided_depths: tuple[PositiveInt, ...] = Field(min_length=1)
+    divided_depths: Depths = Field(min_length=1)
     stage: NonNegativeInt | None = None
 
     def widths(self) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class ReleasedViT(Vocabulary):
 
 
 class ReleasedVMoE(ReleasedViT):
-    num_expert: PositiveInt = 8
-    top_k: PositiveInt = 2
+    num_expert: Layers = 8
+    top_k: Layers = 2
     moe_pos: tuple[NonNegativeInt, ...] | None = None
     pre_stitch_pos: tuple[NonNegativeInt, ...] = ()
     post_stitch_pos: tuple[NonNegativeInt, ...] = ()
-    stitch_dim: PositiveInt | None = None
+    stitch_dim: Width | None = None
     stitch_ln_eps: Literal[1e-5] = 1e-5  # type: ignore[valid-type]
     stage: None = None
 
@@ -104,7 +104,7 @@ class ReleasedVMoE(ReleasedViT):
 
 class ReleasedVMoEModule(ReleasedVMoE):
     idx: int = Field(ge=-1)
-    divided_depths: tuple[PositiveInt] = Field()
+    divided_depths: tuple[Layers] = Field()
 
 
 def describe_transformer(kind: ReleasedKind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
@@ -206,7 +206,9 @@ def _complete_stitches(content: dict[str, Any], kind: ReleasedKind, shapes: Shap
         widths = [shape[0] for name, shape in shapes.items() if re.search(r"(post_stitch\.fc|pre_stitch\.ln)\.bias$", name) and shape]
         content |= {"stitch_dim": widths[0]} if widths else {}
     depths = content.get("divided_depths")
-    if "pre_stitch_pos" in content or "post_stitch_pos" in content or not isinstance(depths, list | tuple):
+    if not isinstance(depths, list | tuple) or not all(isinstance(depth, int) for depth in depths):
+        return
+    if "pre_stitch_pos" in content or "post_stitch_pos" in content:
         return
     if any("_stitch." in name for name in shapes):
         ends = list(accumulate(depths))[:-1]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from m2mkd.config.base import Config
 
@@ -31,5 +31,22 @@ def _side(value: Any) -> Any:
     return value
 
 
-SquareSide = Annotated[PositiveInt, BeforeValidator(_side)]
+def _not_too_deep(depths: tuple[int, ...]) -> tuple[int, ...]:
+    if sum(depths) > MOST_LAYERS:
+        raise ValueError(f"at most {MOST_LAYERS} blocks are read in all")
+    return depths
+
+
+# A network is laid out before its tensors are compared with those of the file, so that what a stranger or a typo writes here decides on
+# time and memory. The limits are ten times what anybody has published.
+MOST_LAYERS = 512
+Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
+"""Number of what takes memory for itself alone even without weights: blocks, experts, propagators."""
+Depths = Annotated[tuple[Layers, ...], AfterValidator(_not_too_deep)]
+"""Blocks in each stage."""
+Width = Annotated[int, Field(gt=0, le=2**20)]
+"""Size of a tensor along one axis."""
+Ratio = Annotated[float, Field(gt=0, le=1024)]
+"""One width over another."""
+SquareSide = Annotated[Width, BeforeValidator(_side)]
 """Side of a square, written as a number or as a pair."""

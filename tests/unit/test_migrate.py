@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from m2mkd.results.records import read_records
 from typer.testing import CliRunner
 
 from m2mkd.cli import app
 from m2mkd.files import sha256, write_json
 from m2mkd.models.weights import load_weights, save_weights
-from m2mkd.results.records import read_records
 from m2mkd.study.keys import run_key
 from m2mkd.study.migrate import migrate
 from m2mkd.study.phase import METRICS, RECORD, WEIGHTS

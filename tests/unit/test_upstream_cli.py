@@ -1,6 +1,7 @@
 """``m2mkd import`` and ``m2mkd evaluate``."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from m2mkd.study.run import Run
 from m2mkd.training.job import Outcome, record_outputs
 from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.network import build
+from tests.bounded import bounded
 from tests.conftest import ROOT
 from tests.parity.released import nac_shapes
 from tests.unit.test_upstream_config import SMALL, changed, random_state
@@ -97,6 +99,26 @@ def test_a_released_and_an_imported_file_measure_the_same(root, m2mkd):
     for key in ("top1", "top5", "loss", "count", "kind", "source", "source_sha256"):
         assert imported[key] == released[key]
     assert imported["source"] == "released.pth"
+
+
+def test_of_weights_and_their_average_it_says_which_it_takes(root, m2mkd):
+    state = random_state(nac_shapes(CIRCUIT))
+    torch.save({"model": state, "model_ema": {name: tensor * 2 for name, tensor in state.items()}}, "both.pth")
+    command = ("both.pth", "--kind", "nac", "--config", "released.yml")
+    losses = {}
+    for option, word in (
+        ((), "takes 'model' and leaves 'model_ema'; --ema for the other"),
+        (("--ema",), "takes 'model_ema' and leaves 'model'"),
+    ):
+        code, out, err = m2mkd("evaluate", *command, *option, "--data", "digits@24", "--device", "cpu")
+        assert (code, err.startswith(f"m2mkd: both.pth: {word}"), err.count("\n")) == (0, True, 1), err
+        losses[option] = json.loads(out)["loss"]
+        code, _, err = m2mkd("import", *command, *option, "-o", "ours.safetensors")
+        assert (code, word in err) == (0, True)
+        code, out, err = m2mkd("evaluate", "ours.safetensors", "--data", "digits@24", "--device", "cpu")
+        assert (json.loads(out)["loss"], err) == (losses[option], "")
+    assert losses[()] == expected()["loss"]
+    assert len(set(losses.values())) == 2
 
 
 def test_a_circuit_takes_images_of_another_size_and_a_vit_does_not(root, m2mkd):
@@ -184,12 +206,23 @@ def test_the_weights_of_an_own_run_need_no_kind(root, m2mkd):
         (("import", "released.yml", "-o", "x", "--kind", "nac", "--config", "released.yml"), "released.yml: is not a checkpoint"),
         (("import", "absent.pth", "-o", "x", "--kind", "nac", "--config", "released.yml"), "absent.pth: cannot be read"),
         (("evaluate", "released.pth", "--data", "digits@24"), "give --kind and --config"),
+        (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "pipe.yml"), "pipe.yml: is a pipe, not a file"),
+        (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "pipe.json"), "pipe.json: is a pipe, not a file"),
+        (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "released.yml", "--ema"), "no moving average"),
+        (("evaluate", "released.pth", "--data", "digits@24", "--ema"), "--ema chooses among the weights of a released file"),
+        (
+            ("evaluate", "released.pth", "--kind", "nac", "--config", "released.yml", "--data", "digits@24", "--classes-from", "pipe.yml"),
+            "pipe.yml: is a pipe, not a file",
+        ),
         (("evaluate", "released.pth", "--kind", "nac", "--config", "released.yml", "--data", "digits@32"), "digits@32"),
         (("evaluate", "released.pth", "--kind", "nac", "--config", "released.yml", "--data", "digitz@24"), "digitz"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(root, m2mkd, arguments, message):
-    code, out, err = m2mkd(*arguments)
+    for name in ("pipe.yml", "pipe.json"):
+        os.mkfifo(name)
+    with bounded():
+        code, out, err = m2mkd(*arguments)
     assert code == 2
     assert message in err
     assert re.fullmatch(r"m2mkd: [^\n]+\n", err)
