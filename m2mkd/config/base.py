@@ -1,6 +1,12 @@
 """The common base of every configuration model."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a name may look like that becomes a part of paths, rules and shell lines."""
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Config(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from m2mkd.config.base import Config
+from m2mkd.config.base import Config, Name
 from m2mkd.config.compat import Profile, Value
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
@@ -134,7 +134,7 @@ class StudentExperiment(Config):
     data: str
     """Training set of the student, as name@size; its validation set gives the IID accuracy."""
     distill: Distill
-    variants: dict[str, Variant]
+    variants: dict[Name, Variant]
     ood: tuple[str, ...] = ()
     """Out-of-distribution sets, as name@size."""
     seeds: Seeds | None = None
@@ -263,7 +263,7 @@ class Scale(Config):
 class Settings(Config):
     """``config/config.yaml``: what the workflow runs."""
 
-    scale: str = "small"
+    scale: Name = "small"
     """File in ``config/scales``."""
     experiments: tuple[str, ...] = ()
     """Experiments to run instead of the scale's study; none: the study."""
@@ -282,5 +282,5 @@ class Settings(Config):
 class Catalogue(Config):
     """The shared building blocks that experiments refer to by name."""
 
-    models: dict[str, Model]
-    recipes: dict[str, Recipe]
+    models: dict[Name, Model]
+    recipes: dict[Name, Recipe]

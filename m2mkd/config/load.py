@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from m2mkd.config.base import NAME, Name
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
@@ -141,6 +143,9 @@ def named(folder: str, name: str, field: str = "") -> Path:
     """
     path = CONFIG / folder / f"{name}.yaml"
     known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
+    if not re.fullmatch(NAME, name):
+        fix = "a name has letters of English, digits, '.', '_' and '-', and begins with a letter or digit; rename it"
+        raise InputError(f"{field or path}: {name!r} cannot be the name of a {folder.removesuffix('s')}; {fix}")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         fix = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known) or 'none; run from the root of the project'}"
@@ -152,7 +157,7 @@ def named(folder: str, name: str, field: str = "") -> Path:
 def datasets() -> dict[str, DatasetConfig]:
     """The registry of data sets by name."""
     path = CONFIG / "datasets.yaml"
-    return checked(dict[str, DatasetConfig], read_yaml(path), str(path))
+    return checked(dict[Name, DatasetConfig], read_yaml(path), str(path))
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from m2mkd.config.base import Name
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.experiment import Experiment, Scale, Settings
@@ -18,9 +19,9 @@ FILES: dict[str, Any] = {
     "config": Settings,
     "experiment": Experiment,
     "scale": Scale,
-    "models": dict[str, Model],
-    "recipes": dict[str, Recipe],
-    "datasets": dict[str, DatasetConfig],
+    "models": dict[Name, Model],
+    "recipes": dict[Name, Recipe],
+    "datasets": dict[Name, DatasetConfig],
     "compat": dict[str, Switch],
 }
 """What each schema describes."""

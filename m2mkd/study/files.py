@@ -5,6 +5,7 @@ whole, for tables, report and tracking.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,8 @@ def read_study(scale_name: str, key: str) -> Study:
     InputError
         If there is no such plan, or it or that of one of its runs is not whole.
     """
+    if not re.fullmatch("[0-9a-f]{16}", key):
+        raise InputError(f"{key!r} is not the key of a study, which has 16 hexadecimal digits; {AGAIN}")
     path = study_file(scale_name, key)
     content = _read(path)
     try:

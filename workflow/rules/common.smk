@@ -152,7 +152,7 @@ def arguments(wildcards, resources):
 
 def of_study(key):
     """Arguments of what is made of a whole study, as it was planned."""
-    return f"--scale {shlex.quote(PLAN['scale'])} --study {key}"
+    return f"--scale {shlex.quote(PLAN['scale'])} --study {shlex.quote(key)}"
 
 
 def sources(wildcards):

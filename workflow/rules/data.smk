@@ -14,7 +14,7 @@ rule fetch:
     params:
         name=lambda wildcards, output: OWNER[output[0]].partition("@")[0],
     shell:
-        "m2mkd data fetch {params.name} --file {wildcards.file} > {log} 2>&1"
+        "m2mkd data fetch {params.name:q} --file {wildcards.file:q} > {log:q} 2>&1"
 
 
 rule prepare:
@@ -28,7 +28,7 @@ rule prepare:
     conda:
         "../envs/m2mkd.yaml"
     shell:
-        "m2mkd data prepare {wildcards.data} > {log} 2>&1"
+        "m2mkd data prepare {wildcards.data:q} > {log:q} 2>&1"
 
 
 rule all_data:

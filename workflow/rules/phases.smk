@@ -17,7 +17,7 @@
 #       params:
 #           arguments=arguments,
 #       shell:
-#           "m2mkd run evaluate/{wildcards.key} {params.arguments} > {log} 2>&1"
+#           "m2mkd run evaluate/{wildcards.key:q} {params.arguments} > {log:q} 2>&1"
 for phase, declared in PLAN["phases"].items():
 
     rule:
@@ -40,7 +40,7 @@ for phase, declared in PLAN["phases"].items():
             run=lambda wildcards, phase=phase: f"{phase}/{wildcards.key}",
             arguments=arguments,
         shell:
-            "m2mkd run {params.run} {params.arguments} > {log} 2>&1"
+            "m2mkd run {params.run:q} {params.arguments} > {log:q} 2>&1"
 
 
 # Several seeds, or modules, in one job, where the scale asks for it.
@@ -66,6 +66,6 @@ for first, members in PLAN["groups"].items():
             runs=members,
             arguments=arguments,
         shell:
-            "m2mkd run {params.runs} {params.arguments} > {log} 2>&1"
+            "m2mkd run {params.runs:q} {params.arguments} > {log:q} 2>&1"
 
     workflow.ruleorder(f"{phase}_{first}", phase)

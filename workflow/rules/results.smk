@@ -23,7 +23,7 @@ rule compile:
     params:
         arguments=of_study(PLAN["study"]),
     shell:
-        "m2mkd compile {params.arguments} > {log} 2>&1"
+        "m2mkd compile {params.arguments} > {log:q} 2>&1"
 
 
 rule report:
@@ -43,7 +43,7 @@ rule report:
     params:
         arguments=of_study(PLAN["study"]),
     shell:
-        "m2mkd report {params.arguments} > {log} 2>&1"
+        "m2mkd report {params.arguments} > {log:q} 2>&1"
 
 
 rule track:
@@ -60,7 +60,7 @@ rule track:
     params:
         arguments=of_study(PLAN["study"]),
     shell:
-        "m2mkd track sync {params.arguments} > {log} 2>&1"
+        "m2mkd track sync {params.arguments} > {log:q} 2>&1"
 
 
 # A target of its own: what a study is published as.
@@ -77,7 +77,7 @@ rule crate:
     params:
         arguments=of_study(PLAN["study"]),
     shell:
-        "m2mkd crate {params.arguments} > {log} 2>&1"
+        "m2mkd crate {params.arguments} > {log:q} 2>&1"
 
 
 # The study once more, together with the ablations of its scale. Nothing else asks for it.
@@ -105,7 +105,7 @@ if PLAN["ablations"]:
         shell:
             "(m2mkd compile {params.arguments}"
             " && m2mkd report {params.arguments}"
-            " && m2mkd track sync {params.arguments}) > {log} 2>&1"
+            " && m2mkd track sync {params.arguments}) > {log:q} 2>&1"
 
 else:
 
