@@ -1,8 +1,7 @@
 """The stream of images that a run trains on, and the pass over a split that measures it.
 
-Everything random depends on (data set, protocol, replicate) and on the epoch, the image and its repeat; never on the experiment, the
-variant, the module, the number of workers or of ranks. So variants are paired: they see the same images, augmented and mixed in the same
-way.
+Everything random depends on (data set, protocol, seed) and on the epoch, the image and its repeat; never on experiment, variant, module,
+workers or ranks. So variants are paired: they see the same images, augmented and mixed in the same way.
 """
 
 import os
