@@ -8,6 +8,7 @@ import torch
 
 from m2mkd.data.stream import eval_batches
 from m2mkd.evaluation.accuracy import measure
+from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import Record
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.study.lineage import display_rows
@@ -69,7 +70,7 @@ def test_each_module_is_measured_in_its_own_place(measured):
 
 def test_the_table_has_a_line_for_each_module_and_one_for_the_meta_model_alone(measured):
     planned, run, *_, outcome = measured
-    table = hybrids_table(planned, [Record(run, outcome.metrics, [], {}, "")])
+    table = hybrids_table(Collected(planned, (Record(run, outcome.metrics, [], {}, ""),)))
     assert [row[3] for row in table.rows] == ["none", "0", "1", "2", "3"]
     assert {row[:3] for row in table.rows} == {("teacher_deit_large", "corrected", "digits@32")}
     assert list(table.exact["top1"]) == [
