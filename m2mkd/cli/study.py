@@ -77,8 +77,11 @@ def compile_(
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.tables import compile_tables
+    from m2mkd.study.state import settle_times
 
-    compile_tables(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    settle_times(study)
+    compile_tables(study, incomplete=incomplete)
 
 
 @app.command()
@@ -92,8 +95,11 @@ def report(
 ) -> None:
     """Write the report of a study from its runs."""
     from m2mkd.results.report import write_report
+    from m2mkd.study.state import settle_times
 
-    write_report(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), incomplete=incomplete)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    settle_times(study)
+    write_report(study, incomplete=incomplete)
 
 
 @track.command()
@@ -106,11 +112,14 @@ def sync(
     partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
+    from m2mkd.study.state import settle_times
     from m2mkd.tracking import mlflow_export
     from m2mkd.tracking.address import set_default_tracking_uri
 
     set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
-    mlflow_export.sync(read_study(scale, experiment, overrides, ablations=ablations, planned=planned), partial=partial)
+    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    settle_times(study)
+    mlflow_export.sync(study, partial=partial)
 
 
 @app.command()
