@@ -111,6 +111,22 @@ def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterato
         lock.release()
 
 
+def is_held(work: Path) -> bool:
+    """Whether a process holds that piece of work; where locks do not work, no process seems to."""
+    path = work.with_name(f".{work.name}.lock")
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    lock.release()
+    return False
+
+
 def _write(path: Path, record: dict) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(record))

@@ -6,14 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from m2mkd.config.experiment import Settings
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
 from m2mkd.study.plan import build_study
 from m2mkd.study.state import is_done
 from m2mkd.study.study import Study
+from m2mkd.workflows import wait_for_all
 
 WORK = Path("results/reproduce")
 """Names the lock that one reproduction at a time holds."""
@@ -38,7 +37,7 @@ def reproduce(settings: Settings, cores: str) -> int:
     """
     study = build_study(settings)
     with exclusive(WORK, "make", _say) as note_child:
-        _wait_for_other_workflows()
+        wait_for_all(_say)
         if any(Path(".snakemake/locks").glob("*")):
             _say("taking back the lock of an interrupted run")
             subprocess.run(["snakemake", "--unlock", "--quiet", "all"], check=True, stderr=subprocess.DEVNULL)
@@ -59,17 +58,6 @@ def reproduce(settings: Settings, cores: str) -> int:
         return 2 if refusals else status
     _say(where(study))
     return 0
-
-
-def _wait_for_other_workflows() -> None:
-    """Wait for any Snakemake that works in this folder; its lock is not to be taken."""
-    own = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
-        named = any(Path(word).name == "snakemake" for word in words[:3])
-        if named and process.info["cwd"] == str(Path.cwd()) and process.pid not in own:
-            _say(f"waiting for process {process.pid}, a Snakemake that works here")
-            psutil.wait_procs([process])
 
 
 def _refusals(logs: Path, since: float) -> list[str]:

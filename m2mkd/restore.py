@@ -76,6 +76,7 @@ def _settle_results(study: Study, *, current: bool) -> None:
     made = [Path(study.receipt), Path(study.root, "report.html")]
     for path in made:
         if path.is_file():
-            os.utime(path, None if current else (NORMAL_MTIME, NORMAL_MTIME))
+            # Of a link into DVC's cache the link's own time counts; the file there may be shared.
+            os.utime(path, None if current else (NORMAL_MTIME, NORMAL_MTIME), follow_symlinks=False)
     if current and all(path.is_file() for path in made):
         mlflow_export.sync(Results.read(study))

@@ -1,7 +1,7 @@
 """Planning for the workflow: everything that Snakemake and its jobs read is written once, before any of them starts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +9,7 @@ from m2mkd.config.experiment import Settings
 from m2mkd.containers.image import for_workflow
 from m2mkd.errors import InputError
 from m2mkd.files import require_writable, write_json
+from m2mkd.marks import settle
 from m2mkd.planning.request import Terms, requests
 from m2mkd.study.differences import differences
 from m2mkd.study.files import plan_folder, read_study, write_plan
@@ -16,7 +17,7 @@ from m2mkd.study.graph import as_graph
 from m2mkd.study.keys import digest
 from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
-from m2mkd.study.state import normalise_mtimes
+from m2mkd.study.state import normalise_all_mtimes
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import set_default_tracking_uri
 
@@ -59,7 +60,8 @@ def plan_workflow(
     if storage is not None:
         for path, target in ((Path(study.root), storage), *((Path(study.root, name), Path("data", name)) for name in ("work", "plan"))):
             _link(path, target / study.root)
-    normalise_mtimes(whole)
+    settle(whole)
+    normalise_all_mtimes(whole)
     uri = _without_secret(settings.tracking_uri)
     write_plan(study, uri)
     if whole is not study:
@@ -69,6 +71,7 @@ def plan_workflow(
         Path(study.root, "runs", phase).mkdir(parents=True, exist_ok=True)
     beside = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
     graph = as_graph(study, whole) | beside
+    _check_receipts(study, graph["raw"])
     path = plan_folder(study.scale_name) / f"graph-{digest(graph)}.json"
     if not path.is_file():
         write_json(path, graph)
@@ -89,6 +92,13 @@ def _link(path: Path, target: Path) -> None:
         path.symlink_to(target.absolute())
     if not path.samefile(target):
         raise InputError(f"{path} is there already, but outputs are to be stored elsewhere; move it away")
+
+
+def _check_receipts(study: Study, raw: Mapping[str, Iterable[str]]) -> None:
+    """Remove receipts of source files that are gone, so that these are fetched again where they are needed."""
+    for file in {Path(file) for files in raw.values() for file in files}:
+        if not file.exists():
+            Path(study.root, "fetched", file.name).unlink(missing_ok=True)
 
 
 def _without_secret(uri: str | None) -> str | None:

@@ -74,18 +74,22 @@ def gc(
     overrides: SetOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
-    """List or remove run folders that neither the study nor the scale's ablations need."""
-    import shutil
+    """List or remove run folders, and plans, that neither the study nor the scale's ablations need."""
+    from m2mkd.study.plan import build_study
+    from m2mkd.study.state import surplus, surplus_plans
+    from m2mkd.surplus import remove
+    from m2mkd.workflows import require_none
 
-    from m2mkd.study.state import surplus
-
-    folders = surplus(read_study(scale, experiment, overrides, ablations=True))
-    for folder in folders:
-        if delete:
-            shutil.rmtree(folder)
-        typer.echo(f"{'removed' if delete else 'not needed'}: {folder}")
-    if not folders:
-        typer.echo("every run folder is needed")
+    settings = read_settings(scale, experiment, overrides)
+    study, whole = build_study(settings), build_study(settings, ablations=True)
+    if delete:
+        require_none("runs gc --delete")
+    found = [*surplus(whole), *surplus_plans(whole, {study.key, whole.key})]
+    for path in found:
+        state = "not needed" if not delete else "removed" if remove(path) else "left, for a job holds it"
+        typer.echo(f"{state}: {path}")
+    if not found:
+        typer.echo("every run folder and plan is needed")
 
 
 @app.command()
@@ -93,6 +97,8 @@ def migrate(scale: ScaleOption = None) -> None:
     """Move finished runs of the old layout, in which a run held several seeds, to their keys of today."""
     from m2mkd.study.migrate import migrate as move
     from m2mkd.study.study import root_of
+    from m2mkd.workflows import require_none
 
+    require_none("runs migrate")
     for line in move(Path(root_of(read_settings(scale, None, None).scale))):
         typer.echo(line)

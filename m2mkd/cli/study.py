@@ -78,8 +78,10 @@ def compile_(
     """Collect the runs of a study into tables and judge the claims."""
     from m2mkd.results.judge.results import Results
     from m2mkd.results.tables.compile import compile_tables
+    from m2mkd.study.state import normalise_all_mtimes
 
     study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    normalise_all_mtimes(study)
     compile_tables(Results.read(study, partial=partial))
 
 
@@ -95,8 +97,10 @@ def report(
     """Write the report of a study from its runs."""
     from m2mkd.results.judge.results import Results
     from m2mkd.results.report.write import write_report
+    from m2mkd.study.state import normalise_all_mtimes
 
     study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    normalise_all_mtimes(study)
     write_report(Results.read(study, partial=partial))
 
 
@@ -111,11 +115,13 @@ def sync(
 ) -> None:
     """Bring every finished run of a study into the MLflow store, once."""
     from m2mkd.results.judge.results import Results
+    from m2mkd.study.state import normalise_all_mtimes
     from m2mkd.tracking import mlflow_export
     from m2mkd.tracking.address import set_default_tracking_uri
 
     set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
     study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    normalise_all_mtimes(study)
     mlflow_export.sync(Results.read(study, partial=partial))
 
 

@@ -1,18 +1,26 @@
 """What of a study is on the disk."""
 
+import json
 import os
+import time
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
-NORMAL_MTIME = 1_708_905_600.0
-"""Time of modification of every keyed file, in seconds: the day of the paper's first version."""
+NORMAL_MTIME = 315_619_200.0
+"""Time of modification of every keyed file, in seconds: the second of January 1980, before which no clock stands and no zip can hold it."""
 
 
 def is_done(study: Study, run: Run) -> bool:
     """Whether all outputs of a run are there."""
     return all(Path(output).is_file() for output in study.outputs(run))
+
+
+def manifests(study: Study) -> set[str]:
+    """Manifests of all prepared sets that a study reads."""
+    return {data.manifest for run in study.runs.values() for data in run.config.data_sets}
 
 
 def normalise_mtimes(study: Study) -> None:
@@ -21,17 +29,57 @@ def normalise_mtimes(study: Study) -> None:
     They lie under the digest of what decides them, so a file that is there is right. Snakemake, however, takes an output for outdated when
     an input is newer, as it may well be after a clone, a ``dvc checkout`` or a copy.
     """
-    manifests = {data.manifest for run in study.runs.values() for data in run.config.data_sets}
-    outputs = {output for run in study.runs.values() for output in study.outputs(run)}
-    for path in manifests | outputs:
+    set_normal(manifests(study) | {output for run in study.runs.values() for output in study.outputs(run)})
+
+
+def normalise_all_mtimes(study: Study) -> None:
+    """The same, before something is made of a whole study; and what else it is made from is not left in the future."""
+    normalise_mtimes(study)
+    quoted = [*Path("config").rglob("*"), *Path("results/published").glob("*.csv")]
+    out_of_the_future(["config", "results/published", *quoted, study.receipt, Path(study.pages, "report.html")])
+
+
+def set_normal(paths: Iterable[str | Path]) -> None:
+    """Give files that time. Of a link it is the link's own: the file that it leads to may be shared, as in a cache of DVC."""
+    _set_times(paths, NORMAL_MTIME, lambda there: there != NORMAL_MTIME)
+
+
+def out_of_the_future(paths: Iterable[str | Path]) -> None:
+    """Give files that seem to come from the future, because a clock was wrong or is now, the present time.
+
+    Snakemake refuses what a job has made of such a file, for it looks older than that.
+    """
+    now = time.time()
+    _set_times(paths, now, lambda there: there > now)
+
+
+def _set_times(paths: Iterable[str | Path], wanted: float, wrong: Callable[[float], bool]) -> None:
+    for path in paths:
         try:
-            if not Path(path).is_symlink() and Path(path).stat().st_mtime != NORMAL_MTIME:
-                os.utime(path, (NORMAL_MTIME, NORMAL_MTIME))
-        except (FileNotFoundError, PermissionError):
-            continue  # not there yet, or somebody else's
+            if wrong(os.lstat(path).st_mtime):
+                os.utime(path, (wanted, wanted), follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            continue  # not there yet, somebody else's, or on a file system that cannot
 
 
 def surplus(study: Study) -> list[Path]:
     """Folders of runs at the study's scale that it does not need."""
     wanted = {study.folder(run_id) for run_id in study.runs}
     return [folder for folder in sorted(Path(study.root, "runs").glob("*/*")) if folder.as_posix() not in wanted]
+
+
+def surplus_plans(study: Study, keys: Collection[str]) -> list[Path]:
+    """Plans at a scale that are not of these studies, nor of the one that was planned last, nor of a run of the first."""
+    folder = Path(study.root, "plan")
+    keys = {*keys, _key_in(folder / "current.json")} - {""}
+    wanted = {folder / f"{run_id}.json" for run_id in study.runs} | {folder / f"study-{key}.json" for key in keys}
+    found = {*folder.glob("*/*.json"), *folder.glob("study-*.json")} - wanted
+    return sorted(found | {path for path in folder.glob("graph-*.json") if _key_in(path) not in keys})
+
+
+def _key_in(path: Path) -> str:
+    """Key of the study that a file of the plan is about."""
+    try:
+        return str(json.loads(path.read_text())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -23,8 +23,10 @@ from m2mkd.signals import SignalGuard
 from m2mkd.study.data import Data
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.groups import in_lock_step
-from m2mkd.study.phase import METRICS, RECORD, Phase
+from m2mkd.study.phase import METRICS, PHASES, RECORD, Phase
 from m2mkd.study.run import Run
+from m2mkd.study.state import set_normal
+from m2mkd.study.whole import is_whole, kept_folder
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
 from m2mkd.training.store import PUBLISHED, Store
@@ -118,8 +120,14 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
         if not first.config.HEAD_NODE:
             machine()  # before anything else, for it fixes the number of threads
         held.enter_context(mirrored(planned))
+        published = ranks.broadcast([one.run.id for one in planned if is_whole(one.folder, one.run)] if ranks.is_main else [])
+        if ranks.is_main:
+            set_normal(file for one in planned for file in inputs_of(one))
+            for run_id in published:
+                say(f"{run_id} is here already, whole")
         for part in parts:
-            done = ranks.broadcast([(by_id[run.id].work / RECORD).is_file() for run in part])
+            waiting = [run.id in published or _waits(by_id[run.id], say) for run in part] if ranks.is_main else []
+            done = ranks.broadcast(waiting)
             pending = [by_id[run.id] for run, is_done in zip(part, done, strict=True) if not is_done]
             started = time.time()
             jobs = [job_of(one, machine, together=len(pending)) for one in pending]
@@ -130,19 +138,46 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
                 for one, outcome, its in zip(pending, outcomes, used, strict=True):
                     record_outputs(one.run, one.work, outcome, started, its)
         if ranks.is_main:
-            publish_outputs(planned)
+            publish_outputs([one for one in planned if one.run.id not in published])
+
+
+def inputs_of(planned: PlannedRun) -> list[Path]:
+    """Files that Snakemake compares a run's outputs with: outputs of the runs that it builds on, and manifests of its data sets."""
+    upstream = [planned.root / "runs" / run_id for run_id in planned.run.parents]
+    named = {run_id: PHASES[run_id.partition("/")[0]].OUTPUTS for run_id in planned.run.parents}
+    files = [folder / name for folder, names in zip(upstream, named.values(), strict=True) for name in names]
+    return files + [Path(data.folder, "manifest.json") for data in planned.run.config.data_sets]
+
+
+def _waits(planned: PlannedRun, say: Callable[[str], object]) -> bool:
+    """Whether a run was computed and only has to be published, perhaps once more, because Snakemake removed what it had not seen end."""
+    work, run = planned.work, planned.run
+    if not is_whole(work, run):
+        kept = kept_folder(work)
+        if not is_whole(kept, run):
+            (work / RECORD).unlink(missing_ok=True)  # of outputs that were damaged since
+            return False
+        shutil.rmtree(work, ignore_errors=True)
+        kept.rename(work)
+    say(f"{run.id} was computed before, and is published")
+    return True
 
 
 def publish_outputs(planned: Sequence[PlannedRun]) -> None:
-    """Let the outputs of finished runs appear in their folders, and remove the work folders."""
+    """Let the outputs of finished runs appear in their folders, and keep nothing else of the work folders."""
     for one in planned:
         for name in one.run.config.OUTPUTS:
             publish(one.work / name, one.folder / name)
+        set_normal(one.folder / name for name in one.run.config.OUTPUTS)
     for one in planned:
         # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
-        done = one.work.with_name(f".{one.work.name}.done")
-        shutil.rmtree(done, ignore_errors=True)
-        shutil.rmtree(one.work.rename(done))
+        kept = kept_folder(one.work)
+        shutil.rmtree(kept, ignore_errors=True)
+        for path in one.work.rename(kept).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in one.run.config.OUTPUTS:
+                path.unlink()
 
 
 def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractContextManager[None]:

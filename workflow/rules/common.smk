@@ -91,8 +91,9 @@ def inputs_of(run_ids):
     needed = {file for run_id in run_ids for file in PLAN["runs"][run_id]["inputs"]}
     beside = {file for run_id in run_ids for file in PLAN["runs"][run_id]["ancient"]}
     sets = {file for file in needed if file.startswith("data/")}
+    # Of a link into a cache of DVC Snakemake looks at the time of the file there, which is not ours to set.
     return (
-        sorted(needed - sets)
+        [ancient(f) if os.path.islink(f) else f for f in sorted(needed - sets)]
         + [local(file) for file in sorted(sets)]
         + [ancient(local(file)) for file in sorted(beside - needed)]
     )
@@ -155,11 +156,16 @@ def of_study(key):
     return f"--scale {shlex.quote(PLAN['scale'])} --study {shlex.quote(key)}"
 
 
+def receipt(name):
+    """What says that a source file is in data/raw, and right."""
+    return f"{ROOT}/fetched/{name}"
+
+
 def sources(wildcards):
-    """Source files of a prepared set, unless it is there: then nothing is fetched for it, however long they are gone."""
+    """Receipts of the source files of a prepared set, unless it is there: then nothing is fetched for it, however long they are gone."""
     made = f"data/packed/{wildcards.data}/{wildcards.key}/manifest.json"
     files = [] if os.path.exists(made) else PLAN["raw"].get(wildcards.data, [])
-    return [ancient(local(file)) for file in files]
+    return [ancient(local(receipt(os.path.basename(file)))) for file in files]
 
 
 wildcard_constraints:

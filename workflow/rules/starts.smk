@@ -1,6 +1,54 @@
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+
+
 # With a limit of starts Snakemake looks at all waiting jobs once a second for each job that ever ended, which soon takes much of a core from
 # the jobs. Its default, a hundred a second, limits nothing here. Snakemake heeds this in the file that it is started with alone.
 onstart:
     limit = workflow.scheduler.job_rate_limiter
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+    _note_this_workflow()
+
+
+onsuccess:
+    _forget_this_workflow()
+    # What jobs kept lest Snakemake, had it not seen them end, removed what they had published.
+    with open(os.environ["M2MKD_PLAN"]) as file:
+        plan = json.load(file)
+    for run in plan["runs"]:
+        phase, key = run.split("/")
+        shutil.rmtree(
+            f"{plan['root']}/work/{phase}/.{key}.done", ignore_errors=True
+        )
+
+
+onerror:
+    _forget_this_workflow()
+
+
+# Commands that remove things, and `m2mkd reproduce` before it takes back a lock, look for these notes (m2mkd/workflows.py). The touches tell
+# them on other machines, which cannot look for the process, that it is still there.
+WORKFLOW_NOTE = f"results/.workflows/{socket.gethostname()}-{os.getpid()}.json"
+
+
+def _note_this_workflow():
+    os.makedirs(os.path.dirname(WORKFLOW_NOTE), exist_ok=True)
+    with open(WORKFLOW_NOTE, "w") as file:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+
+    def touch():
+        while os.path.exists(WORKFLOW_NOTE):
+            os.utime(WORKFLOW_NOTE)
+            time.sleep(10)
+
+    threading.Thread(target=touch, daemon=True).start()
+
+
+def _forget_this_workflow():
+    if os.path.exists(WORKFLOW_NOTE):
+        os.unlink(WORKFLOW_NOTE)

@@ -1,0 +1,27 @@
+"""Whether a run is finished: by the digests that it recorded, never by times or by what others remember of it."""
+
+import json
+from pathlib import Path
+
+from m2mkd.files import sha256
+from m2mkd.study.phase import RECORD
+from m2mkd.study.run import Run
+
+
+def is_whole(folder: Path, run: Run) -> bool:
+    """Whether a folder holds every output of a run, each with the digest that its record has of it."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        outputs = record["outputs"]
+        wanted = {name for name in run.config.OUTPUTS if name != RECORD}
+        return record["id"] == run.id and outputs.keys() == wanted and all(sha256(folder / name) == outputs[name] for name in wanted)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def kept_folder(work: Path) -> Path:
+    """Where the outputs of a run stay after they were published, until the workflow has taken notice of it.
+
+    Snakemake removes the outputs of a job that was killed after it had published them. They cost no space, for they are links.
+    """
+    return work.with_name(f".{work.name}.done")
