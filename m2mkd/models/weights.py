@@ -45,11 +45,16 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     Raises
     ------
     InputError
-        If they are absent, or not those that the run recorded.
+        If they are absent, damaged, or not those that the run recorded.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(checked_weights(folder))
+    path = checked_weights(folder)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: is recorded, but is no file of weights ({error}); {_again(folder)}") from None
 
 
 def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, dict[str, Tensor]]":
@@ -85,17 +90,20 @@ def checked_weights(folder: Path) -> Path:
         If it is absent, or not what the run recorded.
     """
     path = folder / WEIGHTS
-    fix = f"remove {folder} and run the workflow again"
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-        expected, actual = record["outputs"][WEIGHTS], sha256(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read with its record ({error}); {fix}") from None
-    if record["id"] != f"{folder.parent.name}/{folder.name}":
-        raise InputError(f"{path}: is the output of {record['id']}, not of the folder it lies in; {fix}")
+        run_id, expected, actual = str(record["id"]), str(record["outputs"][WEIGHTS]), sha256(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read with its record ({error}); {_again(folder)}") from None
+    if run_id != f"{folder.parent.name}/{folder.name}":
+        raise InputError(f"{path}: is the output of {run_id}, not of the folder it lies in; {_again(folder)}")
     if actual != expected:
-        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {fix}")
+        raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {_again(folder)}")
     return path
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} and run the workflow again"
 
 
 def stage_state(state: Mapping[str, Any], index: int) -> dict[str, Any]:
