@@ -1,7 +1,6 @@
 """Packed data sets: images in plain files with random access, and a manifest that gives away every wrong byte."""
 
-import hashlib
-import json
+import itertools
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from m2mkd.config.datasets import PREPARE_FORMAT
 from m2mkd.data.images import BadImageError, decoded
+from m2mkd.data.manifest import SHA256_BYTES, damaged, read_manifest
 from m2mkd.errors import InputError
-from m2mkd.files import read_note, sha256, write_json
+from m2mkd.files import read_note, require_file, sha256, write_json
 from m2mkd.seeds import derive_seed
 
-MANIFEST = "manifest.json"
 PIXELS, ENCODED = "pixels", "encoded"
 """The two ways in which images are stored: decoded in one array, or as the original files in shards."""
 
@@ -49,7 +47,7 @@ class EncodedImages:
         try:
             return decoded(os.pread(self._shard(shard), length, offset))
         except BadImageError as error:
-            raise _damaged(
+            raise damaged(
                 self.folder / shard_name(self.split, shard), f"is damaged: its image at byte {offset} {error}", self.folder
             ) from None
 
@@ -151,12 +149,43 @@ class Pack:
         if name not in splits:
             raise InputError(f"{self.folder}: {self.name} has no split '{name}'; it has {', '.join(splits)}")
         facts = splits[name]
-        arrays = {key: np.load(self.folder / f"{name}.{key}.npy") for key in ("labels", *facts["attributes"])}
+        count, size = facts["images"], self.image_size
+        labels = self._array(name, "labels", "i", (count,))
+        known = ((labels >= 0) & (labels < len(self.classes))).all()
+        if not known or np.bincount(labels, minlength=len(self.classes)).tolist() != facts["per_class"]:
+            raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels are not those of the manifest", self.folder)
+        shapes = {"sha256": (count, SHA256_BYTES)}
+        attributes = {key: self._array(name, key, "SUiu", shapes.get(key, (count,))) for key in facts["attributes"]}
         if facts["storage"] == PIXELS:
-            images: Any = np.load(self.folder / f"{name}.images.npy", mmap_mode="r")
+            images: Any = self._array(name, "images", "u", (count, size, size, 3), mapped=True)
         else:
-            images = EncodedImages(self.folder, name, np.load(self.folder / f"{name}.spans.npy"))
-        return Split(images, arrays.pop("labels"), arrays, facts["final"], self.image_size)
+            images = EncodedImages(self.folder, name, self._spans(name, count))
+        return Split(images, labels, attributes, facts["final"], size)
+
+    def _array(self, split: str, key: str, kinds: str, shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
+        """An array of the set, of one of some kinds of numbers or text, and of that shape."""
+        path = self.folder / f"{split}.{key}.npy"
+        try:
+            require_file(path)
+            array = np.load(path, mmap_mode="r" if mapped else None)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged header says anything
+            raise damaged(path, f"is damaged ({str(error) or type(error).__name__})", self.folder) from None
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.kind not in kinds:
+            raise damaged(path, f"is damaged: it does not hold an array {shape}", self.folder)
+        return array
+
+    def _spans(self, split: str, count: int) -> NDArray[np.int64]:
+        """Shard, offset and length of each encoded image, none of which is outside of its shard."""
+        spans = self._array(split, "spans", "i", (count, 3))
+        names = itertools.takewhile(self.manifest["files"].__contains__, (shard_name(split, number) for number in itertools.count()))
+        sizes = np.array([self.manifest["files"][name]["bytes"] for name in names], np.int64)
+        shard, offset, length = spans.T
+        inside = (shard >= 0) & (shard < len(sizes)) & (offset >= 0) & (length > 0)
+        if not (inside.all() and (length <= sizes[shard]).all() and (offset <= sizes[shard] - length).all()):
+            raise damaged(self.folder / f"{split}.spans.npy", "is damaged: an image of it is outside of its shard", self.folder)
+        return spans
 
 
 def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once") -> Pack:
@@ -175,20 +204,7 @@ def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once")
     InputError
         If the set is absent, of another format version, or damaged; names the file.
     """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-        digest = manifest.pop("digest")
-    except FileNotFoundError:
-        raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
-    except OSError as error:
-        raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise _damaged(path, "is not a manifest", folder) from error
-    if manifest.get("format") != PREPARE_FORMAT:
-        raise _damaged(path, f"has format {manifest.get('format')}, but this version reads {PREPARE_FORMAT}", folder)
-    if manifest_digest(manifest) != digest:
-        raise _damaged(path, "is damaged: its content does not match its digest", folder)
+    manifest, digest = read_manifest(folder)
     _check_files(folder, manifest["files"], digest, verify)
     return Pack(folder, manifest)
 
@@ -227,26 +243,17 @@ def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: st
         found: dict[str, Any] = {"digest": digest}
         for name, expected in files.items():
             path = folder / name
-            now = path.stat()
+            now = require_file(path)
             found[name] = [now.st_size, now.st_mtime_ns, now.st_ino]
             if now.st_size != expected["bytes"]:
-                raise _damaged(path, f"is damaged: {now.st_size} bytes instead of {expected['bytes']}", folder)
+                raise damaged(path, f"is damaged: {now.st_size} bytes instead of {expected['bytes']}", folder)
         if verify == "never" or (verify == "once" and read_note(kept) == found):
             return
         for name, expected in files.items():
             path = folder / name
             if sha256(path) != expected["sha256"]:
-                raise _damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
+                raise damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
     except OSError as error:
-        raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
+        raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
     with suppress(OSError):  # where nothing may be written, the files are read again
         write_json(kept, found)
-
-
-def _damaged(path: Path, what: str, folder: Path) -> InputError:
-    return InputError(f"{path} {what}; remove {folder} and run the workflow again")
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest, which names the digests of all files."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
 from m2mkd.data.images import PackedImage
-from m2mkd.data.pack import ENCODED, MANIFEST, PIXELS, manifest_digest, shard_name
+from m2mkd.data.manifest import PACK_MANIFEST, SHA256_BYTES, manifest_digest
+from m2mkd.data.pack import ENCODED, PIXELS, shard_name
 from m2mkd.files import read_note, replacing, sha256, write_json
 
 SHARD_BYTES = 1 << 28
 CHUNK = 256
 """Images between two marks from which an interrupted attempt goes on."""
 JOURNAL = "journal.json"
-DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def write_pack(
             "source": dict(content.source),
             "files": files,
         }
-        write_json(partial / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
+        write_json(partial / PACK_MANIFEST, manifest | {"digest": manifest_digest(manifest)})
 
 
 def _begin(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -156,7 +156,7 @@ class _Writer:
     def __init__(self, folder: Path, split: str, storage: str, count: int, size: int):
         self.folder, self.split, self.storage = folder, split, storage
         # Written as streams: on a full disk a memory map would end the process with a signal instead of an error.
-        self.streams: dict[str, tuple[tuple[int, ...], str]] = {"sha256": ((count, DIGEST), "|u1")}
+        self.streams: dict[str, tuple[tuple[int, ...], str]] = {"sha256": ((count, SHA256_BYTES), "|u1")}
         if storage == PIXELS:
             self.streams["images"] = ((count, size, size, 3), "|u1")
         else:

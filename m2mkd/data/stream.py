@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
+from m2mkd.data.draws import mirrored_part, views
 from m2mkd.data.images import evaluated
+from m2mkd.data.loading import refused_in_one_line
 from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.errors import InputError
@@ -148,7 +150,7 @@ class TrainStream:
             raise RuntimeError("this stream is closed")
         self._begun += 1
         self._order.start = epoch, start_step
-        self._running = iter(self._loader)
+        self._running = refused_in_one_line(iter(self._loader))
         return self._finished(self._begun)
 
     def close(self) -> None:
@@ -185,57 +187,6 @@ class _Order:
             yield Draw(epoch, step, samples[here], repeats[here])
 
 
-def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Views of an epoch with repeated augmentation: those of an image one after the other, and as many in all as there are images.
-
-    Parameters
-    ----------
-    order
-        Images of the epoch, (N,).
-    repeats
-        Views of each.
-
-    Returns
-    -------
-    samples, repeats
-        Image of each view, and which view of it that is, from 0; (N,).
-    """
-    return np.repeat(order, repeats)[: len(order)], np.arange(len(order)) % repeats
-
-
-def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:
-    """Places of a batch that one of its parts holds: a block from the front and its mirror image from the back.
-
-    Reversed, a part is the same places of the reversed batch. A part of a part is a part of the batch: of R ranks with M micro-batches
-    each, micro-batch m of rank r is what rank r M + m of R M would hold.
-
-    Parameters
-    ----------
-    size
-        Images of the batch.
-    part, parts
-        Which part, from 0, and of how many; together they are the batch.
-
-    Returns
-    -------
-    ndarray
-        int64, (size / parts,), ascending.
-
-    Raises
-    ------
-    InputError
-        If ``size`` is no multiple of twice ``parts``.
-    """
-    if parts == 1:
-        return np.arange(size)
-    if size % (2 * parts):
-        wanted = f"{size // (2 * parts) * 2 * parts} or {(size // (2 * parts) + 1) * 2 * parts}"
-        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of an even number; set batch_size to {wanted}")
-    block = size // (2 * parts)
-    front = np.arange(part * block, (part + 1) * block)
-    return np.concatenate([front, size - 1 - front[::-1]])
-
-
 def microbatches(batch: Batch, count: int) -> Iterator[Batch]:
     """Parts of a rank's batch, for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
     for number in range(count):
@@ -268,7 +219,7 @@ def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, 
     generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global one
     processes = 0 if split.final else workers
     loader = DataLoader(loaded, sampler=starts, batch_size=None, num_workers=processes, worker_init_fn=end_with_parent, generator=generator)
-    return (EvalBatch(normalised(images), labels, ids) for images, labels, ids in loader)
+    return (EvalBatch(normalised(images), labels, ids) for images, labels, ids in refused_in_one_line(iter(loader)))
 
 
 class _EvalBatches(Dataset[EvalBatch]):

@@ -1,0 +1,97 @@
+"""The manifest of a packed set: what it must say, and its digest."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+from m2mkd.config.datasets import LARGEST_IMAGE, PREPARE_FORMAT
+from m2mkd.errors import InputError
+from m2mkd.files import require_file
+
+PACK_MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 26
+"""Bytes; that of a thousand classes has a thousandth of it."""
+SHA256_BYTES = 32
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+"""Names of splits and attributes, of which names of files are made."""
+
+
+class _Exact(BaseModel):
+    """No other fields, and no other types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SplitFacts(_Exact):
+    """What a manifest says of a split."""
+
+    images: NonNegativeInt
+    per_class: tuple[NonNegativeInt, ...]
+    attributes: tuple[Word, ...]
+    storage: Literal["pixels", "encoded"]
+    final: bool
+
+
+class FileFacts(_Exact):
+    """What a manifest says of a file."""
+
+    bytes: NonNegativeInt
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Exact):
+    """The manifest of a packed set, without its digest."""
+
+    format: int
+    name: str
+    image_size: int = Field(ge=1, le=LARGEST_IMAGE)
+    synthetic: bool
+    classes: tuple[str, ...]
+    splits: dict[Word, SplitFacts]
+    source: dict[str, Any]
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")], FileFacts]
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """The manifest of a packed set, and its digest.
+
+    Raises
+    ------
+    InputError
+        If it is absent, of another format version, or damaged.
+    """
+    path = folder / PACK_MANIFEST
+    try:
+        size = require_file(path).st_size
+        manifest: Any = json.loads(path.read_bytes()) if size <= LARGEST_MANIFEST else None
+        digest, found = manifest.pop("digest"), manifest.get("format")
+    except FileNotFoundError:
+        raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise damaged(path, "is not a manifest", folder) from error
+    if found != PREPARE_FORMAT:
+        raise damaged(path, f"has format {str(found)[:40]}, but this version reads {PREPARE_FORMAT}", folder)
+    if manifest_digest(manifest) != digest:
+        raise damaged(path, "is damaged: its content does not match its digest", folder)
+    try:
+        Manifest.model_validate_json(json.dumps(manifest))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise damaged(path, f"is not a manifest: {field} is missing or wrong", folder) from None
+    return manifest, digest
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of a manifest, which names the digests of all files."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def damaged(path: Path, what: str, folder: Path) -> InputError:
+    """That a file of a packed set is not as it was written."""
+    return InputError(f"{path} {what}; remove {folder} and run the workflow again")
