@@ -131,5 +131,14 @@ class DetectorSwitches(Config):
 
     @classmethod
     def of(cls, compat: Mapping[str, Value]) -> "DetectorSwitches":
-        """Those of the switches in ``compat``, others corrected."""
-        return cls.model_validate({name: compat[name] for name in cls.model_fields if name in compat})
+        """Those of the switches in ``compat``, others corrected.
+
+        Raises
+        ------
+        InputError
+            If a switch has no such value.
+        """
+        from m2mkd.config.load import checked
+
+        switches: DetectorSwitches = checked(cls, {name: compat[name] for name in cls.model_fields if name in compat}, "compat")
+        return switches

@@ -62,6 +62,8 @@ class ReleasedNet(ReleasedVMoE):
     WITHOUT_EFFECT: ClassVar = ReleasedVMoE.WITHOUT_EFFECT | {"num_classes"}
     embed_dim: PositiveInt = 768
     num_heads: PositiveInt = 12
+    pre_stitch_pos: tuple[()] = ()
+    post_stitch_pos: tuple[()] = ()
 
 
 class ViTDetNet(Vocabulary):
