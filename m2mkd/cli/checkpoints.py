@@ -70,13 +70,14 @@ def evaluate(
 
 
 def _read(config: Path | None) -> dict[str, Any]:
-    from m2mkd.config.load import parse_json, read_yaml
+    from m2mkd.config.load import read_yaml
+    from m2mkd.config.strict import parse_json
     from m2mkd.errors import InputError
 
     if config is None:
         return {}
     if config.suffix != ".json":
-        return read_yaml(config)
+        return read_yaml(config, ours=False)
     try:
         return parse_json(config.read_text(), str(config))
     except OSError as error:
