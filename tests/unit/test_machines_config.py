@@ -46,7 +46,7 @@ def test_numbers_are_numbers(text, value):
 
 @pytest.mark.parametrize("text", ["seeds=012", "seeds=1:30", "title=yes", "models.a.b=0x10"])
 def test_set_is_as_strict_as_a_file(text):
-    with pytest.raises(InputError, match="--set .*quotes"):
+    with pytest.raises(InputError, match=r"--set .*quotes"):
         load.parse_overrides([text])
 
 
