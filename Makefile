@@ -7,6 +7,20 @@ LOCKS := containers/locks
 AUDIT := build/audit
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+# An environment holds its own path: where the folder was moved, it is made anew. One that is a link is left alone.
+PLACE := $(VENV)/.place
+MOVED := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(shell [ -e $(PLACE) ] && [ ! -L $(VENV) ] && [ "$$(cat $(PLACE))" != "$(CURDIR)" ] && rm -rf $(VENV) && echo yes))
+ifeq ($(MOVED),yes)
+$(info the project lies elsewhere now: making its environment anew)
+endif
+
+# What a person has set for other projects: packages that are not locked, and other places to install to. Where packages come from stays.
+export PYTHONNOUSERSITE := 1
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE PYTHONOPTIMIZE
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_CONSTRAINT PIP_REQUIREMENT PIP_REQUIRE_VIRTUALENV PIP_NO_DEPS PIP_PRE PIP_NO_BINARY PIP_PYTHON
+unexport UV_PYTHON UV_TARGET UV_PREFIX UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_PRERELEASE UV_RESOLUTION UV_NO_BINARY
+unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY
+
 # The CPU build of torch is taken where pip is told of a place that has it; uv knows only its own variable.
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell python3 -m pip config get global.find-links 2>/dev/null))
 ACCELERATOR ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
@@ -98,6 +112,7 @@ vulnerabilities: $(AUDIT)/.ok
 
 $(UV): $(LOCKS)/uv.txt
 	python3 -m venv $(VENV)
+	@echo "$(CURDIR)" > $(PLACE)
 	$(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
 	@touch $@
 

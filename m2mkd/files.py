@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from m2mkd.errors import InputError
+from m2mkd.locks import LACKING
 
 
 def require_writable(folder: Path) -> None:
@@ -73,13 +74,33 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that does not, such as that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def to_disk(file: BinaryIO) -> None:
+    """Bring what was written to a file to the disk, where the file system can be asked to."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, *LACKING):
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,10 +133,9 @@ def publish(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        shutil.copyfile(source, temporary)
+    except OSError:  # file systems without links say so in many ways; what else is wrong, copying tells
+        with naming(temporary):
+            shutil.copyfile(source, temporary)
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # which renaming leaves where both names are of one file already
 
@@ -131,7 +151,12 @@ def replacing(folder: Path) -> Iterator[Path]:
     while True:
         partial.mkdir(exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in LACKING:
+                os.close(lock)
+                raise  # where there are no locks, nobody can be kept off
         # Whoever held the lock before may have renamed or removed the folder that it is on.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), partial.stat()):

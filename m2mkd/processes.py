@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
+
+from m2mkd.locks import hold
 
 PATIENCE = 10.0
 """Seconds that an orphan gets to end before it is killed."""
@@ -84,12 +86,12 @@ def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterato
     """
     work.parent.mkdir(parents=True, exist_ok=True)
     owner = work.with_name(f".{work.name}.owner.json")
-    lock = FileLock(work.with_name(f".{work.name}.lock"))
+    file = work.with_name(f".{work.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock = hold(file, timeout=0)
     except Timeout:
         _end_or_announce(owner, say)
-        lock.acquire()
+        lock = hold(file)
     try:
         _end_child_of_dead(owner, say)
         parent = _starter(starter)
@@ -112,18 +114,14 @@ def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterato
 
 
 def is_held(work: Path) -> bool:
-    """Whether a process holds that piece of work; where locks do not work, no process seems to."""
+    """Whether a process holds that piece of work."""
     path = work.with_name(f".{work.name}.lock")
     if not path.exists():
         return False
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        hold(path, timeout=0).release()
     except Timeout:
         return True
-    except (OSError, NotImplementedError):
-        return False
-    lock.release()
     return False
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from m2mkd.config.experiment import Settings
+from m2mkd.cores import usable
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
 from m2mkd.study.plan import build_study
@@ -28,7 +29,7 @@ def reproduce(settings: Settings, cores: str) -> int:
     settings
         Scale, experiments and overrides.
     cores
-        For Snakemake: a number, or ``all``.
+        For Snakemake: a number, or ``all`` for those that this process may use.
 
     Returns
     -------
@@ -44,7 +45,7 @@ def reproduce(settings: Settings, cores: str) -> int:
         done = sum(is_done(study, run) for run in study.runs.values())
         _say(f"{study.scale.title}: {len(study.runs)} runs, {done} of them done")
         shown = ["--logger", "rich"] if sys.stdout.isatty() else ["--quiet", "host", "rules", "reason"]
-        command = ["snakemake", "--cores", cores, *shown, "--config", *_as_config(settings)]
+        command = ["snakemake", "--cores", str(usable()) if cores == "all" else cores, *shown, "--config", *_as_config(settings)]
         started = time.time()
         try:
             process = subprocess.Popen(command)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
@@ -9,6 +10,34 @@ from m2mkd.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks a job to stop; SIGUSR1 is what a cluster can be told to send some time before it takes the machine away."""
+
+
+GLANCE = 0.2
+"""Seconds between two looks for a signal."""
+
+
+def heeding(wait: Callable[[], object]) -> None:
+    """Make a call that may wait long outside of Python, where no signal is handled, and handle signals meanwhile.
+
+    What was waited for is given up then: whoever a signal asked to stop ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        wait()
+        return
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            wait()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(GLANCE)
+    if failed:
+        raise failed[0]
 
 
 class SignalGuard:

@@ -19,7 +19,7 @@ from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
 from m2mkd.study.state import normalise_all_mtimes
 from m2mkd.study.study import Study
-from m2mkd.tracking.address import set_default_tracking_uri
+from m2mkd.tracking.address import check_address, set_default_tracking_uri, store_uri
 
 
 def plan_workflow(
@@ -52,6 +52,7 @@ def plan_workflow(
         The graph of runs as JSON (see `m2mkd.study.graph.as_graph`), with ``container``, ``tracking`` and ``requests`` of the jobs.
     """
     tracking = set_default_tracking_uri(settings.tracking_uri)
+    check_address(store_uri())
     study, whole = build_study(settings), build_study(settings, ablations=True)
     if whole.key == study.key:  # a scale without ablations
         whole = study

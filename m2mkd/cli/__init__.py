@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from m2mkd import __version__
+from m2mkd import __version__, surroundings
 from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, study
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
-from m2mkd.ranks import Ranks
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.add_typer(study.app)
@@ -53,6 +52,7 @@ FIXES = {
 
 def main() -> None:
     """Run the command line; bad input gives one line and exit code 2."""
+    surroundings.settle()
     try:
         inside.require_ordered_container()
         app()
@@ -64,7 +64,7 @@ def main() -> None:
         where = error.filename2 or error.filename or "a file"
         sys.exit(_refuse(f"{where}: {error.strerror}; {FIXES[error.errno]} and run the same command again"))
     except Interrupted as stopped:
-        if Ranks.here().is_main:
+        if os.environ.get("RANK", "0") in ("", "0"):
             sys.stderr.write(f"m2mkd: stopped by {stopped}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # at once: whoever sent the signal may not wait for Python to tidy up

@@ -78,12 +78,12 @@ def _say(news: str) -> None:
 
 def _read(config: Path | None) -> dict[str, Any]:
     from m2mkd.config.load import read_yaml
-    from m2mkd.upstream.foreign import parse_object, read_text
+    from m2mkd.config.strict import parse_json
+    from m2mkd.upstream.foreign import read_text
 
     if config is None:
         return {}
-    text = read_text(config)
-    return parse_object(text, str(config)) if config.suffix == ".json" else read_yaml(config)
+    return parse_json(read_text(config), str(config)) if config.suffix == ".json" else read_yaml(config, ours=False)
 
 
 def _name(config: Path | None) -> str:

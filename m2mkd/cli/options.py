@@ -23,8 +23,9 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", e
 
 def read_settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:
     from m2mkd.config import load
+    from m2mkd.config.strict import parse_json
 
-    changes = _with_nulls(load.parse_json(config, "--config")) if config is not None else {}
+    changes = _with_nulls(parse_json(config, "--config")) if config is not None else {}
     if scale is not None:
         changes["scale"] = scale
     if experiments:

@@ -22,10 +22,13 @@ def plan(
     storage: Annotated[Path | None, typer.Option(help="Where Snakemake keeps copies of an object storage's outputs.")] = None,
 ) -> None:
     """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
+    from m2mkd.config import load
     from m2mkd.planning.cost import Assumptions
     from m2mkd.planning.request import Terms
     from m2mkd.workflow import plan_workflow
 
+    if load.CONFIG.joinpath("config.yaml").is_file():
+        load.settings()  # Snakemake, which has read it too, takes the last of two keys without a word
     terms = Terms(Assumptions(gpu, mfu, gpus), workers, longest) if gpu else None
 
     def say(news: str) -> None:

@@ -1,6 +1,5 @@
 """Computing a study, and what comes out of it."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -44,6 +43,7 @@ def run(
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
 ) -> None:
     """Compute a run, or several that differ in seed or module alone; an interrupted one goes on where it stopped."""
+    from m2mkd.ranks import started_by_launcher
     from m2mkd.study.lookup import find_runs
     from m2mkd.tracking.address import set_default_tracking_uri
     from m2mkd.training import launch
@@ -57,7 +57,7 @@ def run(
     planned = find_runs(runs, read_settings(scale, experiment, overrides))
     first = planned[0]
     set_default_tracking_uri(first.tracking_uri)
-    if gpus and device != "cpu" and "WORLD_SIZE" not in os.environ:  # for the ranks of torchrun, the process that started them has
+    if gpus and device != "cpu" and not started_by_launcher():  # for the ranks of torchrun, the process that started them has
         reserve_gpus(gpus, say)
     here = launch.ranks_for(first.run.config, ranks or max(1, gpus), device_batch, sys.argv[1:])
     policy = Policy(first.checkpoint_minutes, first.checkpoint_updates)

@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from m2mkd.config.base import NAME, Name
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
+from m2mkd.config.strict import parse_yaml
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
@@ -22,38 +22,8 @@ RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
 """Fields of earlier versions, and what they are called now."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice in one mapping; by the standard the last would win silently."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here and not when the mapping is built, because by then merge keys (<<) have brought in theirs.
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice; remove one", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return node
-
-
-@cache
-def _parse(text: str, where: str) -> Any:
-    """YAML text as plain values, which are not to be changed: a text that is read again is not parsed again.
-
-    Raises
-    ------
-    InputError
-        If it is not YAML, or a key stands twice in it.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
+    """The mapping in a YAML file; see `parse_yaml`.
 
     Raises
     ------
@@ -66,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error.strerror}; run from the root of the project") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    content = _parse(text, str(path))
+    content = parse_yaml(text, str(path), ours=ours)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -289,23 +259,6 @@ def ablations(scale_name: str, scale: Scale) -> list[str]:
     return [name for name, one in found.items() if scale_name in one.scales]
 
 
-def parse_json(text: str, where: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{where}: holds a {type(content).__name__}, but an object is needed")
-    return content
-
-
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:
     """Read ``dotted.field=value`` assignments; values are YAML.
 
@@ -319,7 +272,7 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
         path, sign, value = assignment.partition("=")
         if not sign or not path:
             raise InputError(f"--set {assignment}: write dotted.field=value, for example recipes.distill_module.epochs=3")
-        change: Any = _parse(value, f"--set {assignment}")
+        change: Any = parse_yaml(value, f"--set {assignment}")
         for name in reversed(path.split(".")):
             change = {name: change}
         result = merged(result, change)
@@ -333,5 +286,5 @@ def as_assignments(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping):
             result += as_assignments(value, f"{prefix}{name}.")
         else:
-            result.append(f"{prefix}{name}={json.dumps(value)}")
+            result.append(f"{prefix}{name}={json.dumps(value, ensure_ascii=False)}")
     return result

@@ -2,15 +2,16 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from filelock import FileLock
-
 from m2mkd.errors import InputError
+from m2mkd.files import require_file, require_writable
+from m2mkd.locks import hold
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +22,8 @@ DEFAULT_URI = f"sqlite:///{DATABASE}"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """Beginnings of the addresses of databases, which are written to without a server between."""
+SQLITE = b"SQLite format 3\0"
+"""What a database begins with; an empty file is one that is not filled yet."""
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
 
@@ -66,16 +69,14 @@ def open_client() -> "MlflowClient":
     Raises
     ------
     InputError
-        If the address is neither a database's nor a server's: folders, which MLflow takes too, hold a point as often as it is sent.
+        As `check_address`.
     MlflowException, SQLAlchemyError
         If it cannot be reached, is damaged or of another version of MLflow.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     uri = store_uri()
-    if not is_database(uri) and urlsplit(uri).scheme not in ("http", "https"):
-        fix = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
-        raise InputError(f"{URI_VARIABLE} {without_credentials(uri)}: is neither a database nor a server; {fix}")
+    check_address(uri)
     from mlflow import MlflowClient
 
     # MLflow keeps a store open by its address, which must not mean another file in another working directory.
@@ -84,13 +85,68 @@ def open_client() -> "MlflowClient":
         return MlflowClient(address)
 
 
+def check_address(uri: str) -> None:
+    """Refuse an address that nothing can be kept at, at once; a server, or a database behind one, is not asked for that.
+
+    Raises
+    ------
+    InputError
+        If the address is neither a database's nor a server's: folders, which MLflow takes too, hold a point as often as it is sent.
+        If the file of an SQLite database is no such file, or cannot be made or written.
+    """
+    fix = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
+    try:
+        parts = urlsplit(uri)
+        server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or a host that is none
+        raise InputError(f"{URI_VARIABLE}: the address is not one; {fix}") from None
+    name = f"{URI_VARIABLE} {without_credentials(uri)}"
+    if parts.scheme.partition("+")[0] not in DATABASES and not server:
+        raise InputError(f"{name}: is neither a database nor a server; {fix}")
+    if parts.scheme.startswith("sqlite"):
+        file = _sqlite_file(uri)
+        if file is None:
+            raise InputError(f"{name}: names no file; {fix}")
+        _check_sqlite(file, name)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """File of an SQLite address; none: it names none."""
+    path = uri.partition("?")[0].partition(":///")[2]
+    return Path(path) if path and path != ":memory:" else None
+
+
+def _check_sqlite(file: Path, name: str) -> None:
+    folder = file.parent
+    if not file.exists():
+        if not folder.is_dir() and folder != RESULTS:
+            raise InputError(f"{name}: there is no folder {folder}; make it, or give the address of another file")
+        if folder.is_dir():
+            require_writable(folder)
+        return
+    require_file(file)
+    with file.open("rb") as content:
+        if content.read(len(SQLITE)) not in (b"", SQLITE):
+            raise InputError(f"{name}: {file} is not an SQLite database; give the address of one, or of a file that is not there yet")
+    if not os.access(file, os.W_OK):
+        raise InputError(f"{name}: {file} is read-only for this user; make it writable, or give the address of another file")
+
+
+def _lock_of(file: Path) -> Path:
+    """Where the lock of an SQLite database lies: beside it among our results, and nowhere near files of others."""
+    if file.parent == RESULTS.resolve():
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        return file.with_name(f".{file.name}.lock")
+    folder = Path(tempfile.gettempdir(), f"m2mkd-stores-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{hashlib.sha256(str(file).encode()).hexdigest()[:16]}.lock"
+
+
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Hold a database for this process: of several that come to a fresh one at once, MLflow lets all but one die."""
-    if uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_name(f".{file.name}.lock")):
+    if file := _sqlite_file(uri) if uri.startswith("sqlite") else None:
+        with hold(_lock_of(file.resolve())):
             yield
     elif uri.startswith("postgresql"):
         import sqlalchemy

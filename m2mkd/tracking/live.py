@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from m2mkd.ranks import Ranks
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.phase import CURVES
 from m2mkd.tracking.address import URI_VARIABLE
@@ -29,7 +30,7 @@ def mirrored(planned: Sequence[PlannedRun]) -> Iterator[None]:
 
     Without ``MLFLOW_TRACKING_URI``, on all but the first of several ranks, and for runs that train nothing, it does nothing.
     """
-    mirror = _start(planned) if os.environ.get(URI_VARIABLE) and os.environ.get("RANK", "0") == "0" else None
+    mirror = _start(planned) if os.environ.get(URI_VARIABLE) and Ranks.here().is_main else None
     try:
         yield
     finally:

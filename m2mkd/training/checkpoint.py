@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from m2mkd.files import publish, sha256
+from m2mkd.files import naming, publish, sha256, to_disk
 from m2mkd.ranks import ALONE, Ranks
 from m2mkd.training.machine import Policy
 
@@ -104,7 +104,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".checkpoint.{os.getpid()}"
         try:
-            with temporary.open("wb") as file:
+            with naming(self.folder), temporary.open("wb") as file:
                 hashed = _Hashed(file)
                 try:
                     torch.save(state, cast(BinaryIO, hashed))
@@ -113,8 +113,7 @@ class Checkpoints:
                     if isinstance(error.__context__, OSError):
                         raise error.__context__ from None
                     raise
-                file.flush()
-                os.fsync(file.fileno())
+                to_disk(file)
             path = self.folder / f"checkpoint{FORMAT}-{updates:09d}.{hashed.digest}.pt"
             temporary.replace(path)
         finally:

@@ -1,11 +1,11 @@
 """``metrics.jsonl``: one line an epoch, appended while training; everything else is derived from it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from m2mkd.errors import InputError
+from m2mkd.files import naming, to_disk
 
 
 class Curves:
@@ -32,10 +32,9 @@ class Curves:
 
     def append(self, line: dict[str, Any]) -> int:
         """Write one line and return the size of the log in bytes."""
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
             return file.tell()
 
 

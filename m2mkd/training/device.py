@@ -10,6 +10,7 @@ import torch
 
 from m2mkd.errors import InputError
 from m2mkd.ranks import ALONE, Ranks
+from m2mkd.signals import heeding
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RANK_TIMEOUT = datetime.timedelta(minutes=30)
@@ -60,7 +61,7 @@ def join(device: torch.device, ranks: Ranks) -> None:
     if on_gpu:
         torch.cuda.set_device(device)
     # Small numbers go between CPUs in any case, where nobody has to wait for a GPU.
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=RANK_TIMEOUT)
+    heeding(lambda: torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=RANK_TIMEOUT))
 
 
 @contextlib.contextmanager

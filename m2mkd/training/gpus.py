@@ -9,15 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from m2mkd.errors import InputError
+from m2mkd.locks import hold
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+ORDER = "PCI_BUS_ID"
+"""Value of ``CUDA_DEVICE_ORDER`` by which numbers mean the same to CUDA as to the driver; set when a command starts."""
 GPU_LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
 """Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
 
-HELD: list[FileLock] = []
+HELD: list[BaseFileLock] = []
 """Locks of this process, which would be released if nobody referred to them."""
 
 
@@ -41,6 +44,8 @@ def visible() -> list[str]:
     """
     known = known_to_driver()
     named = os.environ.get(VISIBLE)
+    if named is not None and os.environ.get("CUDA_DEVICE_ORDER", ORDER) != ORDER:
+        known = {}  # numbers mean other GPUs to CUDA then than to the driver
     if named is None:
         return list(known.values())
     return [known.get(name.strip(), name.strip()) for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
@@ -85,12 +90,10 @@ def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
 
 def _hold(count: int, devices: list[str]) -> list[str]:
     """So many of the devices, locked; or none, so that two jobs that want several never wait for each other."""
-    held: dict[str, FileLock] = {}
+    held: dict[str, BaseFileLock] = {}
     for device in devices:
-        lock = FileLock(GPU_LOCKS / f"{device}.lock", mode=0o600)
         with suppress(Timeout):
-            lock.acquire(timeout=0)
-            held[device] = lock
+            held[device] = hold(GPU_LOCKS / f"{device}.lock", timeout=0, mode=0o600)
         if len(held) == count:
             HELD.extend(held.values())
             return list(held)

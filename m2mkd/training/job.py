@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -247,18 +248,23 @@ def hardware() -> str:
         return platform.processor() or platform.machine()
 
 
+def _git(*arguments: str) -> str | None:
+    """What git says of the project, whatever a hook that this runs in, the owner of the files or the user's settings would change in it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options = ["-c", f"safe.directory={Path.cwd()}", "-c", "core.fsmonitor=false", "-c", "core.quotePath=true"]
+    try:
+        return subprocess.run(["git", *options, *arguments], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def provenance() -> dict[str, Any]:
     """Where and with what something is computed: recorded, but part of no key."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    status = git("status", "--porcelain", "--untracked-files=no")
+    top = _git("rev-parse", "--show-toplevel")
+    own = bool(top) and Path(str(top)).samefile(".")  # an archive unpacked inside another repository has no commit
+    status = _git("status", "--porcelain", "--untracked-files=no") if own else None
     return {
-        "git_commit": git("rev-parse", "HEAD"),
+        "git_commit": _git("rev-parse", "HEAD") if own else None,
         "git_dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2mkd.errors import INTERRUPTED, InputError
-from m2mkd.ranks import ALONE, Ranks
+from m2mkd.ranks import ALONE, Ranks, started_by_launcher
 from m2mkd.study.phase import Phase
 from m2mkd.training.machine import accumulation
 
@@ -41,7 +41,7 @@ def ranks_for(config: Phase, wanted: int, device_batch: int | None, arguments: S
     here = Ranks.here()
     if not config.DIVISIBLE:
         return ALONE if here.is_main else sys.exit(0)
-    started = "WORLD_SIZE" in os.environ
+    started = started_by_launcher()
     if started and wanted not in (1, here.count):
         raise InputError(f"--ranks {wanted}: this process is one of {here.count} that torchrun started; leave --ranks out")
     accumulation(config.recipe.batch_size, here.count if started else wanted, device_batch)  # type: ignore[attr-defined]  # or a refusal

@@ -29,6 +29,12 @@ def state_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def start(project: Project, target: str) -> subprocess.Popen:
+    """A Snakemake that works by itself, in a session of its own."""
+    options = {"cwd": project.root, "env": project.environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(["snakemake", "--cores", "1", target], **options)
+
+
 @pytest.fixture
 def copied(finished, copy_of) -> tuple[Project, Path]:
     """A finished study, and a student of it."""
@@ -66,13 +72,7 @@ def test_outputs_that_snakemake_removed_are_published_again(copied):
 
 def test_snakemake_alone_is_killed_while_its_job_goes_on(project):
     project.set_config(scale="smoke", experiments=["vmoe_base/end_to_end"])
-    process = subprocess.Popen(
-        ["snakemake", "--cores", "1", f"all_{RUN}"],
-        cwd=project.root,
-        env=project.environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
+    process = start(project, f"all_{RUN}")
     runs, deadline = project.root / "results/smoke/runs" / RUN, time.monotonic() + 240
     work = project.root / "results/smoke/work" / RUN
     while not list(work.glob("[0-9a-f]*/metrics.jsonl")):
@@ -111,6 +111,21 @@ def test_a_file_that_was_put_there_by_hand_stays(project, packs_dir, monkeypatch
     assert done.returncode and "by hand" in done.stdout + done.stderr
 
 
+def test_what_was_refused_is_not_tried_again(project, monkeypatch):
+    monkeypatch.delenv("M2MKD_DATA_SOURCE", raising=False)
+    project.scale = "tiny-imagenet-100"
+    done = project.snakemake("results/tiny-imagenet-100/fetched/tiny-imagenet-100x100.zip", check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode and "by hand" in said and "Trying to restart" not in said
+
+
+def test_what_failed_otherwise_is_tried_again(project):
+    project.set_config(scale="smoke")
+    (project.root / "m2mkd/data/prepare.py").write_text("raise RuntimeError('broken')\n")
+    done = project.run("env", f"PYTHONPATH={project.root}", "snakemake", "--cores", "2", "all_data", check=False)
+    assert done.returncode and "Trying to restart" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink", "reflink"])
 def test_whatever_links_dvc_makes_a_restored_clone_has_nothing_to_compute(kept, tmp_path, kind):
     clone = kept.clone(tmp_path / "clone")
@@ -124,9 +139,7 @@ def test_whatever_links_dvc_makes_a_restored_clone_has_nothing_to_compute(kept, 
 
 def test_gc_removes_nothing_while_a_workflow_runs(project):
     project.set_config(scale="smoke", experiments=["vmoe_base/end_to_end"])
-    process = subprocess.Popen(
-        ["snakemake", "--cores", "1", "all_data"], cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL
-    )
+    process = start(project, "all_data")
     while not list((project.root / "results/.workflows").glob("*.json")):
         assert process.poll() is None
         time.sleep(0.05)

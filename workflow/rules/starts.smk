@@ -13,6 +13,7 @@ onstart:
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
     _note_this_workflow()
+    _give_up_what_was_refused()
 
 
 onsuccess:
@@ -52,3 +53,30 @@ def _note_this_workflow():
 def _forget_this_workflow():
     if os.path.exists(WORKFLOW_NOTE):
         os.unlink(WORKFLOW_NOTE)
+
+
+def _give_up_what_was_refused():
+    """Let Snakemake, which knows no exit codes, not give a job again that refused what it was given: it would only refuse it again."""
+    scheduler = workflow.scheduler
+    handle = getattr(scheduler, "_handle_error", None)
+    if handle is None:  # another version of Snakemake: it retries
+        return
+
+    def handle_once(job, *arguments, **options):
+        if any(map(_refused, job.log)):
+            job.attempt = job.restart_times + 1
+        return handle(job, *arguments, **options)
+
+    scheduler._handle_error = handle_once
+
+
+def _refused(log):
+    """Whether a log ends with a refusal: one line of the package that is not about a signal or a lost process."""
+    try:
+        with open(log, errors="replace") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return False
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    passing = ("m2mkd: stopped by", "m2mkd: interrupted", "m2mkd: rank ")
+    return last.startswith("m2mkd: ") and not last.startswith(passing)
