@@ -31,7 +31,7 @@ def imagenet(archives: Sequence[Archive]) -> Contents:
         if number not in wnid_of:
             raise InputError(f"{kit.path}: {file}: {number} is not the number of a class; fetch the development kit again")
         val.add(val_archive.member(name), labels[wnid_of[number]])
-    return require_every_class(train_archive, Contents(classes, {"train": train, "val": val}))
+    return require_every_class(train_archive.path, Contents(classes, {"train": train, "val": val}))
 
 
 def _imagenet_classes(kit: Archive, name: str) -> dict[int, str]:

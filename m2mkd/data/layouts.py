@@ -38,7 +38,7 @@ def tiny_imagenet(archives: Sequence[Archive]) -> Contents:
         for _, name, wnid in sorted(grouped):
             val.add(archive.member(name), label_of(labels, wnid, archive, name))
     # The test set has no labels.
-    contents = require_every_class(archive, Contents(classes, {"train": train, "val": val}))
+    contents = require_every_class(archive.path, Contents(classes, {"train": train, "val": val}))
     refuse_unplaced(archive, (train, val), "train/<wnid>/images, or with a label in val", lambda name: below(root, name)[:1] == ("test",))
     return contents
 
@@ -86,7 +86,7 @@ def image_folder(archives: Sequence[Archive]) -> Contents:
         splits[split] = Listing()
         for name, file in sorted(found):
             splits[split].add(archive.member(file), labels[name])
-    contents = require_every_class(archive, Contents(classes, splits))
+    contents = require_every_class(archive.path, Contents(classes, splits))
     refuse_unplaced(archive, splits.values(), "train/<class> or val/<class>")
     return contents
 
@@ -150,7 +150,7 @@ def cub(archives: Sequence[Archive]) -> Contents:
         if training[image] not in ("0", "1"):
             raise InputError(f"{archive.path}: {file}: image {image} has '{training[image]}', not 0 or 1; fetch the archive again")
         splits["train" if training[image] == "1" else "val"].add(archive.member(f"{root}images/{name}"), labels[number_of[image]])
-    contents = require_every_class(archive, Contents(tuple(class_names[number] for number in used), splits))
+    contents = require_every_class(archive.path, Contents(tuple(class_names[number] for number in used), splits))
     refuse_unplaced(archive, splits.values(), f"{root}images.txt")
     return contents
 
