@@ -29,7 +29,7 @@ Layout = Literal[
     "parquet",
     "coco",
 ]
-Split = Literal["train", "val"]
+SplitName = Literal["train", "val"]
 
 
 class SourceFile(Config):
@@ -46,7 +46,7 @@ class SourceFile(Config):
     bytes: PositiveInt | None = None
     """About how large it is; people decide by it, and a download is stopped that is a twentieth longer."""
 
-    split: Split | None = None
+    split: SplitName | None = None
     """Which split the rows of a Parquet file are of; none: its name says so, as in ``train-00000-of-00002.parquet``."""
 
     @property

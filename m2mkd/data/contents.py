@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from m2mkd.data.archives import Archive
-from m2mkd.data.lists import is_image
+from m2mkd.data.lists import has_image_name
 from m2mkd.errors import InputError
 
 
@@ -69,7 +69,7 @@ def refuse_unplaced(archive: Archive, listings: Iterable[Listing], where: str, s
     """
     placed = {member.name for listing in listings for member in listing.members}
     for name in archive.members:
-        if name not in placed and is_image(name) and not spared(name):
+        if name not in placed and has_image_name(name) and not spared(name):
             raise InputError(f"{archive.path}: {name} is an image, but not in {where}; put it there, or remove it from the archive")
 
 

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    from m2mkd.config.datasets import Split
+    from m2mkd.config.datasets import SplitName
 
-IMAGES = ("image", "img")
-LABELS = ("fine_label", "label")
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("fine_label", "label")
 """Columns; of several the first is taken."""
 LARGEST_GROUP = 1 << 30
 """Bytes of a group of rows, which is read as a whole; writers make groups of some hundred images."""
 LARGEST_WORDS, MOST_WORDS = 1 << 24, 1 << 20
 """Bytes and number of the texts and lists in what the file says of itself."""
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
+SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
 """Words in the names of files, and which split they mean: many sets have labels of their test images, and are measured on these."""
 
 
@@ -69,7 +69,7 @@ class _Table(NamedTuple):
     """Of the classes, where the file has them."""
 
 
-def parquet(paths: Sequence[Path], splits: "Sequence[Split | None]") -> Contents:
+def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Contents:
     """What Parquet files hold.
 
     Parameters
@@ -108,7 +108,7 @@ def parquet(paths: Sequence[Path], splits: "Sequence[Split | None]") -> Contents
 
 
 def _split_of(path: Path) -> str:
-    found = {SPLITS[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLITS}
+    found = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLIT_WORDS}
     if len(found) != 1:
         raise InputError(f"{path}: its name does not say which split it is of; register it with 'split: train' or 'split: val'")
     return found.pop()
@@ -120,11 +120,11 @@ def _table(path: Path) -> _Table:
 
     file = _opened(path)
     schema, facts = file.schema_arrow, file.metadata
-    label = next((name for name in LABELS if name in schema.names and pa.types.is_integer(schema.field(name).type)), None)
-    image = next((name for name in IMAGES if name in schema.names), None)
+    label = next((name for name in LABEL_COLUMNS if name in schema.names and pa.types.is_integer(schema.field(name).type)), None)
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     column = image and _content_column(schema.field(image))
     if label is None or image is None or column is None:
-        wanted = f"a column {' or '.join(IMAGES)} of bytes and a column {' or '.join(LABELS)} of numbers"
+        wanted = f"a column {' or '.join(IMAGE_COLUMNS)} of bytes and a column {' or '.join(LABEL_COLUMNS)} of numbers"
         raise InputError(f"{path}: lacks {wanted}; fetch a file that holds the images themselves")
     if facts.num_rows > MOST_MEMBERS:
         raise InputError(f"{path}: holds more than {MOST_MEMBERS} rows; fetch the file of the right data set")

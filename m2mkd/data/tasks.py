@@ -18,7 +18,7 @@ from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
 if TYPE_CHECKING:
-    from m2mkd.config.datasets import Split
+    from m2mkd.config.datasets import SplitName
 
 ARCHIVED: dict[str, Callable[[Sequence[Archive]], Any]] = {**LAYOUTS, "cifar100": read_cifar}
 """Layouts that are read from archives."""
@@ -26,7 +26,7 @@ READ = (*ARCHIVED, "parquet")
 """Layouts that are read from source files."""
 
 
-def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[Split | None]", scratch: Path) -> Any:
+def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path) -> Any:
     """What the source files of a data set hold: contents, or arrays of pixels.
 
     Parameters
