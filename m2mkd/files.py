@@ -31,7 +31,7 @@ def require_writable(folder: Path) -> None:
 
 LARGEST_NOTE = 1 << 20
 """Bytes."""
-KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def require_file(path: Path) -> os.stat_result:
@@ -50,7 +50,7 @@ def require_file(path: Path) -> os.stat_result:
         If there is nothing, or it cannot be looked at.
     """
     state = path.stat()
-    if kind := KINDS.get(stat.S_IFMT(state.st_mode)):
+    if kind := NO_FILES.get(stat.S_IFMT(state.st_mode)):
         raise InputError(f"{path}: is {kind}; put the file itself there")
     return state
 

@@ -112,11 +112,11 @@ def describe(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; default: data/described/NAME@SIZE.")] = None,
 ) -> None:
     """Describe a prepared set for machines: Croissant metadata, and a table of its images with label, name and sha256."""
-    from m2mkd.data.croissant import METADATA, write_croissant
+    from m2mkd.data.croissant import CROISSANT_FILE, write_croissant
     from m2mkd.data.pack import open_pack
     from m2mkd.study.data import resolve_data
 
     resolved, dataset = resolve_data(data, "data describe")
     folder = output or Path("data/described") / data
     write_croissant(open_pack(Path(resolved.folder)), dataset, folder)
-    typer.echo(f"metadata: {folder / METADATA}")
+    typer.echo(f"metadata: {folder / CROISSANT_FILE}")

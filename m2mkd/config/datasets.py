@@ -26,8 +26,10 @@ Layout = Literal[
     "imagenet_r",
     "cifar100",
     "cub",
+    "parquet",
     "coco",
 ]
+SplitName = Literal["train", "val"]
 
 
 class SourceFile(Config):
@@ -44,10 +46,14 @@ class SourceFile(Config):
     bytes: PositiveInt | None = None
     """About how large it is; people decide by it, and a download is stopped that is a twentieth longer."""
 
+    split: SplitName | None = None
+    """Which split the rows of a Parquet file are of; none: its name says so, as in ``train-00000-of-00002.parquet``."""
+
     @property
     def identity(self) -> str:
         """What tells this file from another version of it, as far as that is known."""
-        return self.sha256 or self.md5 or self.url or self.name
+        found = self.sha256 or self.md5 or self.url or self.name
+        return f"{found} as {self.split}" if self.split else found
 
 
 class DatasetConfig(Config):

@@ -1,4 +1,4 @@
-"""Reading archives of images in place: nothing foreign is unpacked to the disk, and nothing dangerous is read.
+"""Reading archives of images where they lie: nothing foreign is unpacked to the disk, and nothing dangerous is read.
 
 The members of a zip and of a plain tar are read where they lie. A compressed tar cannot be, so it is decompressed once, to a scratch file.
 """
@@ -25,7 +25,7 @@ LARGEST_FILE = 1 << 26
 """Bytes of an image or a list, which are read into memory at once."""
 LARGEST_LINK = 1 << 12
 """Bytes of what a link of a zip leads to; no path of a system is longer."""
-BLOCK = 1 << 20
+DECOMPRESSED_AT_ONCE = 1 << 20
 """Bytes that are decompressed at a time."""
 _COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZ": BZ2File, b"\xfd7": lzma.open}  # type: ignore[dict-item]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -232,7 +232,7 @@ def _decompressed(path: Path, opened: Callable[[Path], IO[bytes]], scratch: Path
 
 def _bounded(path: Path, source: IO[bytes]) -> Iterator[bytes]:
     compressed, total = path.stat().st_size, 0
-    while block := source.read(BLOCK):
+    while block := source.read(DECOMPRESSED_AT_ONCE):
         total += len(block)
         refuse_bomb(path, "its content", total, compressed)
         yield block

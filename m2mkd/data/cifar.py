@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2mkd.data.archives import Archive
+from m2mkd.data.lists import text_of
 from m2mkd.data.pickles import read_pickle
 from m2mkd.errors import InputError
 
-SIDE = 32
+CIFAR_SIDE = 32
 
 
 def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]]:
@@ -30,7 +31,7 @@ def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, 
             pixels = _integers(content, b"data")
             if pixels.dtype != np.uint8:
                 raise ValueError(f"its pixels are {pixels.dtype}")
-            pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+            pixels = pixels.reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE).transpose(0, 2, 3, 1)
             labels = _integers(content, b"fine_labels").astype(np.int64)
         except ValueError as error:
             raise InputError(f"{archive.path}: {file} is not a table of images ({error}); fetch the archive again") from None
@@ -45,7 +46,10 @@ def _names(table: Mapping[bytes, Any], archive: Archive) -> list[str]:
     names = table.get(b"fine_label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
         raise InputError(f"{archive.path}: meta names no fine classes; fetch the archive of the right data set")
-    return [name.decode(errors="replace") if isinstance(name, bytes) else name for name in names]
+    try:
+        return [text_of(name) if isinstance(name, bytes) else name for name in names]
+    except ValueError as error:
+        raise InputError(f"{archive.path}: meta: a class has no name ({error}); fetch the archive again") from None
 
 
 def _integers(table: Mapping[bytes, Any], name: bytes) -> NDArray[Any]:

@@ -2,22 +2,39 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-from m2mkd.data.archives import Archive, ArchiveMember
-from m2mkd.data.lists import is_image
+from m2mkd.data.archives import Archive
+from m2mkd.data.lists import has_image_name
 from m2mkd.errors import InputError
+
+
+class Member(Protocol):
+    """One image of a data set, not read yet: small, so that it can be handed to another process."""
+
+    @property
+    def archive(self) -> Path:
+        """The file that holds it, for messages."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+
+    def read(self) -> bytes:
+        """Its content; raises `InputError` if it is damaged."""
 
 
 @dataclass
 class Listing:
     """The images of one split, in order."""
 
-    members: list[ArchiveMember] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     renditions: list[str] = field(default_factory=list)
     """Of each image, where the set tells them apart; else empty."""
 
-    def add(self, member: ArchiveMember, label: int) -> None:
+    def add(self, member: Member, label: int) -> None:
         self.members.append(member)
         self.labels.append(label)
 
@@ -52,11 +69,11 @@ def refuse_unplaced(archive: Archive, listings: Iterable[Listing], where: str, s
     """
     placed = {member.name for listing in listings for member in listing.members}
     for name in archive.members:
-        if name not in placed and is_image(name) and not spared(name):
+        if name not in placed and has_image_name(name) and not spared(name):
             raise InputError(f"{archive.path}: {name} is an image, but not in {where}; put it there, or remove it from the archive")
 
 
-def require_every_class(archive: Archive, contents: Contents) -> Contents:
+def require_every_class(path: Path, contents: Contents) -> Contents:
     """Refuse a split without images, and a class without images in a split; gives the contents back.
 
     Raises
@@ -67,7 +84,7 @@ def require_every_class(archive: Archive, contents: Contents) -> Contents:
     for split, listing in contents.splits.items():
         if missing := sorted(set(range(len(contents.classes))) - set(listing.labels)):
             name = contents.classes[missing[0]] if contents.classes else "any"
-            raise InputError(f"{archive.path}: class {name} has no image in {split}; fetch the whole archive")
+            raise InputError(f"{path}: class {name} has no image in {split}; fetch the whole archive")
         if not listing.members:
-            raise InputError(f"{archive.path}: no image in {split}; fetch the archive of the right data set")
+            raise InputError(f"{path}: no image in {split}; fetch the archive of the right data set")
     return contents

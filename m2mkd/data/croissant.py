@@ -16,7 +16,7 @@ from m2mkd.config.datasets import PREPARE_FORMAT, DatasetConfig
 from m2mkd.data.pack import Pack, Split
 from m2mkd.files import sha256, write_atomically, write_json
 
-METADATA = "croissant.json"
+CROISSANT_FILE = "croissant.json"
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -39,15 +39,21 @@ CONTEXT: dict[str, Any] = {
 TYPES = {"index": "sc:Integer", "label": "sc:Integer", "source": "sc:Integer"}
 """Of the columns that hold no text."""
 MEANINGS = {
-    "index": "Place of the image in its split, from 0.",
+    "index": "Index of the image in its split, from 0.",
     "label": "Number of its class, from 0, in the order of the prepared set.",
     "class": "Name of its class: a WordNet id where the set has them.",
     "name": "Name of its file in the source.",
     "rendition": "Kind of rendition that it is.",
-    "source": "Place of the image that it is made from in the source file.",
+    "source": "Row, from 0, of the image that it is made from in the source file.",
     "sha256": "Digest of its source file, or of its pixels where the source holds an array.",
 }
-ARCHIVES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip", ".tgz": "application/gzip"}
+MEDIA_TYPES = {
+    ".zip": "application/zip",
+    ".tar": "application/x-tar",
+    ".gz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".parquet": "application/vnd.apache.parquet",
+}
 
 
 def write_croissant(pack: Pack, dataset: DatasetConfig, folder: Path) -> None:
@@ -66,7 +72,7 @@ def write_croissant(pack: Pack, dataset: DatasetConfig, folder: Path) -> None:
         tables[name] = ["index", "label", "class", *sorted(split.attributes)]
         lines = chain([tables[name]], _rows(split, pack.classes))
         write_atomically(folder / f"{name}.csv", partial(_write_lines, lines))
-    write_json(folder / METADATA, _metadata(pack, dataset, folder, tables))
+    write_json(folder / CROISSANT_FILE, _metadata(pack, dataset, folder, tables))
 
 
 def _write_lines(lines: Iterable[Sequence[Any]], file: BinaryIO) -> None:
@@ -107,7 +113,7 @@ def _metadata(pack: Pack, dataset: DatasetConfig, folder: Path, tables: dict[str
 
 
 def _sources(pack: Pack, dataset: DatasetConfig) -> Iterator[dict[str, Any]]:
-    """The source files; one that has no address is named by its place in the project."""
+    """The source files; one that has no address is named by its path in the project."""
     seen = pack.manifest["source"].get("files", {})
     for file in dataset.files:
         facts: dict[str, Any] = {
@@ -116,7 +122,7 @@ def _sources(pack: Pack, dataset: DatasetConfig) -> Iterator[dict[str, Any]]:
             "name": file.name,
             "description": dataset.obtain or "As its makers publish it.",
             "contentUrl": file.url or f"data/raw/{file.name}",
-            "encodingFormat": ARCHIVES.get(Path(file.name).suffix, "application/octet-stream"),
+            "encodingFormat": MEDIA_TYPES.get(Path(file.name).suffix, "application/octet-stream"),
         }
         digests = {"sha256": file.sha256 or seen.get(file.name), "md5": file.md5, "contentSize": file.bytes and f"{file.bytes} B"}
         yield facts | {name: value for name, value in digests.items() if value}

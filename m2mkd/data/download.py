@@ -29,10 +29,10 @@ MOST_ATTEMPTS = 1000
 PAUSE = 1.0
 """Seconds before the first new attempt; doubled with each that brings nothing."""
 TIMEOUT = 60
-WINDOW, LEAST = 300, 1 << 16
+SPEED_WINDOW, SPEED_BYTES = 300, 1 << 16
 """Seconds, and bytes that must come in them."""
 REDIRECTS = 10
-PASSING = {408, 425, 429}
+PASSING_STATUS = {408, 425, 429}
 """Refusals that pass: the server had to wait, or is asked too often. Those from 500 on pass, too."""
 CHUNK_BYTES = 1 << 16
 UNCHECKED = 1 << 26
@@ -186,7 +186,7 @@ def _answer(url: str, headers: dict[str, str]) -> Iterator["requests.Response"]:
 def _require_success(url: str, answer: "requests.Response") -> None:
     status = answer.status_code
     said = f"the server answers {status} {str(answer.reason)[:200]}"
-    if status in PASSING or status >= 500:
+    if status in PASSING_STATUS or status >= 500:
         raise _PassingError(said)
     if status not in (200, 206):
         raise InputError(f"{url}: {said}; check the address")
@@ -202,9 +202,9 @@ def _chunks(url: str, partial: Path, answer: "requests.Response", endless: bool)
     while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=False):
         yield chunk
         came, unchecked = came + len(chunk), unchecked + len(chunk)
-        if time.monotonic() - start > WINDOW:
-            if came < LEAST:
-                raise _PassingError(f"{came} bytes came in {WINDOW} seconds")
+        if time.monotonic() - start > SPEED_WINDOW:
+            if came < SPEED_BYTES:
+                raise _PassingError(f"{came} bytes came in {SPEED_WINDOW} seconds")
             start, came = time.monotonic(), 0
         if endless and unchecked > UNCHECKED:
             _require_space(url, partial, RESERVE)

@@ -14,7 +14,7 @@ from m2mkd.files import publish, read_note, require_file, write_json
 
 RAW = Path("data/raw")
 DIGESTS = ("sha256", "md5")
-BLOCK = 1 << 20
+HASHED_AT_ONCE = 1 << 20
 """Bytes that are read at a time."""
 LARGEST_DOWNLOAD = 1 << 38
 """Bytes of a file of which the registry does not say how large it is."""
@@ -144,7 +144,7 @@ def _digests(path: Path, afresh: bool) -> dict[str, str]:
         return {kind: known[kind] for kind in DIGESTS}
     hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(HASHED_AT_ONCE):
             for digest in hashes.values():
                 digest.update(block)
     found = {kind: digest.hexdigest() for kind, digest in hashes.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from m2mkd.data.archives import Archive
 from m2mkd.data.contents import Contents, Listing, require_every_class
-from m2mkd.data.lists import LARGEST_LIST, integer, is_text, label_of, lines, root_of
+from m2mkd.data.lists import LARGEST_LIST, has_text_name, integer, label_of, lines, root_of
 from m2mkd.errors import InputError
 
 
@@ -20,18 +20,18 @@ def imagenet(archives: Sequence[Archive]) -> Contents:
     labels = {wnid: label for label, wnid in enumerate(classes)}
     train, val = Listing(), Listing()
     for name in train_archive.members:
-        if not is_text(name):
+        if not has_text_name(name):
             train.add(train_archive.member(name), label_of(labels, PurePosixPath(name).parent.name, train_archive, name))
     file = f"{root}data/ILSVRC2012_validation_ground_truth.txt"
     truth = [integer(line, kit, f"{file}, line {number}") for number, line in lines(kit, file)]
-    names = sorted(name for name in val_archive.members if not is_text(name))
+    names = sorted(name for name in val_archive.members if not has_text_name(name))
     if len(names) != len(truth):
         raise InputError(f"{val_archive.path}: {len(names)} validation images, but {len(truth)} labels in {kit.path}; fetch both again")
     for name, number in zip(names, truth, strict=True):
         if number not in wnid_of:
             raise InputError(f"{kit.path}: {file}: {number} is not the number of a class; fetch the development kit again")
         val.add(val_archive.member(name), labels[wnid_of[number]])
-    return require_every_class(train_archive, Contents(classes, {"train": train, "val": val}))
+    return require_every_class(train_archive.path, Contents(classes, {"train": train, "val": val}))
 
 
 def _imagenet_classes(kit: Archive, name: str) -> dict[int, str]:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from m2mkd.data.archives import Archive
 from m2mkd.data.contents import Contents, Listing, refuse_unplaced, require_every_class
 from m2mkd.data.imagenet import imagenet
-from m2mkd.data.lists import below, integer, is_text, label_of, lines, root_of, table
+from m2mkd.data.lists import below, has_text_name, integer, label_of, lines, root_of, table
 from m2mkd.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
@@ -23,7 +23,7 @@ def tiny_imagenet(archives: Sequence[Archive]) -> Contents:
     grouped, flat = [], False
     for name in archive.members:
         split, *folders = below(root, name)[:-1] or ("",)
-        if split not in ("train", "val") or is_text(name):
+        if split not in ("train", "val") or has_text_name(name):
             continue
         if split == "val" and folders == ["images"]:
             flat = True
@@ -38,7 +38,7 @@ def tiny_imagenet(archives: Sequence[Archive]) -> Contents:
         for _, name, wnid in sorted(grouped):
             val.add(archive.member(name), label_of(labels, wnid, archive, name))
     # The test set has no labels.
-    contents = require_every_class(archive, Contents(classes, {"train": train, "val": val}))
+    contents = require_every_class(archive.path, Contents(classes, {"train": train, "val": val}))
     refuse_unplaced(archive, (train, val), "train/<wnid>/images, or with a label in val", lambda name: below(root, name)[:1] == ("test",))
     return contents
 
@@ -77,7 +77,7 @@ def image_folder(archives: Sequence[Archive]) -> Contents:
     by_split: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
     for name in archive.members:
         parts = PurePosixPath(name).parts
-        if len(parts) >= 3 and parts[-3] in by_split and not is_text(name):
+        if len(parts) >= 3 and parts[-3] in by_split and not has_text_name(name):
             by_split[parts[-3]].append((parts[-2], name))
     classes = tuple(sorted({name for found in by_split.values() for name, _ in found}))
     labels = {name: label for label, name in enumerate(classes)}
@@ -86,7 +86,7 @@ def image_folder(archives: Sequence[Archive]) -> Contents:
         splits[split] = Listing()
         for name, file in sorted(found):
             splits[split].add(archive.member(file), labels[name])
-    contents = require_every_class(archive, Contents(classes, splits))
+    contents = require_every_class(archive.path, Contents(classes, splits))
     refuse_unplaced(archive, splits.values(), "train/<class> or val/<class>")
     return contents
 
@@ -106,7 +106,7 @@ def _renditions(archive: Archive, wanted: set[str] | None) -> tuple[tuple[str, .
     images = []
     for name in archive.members:
         wnid = PurePosixPath(name).parent.name
-        if WNID.fullmatch(wnid) and (wanted is None or wnid in wanted) and not is_text(name):
+        if WNID.fullmatch(wnid) and (wanted is None or wnid in wanted) and not has_text_name(name):
             images.append((wnid, name))
     classes = tuple(sorted({wnid for wnid, _ in images}))
     if len(classes) < 2:
@@ -150,7 +150,7 @@ def cub(archives: Sequence[Archive]) -> Contents:
         if training[image] not in ("0", "1"):
             raise InputError(f"{archive.path}: {file}: image {image} has '{training[image]}', not 0 or 1; fetch the archive again")
         splits["train" if training[image] == "1" else "val"].add(archive.member(f"{root}images/{name}"), labels[number_of[image]])
-    contents = require_every_class(archive, Contents(tuple(class_names[number] for number in used), splits))
+    contents = require_every_class(archive.path, Contents(tuple(class_names[number] for number in used), splits))
     refuse_unplaced(archive, splits.values(), f"{root}images.txt")
     return contents
 

@@ -19,12 +19,12 @@ TEXT = re.compile(
 """Names of what people put beside images."""
 
 
-def is_image(name: str) -> bool:
+def has_image_name(name: str) -> bool:
     """Whether a file is called an image."""
     return IMAGE.fullmatch(name) is not None
 
 
-def is_text(name: str) -> bool:
+def has_text_name(name: str) -> bool:
     """Whether a file among images is called something else than one; what has any other name there is taken for an image."""
     return TEXT.fullmatch(PurePosixPath(name).name) is not None
 

@@ -5,10 +5,10 @@ from typing import TypeVar
 
 from m2mkd.errors import InputError
 
-Batch = TypeVar("Batch")
+Loaded = TypeVar("Loaded")
 
 
-def refused_in_one_line(batches: Iterator[Batch]) -> Iterator[Batch]:
+def refused_in_one_line(batches: Iterator[Loaded]) -> Iterator[Loaded]:
     """The batches of a loader; what a process of it refuses is refused in its words, without the trace that torch puts before them.
 
     Raises

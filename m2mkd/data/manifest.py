@@ -16,7 +16,7 @@ PACK_MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 26
 """Bytes; that of a thousand classes has a thousandth of it."""
 SHA256_BYTES = 32
-Word = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+FileWord = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 """Names of splits and attributes, of which names of files are made."""
 
 
@@ -31,7 +31,7 @@ class SplitFacts(_Exact):
 
     images: NonNegativeInt
     per_class: tuple[NonNegativeInt, ...]
-    attributes: tuple[Word, ...]
+    attributes: tuple[FileWord, ...]
     storage: Literal["pixels", "encoded"]
     final: bool
 
@@ -51,7 +51,7 @@ class Manifest(_Exact):
     image_size: int = Field(ge=1, le=LARGEST_IMAGE)
     synthetic: bool
     classes: tuple[str, ...]
-    splits: dict[Word, SplitFacts]
+    splits: dict[FileWord, SplitFacts]
     source: dict[str, Any]
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")], FileFacts]
 

@@ -15,7 +15,7 @@ class ClassMask(NamedTuple):
     columns: NDArray[np.int64]
     """Columns of the model's logits to keep, (M,)."""
     labels: NDArray[np.int64]
-    """For each label of the data set, (C,), the position in ``columns``, or -1 where the model does not know the class."""
+    """For each label of the data set, (C,), the index in ``columns``, or -1 where the model does not know the class."""
 
     def known(self, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """What can be measured of a data set.
@@ -54,8 +54,8 @@ def class_mask(model_classes: Sequence[str], set_classes: Sequence[str]) -> Clas
             f" (such as {_some(model_classes)} and {_some(set_classes)}); choose an out-of-distribution set that shares at least two"
         )
     columns = [column for column, name in enumerate(model_classes) if name in common]
-    position = {model_classes[column]: place for place, column in enumerate(columns)}
-    return ClassMask(np.array(columns, np.int64), np.array([position.get(name, -1) for name in set_classes], np.int64))
+    index_of = {model_classes[column]: index for index, column in enumerate(columns)}
+    return ClassMask(np.array(columns, np.int64), np.array([index_of.get(name, -1) for name in set_classes], np.int64))
 
 
 def _some(names: Sequence[str]) -> str:

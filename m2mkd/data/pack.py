@@ -196,7 +196,7 @@ def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once")
     folder
         What ``write_pack`` wrote.
     verify
-        When to read every file and compare its sha256: always; once, which is not again as long as each has the size, time and place in
+        When to read every file and compare its sha256: always; once, which is not again as long as each has the size, time and inode in
         which it was found right (ImageNet would take minutes in every job); or never, for presence and sizes only.
 
     Raises

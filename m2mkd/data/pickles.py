@@ -21,13 +21,13 @@ MOST_OPCODES = 1 << 21
 LONGEST_TUPLE = 16
 EMPTY_ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 FULL_ARRAY = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")}
-NAMES = {*EMPTY_ARRAY, *FULL_ARRAY, ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+KNOWN_NAMES = {*EMPTY_ARRAY, *FULL_ARRAY, ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 """All that these pickles name: the making of arrays and, where a newer Python wrote them, of bytes."""
 INTEGERS = re.compile(r"[iu][1248]")
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
-PYTHON_2_TEXT = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
-VALUES = {
+CONSTANT_OPCODES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+EMPTY_OPCODES: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
+PYTHON_2_TEXT_OPCODES = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
+VALUE_OPCODES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
@@ -110,14 +110,14 @@ class _Machine:
     def step(self, name: str, argument: Any) -> None:  # noqa: PLR0912 - a table of opcodes
         """Do what one opcode says."""
         stack = self.stack
-        if name in VALUES:
+        if name in VALUE_OPCODES:
             stack.append(_checked(argument))
-        elif name in PYTHON_2_TEXT:
+        elif name in PYTHON_2_TEXT_OPCODES:
             stack.append(argument.encode("latin-1"))
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name in EMPTY:
-            stack.append(EMPTY[name]())
+        elif name in CONSTANT_OPCODES:
+            stack.append(CONSTANT_OPCODES[name])
+        elif name in EMPTY_OPCODES:
+            stack.append(EMPTY_OPCODES[name]())
         elif name == "MARK":
             self.marks.append(len(stack))
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -185,7 +185,7 @@ def _checked(value: Any) -> Any:
 
 
 def _known(module: str, name: str) -> _Name:
-    if (module, name) not in NAMES:
+    if (module, name) not in KNOWN_NAMES:
         raise PickleError(f"it would call {module}.{name}")
     return _Name(module, name)
 

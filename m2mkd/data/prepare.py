@@ -85,7 +85,7 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
         known = " or ".join((*GENERATED, *READ))
         raise InputError(f"config/datasets.yaml: {name}: layout '{dataset.layout}' has no preparer; use a set of layout {known}")
     wanted = ARCHIVES_OF.get(dataset.layout, 1)
-    if len(dataset.files) != wanted:
+    if len(dataset.files) != wanted and (dataset.layout != "parquet" or not dataset.files):
         found = f"layout '{dataset.layout}' is read from {wanted}, not from {len(dataset.files)}"
         raise InputError(f"config/datasets.yaml: {name}: files: {found}; register {wanted}")
     if dataset.layout in GENERATED:
@@ -97,8 +97,8 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
         source[file.name] = check(raw_file(file), file, name)
     paths = [raw_file(file) for file in dataset.files]
     facts = {"files": source, "homepage": dataset.homepage, "licence": dataset.licence}
-    readers = stack.enter_context(reading(processes, paths))
-    found = readers.read(found_in, dataset.layout, paths, scratch)
+    readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
+    found = readers.read(found_in, dataset.layout, paths, [file.split for file in dataset.files], scratch)
     if isinstance(found, Contents):
         splits = {split: _source(split, listing, found.squashed, size, readers) for split, listing in found.splits.items()}
         return Content(found.classes, splits, facts)

@@ -16,17 +16,17 @@ from typing import TypeVar
 
 from m2mkd.errors import InputError
 
-MEMORY = 1 << 31
+READ_MEMORY = 1 << 31
 """Bytes that a reader may take beside its libraries; an image of as many pixels as are read takes half of that."""
-MEMORY_SHARE = 32
+READ_MEMORY_SHARE = 32
 """And of how many bytes of the source files one more: their lists of files are kept in memory."""
-SECONDS = 20
+READ_SECONDS = 20
 """Time on a processor that a piece of reading may take, whatever the size of the files."""
 BYTES_PER_SECOND = 5 << 20
 """And a second more for so many of their bytes, which the slowest decompression is faster than."""
-ITEMS = 64
+READ_ITEMS = 64
 """Files that a process works on at a time."""
-SECONDS_PER_ITEMS = 128.0
+READ_ITEMS_SECONDS = 128.0
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -38,7 +38,7 @@ class Readers:
     def __init__(self, pool: ProcessPoolExecutor, processes: int, files: Sequence[Path]):
         self._pool, self._files = pool, files
         self._ahead = 2 * processes
-        self._seconds = SECONDS + _bytes(files) / BYTES_PER_SECOND
+        self._seconds = READ_SECONDS + _bytes(files) / BYTES_PER_SECOND
 
     def read(self, function: Callable[..., Result], *arguments: object) -> Result:
         """What a function that reads source files gives.
@@ -57,10 +57,10 @@ class Readers:
         """Results of some items at a time, in their order, only so many ahead as memory is meant to hold; raises as `read`."""
         waiting: deque[Future[list[Result]]] = deque()
         try:
-            for start in range(0, len(items), ITEMS):
+            for start in range(0, len(items), READ_ITEMS):
                 if len(waiting) == self._ahead:
                     yield from self._result(waiting.popleft())
-                waiting.append(self._pool.submit(_timed, partial(function, items[start : start + ITEMS]), SECONDS_PER_ITEMS))
+                waiting.append(self._pool.submit(_timed, partial(function, items[start : start + READ_ITEMS]), READ_ITEMS_SECONDS))
             while waiting:
                 yield from self._result(waiting.popleft())
         finally:
@@ -94,7 +94,7 @@ def reading(processes: int, files: Sequence[Path], mapped: bool = False) -> Iter
     mapped
         Whether the files are mapped into memory, one at a time.
     """
-    memory = MEMORY + _bytes(files) // MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
+    memory = READ_MEMORY + _bytes(files) // READ_MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
     _start_server()
     with ProcessPoolExecutor(processes, get_context("forkserver"), _begin, (memory,)) as pool:
         yield Readers(pool, processes, files)

@@ -4,27 +4,46 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from m2mkd.data.archives import Archive, ArchiveMember, open_archive
+from m2mkd.data.archives import Archive, open_archive
 from m2mkd.data.cifar import read_cifar
+from m2mkd.data.contents import Member
 from m2mkd.data.images import BadImageError, PackedImage, covered, evaluated
 from m2mkd.data.layouts import LAYOUTS
+from m2mkd.data.parquet import parquet
 from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
-READ: dict[str, Callable[[Sequence[Archive]], Any]] = {**LAYOUTS, "cifar100": read_cifar}
-"""Layouts that are read from archives; each gives contents, or arrays of pixels."""
+if TYPE_CHECKING:
+    from m2mkd.config.datasets import SplitName
+
+ARCHIVED: dict[str, Callable[[Sequence[Archive]], Any]] = {**LAYOUTS, "cifar100": read_cifar}
+"""Layouts that are read from archives."""
+READ = (*ARCHIVED, "parquet")
+"""Layouts that are read from source files."""
 
 
-def found_in(layout: str, paths: Sequence[Path], scratch: Path) -> Any:
-    """What the archives of a data set hold; ``scratch`` is where compressed ones are decompressed to."""
-    return READ[layout]([open_archive(path, scratch) for path in paths])
+def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path) -> Any:
+    """What the source files of a data set hold: contents, or arrays of pixels.
+
+    Parameters
+    ----------
+    layout, paths
+        How they are laid out, and where they lie.
+    splits
+        Which split each is of, where the registry says so.
+    scratch
+        Where compressed archives are decompressed to.
+    """
+    if layout == "parquet":
+        return parquet(paths, splits)
+    return ARCHIVED[layout]([open_archive(path, scratch) for path in paths])
 
 
-def packed_images(members: Sequence[ArchiveMember], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
+def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
     """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where it is not to be decoded."""
     result = []
     for member in members:

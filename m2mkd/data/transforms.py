@@ -76,9 +76,9 @@ class TrainTransform:
         result = np.empty((len(images), self._image_size, self._image_size, 3), np.uint8)
         # One fork around the batch: saving and restoring the states for every image would cost more than augmenting it.
         with forked_rng("augmentation"):
-            for image, seed, place in zip(images, seeds, result, strict=True):
+            for image, seed, pixels in zip(images, seeds, result, strict=True):
                 _reseed(seed)
-                place[:] = np.asarray(self._transform(Image.fromarray(image)))
+                pixels[:] = np.asarray(self._transform(Image.fromarray(image)))
         return result
 
     def finished(self, images: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -29,7 +29,7 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By the type of colour of a PNG."""
 INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and their steps, of the passes of an interlaced PNG."""
-BLOCK = 1 << 20
+INFLATED_AT_ONCE = 1 << 20
 
 
 def whole_image(content: bytes, side: int) -> Image.Image:
@@ -134,7 +134,7 @@ def _check_png(content: bytes) -> None:
         elif kind == b"IDAT":
             rest = chunk
             while rest and left > 0:
-                left -= len(data.decompress(rest, BLOCK))
+                left -= len(data.decompress(rest, INFLATED_AT_ONCE))
                 rest = data.unconsumed_tail
     if left > 0:
         raise BadImageError(f"is no whole image (its data end after {size - left} of {size} bytes)")

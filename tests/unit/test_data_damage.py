@@ -1,4 +1,4 @@
-"""Damaged input: each kind is one line that names the file and the mend, exit code 2, and leaves no set behind, whole or partial."""
+"""Damaged input: each kind is one line that names the file and the fix, exit code 2, and leaves no set behind, whole or partial."""
 
 import hashlib
 import io
@@ -237,7 +237,7 @@ def refused(dataset: DatasetConfig, message: str) -> None:
     assert ended.value.code == 2
     (line,) = said.getvalue().splitlines()
     assert re.search(message, line), line
-    assert ";" in line, "says how to mend it"
+    assert ";" in line, "says how to fix it"
     assert not list(Path("data").glob("packed/*/*")), "no set, whole or partial"
 
 

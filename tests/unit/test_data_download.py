@@ -229,7 +229,7 @@ def test_every_byte_that_came_is_kept():
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_left(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(download, "WINDOW", 0.1)
+    monkeypatch.setattr(download, "SPEED_WINDOW", 0.1)
 
     def answer(out: BinaryIO, _: str) -> None:
         out.write(head("200 OK", f"Content-Length: {len(CONTENT)}"))

@@ -30,7 +30,7 @@ def picture(number: int) -> bytes:
     return buffer.getvalue()
 
 
-TRAINED = {wnid: [picture(10 * place + n) for n in range(2 + place)] for place, wnid in enumerate(WNIDS)}
+TRAINED = {wnid: [picture(10 * index + n) for n in range(2 + index)] for index, wnid in enumerate(WNIDS)}
 MEASURED = [(WNIDS[n % 3], picture(100 + n)) for n in (2, 0, 1, 1)]
 
 
@@ -95,11 +95,11 @@ def test_tiny_imagenet_r_is_cut_from_imagenet_r(raw: Path, packs_dir: Path):
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg") and name.split("/")[1] in tiny)
         val = pack.split("val")
         assert [name.decode() for name in val.attributes["name"]] == sorted(names, key=lambda name: (name.split("/")[1], name))
-        for place in (0, 60, 123):
-            image = Image.open(io.BytesIO(archive.read(names[place]))).convert("RGB")
+        for index in (0, 60, 123):
+            image = Image.open(io.BytesIO(archive.read(names[index]))).convert("RGB")
             # The aspect is not kept (paper.md 2); then comes the geometry of evaluation.
             expected = np.asarray(evaluated(image.resize((64, 64), Image.Resampling.BICUBIC), 64))
-            np.testing.assert_array_equal(val.images[place], expected)
+            np.testing.assert_array_equal(val.images[index], expected)
     assert len(val) == 124 and len(pack.classes) == 31
     assert set(val.attributes["rendition"]) <= set(json.loads((packs_dir / "imagenet-r-SYNTHETIC-200x4.manifest.json").read_text())["ops"])
 

@@ -28,10 +28,10 @@ def test_the_mask_preserves_the_truth(model, other, data):
     assert {model[column] for column in mask.columns} == common
     assert np.all(np.diff(mask.columns) > 0)
     for label, name in enumerate(other):
-        place = mask.labels[label]
-        assert (place == -1) == (name not in common)
-        if place >= 0:
-            assert model[mask.columns[place]] == name
+        index = mask.labels[label]
+        assert (index == -1) == (name not in common)
+        if index >= 0:
+            assert model[mask.columns[index]] == name
     labels = data.draw(st.lists(st.integers(0, len(other) - 1), max_size=30))
     kept, masked, left_out = mask.known(labels)
     assert len(kept) + left_out == len(labels)

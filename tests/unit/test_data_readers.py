@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from m2mkd.data import readers
-from m2mkd.data.readers import ITEMS, reading
+from m2mkd.data.readers import READ_ITEMS, reading
 from m2mkd.errors import InputError
 
 
@@ -46,7 +46,7 @@ def crashing_at_a_hundred(numbers: Sequence[int]) -> list[int]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(readers, "MEMORY", 64 << 20)
+    monkeypatch.setattr(readers, "READ_MEMORY", 64 << 20)
     (tmp_path / "set.zip").write_bytes(bytes(1000))
     return Path("set.zip")
 
@@ -56,7 +56,7 @@ HARM = {"memory": (allocating, 96 << 20), "time": (spinning,), "a crash": (crash
 
 @pytest.mark.parametrize("harm", HARM)
 def test_what_a_file_does_to_its_reader_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch, harm: str):
-    monkeypatch.setattr(readers, "SECONDS", 0.3)
+    monkeypatch.setattr(readers, "READ_SECONDS", 0.3)
     start = time.monotonic()
     with (
         reading(1, [file]) as pool,
@@ -89,13 +89,13 @@ def test_a_refusal_is_that_of_the_reader(file: Path):
 
 def test_results_come_in_their_order(file: Path):
     with reading(2, [file]) as pool:
-        assert list(pool.in_order(squares, range(5 * ITEMS + 3))) == [number**2 for number in range(5 * ITEMS + 3)]
+        assert list(pool.in_order(squares, range(5 * READ_ITEMS + 3))) == [number**2 for number in range(5 * READ_ITEMS + 3)]
         assert list(pool.in_order(squares, [])) == []
 
 
 def test_a_crash_in_the_midst_of_many(file: Path):
     with reading(1, [file]) as pool:
         results = pool.in_order(crashing_at_a_hundred, range(1000))
-        assert [next(results) for _ in range(ITEMS)] == [number**2 for number in range(ITEMS)]
+        assert [next(results) for _ in range(READ_ITEMS)] == [number**2 for number in range(READ_ITEMS)]
         with pytest.raises(InputError, match="crashed its reader"):
             next(results)

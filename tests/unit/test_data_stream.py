@@ -54,8 +54,8 @@ def test_workers_change_nothing(workers):
 def all_gather(parts):
     """The batch that its parts are of."""
     size = sum(len(part.ids) for part in parts)
-    places = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
-    return Batch(*(torch.cat(fields)[places.argsort()] for fields in zip(*parts, strict=True)))
+    indices = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
+    return Batch(*(torch.cat(fields)[indices.argsort()] for fields in zip(*parts, strict=True)))
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (4, 0), (2, 1), (2, 2)])

@@ -89,7 +89,7 @@ def test_the_global_generators_are_left_alone():
 
 @pytest.mark.parametrize(("size", "resized"), [(64, 73), (224, 256), (32, 36)])
 def test_evaluation_resizes_and_crops_the_centre(size, resized):
-    # A ramp: after resizing to the known size, the crop starts at a known place of it.
+    # A ramp: after resizing to the known size, the crop starts at a known pixel of it.
     width = 2 * resized
     ramp = np.repeat(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], resized, axis=0).repeat(3, axis=2)
     result = np.asarray(evaluated(Image.fromarray(ramp), size))

@@ -11,7 +11,7 @@ from m2mkd.config import load
 from m2mkd.data.contents import Contents
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
-from m2mkd.data.tasks import READ, found_in
+from m2mkd.data.tasks import ARCHIVED, found_in
 from m2mkd.errors import InputError
 from tests.ilsvrc import KIT, TRAIN, VAL, write_ilsvrc
 from tests.unit.test_data_damage import (
@@ -52,7 +52,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def found(path: Path, layout: str) -> dict[str, list[tuple[str, int]]]:
     """Name and label of each image of a split."""
-    contents = found_in(layout, [path], path.parent / "scratch")
+    contents = found_in(layout, [path], [None], path.parent / "scratch")
     assert isinstance(contents, Contents)
     return {split: [(m.name, n) for m, n in zip(one.members, one.labels, strict=True)] for split, one in contents.splits.items()}
 
@@ -112,7 +112,7 @@ def test_lists_of_imagenet_with_blank_lines(raw: Path):
     trained, measured = {"n00000001": [image(1)], "n00000002": [image(2)]}, [("n00000002", image(3)), ("n00000001", image(4))]
     paths = [raw.parent / name for name in (TRAIN, VAL, KIT)]
     write_ilsvrc(raw.parent, trained, measured, b"\n1\r\n\n2\n\n")
-    contents = found_in("imagenet", paths, raw.parent / "scratch")
+    contents = found_in("imagenet", paths, [None] * 3, raw.parent / "scratch")
     assert contents.splits["val"].labels == [1, 0]
 
 
@@ -176,24 +176,24 @@ def test_the_test_set_of_tiny_imagenet_has_no_labels_and_is_left_out(raw: Path):
     assert len(found(raw, "tiny_imagenet")["val"]) == 2
 
 
-@pytest.mark.parametrize("layout", READ)
+@pytest.mark.parametrize("layout", ARCHIVED)
 @pytest.mark.parametrize("other", HEALTHY)
 def test_a_data_set_in_the_place_of_another_is_one_line(raw: Path, layout: str, other: str):
     """Where the layouts differ; folders of images named by WordNet ids are one of another kind, too."""
     pack(raw, HEALTHY[other]())
     paths = [raw] * {"imagenet": 3, "tiny_imagenet_r": 2}.get(layout, 1)
     if layout == other:
-        found_in(layout, paths, raw.parent)
+        found_in(layout, paths, [None] * 3, raw.parent)
         return
     with pytest.raises(InputError, match=r"^/.*set\.zip: .*; (fetch|put)"):
-        found_in(layout, paths, raw.parent)
+        found_in(layout, paths, [None] * 3, raw.parent)
 
 
-@pytest.mark.parametrize("layout", READ)
+@pytest.mark.parametrize("layout", ARCHIVED)
 def test_what_is_no_archive_in_its_place_is_one_line(raw: Path, layout: str):
     raw.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
     with pytest.raises(InputError, match="not a whole archive"):
-        found_in(layout, [raw] * 3, raw.parent)
+        found_in(layout, [raw] * 3, [None] * 3, raw.parent)
 
 
 @pytest.mark.parametrize(("layout", "count"), [("tiny_imagenet", 1), ("imagenet", 3), ("tiny_imagenet_r", 2), ("digits", 1)])
@@ -208,7 +208,7 @@ def test_a_table_of_cifar_with_other_columns(raw: Path, changed: str):
     """As that of CIFAR-10 has them."""
     pack(raw, cifar() | {changed: b"\x80\x02}U\x06labels]K\x00as."})
     with pytest.raises(InputError, match=r"set\.zip: (meta names no fine classes|\w+ is not a table of images \(data is missing)"):
-        found_in("cifar100", [raw], raw.parent)
+        found_in("cifar100", [raw], [None], raw.parent)
 
 
 def cells(depth: int) -> bytes:
