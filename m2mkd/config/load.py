@@ -82,6 +82,8 @@ def _explain(error: ValidationError, type_: Any) -> str:
     if problem["type"] == "missing":
         return f"{field} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and NAME in problem["ctx"]["pattern"]:
+        message = "not a name; write letters, digits, '.', '_' and '-', the first a letter or digit"
     value = problem["input"]
     return f"{field}: {message}" + ("" if isinstance(value, Mapping | BaseModel) else f" (it is {value!r})")
 
