@@ -47,6 +47,7 @@ MEANINGS = {
     "source": "Row, from 0, of the image that it is made from in the source file.",
     "sha256": "Digest of its source file, or of its pixels where the source holds an array.",
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 MEDIA_TYPES = {
     ".zip": "application/zip",
     ".tar": "application/x-tar",
@@ -84,7 +85,7 @@ def _write_lines(lines: Iterable[Sequence[Any]], file: BinaryIO) -> None:
 def _rows(split: Split, classes: Sequence[str]) -> Iterator[list[Any]]:
     attributes = [values for _, values in sorted(split.attributes.items())]
     for index, label in enumerate(split.labels.tolist()):
-        yield [index, label, classes[label], *(_plain(values[index]) for values in attributes)]
+        yield [index, label, _text(classes[label]), *(_plain(values[index]) for values in attributes)]
 
 
 def _plain(value: Any) -> Any:
@@ -92,7 +93,12 @@ def _plain(value: Any) -> Any:
     if value.ndim:
         return bytes(value).hex()
     plain = value.item()
-    return plain.decode() if isinstance(plain, bytes) else plain
+    return _text(plain.decode(errors="replace") if isinstance(plain, bytes) else plain)
+
+
+def _text(cell: Any) -> Any:
+    """Text that no program for tables takes for a formula: a name is a stranger's choice."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def _metadata(pack: Pack, dataset: DatasetConfig, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:
