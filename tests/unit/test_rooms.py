@@ -27,8 +27,8 @@ CIRCLES: dict[frozenset[str], str] = {}
 TWICE = {
     **dict.fromkeys(
         (
-            *("ARCHIVES", "ATTEMPTS", "CAPTION", "CHUNK", "CLASSES", "CODER", "COLUMNS", "CONSTANTS", "DIGEST", "FOLDER", "FOLDERS"),
-            *("INPUTS", "KINDS", "MANIFEST", "METADATA", "MOST_SEEDS", "NAMES", "NMS_THRESHOLD", "NUMBERS", "PASSING", "PUBLISHED"),
+            *("ARCHIVES", "ATTEMPTS", "CAPTION", "CHUNK", "CLASSES", "COLUMNS", "CONSTANTS", "DIGEST", "FOLDER", "FOLDERS"),
+            *("INPUTS", "KINDS", "MANIFEST", "METADATA", "MOST_SEEDS", "NAMES", "NUMBERS", "PASSING", "PUBLISHED"),
             *("SIDE", "WIDTH"),
         ),
         "a constant of its module, which no other takes by this name",
@@ -39,7 +39,7 @@ TWICE = {
     "Backbone": "of a NAC's tokenizer, and of a detector",
     "Curves": "the file that is written, and what figures are drawn from",
     "Polygons": "of a set, and of a target",
-    "Stage": "of a network, of dvc.yaml, and of a sampling",
+    "Stage": "of a network, and of dvc.yaml",
     "Store": "of weights and sets, and of MLflow",
     "evaluated": "images, and students in a plan",
     "mask_targets": "of a set, and of a detector",

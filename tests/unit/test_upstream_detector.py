@@ -14,7 +14,7 @@ from m2mkd.detection import names
 from m2mkd.detection.detector import Detector
 from m2mkd.errors import InputError
 from m2mkd.seeds import forked_rng
-from m2mkd.upstream.description import describe
+from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.imported import open_imported
 
 NET = {
@@ -58,7 +58,7 @@ IMAGES = list(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator
 
 def network(config=CONFIG):
     """A detector of that configuration with weights of which none is zero or one."""
-    description = describe("vmoe_detector", config, {})
+    description = describe_checkpoint("vmoe_detector", config, {})
     detector = Detector(description.architecture, description.num_classes, description.switches)
     with forked_rng("detector"), torch.no_grad():
         for parameter in detector.parameters():
@@ -82,7 +82,9 @@ def same(detector, other):
 
 
 def test_names_of_the_released_layouts():
-    ways = {name: names.sources(describe("vmoe_detector", CONFIG, {}).architecture, name, (1,)) for name in network().state_dict()}
+    ways = {
+        name: names.sources(describe_checkpoint("vmoe_detector", CONFIG, {}).architecture, name, (1,)) for name in network().state_dict()
+    }
     first = {name: way[0].names[0] for name, way in ways.items()}
     assert first["backbone.stages.1.blocks.1.mlp.gate.weight"] == "backbone.net.stages.1.blocks.1.moe.gate.gate.weight"
     assert first["backbone.stages.1.blocks.0.mlp.fc1.weight"] == "backbone.net.stages.1.blocks.0.mlp.fc1.weight"
@@ -147,7 +149,7 @@ def test_the_checkpoint_of_a_v_moe_is_none_of_a_detector():
 
 def test_without_a_word_it_is_the_published_one():
     shapes = {f"backbone.net.stages.{i}.blocks.{j}.norm1.weight": (768,) for i in range(4) for j in range(3)}
-    description = describe("vmoe_detector", {}, shapes)
+    description = describe_checkpoint("vmoe_detector", {}, shapes)
     expected = DetectorConfig(backbone=published("vmoe_base"), image_size=224, pretrain_size=224)
     assert description.architecture == expected
     assert (description.image_size, description.num_classes, description.whole) == (224, 80, False)
@@ -164,12 +166,12 @@ def test_a_description_follows_again_from_its_own_configuration():
     shapes = {f"backbone.net.stages.{i}.blocks.0.norm1.weight": (16,) for i in range(2)}
     net = {key: value for key, value in NET.items() if key not in ("divided_depths", "moe_pos")}
     for config, known in ((CONFIG | {"net": net}, shapes), (VITDET, {})):
-        description = describe("vmoe_detector", config, known)
-        assert describe("vmoe_detector", json.loads(json.dumps(description.config)), {}) == description
+        description = describe_checkpoint("vmoe_detector", config, known)
+        assert describe_checkpoint("vmoe_detector", json.loads(json.dumps(description.config)), {}) == description
 
 
 def test_sizes_of_the_recorded_vocabulary():
-    config = describe("vmoe_detector", VITDET, {}).architecture
+    config = describe_checkpoint("vmoe_detector", VITDET, {}).architecture
     assert config.padding == "largest"
     assert (config.image_size, config.pretrain_size, config.window_size, config.global_blocks) == (64, 32, 2, (2,))
     assert config.backbone.moe_blocks == (1,)
@@ -178,9 +180,9 @@ def test_sizes_of_the_recorded_vocabulary():
         Proposals(before_nms=30, after_nms=10),
     )
     assert (config.rpn_samples, config.region_samples, config.box_width, config.channels, config.detections) == (16, 8, 12, 8, 5)
-    square = describe("vmoe_detector", VITDET | {"square_pad": 64}, {}).architecture
+    square = describe_checkpoint("vmoe_detector", VITDET | {"square_pad": 64}, {}).architecture
     assert square == config.model_copy(update={"padding": "square"})
-    plain = describe("vmoe_detector", VITDET | {"net": VITDET_NET | {"use_rel_pos": False, "window_size": 0}}, {}).architecture
+    plain = describe_checkpoint("vmoe_detector", VITDET | {"net": VITDET_NET | {"use_rel_pos": False, "window_size": 0}}, {}).architecture
     assert (plain.relative_positions, plain.global_positions) == (False, (0, 1, 2))
 
 
@@ -201,7 +203,7 @@ def test_sizes_of_the_recorded_vocabulary():
 )
 def test_configurations_that_do_not_fit_are_refused(change, message):
     with pytest.raises(InputError) as error:
-        describe("vmoe_detector", CONFIG | change, {})
+        describe_checkpoint("vmoe_detector", CONFIG | change, {})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
