@@ -22,7 +22,7 @@ def mark_of(output: str) -> Path:
     return INCOMPLETE.joinpath(*(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
-def settle(study: Study) -> None:
+def clear_marks(study: Study) -> None:
     """Take away the marks of runs that are whole by their digests, and of prepared sets, which appear only when they are whole.
 
     What a job kept of such a run, lest Snakemake remove its outputs, goes too. A run that a job holds is left alone, and so is one that is

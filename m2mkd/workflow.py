@@ -9,7 +9,7 @@ from m2mkd.config.experiment import Settings
 from m2mkd.containers.image import for_workflow
 from m2mkd.errors import InputError
 from m2mkd.files import require_writable, write_json
-from m2mkd.marks import settle
+from m2mkd.marks import clear_marks
 from m2mkd.planning.request import Terms, requests
 from m2mkd.study.differences import differences
 from m2mkd.study.files import plan_folder, read_study, write_plan
@@ -61,7 +61,7 @@ def plan_workflow(
     if storage is not None:
         for path, target in ((Path(study.root), storage), *((Path(study.root, name), Path("data", name)) for name in ("work", "plan"))):
             _link(path, target / study.root)
-    settle(whole)
+    clear_marks(whole)
     normalise_all_mtimes(whole)
     uri = _without_secret(settings.tracking_uri)
     write_plan(study, uri)

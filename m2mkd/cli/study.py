@@ -76,6 +76,7 @@ def compile_(
     partial: PartialOption = False,
 ) -> None:
     """Collect the runs of a study into tables and judge the claims."""
+    from m2mkd.marks import clear_marks
     from m2mkd.results.judge.results import Results
     from m2mkd.results.tables.compile import compile_tables
     from m2mkd.study.state import normalise_all_mtimes
@@ -83,6 +84,7 @@ def compile_(
     study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
     normalise_all_mtimes(study)
     compile_tables(Results.read(study, partial=partial))
+    clear_marks(study)  # Snakemake has seen all of its jobs end
 
 
 @app.command()

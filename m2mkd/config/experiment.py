@@ -263,7 +263,7 @@ class Scale(Config):
 class Settings(Config):
     """``config/config.yaml``: what the workflow runs."""
 
-    scale: Name = "small"
+    scale: str = "small"
     """File in ``config/scales``."""
     experiments: tuple[str, ...] = ()
     """Experiments to run instead of the scale's study; none: the study."""

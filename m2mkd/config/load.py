@@ -82,6 +82,8 @@ def _explain(error: ValidationError, type_: Any) -> str:
     if problem["type"] == "missing":
         return f"{field} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and NAME in problem["ctx"]["pattern"]:
+        message = "not a name; write letters, digits, '.', '_' and '-', the first a letter or digit"
     value = problem["input"]
     return f"{field}: {message}" + ("" if isinstance(value, Mapping | BaseModel) else f" (it is {value!r})")
 
@@ -113,13 +115,13 @@ def named(folder: str, name: str, field: str = "") -> Path:
     """
     path = CONFIG / folder / f"{name}.yaml"
     known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
-    if not re.fullmatch(NAME, name):
-        fix = "a name has letters of English, digits, '.', '_' and '-', and begins with a letter or digit; rename it"
-        raise InputError(f"{field or path}: {name!r} cannot be the name of a {folder.removesuffix('s')}; {fix}")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         fix = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known) or 'none; run from the root of the project'}"
         raise InputError(f"{field or path}: no such {folder.removesuffix('s')} '{name}'; {fix}")
+    if not re.fullmatch(NAME, name):
+        fix = "a name has letters of English, digits, '.', '_' and '-', and begins with a letter or digit; rename it"
+        raise InputError(f"{field or path}: {name!r} cannot be the name of a {folder.removesuffix('s')}; {fix}")
     return path
 
 

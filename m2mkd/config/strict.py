@@ -10,7 +10,7 @@ import yaml
 from m2mkd.errors import InputError
 
 QUIRKS = [
-    (re.compile(r"(?i:y|n|yes|no|on|off)"), "write true or false, or put it in quotes"),
+    (re.compile(r"(?i:yes|no|on|off)"), "write true or false, or put it in quotes"),
     (re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?"), "put it in quotes, for YAML 1.1 takes it for a number to the base 60"),
     (re.compile(r"[-+]?0\d[\d_]*"), "leave the zeros at its beginning out, or put it in quotes, for YAML 1.1 takes it for an octal number"),
     (re.compile(r"[-+]?(0b[01_]+|0x[\da-fA-F_]+)"), "write it as a decimal number, or put it in quotes"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from m2mkd.config.base import NAME
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Experiment, Scale
 from m2mkd.errors import InputError
@@ -76,7 +77,9 @@ class PlannedRun:
 
 
 def plan_folder(scale_name: str) -> Path:
-    """Folder of the plans of a scale."""
+    """Folder of the plans of a scale; its name is refused if it could lead elsewhere."""
+    if not re.fullmatch(NAME, scale_name):
+        raise InputError(f"{scale_name!r} cannot be the name of a scale; there are files of the scales' names in config/scales")
     return Path(root_of(scale_name), "plan")
 
 

@@ -140,6 +140,8 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
                     record_outputs(one.run, one.work, outcome, started, its)
         if ranks.is_main:
             publish_outputs([one for one in planned if one.run.id not in published])
+            for run_id in published:  # what a kill left after it was published
+                shutil.rmtree(by_id[run_id].work, ignore_errors=True)
 
 
 def inputs_of(planned: PlannedRun) -> list[Path]:

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from m2mkd.errors import InputError
 
@@ -79,22 +79,6 @@ def read_text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-
-
-def parse_object(text: str, where: str) -> dict[str, Any]:
-    """Read a JSON object of strangers.
-
-    Raises
-    ------
-    InputError
-        If it is none, or so deep that nobody wrote it.
-    """
-    from m2mkd.config.load import parse_json
-
-    try:
-        return parse_json(text, where)
-    except RecursionError:
-        raise InputError(f"{where}: not valid JSON: it is nested too deep") from None
 
 
 def _require_file(path: Path, status: os.stat_result) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import write_atomically
 from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.description import Description
-from m2mkd.upstream.foreign import parse_object, read_text
+from m2mkd.upstream.foreign import read_text
 from m2mkd.upstream.safetensors_file import read_header, read_tensors
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def open_imported(path: Path) -> Imported:
         raise InputError(f"{path}: was not written by 'm2mkd import'; import it first, or say what it is with --kind and --config")
     if missing := {"kind", "config", "source", "source_sha256"} - header.keys():
         raise InputError(f"{path}: its header is damaged ({min(missing)} is missing); import the file anew")
-    config = parse_object(header["config"], f"{path}: its header is damaged; import the file anew: config")
+    config = parse_json(header["config"], f"{path}: its header is damaged; import the file anew: config")
     description = describe_checkpoint(header["kind"], config, {}, str(path))
     return Imported(description, header["source"], header["source_sha256"], lambda: read_tensors(path, "import the file anew"))
 
@@ -165,7 +166,7 @@ def open_run(path: Path) -> Imported:
     from m2mkd.study.phases import AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
 
     try:
-        record = parse_object(read_text(path.parent / RECORD), RECORD)
+        record = parse_json(read_text(path.parent / RECORD), RECORD)
         config = phase_from(record["config"])
         source, source_sha256 = record["id"], record["outputs"][path.name]
     except (InputError, ValueError, KeyError, TypeError) as error:

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
-from m2mkd.upstream.foreign import TEXT_LIMIT, opened, parse_object, read_text, require_genuine
+from m2mkd.upstream.foreign import TEXT_LIMIT, opened, read_text, require_genuine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
     InputError
         If it is no index, or names files in other folders.
     """
-    names = parse_object(read_text(path), str(path)).get("weight_map")
+    names = parse_json(read_text(path), str(path)).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InputError(f"{path}: has no weight_map of tensors and their files; give a checkpoint, or the index of one in several files")
     files: dict[str, list[str]] = {}

@@ -82,7 +82,7 @@ def test_show_prints_the_resolved_configuration_and_keys():
         (("config", "validate", "vmoe_base", "--set", "data.imagenet-1k@224=digit@32"), ("'digit'", "config/datasets.yaml")),
         (("config", "validate", "vmoe_base", "--set", "data.imagenet-1k@224=digits-r@32"), ("digits-r@32 has no training images", "ood")),
         (("run", "train_student/zz"), ("train_student/zz", "m2mkd runs list")),
-        (("run", "train_student/"), ("fits 11 runs",)),
+        (("run", "train_student/"), ("fits 33 runs",)),
         (("data", "prepare", "digits"), ("'digits'", "name@pixels")),
         (("data", "prepare", "imagenet-1k@224"), ("imagenet-1k",)),
         (("data", "show", "digits@32"), ("manifest.json: absent; run 'm2mkd data prepare digits@32' first",)),
@@ -151,7 +151,7 @@ def test_no_write_permission_is_one_line(root, monkeypatch, capsys):
     from m2mkd import cli, files
 
     monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "config", "schema"])
+    monkeypatch.setattr(sys, "argv", ["m2mkd", "config", "export"])
 
     def refuse(path, write):
         raise PermissionError(13, "Permission denied", str(path))

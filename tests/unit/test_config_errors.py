@@ -99,8 +99,8 @@ def test_overrides_that_cannot_work_are_refused(refusal, assignment, parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--scale", ""), ("no such scale ''", "small")),
-        (("--scale", "../scales/small"), ("no such scale '../scales/small'",)),
+        (("--scale", ""), ("scale: not a name; write letters",)),
+        (("--scale", "../scales/small"), ("scale: not a name", "(it is '../scales/small')")),
         (("--experiment", "vmoe_base/"), ("experiment vmoe_base: no variant ''", "end_to_end")),
         (("--experiment", "teacher_deit_large/"), ("experiment teacher_deit_large: no variant ''",)),
     ],
@@ -124,8 +124,8 @@ def test_a_key_that_stands_twice_is_refused_with_file_and_line(root):
 
 
 def test_merge_keys_may_be_replaced(root):
-    (root / "x.yaml").write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nc: {<<: *b, y: 4}\n")
-    assert load.read_yaml(Path("x.yaml")) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 4}}
+    (root / "x.yaml").write_text("a: &a {x: 1, z: 2}\nb: &b {<<: *a, z: 3}\nc: {<<: *b, z: 4}\n")
+    assert load.read_yaml(Path("x.yaml")) == {"a": {"x": 1, "z": 2}, "b": {"x": 1, "z": 3}, "c": {"x": 1, "z": 4}}
 
 
 def test_a_file_that_is_not_utf8_is_named(refusal, root):

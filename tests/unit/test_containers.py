@@ -294,7 +294,7 @@ def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_
 
 @pytest.mark.parametrize("option", ["data", "/data:xx", "ro"])
 def test_a_bind_that_apptainer_would_refuse_in_every_job_is_refused_before(tmp_path, option):
-    with pytest.raises(InputError, match="none of FOLDER, FOLDER:/PLACE and FOLDER:/PLACE:ro"):
+    with pytest.raises(InputError, match="none of FOLDER, FOLDER:/TARGET and FOLDER:/TARGET:ro"):
         image.bind((f"{tmp_path}:{option}",))
 
 

@@ -15,7 +15,7 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.renditions import DIGITS, RENDITIONS
 from m2mkd.errors import InputError
-from m2mkd.study.plan import resolve_data
+from m2mkd.study.data import resolve_data
 
 REGISTRY = Path(__file__).parents[2] / "config" / "datasets.yaml"
 DATASETS: dict[str, DatasetConfig] = checked(dict[str, DatasetConfig], read_yaml(REGISTRY), str(REGISTRY))

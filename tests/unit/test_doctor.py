@@ -40,7 +40,7 @@ def test_the_table_names_every_check_and_a_failure_is_the_exit_code(monkeypatch,
         "engine", "apptainer", "image", "data roots", "gpu", "disk", "memory", "write access", "dvc remote", "mlflow store", "versions"
     ]  # fmt: skip
     assert rows["engine"]["status"] == rows["apptainer"]["status"] == rows["image"]["status"] == "warn"
-    assert all(row["mend"] for row in rows.values() if row["status"] != "pass")
+    assert all(row["fix"] for row in rows.values() if row["status"] != "pass")
     failing = any(row["status"] == "fail" for row in rows.values())
     assert found.exit_code == failing
     monkeypatch.setattr(machine, "disk", lambda: machine.CheckResult("disk", "fail", "[0 GB] free", "free some"))

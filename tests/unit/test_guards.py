@@ -13,6 +13,7 @@ from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.models.moe import MoE
 from m2mkd.ranks import ALONE
+from m2mkd.study.files import planned_runs
 from m2mkd.training import guards
 from m2mkd.training.guards import ExpertWatch, LossWatch, memory_explained, out_of_memory
 from m2mkd.training.job import execute
@@ -143,10 +144,10 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
 
     monkeypatch.setattr(train_student, "run", fail)
     study = forked.planned()
-    run = forked.student(study)
-    monkeypatch.setattr(type(study), "root", str(tmp_path))
+    planned = planned_runs(study)[forked.student(study).id]
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as told:
-        execute(study, [run], lambda: replace(CPU, device_batch=8), print)
+        execute([planned], lambda: replace(CPU, device_batch=8), print)
     expected = r"train_student/\w+: out of memory with 8 images at a time on cpu; the plan is 0\.0 GB; try --device-batch 4"
     assert re.fullmatch(expected, str(told.value))
     assert out_of_memory("x", 2, torch.device("cpu"), 3_140_000_000).endswith("the plan is 3.1 GB; try a device with more")

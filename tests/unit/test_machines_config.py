@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 TWICE = "scale: smoke\noverrides:\n  seeds: 1\noverrides:\n  seeds: 2\n"
 
 
-@pytest.mark.parametrize("text", ["yes", "No", "ON", "off", "y", "1:30", "1:30:00.5", "012", "-007", "0x1F", "0b11", "1_000", "1_0.5", "="])
+@pytest.mark.parametrize("text", ["yes", "No", "ON", "off", "1:30", "1:30:00.5", "012", "-007", "0x1F", "0b11", "1_000", "1_0.5", "="])
 @pytest.mark.parametrize("where", ["{}", "[1, {}]", "a: {}", "{}: a"])
 def test_what_can_be_read_in_two_ways_is_refused(text, where):
     with pytest.raises(InputError, match="quotes"):

@@ -128,7 +128,7 @@ def test_marks_of_whole_runs_are_taken_away_and_no_others(study, computed):
 
 def settle():
     """In a process of its own, for a lock does not keep out the process that has it."""
-    marks.settle(build_study(load.settings({"scale": "smoke"})))
+    marks.clear_marks(build_study(load.settings({"scale": "smoke"})))
 
 
 def test_the_mark_of_a_long_name_is_found(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_the_mark_of_a_prepared_set_is_taken_away(study, computed):
     (one, *_), _ = computed
     manifest = f"{one.run.config.data.folder}/manifest.json"
     there, gone = mark(manifest), mark("data/packed/other/manifest.json")
-    marks.settle(study)
+    marks.clear_marks(study)
     assert not there.exists() and gone.exists()
 
 

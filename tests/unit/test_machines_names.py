@@ -7,7 +7,7 @@ import yaml
 
 from m2mkd.config import load
 from m2mkd.errors import InputError
-from m2mkd.study.files import read_study
+from m2mkd.study.files import find_planned, read_study
 from m2mkd.study.plan import build_study
 from tests.conftest import ROOT
 
@@ -35,7 +35,7 @@ def test_a_file_of_a_harmful_name_is_refused(config, folder, name):
     settings = {"scale": name} if folder == "scales" else {"scale": "smoke", "experiments": [name]}
     with pytest.raises(InputError) as refused:
         build_study(load.settings(settings))
-    assert len(str(refused.value).splitlines()) == 1 and ("cannot be the name" in str(refused.value) or "scale" in str(refused.value))
+    assert len(str(refused.value).splitlines()) == 1 and "cannot be the name" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -46,6 +46,12 @@ def test_a_variant_of_a_harmful_name_is_refused(config, name):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="variants"):
         build_study(load.settings({"scale": "smoke", "experiments": ["vmoe_base"]}))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_no_plan_is_looked_for_outside_of_the_results(name):
+    with pytest.raises(InputError, match="cannot be the name of a scale"):
+        find_planned("evaluate/0123456789abcdef", name)
 
 
 @pytest.mark.parametrize("key", ["../../etc", "a; touch x", "0123456789abcde", "0123456789ABCDEF"])

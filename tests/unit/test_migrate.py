@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from m2mkd.results.records import read_records
 from typer.testing import CliRunner
 
 from m2mkd.cli import app
 from m2mkd.files import sha256, write_json
 from m2mkd.models.weights import load_weights, save_weights
+from m2mkd.results.read.records import read_record
 from m2mkd.study.keys import run_key
 from m2mkd.study.migrate import migrate
 from m2mkd.study.phase import METRICS, RECORD, WEIGHTS
@@ -88,7 +88,7 @@ def test_every_run_moves_to_the_key_that_planning_gives_it(study, old):
     assert moved(study) == set(study.runs)
     assert surplus(study) == []
     assert {run_id: content_of(Path(study.folder(run_id))) for run_id in study.runs} == before
-    for record in read_records(study):  # every digest, every field of the configuration
+    for record in (read_record(study, run) for run in study.runs.values()):  # every digest, every field of the configuration
         kept = json.loads(Path(study.folder(record.run.id), RECORD).read_text())
         assert kept["seed"] == record.run.seed and not {"slot", "replicate"} & kept.keys()
         assert kept["migrated_from"] == "/".join(old[record.run.id].parts[-3:])

@@ -13,7 +13,7 @@ from m2mkd.models.vit import StagedViT
 from m2mkd.planning import Assumptions, cost_of
 from m2mkd.planning.cost import data_sizes
 from m2mkd.planning.gpus import GPUS
-from m2mkd.planning.summary import plan, with_upstream
+from m2mkd.planning.summary import plan
 from m2mkd.planning.work import work_of
 from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import SplitTeacher
@@ -39,7 +39,7 @@ def costs(paper):
 
 def of_variant(study: Study, experiment: str, variant: str, phases: tuple[str, ...]) -> set[str]:
     rows = [row for row in study.rows if (row.experiment, row.variant) == (experiment, variant)]
-    needed = with_upstream(study, [id_ for row in rows for id_ in (*row.trained, *row.measured)])
+    needed = study.with_upstream(id_ for row in rows for id_ in (*row.trained, *row.measured))
     return {id_ for id_ in needed if id_.partition("/")[0] in phases}
 
 

@@ -182,15 +182,16 @@ def test_an_odd_batch_is_not_divided():
 
 
 def test_another_number_of_ranks_than_torchrun_started_is_refused(monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     run = forked.student(forked.planned())
     with pytest.raises(InputError, match=r"--ranks 4: this process is one of 2 that torchrun started"):
         ranks_for(run.config, 4, None, [])
 
 
 def test_what_cannot_be_shared_is_the_first_rank_s_alone(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     run = next(run for run in forked.planned().runs.values() if run.phase == "evaluate")
     for rank, expected in (("0", nullcontext()), ("1", pytest.raises(SystemExit))):
         monkeypatch.setenv("RANK", rank)

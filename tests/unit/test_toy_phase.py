@@ -122,8 +122,8 @@ def test_a_run_computes_and_the_tables_show_what_it_measured(project, graph):
     (folder,) = project.glob("results/smoke/runs/measure_chance/*")
     assert json.loads((folder / "metrics.json").read_text())["top1"] == 0.1
     call(project, "m2mkd", "compile", "--partial", "--scale", "smoke", "--experiment", "teacher_deit_large")
-    code = "from tests.tiny import smoke; from m2mkd.results.collect import collect\n"
-    code += "found = collect(smoke('teacher_deit_large'), partial=True).measurements\n"
+    code = "from tests.tiny import smoke; from m2mkd.results.judge.results import Results\n"
+    code += "found = Results.read(smoke('teacher_deit_large'), partial=True).measurements\n"
     code += "print(found[found.variant.eq('chance') & found.metric.eq('top1')].value.tolist())"
     (project / "collected.py").write_text(code)
     shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__", "workflow"))

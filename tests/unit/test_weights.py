@@ -8,13 +8,13 @@ import torch
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.weights import load_weights, save_weights
-from m2mkd.study.phases import RECORD, WEIGHTS
+from m2mkd.study.phase import RECORD, WEIGHTS
 
 
 @pytest.fixture
 def folder(tmp_path):
     """The folder of a run, whose weights and record are whole."""
-    folder = tmp_path / "pretrain_meta" / "0123" / "0"
+    folder = tmp_path / "pretrain_meta" / "0123"
     folder.mkdir(parents=True)
     save_weights(folder, {"a": torch.arange(3.0)}, "pretrain_meta/0123")
     record(folder)
