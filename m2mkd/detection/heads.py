@@ -22,8 +22,8 @@ from m2mkd.detection.sampling import NEGATIVE, POSITIVE, Sampler, match_regions
 from m2mkd.detection.targets import Target, mask_targets
 
 BOX_BINS, MASK_BINS = 7, 14
-CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
-SCORE_THRESHOLD, NMS_THRESHOLD = 0.05, 0.5
+REGION_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+SCORE_THRESHOLD, DETECTION_OVERLAP = 0.05, 0.5
 Averaging = Literal["image", "batch"]
 """Over what the losses of the heads are means: each image's regions, and then the images; or the regions of the whole batch."""
 
@@ -125,7 +125,7 @@ class RegionHeads(nn.Module):
         found = [mine.boxes[: mine.foreground] for mine in regions]
         instances = [mine.instances[: mine.foreground] for mine in regions]
         wanted = torch.cat([target.boxes[mine] for target, mine in zip(targets, instances, strict=True)])
-        coded = CODER.encode_single(wanted, torch.cat(found))
+        coded = REGION_CODER.encode_single(wanted, torch.cat(found))
         by_box = ((deltas[front, classes[front]] - coded).abs().sum(dim=1) * share[front]).sum()
 
         masks = self.masks(maps, found, classes[front])
@@ -149,7 +149,7 @@ class RegionHeads(nn.Module):
         boxes = [mine.boxes for mine in proposed]
         logits, deltas = self.boxes(maps, boxes)
         every = torch.cat(boxes)
-        moved = CODER.decode_single(deltas.float().flatten(1), every).view(deltas.shape)
+        moved = REGION_CODER.decode_single(deltas.float().flatten(1), every).view(deltas.shape)
         numbers = [len(mine) for mine in boxes]
         scores = logits.softmax(dim=1)[:, : self.num_classes].float()
         found = [self._found(*mine) for mine in zip(moved.split(numbers), scores.split(numbers), sizes, strict=True)]
@@ -162,7 +162,7 @@ class RegionHeads(nn.Module):
         finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
         region, classes = ((scores > SCORE_THRESHOLD) & finite[:, None]).nonzero(as_tuple=True)
         boxes, scores = clip_boxes_to_image(boxes[region, classes], size), scores[region, classes]
-        kept = batched_nms(boxes, scores, classes, NMS_THRESHOLD, self.config.detections)
+        kept = batched_nms(boxes, scores, classes, DETECTION_OVERLAP, self.config.detections)
         return boxes[kept], scores[kept], classes[kept]
 
     def _pooled(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], bins: int) -> Tensor:

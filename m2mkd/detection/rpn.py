@@ -16,8 +16,8 @@ from m2mkd.detection.operators import batched_nms
 from m2mkd.detection.sampling import Sampler, match_anchors
 from m2mkd.detection.targets import Target
 
-NMS_THRESHOLD = 0.7
-CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
+PROPOSAL_OVERLAP = 0.7
+ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RegionProposalNetwork(nn.Module):
             best, place = level_logits.sort(dim=1, descending=True, stable=True)
             best, place = best[:, : counts.before_nms], place[:, : counts.before_nms]
             chosen = deltas.gather(1, place[..., None].expand(-1, -1, 4))
-            moved = CODER.decode_single(chosen.float().flatten(0, 1), anchors[place].flatten(0, 1))
+            moved = ANCHOR_CODER.decode_single(chosen.float().flatten(0, 1), anchors[place].flatten(0, 1))
             boxes.append(moved.view(chosen.shape))
             logits.append(best.float())
             levels.append(torch.full_like(place, number))
@@ -119,7 +119,7 @@ class RegionProposalNetwork(nn.Module):
             wanted = torch.zeros_like(logits[image, chosen])
             wanted[: len(positives)] = 1
             by_logits.append(F.binary_cross_entropy_with_logits(logits[image, chosen], wanted, reduction="sum"))
-            coded = CODER.encode_single(target.boxes[instances[positives]], anchors[positives])
+            coded = ANCHOR_CODER.encode_single(target.boxes[instances[positives]], anchors[positives])
             by_deltas.append((deltas[image, positives] - coded).abs().sum())
         divisor = number * len(targets)
         return torch.stack(by_logits).sum() / divisor, torch.stack(by_deltas).sum() / divisor
@@ -130,5 +130,5 @@ def _best(boxes: Tensor, logits: Tensor, levels: Tensor, size: tuple[int, int], 
     boxes = clip_boxes_to_image(boxes, size)
     valid = (finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)).nonzero().flatten()
     boxes, logits = boxes[valid], logits[valid]
-    kept = batched_nms(boxes, logits, levels[valid], NMS_THRESHOLD, number)
+    kept = batched_nms(boxes, logits, levels[valid], PROPOSAL_OVERLAP, number)
     return Proposed(boxes[kept], logits[kept])

@@ -71,19 +71,19 @@ def _overlap(boxes: Tensor, others: Tensor) -> Tensor:
     return box_iou(boxes, others).nan_to_num(0.0)
 
 
-Stage = Literal["anchors", "regions"]
+Candidates = Literal["anchors", "regions"]
 """What is chosen from; all images' anchors come before any image's regions."""
 
 
 class Sampler(Protocol):
     """Chooses the anchors and regions that are in the loss."""
 
-    def __call__(self, stage: Stage, image: int, labels: Tensor, number: int, positive: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, candidates: Candidates, image: int, labels: Tensor, number: int, positive: int) -> tuple[Tensor, Tensor]:
         """Choose at most ``positive`` of the positive and at most ``number`` of all.
 
         Parameters
         ----------
-        stage
+        candidates
             What is chosen from.
         image
             Place of the image in the batch.
@@ -112,11 +112,11 @@ class RandomSampler:
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         self.generators = generators
 
-    def __call__(self, stage: Stage, image: int, labels: Tensor, number: int, positive: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, candidates: Candidates, image: int, labels: Tensor, number: int, positive: int) -> tuple[Tensor, Tensor]:
         """See `Sampler`."""
         positives, negatives = ((labels == label).nonzero().flatten() for label in (POSITIVE, NEGATIVE))
         chosen = self._some(positives, positive, image)
         return chosen, self._some(negatives, number - len(chosen), image)
 
-    def _some(self, candidates: Tensor, number: int, image: int) -> Tensor:
-        return candidates[torch.randperm(len(candidates), generator=self.generators[image])[:number].to(candidates.device)]
+    def _some(self, places: Tensor, number: int, image: int) -> Tensor:
+        return places[torch.randperm(len(places), generator=self.generators[image])[:number].to(places.device)]

@@ -69,7 +69,7 @@ def test_nms(ops, batched_nms):
         assert torch.equal(batched_nms(*arguments, 20), ops[f"nms.keep.{threshold}"][:20])
 
 
-@pytest.mark.parametrize(("name", "coder"), [("1x1x1x1", rpn.CODER), ("10x10x5x5", heads.CODER)])
+@pytest.mark.parametrize(("name", "coder"), [("1x1x1x1", rpn.ANCHOR_CODER), ("10x10x5x5", heads.REGION_CODER)])
 def test_box_coder(ops, name, coder):
     assert torch.equal(coder.encode_single(ops["coder.target"], ops["coder.source"]), ops[f"coder.{name}.deltas"])
     assert torch.equal(coder.decode_single(ops[f"coder.{name}.input"], ops["coder.source"]).flatten(1), ops[f"coder.{name}.decoded"])

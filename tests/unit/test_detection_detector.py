@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from m2mkd.detection.detections import Detections
-from m2mkd.detection.heads import CODER, Regions
+from m2mkd.detection.heads import REGION_CODER, Regions
 from m2mkd.detection.rpn import Proposed, Scored
 from m2mkd.detection.targets import Target, mask_targets
 from m2mkd.errors import InputError
@@ -76,7 +76,7 @@ def test_losses_of_regions_by_hand(monkeypatch):
     by_class, by_box, by_mask = heads.losses([], regions, [target, empty], "batch")
     wanted = torch.tensor([2, 0, 0, CLASSES, CLASSES])
     assert by_class.item() == pytest.approx(F.cross_entropy(logits, wanted).item())
-    coded = CODER.encode_single(target.boxes[[0, 1, 1]], boxes[:3])
+    coded = REGION_CODER.encode_single(target.boxes[[0, 1, 1]], boxes[:3])
     found = deltas[[0, 1, 2], [2, 0, 0]]
     assert by_box.item() == pytest.approx((found - coded).abs().sum().item() / 5), "all regions count, also those of the background"
     drawn = mask_targets(target, torch.tensor([0, 1, 1]), boxes[:3]).double()
