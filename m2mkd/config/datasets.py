@@ -17,6 +17,7 @@ LARGEST_IMAGE = 4096
 Layout = Literal[
     "digits",
     "digits_rendition",
+    "digits_scenes",
     "tiny_imagenet",
     "tiny_imagenet_r",
     "image_folder",

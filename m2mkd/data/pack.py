@@ -137,18 +137,33 @@ class Pack:
         Raises
         ------
         InputError
-            If the set has no such split.
+            If the set has no such split, or its images have instances, which only a detector takes, in place of labels.
         """
+        facts = self.facts(name)
+        if "instances" in facts:
+            raise InputError(f"{self.folder}: the images of {self.name} have boxes in place of a label; name a set for classification")
+        return Split(self.images(name), self.array(name, "labels"), self.attributes(name), facts["final"], self.image_size)
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """What the manifest says of a split; raises as `split`."""
         splits = self.manifest["splits"]
         if name not in splits:
             raise InputError(f"{self.folder}: {self.name} has no split '{name}'; it has {', '.join(splits)}")
-        facts = splits[name]
-        arrays = {key: np.load(self.folder / f"{name}.{key}.npy") for key in ("labels", *facts["attributes"])}
-        if facts["storage"] == PIXELS:
-            images: Any = np.load(self.folder / f"{name}.images.npy", mmap_mode="r")
-        else:
-            images = EncodedImages(self.folder, name, np.load(self.folder / f"{name}.spans.npy"))
-        return Split(images, arrays.pop("labels"), arrays, facts["final"], self.image_size)
+        return splits[name]
+
+    def array(self, name: str, kind: str) -> NDArray[Any]:
+        """What is known of the images of a split."""
+        return np.load(self.folder / f"{name}.{kind}.npy")
+
+    def attributes(self, name: str) -> dict[str, NDArray[Any]]:
+        """Further facts on each image of a split, (N,) each."""
+        return {kind: self.array(name, kind) for kind in self.facts(name)["attributes"]}
+
+    def images(self, name: str) -> Any:
+        """Images of a split by index, which stay on disk until they are read."""
+        if self.facts(name)["storage"] == PIXELS:
+            return np.load(self.folder / f"{name}.images.npy", mmap_mode="r")
+        return EncodedImages(self.folder, name, self.array(name, "spans"))
 
 
 def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once") -> Pack:

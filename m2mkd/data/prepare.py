@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import forkserver, get_context, parent_process
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from m2mkd.config.datasets import DatasetConfig
 from m2mkd.data.archives import Archive, Place, open_archive
 from m2mkd.data.cifar import read_cifar
+from m2mkd.data.coco_layout import coco_content
 from m2mkd.data.digits import prepare_digits
+from m2mkd.data.digits_scenes import prepare_scenes
 from m2mkd.data.fetch import check, raw_file
 from m2mkd.data.images import BadImageError, covered, evaluated, opened
 from m2mkd.data.layouts import LAYOUTS, Contents, Listing, names_of
@@ -38,7 +41,12 @@ LARGEST_PIXELS = 64
 TASK = 64
 """Images that a process works on at a time."""
 
-GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {"digits": prepare_digits, "digits_rendition": prepare_renditions}
+T = TypeVar("T")
+GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {
+    "digits": prepare_digits,
+    "digits_rendition": prepare_renditions,
+    "digits_scenes": prepare_scenes,
+}
 """Layouts whose images are made here."""
 
 
@@ -68,7 +76,7 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
         with _scratch(folder.with_name(f".{folder.name}.scratch")) as scratch, ExitStack() as stack:
             content = _content(name, dataset, image_size, scratch, stack, processes or len(os.sched_getaffinity(0)))
             _check_counts(name, dataset, content)
-            total = sum(len(np.asarray(split.labels)) for split in content.splits.values())
+            total = sum(len(split) for split in content.splits.values())
             write_pack(folder, name, image_size, content, dataset.synthetic, _progress(f"{name}@{image_size}", total, stack))
     except OSError as error:
         reason = f"cannot write the prepared set {name} ({error.strerror or error})"
@@ -89,9 +97,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
 def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:
     if dataset.layout in GENERATED:
         return GENERATED[dataset.layout](name, dataset, size)
-    if dataset.layout not in LAYOUTS and dataset.layout != "cifar100":
-        known = " or ".join((*GENERATED, *LAYOUTS, "cifar100"))
-        raise InputError(f"config/datasets.yaml: {name}: layout '{dataset.layout}' has no preparer; use a set of layout {known}")
     source = {}
     for file in dataset.files:
         if not raw_file(file).exists():
@@ -101,9 +106,11 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     facts = {"files": source, "homepage": dataset.homepage, "licence": dataset.licence}
     if dataset.layout == "cifar100":
         return _cifar_content(archives, size, facts)
-    contents = LAYOUTS[dataset.layout](archives)
+    contents = LAYOUTS[dataset.layout](archives) if dataset.layout != "coco" else None
     _start_server()
     pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("forkserver"), _end_with_parent))
+    if contents is None:
+        return coco_content(archives, facts, partial(_in_parallel, pool, ahead=2 * processes))
     splits = {split: _source(split, listing, contents, size, pool, 2 * processes) for split, listing in contents.splits.items()}
     return Content(contents.classes, splits, facts)
 
@@ -145,7 +152,7 @@ def _source(split: str, listing: Listing, contents: Contents, size: int, pool: P
 
 
 def _in_parallel(
-    pool: ProcessPoolExecutor, treat: Callable[[Sequence[Place]], list[PackedImage]], places: Sequence[Place], ahead: int
+    pool: ProcessPoolExecutor, treat: Callable[[Sequence[T]], list[PackedImage]], places: Sequence[T], ahead: int
 ) -> Iterator[PackedImage]:
     """Treated images in order, only so many tasks ahead of the writing as memory is meant to hold."""
     waiting: deque[Future[list[PackedImage]]] = deque()
@@ -210,7 +217,7 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
     found = {"classes": len(content.classes)}
     for split in ("train", "val"):
         if split in content.splits:
-            found[f"{split}_images"] = len(np.asarray(content.splits[split].labels))
+            found[f"{split}_images"] = len(content.splits[split])
     for field, count in found.items():
         expected = getattr(dataset, field)
         if expected is not None and expected != count:
