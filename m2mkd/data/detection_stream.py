@@ -4,6 +4,7 @@ Everything random depends on (data set, protocol, replicate) and on the epoch an
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,28 +18,32 @@ from m2mkd.data.detection_pack import DetectionSplit
 from m2mkd.data.detection_transforms import augmented, channels_first, shortest_edge_size
 from m2mkd.data.epochs import Epochs, as_it_is
 from m2mkd.data.samples import resized_image
-from m2mkd.data.segmentation import Segmentation
+from m2mkd.data.segmentation import Polygons, Segmentation, bitmap
 from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 from m2mkd.signals import end_with_parent
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """The G instances of one image, of which there may be none."""
 
     boxes: Tensor
     """float32, (G, 4): x0 y0 x1 y1 in pixels."""
     classes: Tensor
     """int64, (G,), from 0."""
-    segmentations: tuple[Segmentation, ...]
-    """G outlines or bitmaps, of which `mask_targets` makes what a mask head is to say."""
+    masks: Sequence[Polygons] | Tensor
+    """Their outlines; or bitmaps, bool (G, H, W), on the device of the boxes, where some instance has no outline."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
 
 class DetectionBatch(NamedTuple):
     """A training batch of B images: this rank's part of the global one."""
 
     images: list[Tensor]
-    """uint8, (3, H, W), of B sizes, neither normalised nor padded."""
+    """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
     targets: list[Target]
     ids: Tensor
     """int64, (B,), index of each image in its split."""
@@ -54,7 +59,7 @@ class DetectionEvalBatch(NamedTuple):
     """A batch of at most B images to measure on."""
 
     images: list[Tensor]
-    """uint8, (3, H, W), of B sizes, neither normalised nor padded."""
+    """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
     sizes: list[tuple[int, int]]
     """Height and width in pixels of each image as it was annotated, which detections have to be scaled to."""
     ids: Tensor
@@ -81,7 +86,7 @@ class DetectionStream:
     batch_size
         Images of the global batch; what does not fill one is dropped from an epoch.
     config
-        Augmentation, and the order of the colours.
+        Augmentation.
     names
         (data set, protocol, replicate): what everything random is derived from.
     workers
@@ -176,7 +181,7 @@ def detection_eval_batches(
     split
         What is measured on; images without an instance too.
     config
-        Size in evaluation, and the order of the colours.
+        Size in evaluation.
     batch_size
         Images in a batch; the last one of all may have fewer.
     rank, ranks
@@ -223,7 +228,7 @@ class _Training(Dataset[_Loaded]):
         for index in draw.samples.tolist():
             generator = np.random.default_rng(derive_seed(*self._names, "augment", draw.epoch, index))
             samples.append(augmented(self._split.sample(index), self._config.augmentation, generator))
-        pixels, shapes = _together([channels_first(sample.image, self._config.channel_order) for sample in samples])
+        pixels, shapes = _together([channels_first(sample.image) for sample in samples])
         boxes = torch.from_numpy(np.concatenate([sample.boxes for sample in samples]).astype(np.float32))
         classes = torch.from_numpy(np.concatenate([sample.classes for sample in samples]))
         return _Loaded(pixels, shapes, boxes, classes, [sample.segmentations for sample in samples], torch.from_numpy(draw.samples))
@@ -242,15 +247,23 @@ class _Evaluation(Dataset[tuple[Tensor, list[tuple[int, int]], list[tuple[int, i
             image = self._split.image(index)
             sizes.append((image.shape[0], image.shape[1]))
             size = shortest_edge_size(*sizes[-1], self._config.test_size, self._config.test_longest)
-            images.append(channels_first(resized_image(image, *size), self._config.channel_order))
+            images.append(channels_first(resized_image(image, *size)))
         return *_together(images), sizes, torch.tensor(ids)
 
 
 def _batch(loaded: _Loaded, device: torch.device) -> DetectionBatch:
     pixels, boxes, classes = (part.to(device, non_blocking=True) for part in (loaded.pixels, loaded.boxes, loaded.classes))
     counts = [len(segmentations) for segmentations in loaded.segmentations]
-    targets = [Target(*parts) for parts in zip(boxes.split(counts), classes.split(counts), loaded.segmentations, strict=True)]
+    masks = [_masks(segmentations, *shape, device) for segmentations, shape in zip(loaded.segmentations, loaded.shapes, strict=True)]
+    targets = [Target(*parts) for parts in zip(boxes.split(counts), classes.split(counts), masks, strict=True)]
     return DetectionBatch(_apart(pixels, loaded.shapes), targets, loaded.ids)
+
+
+def _masks(segmentations: Sequence[Segmentation], height: int, width: int, device: torch.device) -> Sequence[Polygons] | Tensor:
+    outlines = [segmentation for segmentation in segmentations if not isinstance(segmentation, np.ndarray)]
+    if len(outlines) == len(segmentations):
+        return outlines
+    return torch.from_numpy(np.stack([bitmap(segmentation, height, width) for segmentation in segmentations])).to(device)
 
 
 def _together(images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -64,6 +64,6 @@ def augmented(sample: Sample, augmentation: ShortestEdge | ScaleJitter, generato
     return without_empty(with_recomputed_boxes(cropped(resized(sample, height, width), left, top, target, target)))
 
 
-def channels_first(image: NDArray[np.uint8], order: str) -> Tensor:
-    """An image (H, W, 3) in RGB as the network gets it: uint8 (3, H, W), in the order ``rgb`` or ``bgr``."""
-    return torch.from_numpy(np.ascontiguousarray((image[..., ::-1] if order == "bgr" else image).transpose(2, 0, 1)))
+def channels_first(image: NDArray[np.uint8]) -> Tensor:
+    """An image (H, W, 3) as the network gets it: uint8 (3, H, W), red first."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -31,7 +31,7 @@ class Truth(NamedTuple):
     """Crowds too, in which detections are neither right nor wrong."""
 
 
-class Detections(NamedTuple):
+class Predictions(NamedTuple):
     """D detections in one image, in any order."""
 
     image: int
@@ -72,7 +72,7 @@ def truth_of(split: DetectionSplit) -> list[Truth]:
 
 
 def average_precision(
-    truth: Sequence[Truth], detections: Iterable[Detections], classes: Sequence[str], kind: Kind, size: Kind | None = None
+    truth: Sequence[Truth], detections: Iterable[Predictions], classes: Sequence[str], kind: Kind, size: Kind | None = None
 ) -> AveragePrecision:
     """Measure detections.
 
@@ -142,8 +142,8 @@ def _annotation(image: int, instance: Instance, truth: Truth) -> dict[str, Any]:
     }
 
 
-def _found(detections: Detections, kind: Kind, size: Kind) -> Iterator[dict[str, Any]]:
-    """Detections as COCO's code takes them."""
+def _found(detections: Predictions, kind: Kind, size: Kind) -> Iterator[dict[str, Any]]:
+    """Predictions as COCO's code takes them."""
     from pycocotools import mask
 
     corners = np.asarray(detections.boxes, np.float64).reshape(-1, 4)

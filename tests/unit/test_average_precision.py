@@ -10,7 +10,7 @@ from m2mkd.data.detection_pack import detection_split
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.segmentation import bitmap, compressed, run_lengths
-from m2mkd.evaluation.average_precision import NUMBERS, RECALLS, AveragePrecision, Detections, Truth, average_precision, truth_of
+from m2mkd.evaluation.average_precision import NUMBERS, RECALLS, AveragePrecision, Predictions, Truth, average_precision, truth_of
 from tests.coco import files, healthy, registered, write_archive
 
 SIDE = 200
@@ -30,10 +30,10 @@ def instance(box, label=0, iscrowd=0) -> Instance:
     return Instance(0, label, [left, top, width, height], width * height, iscrowd, box_mask(box))
 
 
-def detections(image, *found) -> Detections:
+def detections(image, *found) -> Predictions:
     """Each a box, a score and a class; masks fill their boxes."""
     boxes, scores, classes = zip(*found, strict=True)
-    return Detections(image, boxes, scores, classes, [box_mask(box) for box in boxes])
+    return Predictions(image, boxes, scores, classes, [box_mask(box) for box in boxes])
 
 
 def measured(truth, found, kind="boxes", **options) -> AveragePrecision:
@@ -57,7 +57,7 @@ def test_the_recorded_numbers(fixtures_dir, kind, name):
         boxes = np.array([each["bbox"] for each in here]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = [order.index(each["category_id"]) for each in here]
-        found.append(Detections(place, boxes, [each["score"] for each in here], labels, [each["segmentation"] for each in here]))
+        found.append(Predictions(place, boxes, [each["score"] for each in here], labels, [each["segmentation"] for each in here]))
     # They were read from a file that has boxes beside masks, so that the box decides on the size of a detection.
     result = average_precision(list(truth.values()), found, list(map(str, order)), kind, "boxes")
     for ours, theirs in ((result.numbers, "pycocotools"), (result.per_class, "per_category")):
@@ -138,7 +138,7 @@ def test_whose_size_decides_what_is_false_among_small_ones(size, expected):
     box, wide = (10, 10, 30, 30), (60, 60, 190, 190)
     sparse = np.zeros((1, SIDE, SIDE), bool)
     sparse[0, 60, 60:190] = sparse[0, 60:190, 60] = True
-    found = Detections(0, [box, wide], [0.5, 0.9], [0, 0], [box_mask(box), run_lengths(sparse)[0]])
+    found = Predictions(0, [box, wide], [0.5, 0.9], [0, 0], [box_mask(box), run_lengths(sparse)[0]])
     assert sparse.sum() < 32**2 < 130**2
     result = measured([[instance(box)]], [found], "masks", size=size).numbers["APs"]
     assert result == pytest.approx(1.5 - expected)
@@ -155,7 +155,7 @@ def test_an_order_of_images_and_detections_changes_nothing():
         moved = np.clip(boxes + generator.integers(-12, 13, boxes.shape), 0, SIDE)
         found.append(detections(image, *zip(moved.tolist(), generator.permutation(400)[:4] / 400, labels.tolist(), strict=True)))
     first = measured(truth, found)
-    turned = [Detections(each.image, each.boxes[::-1], each.scores[::-1], each.classes[::-1], each.masks[::-1]) for each in found[::-1]]
+    turned = [Predictions(each.image, each.boxes[::-1], each.scores[::-1], each.classes[::-1], each.masks[::-1]) for each in found[::-1]]
     assert 0.1 < first.numbers["AP"] < 0.9
     assert measured(truth, turned).numbers == first.numbers
     np.testing.assert_allclose(np.nanmean(first.precision, axis=(0, 1)), list(first.per_class.values()))
@@ -179,7 +179,7 @@ def test_the_truth_of_a_split_finds_itself(tmp_path, monkeypatch):
             boxes[:, 2:] += boxes[:, :2]
             masks = [bitmap(one.mask(), each.height, each.width) for one in each.instances]
             labels = [one.label for one in each.instances]
-            found.append(Detections(image, boxes, np.ones(len(boxes)), labels, run_lengths(masks) if masks else ()))
+            found.append(Predictions(image, boxes, np.ones(len(boxes)), labels, run_lengths(masks) if masks else ()))
         boxes, masks = (average_precision(truth, found, pack.classes, kind) for kind in ("boxes", "masks"))
         assert boxes.per_class == pytest.approx(dict.fromkeys(pack.classes, 1.0))
         assert masks.per_class == pytest.approx({"person": 1.0, "stop sign": 1.0, "toothbrush": expected})

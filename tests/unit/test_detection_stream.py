@@ -14,14 +14,14 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.samples import resized_image
-from m2mkd.data.segmentation import bitmap
+from m2mkd.data.segmentation import bitmap, drawn
 from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 from tests.coco import annotation, files, healthy, photograph, record, registered, runs, write_archive
 
 NAMES = ("data", "set", "train_detector", 0)
 JITTER = DetectionInput(augmentation=ScaleJitter(target=48, scale=(0.5, 2.0)), test_size=48, test_longest=48)
-EDGE = DetectionInput(augmentation=ShortestEdge(sizes=(24, 30, 36), longest=44), test_size=24, test_longest=30, channel_order="bgr")
+EDGE = DetectionInput(augmentation=ShortestEdge(sizes=(24, 30, 36), longest=44), test_size=24, test_longest=30)
 MORE = range(100, 121)
 BATCH = 6
 
@@ -58,6 +58,8 @@ def stream(
 
 def plain(value):
     """A batch as something that can be compared."""
+    if isinstance(value, Target):
+        return plain([value.boxes, value.classes, value.masks])
     if isinstance(value, torch.Tensor | np.ndarray):
         return tuple(value.shape), str(value.dtype).removeprefix("torch."), np.asarray(value).tobytes()
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
@@ -71,14 +73,18 @@ def test_a_batch_is_what_the_transforms_make(split: DetectionSplit):
         for index, image, target in zip(batch.ids.tolist(), batch.images, batch.targets, strict=True):
             generator = np.random.default_rng(derive_seed(*NAMES, "augment", 3, index))
             expected = augmented(split.sample(index), config.augmentation, generator)
-            assert torch.equal(image, channels_first(expected.image, config.channel_order))
+            assert torch.equal(image, channels_first(expected.image))
             assert image.dtype == torch.uint8
             assert target.boxes.dtype == torch.float32 and target.classes.dtype == torch.int64
             assert target.boxes.shape == (len(expected.classes), 4)
             np.testing.assert_array_equal(target.boxes, expected.boxes.astype(np.float32))
             np.testing.assert_array_equal(target.classes, expected.classes)
-            for ours, theirs in zip(target.segmentations, expected.segmentations, strict=True):
-                np.testing.assert_array_equal(bitmap(ours, *image.shape[1:]), bitmap(theirs, *image.shape[1:]))
+            assert len(target) == len(target.masks) == len(expected.segmentations)
+            mixed = any(isinstance(mask, np.ndarray) for mask in expected.segmentations)
+            assert isinstance(target.masks, torch.Tensor) == mixed
+            for ours, theirs in zip(target.masks, expected.segmentations, strict=True):
+                mask = bitmap(theirs, *image.shape[1:])
+                np.testing.assert_array_equal(ours if mixed else drawn(ours, *image.shape[1:]), mask)
 
 
 def test_an_epoch_has_each_image_once_and_each_epoch_its_own_order(split: DetectionSplit):
@@ -155,8 +161,7 @@ def test_an_image_of_which_nothing_is_left_has_no_target(split: DetectionSplit):
     assert 0 in counts and max(counts) > 0
     for batch in batches:
         for target in batch.targets:
-            assert isinstance(target, Target)
-            assert target.boxes.shape == (len(target.segmentations), 4) == (len(target.classes), 4)
+            assert target.boxes.shape == (len(target.masks), 4) == (len(target), 4)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -171,7 +176,7 @@ def test_evaluation_has_every_image_once_in_order(split: DetectionSplit, workers
             original = split.image(index)
             assert shape == original.shape[:2] == (split.attributes["height"][index], split.attributes["width"][index])
             expected = resized_image(original, *shortest_edge_size(*shape, 24, 30))
-            assert torch.equal(image, channels_first(expected, "bgr"))
+            assert torch.equal(image, channels_first(expected))
             assert max(image.shape[1:]) <= 30
 
 
@@ -182,7 +187,12 @@ def test_a_gpu_gives_the_same_batches(split: DetectionSplit):
         assert all(image.is_cuda for image in ours.images) and all(target.boxes.is_cuda for target in ours.targets)
         images, targets = (
             [image.cpu() for image in ours.images],
-            [target._replace(boxes=target.boxes.cpu(), classes=target.classes.cpu()) for target in ours.targets],
+            [
+                Target(
+                    target.boxes.cpu(), target.classes.cpu(), target.masks.cpu() if isinstance(target.masks, torch.Tensor) else target.masks
+                )
+                for target in ours.targets
+            ],
         )
         assert plain(DetectionBatch(images, targets, ours.ids.cpu())) == plain(theirs)
 
