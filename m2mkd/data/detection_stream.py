@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.detection_input import DetectionInput
 from m2mkd.data.detection_pack import DetectionSplit
-from m2mkd.data.detection_transforms import augmented, channels_first, shortest_edge_size
+from m2mkd.data.detection_transforms import augmented, shortest_edge_size
 from m2mkd.data.epochs import Epochs, as_it_is
 from m2mkd.data.samples import resized_image
 from m2mkd.data.segmentation import Polygons, Segmentation, bitmap
@@ -228,7 +228,7 @@ class _Training(Dataset[_Loaded]):
         for index in draw.samples.tolist():
             generator = np.random.default_rng(derive_seed(*self._names, "augment", draw.epoch, index))
             samples.append(augmented(self._split.sample(index), self._config.augmentation, generator))
-        pixels, shapes = _together([channels_first(sample.image) for sample in samples])
+        pixels, shapes = _together([sample.image for sample in samples])
         boxes = torch.from_numpy(np.concatenate([sample.boxes for sample in samples]).astype(np.float32))
         classes = torch.from_numpy(np.concatenate([sample.classes for sample in samples]))
         return _Loaded(pixels, shapes, boxes, classes, [sample.segmentations for sample in samples], torch.from_numpy(draw.samples))
@@ -247,7 +247,7 @@ class _Evaluation(Dataset[tuple[Tensor, list[tuple[int, int]], list[tuple[int, i
             image = self._split.image(index)
             sizes.append((image.shape[0], image.shape[1]))
             size = shortest_edge_size(*sizes[-1], self._config.test_size, self._config.test_longest)
-            images.append(channels_first(resized_image(image, *size)))
+            images.append(resized_image(image, *size))
         return *_together(images), sizes, torch.tensor(ids)
 
 
@@ -266,9 +266,13 @@ def _masks(segmentations: Sequence[Segmentation], height: int, width: int, devic
     return torch.from_numpy(np.stack([bitmap(segmentation, height, width) for segmentation in segmentations])).to(device)
 
 
-def _together(images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Images (3, H, W) as one line of pixels, and the height and width of each."""
-    return torch.cat([image.flatten() for image in images]), [(image.shape[1], image.shape[2]) for image in images]
+def _together(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Images (H, W, 3) as one line of pixels, channel by channel, and the height and width of each."""
+    shapes = [(image.shape[0], image.shape[1]) for image in images]
+    pixels = torch.empty(sum(image.size for image in images), dtype=torch.uint8)
+    for place, image in zip(_apart(pixels, shapes), images, strict=True):
+        place.numpy()[:] = image.transpose(2, 0, 1)
+    return pixels, shapes
 
 
 def _apart(pixels: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
