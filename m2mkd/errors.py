@@ -4,8 +4,28 @@ INTERRUPTED = 75
 """Exit code of a command that a signal stopped and that goes on when it is given again (EX_TEMPFAIL of sysexits.h)."""
 
 
+def printable(text: str) -> str:
+    """Text that may come from a stranger's file or server, as one line that a terminal shows and does not obey.
+
+    Parameters
+    ----------
+    text
+        The name of an archive's member, an answer of a server, the message of a parser.
+
+    Returns
+    -------
+    str
+        The same with runs of whitespace as one blank, and with characters that are not printable, such as escape sequences, marks that turn
+        the direction of writing, and bytes that were no UTF-8, as the escapes of Python.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+
+
 class InputError(Exception):
-    """Bad input: one line that names what is wrong, where, and the mend. The command line exits with code 2."""
+    """Bad input: one line that names what is wrong, where, and the fix. The command line exits with code 2."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 class Interrupted(BaseException):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,32 @@ def require_writable(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{there} is read-only for this user; make it writable, or work in a copy of the project")
+
+
+LARGEST_NOTE = 1 << 20
+"""Bytes."""
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def require_file(path: Path) -> os.stat_result:
+    """Refuse what is no file in the place of one before it is opened: a pipe or a device may never end.
+
+    Returns
+    -------
+    os.stat_result
+        Its state; links are followed.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, a pipe, a device or a socket.
+    OSError
+        If there is nothing, or it cannot be looked at.
+    """
+    state = path.stat()
+    if kind := KINDS.get(stat.S_IFMT(state.st_mode)):
+        raise InputError(f"{path}: is {kind}; put the file itself there")
+    return state
 
 
 def sha256(path: Path) -> str:
@@ -63,6 +90,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_note(path: Path) -> Any:
+    """JSON of a note that this program keeps for itself; none where there is no such note, or what is there is something else."""
+    try:
+        if require_file(path).st_size > LARGEST_NOTE:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, InputError):
+        return None
 
 
 def publish(source: Path, target: Path) -> None:

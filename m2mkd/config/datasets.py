@@ -12,6 +12,8 @@ PREPARE_FORMAT = 2
 """Version of the packed format; raising it makes every packed set, and every run on it, new."""
 LARGEST_IMAGE = 4096
 """Largest side of an image in pixels; more is a slip of the hand."""
+LARGEST_MADE = 512
+"""The same for images that are made here, of a few pixels, and kept as pixels: the digits take 90 GB at the size above."""
 
 
 Layout = Literal[
@@ -41,7 +43,7 @@ class SourceFile(Config):
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     """Published or measured MD5."""
     bytes: PositiveInt | None = None
-    """About how large it is; for people, who decide by it."""
+    """About how large it is; people decide by it, and a download is stopped that is a twentieth longer."""
 
     @property
     def identity(self) -> str:
@@ -76,7 +78,23 @@ class DatasetConfig(Config):
     @property
     def fetched(self) -> tuple[SourceFile, ...]:
         """Source files that have to be brought to ``data/raw``; the digits come along with a package."""
-        return () if self.layout.startswith("digits") else self.files
+        return () if self.made_here else self.files
+
+    @property
+    def made_here(self) -> bool:
+        """Whether its images are made by this project."""
+        return self.layout.startswith("digits")
+
+    def require_size(self, ref: "DataRef", field: str) -> None:
+        """Refuse an image size that cannot be meant.
+
+        Raises
+        ------
+        InputError
+            If images that are made here would be larger than they may; ``field`` says where the set is named.
+        """
+        if self.made_here and ref.image_size > LARGEST_MADE:
+            raise InputError(f"{field}: the images of '{ref}' are made here, at most {LARGEST_MADE} pixels large; write {ref.name}@32")
 
 
 class DataRef(Config):

@@ -179,10 +179,10 @@ def data_ref(text: str, field: str) -> DataRef:
     Raises
     ------
     InputError
-        If it is not of that form, or not in the registry; ``field`` says where it stands.
+        If it is not of that form, not in the registry, or not to be had at that size; ``field`` says where it stands.
     """
     ref = DataRef.parse(text, field)
-    dataset_named(ref.name, field)
+    dataset_named(ref.name, field).require_size(ref, field)
     return ref
 
 

@@ -1,12 +1,16 @@
 """Instances beside the images of a packed set: a line of JSON for each image, in COCO's terms."""
 
 import json
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from m2mkd.data.segmentation import Segmentation, from_run_lengths
+from m2mkd.files import write_atomically
 
 
 class Instance(NamedTuple):
@@ -66,9 +70,33 @@ class Table:
         else:
             self.per_class[instance.label] += 1
 
-    def lines(self) -> Iterable[bytes]:
-        """A line for each image."""
-        return (b"[" + b",".join(instances) + b"]\n" for instances in self._lines)
+    def write(self, file: BinaryIO) -> NDArray[np.int64]:
+        """Write a line for each image; gives where each begins, and where the last one ends, (N + 1,)."""
+        lengths = [file.write(b"[" + b",".join(instances) + b"]\n") for instances in self._lines]
+        return np.cumsum([0, *lengths])
+
+    def stored(self, path: Path) -> "StoredTable":
+        """The same as a file, which takes the place of one that is there."""
+        starts: list[NDArray[np.int64]] = []
+        write_atomically(path, lambda file: starts.append(self.write(file)))
+        return StoredTable(path, starts[0], self.trainable, self.per_class, self.crowds)
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A `Table` that lies in a file; small, so that it can be handed to another process."""
+
+    path: Path
+    starts: NDArray[np.int64]
+    trainable: NDArray[np.int64]
+    per_class: NDArray[np.int64]
+    crowds: int
+
+    def write(self, file: BinaryIO) -> NDArray[np.int64]:
+        """As `Table.write`."""
+        with self.path.open("rb") as source:
+            shutil.copyfileobj(source, file)
+        return self.starts
 
 
 def instances_of(line: bytes) -> tuple[Instance, ...]:

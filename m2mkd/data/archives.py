@@ -14,26 +14,26 @@ from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, NamedTuple
 
+from m2mkd.data.archive_checks import Header, accepted, add_member, lies, refuse_bomb
 from m2mkd.errors import InputError
-from m2mkd.files import write_atomically
+from m2mkd.files import require_file, write_atomically
 
-LARGEST_RATIO = 200
-"""Most bytes that a compressed byte may become; photographs stay below 2, text and pickles of pixels below 20."""
-RATIO_MATTERS_FROM = 1 << 20
-"""Bytes below which no ratio is a bomb."""
-LARGEST_MEMBER = 1 << 38
-"""Bytes; the training set of ImageNet is half of that."""
-CHUNK = 1 << 20
+LARGEST_FILE = 1 << 26
+"""Bytes of an image or a list, which are read into memory at once."""
+LARGEST_LINK = 1 << 12
+"""Bytes of what a link of a zip leads to; no path of a system is longer."""
+BLOCK = 1 << 20
+"""Bytes that are decompressed at a time."""
 _COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZ": BZ2File, b"\xfd7": lzma.open}  # type: ignore[dict-item]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What is wrong where an archive is decompressed to, not with the archive."""
 
 
-class Place(NamedTuple):
-    """Where one file lies: small, so that it can be handed to another process."""
+class ArchiveMember(NamedTuple):
+    """One file of an archive: small, so that it can be handed to another process."""
 
     archive: Path
     """For messages."""
@@ -44,36 +44,57 @@ class Place(NamedTuple):
     """In a plain tar; -1 elsewhere."""
     size: int
 
-    def read(self) -> bytes:
-        """Content of the file.
+    def read(self, limit: int = LARGEST_FILE) -> bytes:
+        """Content of the file; that of a zip's is compared with its checksum.
+
+        Parameters
+        ----------
+        limit
+            Most bytes that are read into memory.
 
         Raises
         ------
         InputError
-            If it is damaged.
+            If it is damaged, or larger than that.
         """
+        if self.size > limit:
+            raise InputError(
+                f"{self.archive}: {self.name} has {self.size} bytes, more than the {limit} of any such file; fetch the original"
+            )
         try:
             if self.offset >= 0:
                 with self.file.open("rb") as file:
                     content = os.pread(file.fileno(), self.size, self.offset)
             else:
-                content = _open_zip(self.file).read(self.name)
+                content = _kept_zip(self.file).read(self.name)
         except Exception as error:  # the libraries fail in any way
-            raise InputError(f"{self.archive}: {self.name} cannot be read ({error}); fetch the archive again") from None
+            raise InputError(f"{self.archive}: {self.name} cannot be read ({_reason(error)}); fetch the archive again") from None
         if len(content) != self.size:
             raise InputError(f"{self.archive}: ends inside {self.name}; fetch the archive again")
         return content
 
 
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Names that are not marked as UTF-8 mostly are; what is none has the characters of the first programs that wrote zips."""
+    try:
+        return zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(path)
+
+
+def _kept_zip(path: Path) -> zipfile.ZipFile:
     """Listing a zip takes as long as reading thousands of its members, so it stays open."""
     now = path.stat()
-    return _kept_zip(path.absolute(), now.st_mtime_ns, now.st_size)
+    return _kept(path.absolute(), now.st_mtime_ns, now.st_size)
 
 
 @lru_cache(maxsize=4)
-def _kept_zip(path: Path, _mtime: int, _size: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+def _kept(path: Path, _mtime: int, _size: int) -> zipfile.ZipFile:
+    return _open_zip(path)
 
 
 @dataclass(frozen=True)
@@ -89,8 +110,8 @@ class Archive:
     offsets: dict[str, int] = field(default_factory=dict, repr=False)
     """Where each file starts, in a plain tar."""
 
-    def place(self, name: str) -> Place:
-        """Where a file lies.
+    def member(self, name: str) -> ArchiveMember:
+        """One of the files, not read yet.
 
         Raises
         ------
@@ -99,11 +120,11 @@ class Archive:
         """
         if name not in self.members:
             raise InputError(f"{self.path}: {name} is missing; fetch the whole archive")
-        return Place(self.path, self.file, name, self.offsets.get(name, -1), self.members[name])
+        return ArchiveMember(self.path, self.file, name, self.offsets.get(name, -1), self.members[name])
 
-    def read(self, name: str) -> bytes:
-        """Content of one file; raises as `place` and `Place.read`."""
-        return self.place(name).read()
+    def read(self, name: str, limit: int = LARGEST_FILE) -> bytes:
+        """Content of one file; raises as `member` and `ArchiveMember.read`."""
+        return self.member(name).read(limit)
 
 
 def open_archive(path: Path, scratch: Path) -> Archive:
@@ -119,12 +140,13 @@ def open_archive(path: Path, scratch: Path) -> Archive:
     Raises
     ------
     InputError
-        If it is damaged or of no known kind, or holds a path out of its own tree, a link out of it, a device, a name twice, or more than it
-        can honestly hold.
+        If it is no file, damaged or of no known kind, or holds a path out of its own tree, a link out of it, a device, a name twice, or
+        more than it can honestly hold.
     OSError
         If it cannot be decompressed for want of space.
     """
     try:
+        require_file(path)
         if zipfile.is_zipfile(path):
             return _zip(path)
         with path.open("rb") as file:
@@ -139,80 +161,64 @@ def open_archive(path: Path, scratch: Path) -> Archive:
     except Exception as error:  # the libraries fail in any way
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        raise InputError(f"{path}: not a whole archive ({error or type(error).__name__}); fetch it again") from None
+        raise InputError(f"{path}: not a whole archive ({_reason(error)}); fetch it again") from None
 
 
 def _zip(path: Path) -> Archive:
     members: dict[str, int] = {}
-    with zipfile.ZipFile(path) as archive:
+    with _open_zip(path) as archive:
         for entry in archive.infolist():
             # Seen as a tar's member, so that both kinds pass through the same checks; the upper half of the attributes is Unix's mode.
             seen = tarfile.TarInfo(entry.filename)
             seen.size, mode = entry.file_size, entry.external_attr >> 16
+            if entry.flag_bits & 1:
+                raise InputError(f"{path}: {entry.filename} is encrypted; unpack it by hand")
+            refuse_bomb(path, entry.filename, entry.file_size, entry.compress_size)
             if entry.is_dir():
                 seen.type = tarfile.DIRTYPE
             elif stat.S_ISLNK(mode):
+                if entry.file_size > LARGEST_LINK:
+                    raise lies(path, entry.filename, f"is a link of {entry.file_size} bytes")
                 seen.type, seen.linkname = tarfile.SYMTYPE, archive.read(entry).decode(errors="replace")
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 seen.type = tarfile.CHRTYPE
-            if entry.flag_bits & 1:
-                raise InputError(f"{path}: {entry.filename} is encrypted; unpack it by hand")
-            _refuse_bomb(path, entry.filename, entry.file_size, entry.compress_size)
-            if _accepted(path, seen):
-                _add(path, members, entry.filename, entry.file_size)
+            if accepted(path, seen):
+                add_member(path, members, entry.filename, entry.file_size)
     # Members that share their bytes are each within the ratio.
-    _refuse_bomb(path, "its content", sum(members.values()), path.stat().st_size)
+    refuse_bomb(path, "its content", sum(members.values()), path.stat().st_size)
     return Archive(path, members, path)
 
 
 def _tar(path: Path, file: Path) -> Archive:
-    members: dict[str, int] = {}
-    offsets: dict[str, int] = {}
-    with file.open("rb") as stream:
-        _list_tar(path, stream, "", members, offsets)
-    end = max((offsets[name] + size for name, size in members.items()), default=0)
+    try:
+        archive = _listed(path, file, "utf-8")
+    except UnicodeDecodeError:
+        archive = _listed(path, file, "latin-1")
+    end = max((archive.offsets[name] + size for name, size in archive.members.items()), default=0)
     if end > file.stat().st_size:
         raise InputError(f"{path}: is truncated; fetch it again")
-    return Archive(path, members, file, offsets)
+    return archive
 
 
-def _list_tar(path: Path, stream: IO[bytes], prefix: str, members: dict[str, int], offsets: dict[str, int]) -> None:
+def _listed(path: Path, file: Path, encoding: str) -> Archive:
+    """A tar whose names are of that encoding."""
+    archive = Archive(path, {}, file)
+    with file.open("rb") as stream:
+        _list_tar(archive, stream, "", encoding)
+    return archive
+
+
+def _list_tar(archive: Archive, stream: IO[bytes], prefix: str, encoding: str) -> None:
     """List the tar that starts where ``stream`` stands, and the tars in it: ImageNet comes as one of a thousand."""
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        entries = [entry for entry in archive if _accepted(path, entry)]
-    for entry in entries:
-        if entry.name.endswith(".tar") and not prefix:
-            stream.seek(entry.offset_data)
-            _list_tar(path, stream, f"{entry.name.removesuffix('.tar')}/", members, offsets)
+    with tarfile.open(fileobj=stream, mode="r:", encoding=encoding, errors="strict", tarinfo=Header) as tar:
+        entries = [(entry.name, entry.size, entry.offset_data) for entry in tar if accepted(archive.path, entry)]
+    for name, size, offset in entries:
+        if name.endswith(".tar") and not prefix:
+            stream.seek(offset)
+            _list_tar(archive, stream, f"{name.removesuffix('.tar')}/", encoding)
         else:
-            _add(path, members, prefix + entry.name, entry.size)
-            offsets[prefix + entry.name] = entry.offset_data
-
-
-def _accepted(path: Path, entry: tarfile.TarInfo) -> bool:
-    """Whether a member is a file to be listed; a folder, a link inside the tree, or what macOS adds to each file, is passed over."""
-    try:
-        if entry.name.startswith(("/", "\\")) or "\\" in entry.name:
-            raise tarfile.AbsolutePathError(entry)
-        tarfile.data_filter(entry, "/nowhere")
-    except tarfile.FilterError as error:
-        what = {
-            "SpecialFileError": "a device or pipe",
-            "AbsoluteLinkError": "a link out of the archive",
-            "LinkOutsideDestinationError": "a link out of the archive",
-        }.get(type(error).__name__, "a path out of the archive")
-        raise InputError(f"{path}: {entry.name} is {what}; do not use this file, fetch the original") from None
-    if not entry.isreg() or PurePosixPath(entry.name).name.startswith("._"):
-        return False
-    if entry.issparse() or entry.size > LARGEST_MEMBER:
-        raise InputError(f"{path}: {entry.name} claims {entry.size} bytes that are not there; do not use this file, fetch the original")
-    return True
-
-
-def _add(path: Path, members: dict[str, int], name: str, size: int) -> None:
-    if name in members:
-        raise InputError(f"{path}: {name} is there twice; do not use this file, fetch the original")
-    members[name] = size
+            add_member(archive.path, archive.members, prefix + name, size)
+            archive.offsets[prefix + name] = offset
 
 
 def _decompressed(path: Path, opened: Callable[[Path], IO[bytes]], scratch: Path) -> Path:
@@ -220,19 +226,13 @@ def _decompressed(path: Path, opened: Callable[[Path], IO[bytes]], scratch: Path
     target = scratch / f"{path.name}.{now.st_size}-{now.st_mtime_ns}.tar"
     if not target.is_file():
         with opened(path) as source:
-            write_atomically(target, lambda file: [file.write(chunk) for chunk in _bounded(path, source)])
+            write_atomically(target, lambda file: [file.write(block) for block in _bounded(path, source)])
     return target
 
 
 def _bounded(path: Path, source: IO[bytes]) -> Iterator[bytes]:
     compressed, total = path.stat().st_size, 0
-    while chunk := source.read(CHUNK):
-        total += len(chunk)
-        _refuse_bomb(path, "its content", total, compressed)
-        yield chunk
-
-
-def _refuse_bomb(path: Path, what: str, size: int, compressed: int) -> None:
-    if size > RATIO_MATTERS_FROM and size > LARGEST_RATIO * compressed:
-        claim = f"{what} unpacks to more than {LARGEST_RATIO} times its size, as no photograph does"
-        raise InputError(f"{path}: {claim}; do not use this file, fetch the original")
+    while block := source.read(BLOCK):
+        total += len(block)
+        refuse_bomb(path, "its content", total, compressed)
+        yield block

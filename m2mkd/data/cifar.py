@@ -1,31 +1,16 @@
-"""CIFAR-100 in its original form: pickles of arrays, read without running what a pickle could hold."""
+"""CIFAR-100 in its original form: pickles of arrays."""
 
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2mkd.data.archives import Archive
+from m2mkd.data.pickles import read_pickle
 from m2mkd.errors import InputError
 
 SIDE = 32
-HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-"""All that these pickles call: the making of arrays and, where a newer Python wrote them, of bytes."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in HARMLESS:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
 
 
 def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]]:
@@ -37,30 +22,48 @@ def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, 
         If a file is missing or damaged, holds more than arrays, or its labels do not fit its classes.
     """
     (archive,) = archives
-    classes = tuple(name.decode() for name in _load(archive, "meta")[b"fine_label_names"])
+    classes = tuple(_names(_load(archive, "meta"), archive))
     splits = {}
     for split, file in (("train", "train"), ("val", "test")):
         content = _load(archive, file)
         try:
-            pixels = np.asarray(content[b"data"], np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-            labels = np.asarray(content[b"fine_labels"], np.int64)
-        except (KeyError, ValueError) as error:
+            pixels = _integers(content, b"data")
+            if pixels.dtype != np.uint8:
+                raise ValueError(f"its pixels are {pixels.dtype}")
+            pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+            labels = _integers(content, b"fine_labels").astype(np.int64)
+        except ValueError as error:
             raise InputError(f"{archive.path}: {file} is not a table of images ({error}); fetch the archive again") from None
         fit = f"{len(labels)} labels do not fit {len(pixels)} images of {len(classes)} classes"
-        if len(labels) != len(pixels) or sorted(set(labels.tolist())) != list(range(len(classes))):
+        if labels.ndim != 1 or len(labels) != len(pixels) or sorted(set(labels.tolist())) != list(range(len(classes))):
             raise InputError(f"{archive.path}: {file}: {fit}; fetch the archive again")
         splits[split] = pixels, labels
     return classes, splits
+
+
+def _names(table: Mapping[bytes, Any], archive: Archive) -> list[str]:
+    names = table.get(b"fine_label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
+        raise InputError(f"{archive.path}: meta names no fine classes; fetch the archive of the right data set")
+    return [name.decode(errors="replace") if isinstance(name, bytes) else name for name in names]
+
+
+def _integers(table: Mapping[bytes, Any], name: bytes) -> NDArray[Any]:
+    """A column of a table, which is an array or a list of numbers."""
+    column = table.get(name)
+    if isinstance(column, np.ndarray):
+        return column
+    if isinstance(column, list) and all(isinstance(value, int) for value in column):
+        return np.array(column, np.int64)
+    raise ValueError(f"{name.decode()} is missing, or no column of integers")
 
 
 def _load(archive: Archive, file: str) -> dict[bytes, Any]:
     names = [name for name in archive.members if name == file or name.endswith(f"/{file}")]
     if not names:
         raise InputError(f"{archive.path}: {file} is missing; fetch the archive of the right data set")
-    import io
-
     try:
-        content = _Unpickler(io.BytesIO(archive.read(names[0])), encoding="bytes").load()
+        content = read_pickle(archive.read(names[0]))
     except InputError:
         raise
     except Exception as error:  # a damaged pickle fails in any way

@@ -5,19 +5,22 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageOps
 
-from m2mkd.data.archives import Archive, Place
+from m2mkd.data.annotations import StoredTable
+from m2mkd.data.archives import Archive, ArchiveMember
 from m2mkd.data.coco import AnnotationFile, read_annotations
-from m2mkd.data.detection_pack import DetectionSource
-from m2mkd.data.images import BadImageError, opened
-from m2mkd.data.packing import Content, PackedImage
+from m2mkd.data.images import BadImageError, PackedImage
+from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
 ANNOTATIONS = re.compile(r"(?P<root>(.*/)?)annotations/instances_(?P<folder>(?P<split>train|val)\d*)\.json")
@@ -28,33 +31,48 @@ ORIENTATION = 0x0112
 class Photograph(NamedTuple):
     """Where an image lies, and what is known of it."""
 
-    place: Place
+    member: ArchiveMember
     id: int
     height: int
     width: int
 
 
-Parallel = Callable[[Callable[[Sequence[Photograph]], list[PackedImage]], Sequence[Photograph]], Iterator[PackedImage]]
+@dataclass(frozen=True)
+class SceneListing:
+    """The images of one split, in order."""
+
+    photographs: list[Photograph]
+    table: StoredTable
+    attributes: Mapping[str, NDArray[Any]]
+    """As those of `m2mkd.data.detection_pack.DetectionSource`."""
 
 
-def coco_content(archives: Sequence[Archive], facts: Mapping[str, Any], parallel: Parallel) -> Content:
-    """What a data set in the layout of COCO consists of: every image as its file, checked, with its instances.
+@dataclass(frozen=True)
+class Scenes:
+    """Classes and splits of a data set for detection."""
+
+    classes: tuple[str, ...]
+    """Names in the order of the labels, which is that of the ids of the categories."""
+    category_ids: list[int]
+    splits: Mapping[str, SceneListing]
+
+
+def coco(archives: Sequence[Archive], scratch: Path) -> Scenes:
+    """What a data set in the layout of COCO holds.
 
     Parameters
     ----------
     archives
         Hold ``annotations/instances_train2017.json``, ``train2017/*.jpg`` and the same for val, each anywhere.
-    facts
-        Of the source, for the manifest.
-    parallel
-        Hands images, in groups, to a function, and gives what it makes of them in order.
+    scratch
+        Where annotations are written to: those of COCO would take half a gigabyte to be handed from process to process.
 
     Raises
     ------
     InputError
         If an annotation file is missing or wrong in any way, or names an image that is not there.
     """
-    files = {}
+    files: dict[str, tuple[Archive, re.Match[str]]] = {}
     for archive in archives:
         for name in archive.members:
             if match := ANNOTATIONS.fullmatch(name):
@@ -64,31 +82,23 @@ def coco_content(archives: Sequence[Archive], facts: Mapping[str, Any], parallel
     if missing := [split for split in ("train", "val") if split not in files]:
         wanted = f"annotations/instances_{missing[0]}2017.json"
         raise InputError(f"{archives[-1].path}: {wanted} is missing; fetch the archive of the right data set")
-    read = {}
+    categories = {}
     splits = {}
     for split in ("train", "val"):
         archive, match = files[split]
-        read[split] = file = read_annotations(partial(_opened, archive.place(match[0])), f"{archive.path}: {match[0]}")
+        file = read_annotations(partial(_opened, archive.member(match[0])), f"{archive.path}: {match[0]}")
         photographs = _photographs(archives, archive, match, file)
-        splits[split] = DetectionSource(
-            partial(_from, parallel, photographs),
-            file.table,
-            {
-                "id": np.array([image.id for image in file.images]),
-                "height": np.array([image.height for image in file.images]),
-                "width": np.array([image.width for image in file.images]),
-                "name": np.array([photograph.place.name.encode() for photograph in photographs]),
-            },
-        )
-    if read["train"].categories != read["val"].categories:
+        categories[split] = file.categories
+        attributes = {
+            "id": np.array([image.id for image in file.images]),
+            "height": np.array([image.height for image in file.images]),
+            "width": np.array([image.width for image in file.images]),
+            "name": np.array([photograph.member.name.encode() for photograph in photographs]),
+        }
+        splits[split] = SceneListing(photographs, file.table.stored(scratch / f"{split}.annotations.jsonl"), attributes)
+    if categories["train"] != categories["val"]:
         raise InputError(f"{archives[-1].path}: the categories of train and val differ; fetch the archive again")
-    categories = read["train"].categories
-    ids = {"category_ids": [category.id for category in categories]}
-    return Content(tuple(category.name for category in categories), splits, {**facts, **ids})
-
-
-def _from(parallel: Parallel, photographs: Sequence[Photograph], start: int) -> Iterator[PackedImage]:
-    return parallel(_checked, photographs[start:])
+    return Scenes(tuple(each.name for each in categories["train"]), [each.id for each in categories["train"]], splits)
 
 
 def _photographs(archives: Sequence[Archive], annotated: Archive, match: re.Match[str], file: AnnotationFile) -> list[Photograph]:
@@ -98,42 +108,42 @@ def _photographs(archives: Sequence[Archive], annotated: Archive, match: re.Matc
         archive = next((archive for archive in archives if name in archive.members), None)
         if archive is None:
             raise InputError(f"{annotated.path}: {match[0]}: image {image.id}: {name} is in no archive; fetch the whole data set")
-        found.append(Photograph(archive.place(name), image.id, image.height, image.width))
+        found.append(Photograph(archive.member(name), image.id, image.height, image.width))
     return found
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[IO[bytes]]:
+def _opened(member: ArchiveMember) -> Iterator[IO[bytes]]:
     """A file of an archive, to be read bit by bit: the largest one of COCO fills half a gigabyte."""
     try:
-        if place.offset < 0:
-            with zipfile.ZipFile(place.file) as archive, archive.open(place.name) as file:
+        if member.offset < 0:
+            with zipfile.ZipFile(member.file) as archive, archive.open(member.name) as file:
                 yield file
         else:
-            yield io.BytesIO(place.read())
+            yield io.BytesIO(member.read())
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise InputError(f"{place.archive}: {place.name} cannot be read ({error}); fetch the archive again") from None
+        raise InputError(f"{member.archive}: {member.name} cannot be read ({error}); fetch the archive again") from None
 
 
-def _checked(photographs: Sequence[Photograph]) -> list[PackedImage]:
+def packed_photographs(photographs: Sequence[Photograph]) -> list[PackedImage]:
     """The files of images, each seen to be whole and of the size that is annotated."""
     result = []
-    for place, number, height, width in photographs:
-        content = place.read()
+    for member, number, height, width in photographs:
+        content = member.read()
         try:
             payload, size = _upright(content)
         except BadImageError as error:
-            raise InputError(f"{place.archive}: {place.name} {error}; replace the archive by a whole one") from None
+            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
         if size != (width, height):
             said = f"has {size[0]} x {size[1]} pixels, but image {number} is annotated as {width} x {height}"
-            raise InputError(f"{place.archive}: {place.name} {said}; fetch the archives again")
+            raise InputError(f"{member.archive}: {member.name} {said}; fetch the archives again")
         result.append(PackedImage(payload, hashlib.sha256(content).digest()))
     return result
 
 
 def _upright(content: bytes) -> tuple[bytes, tuple[int, int]]:
     """An image file, and its width and height; one whose first row is not what is up is written anew, without a loss."""
-    image = opened(content)
+    image = whole_image(content, side=1)  # of any shape: a detector bounds the longer side
     try:
         turned = image.getexif().get(ORIENTATION, 1) != 1
     except Exception:  # damaged EXIF says nothing of the pixels, and Pillow stumbles over it in any way

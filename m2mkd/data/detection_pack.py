@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2mkd.data.annotations import Instance, Table, instances_of
+from m2mkd.data.annotations import Instance, StoredTable, Table, instances_of
+from m2mkd.data.images import PackedImage
 from m2mkd.data.pack import ENCODED, EncodedImages, Pack
-from m2mkd.data.packing import PackedImage
 from m2mkd.data.samples import Sample
 from m2mkd.errors import InputError
 
@@ -24,7 +24,7 @@ class DetectionSource:
 
     images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
     """Images from an index on, as those of `SplitSource`."""
-    table: Table
+    table: Table | StoredTable
     """Their instances."""
     attributes: Mapping[str, NDArray[Any]]
     """Facts on each image, (N,) each: ``id`` in the source, ``height`` and ``width`` in pixels, and ``name`` of its file, if it has one."""
@@ -36,11 +36,9 @@ class DetectionSource:
 
     def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]:
         """Write the annotations, and give what the manifest says of them."""
-        starts = [0]
         with (folder / f"{split}.annotations.jsonl").open("wb") as file:
-            for line in self.table.lines():
-                starts.append(starts[-1] + file.write(line))
-        np.save(folder / f"{split}.starts.npy", np.array(starts, np.int64))
+            starts = self.table.write(file)
+        np.save(folder / f"{split}.starts.npy", starts)
         attributes = {**self.attributes, "trainable": self.table.trainable}
         for name, values in attributes.items():
             np.save(folder / f"{split}.{name}.npy", values)

@@ -1,33 +1,25 @@
 """Getting the source files of a data set: resumed where they were cut off, checked, and never fetched twice."""
 
+import errno
 import hashlib
-import json
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
-
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from urllib.parse import unquote
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
+from m2mkd.data.download import PAUSE, download, forget
 from m2mkd.errors import InputError
-from m2mkd.files import publish, write_json
+from m2mkd.files import publish, read_note, require_file, write_json
 
 RAW = Path("data/raw")
-ATTEMPTS = 5
-PAUSE = 1.0
-"""Seconds before the first new attempt; doubled with each."""
-TIMEOUT = 60
-PASSING = ("408", "425", "429")
-"""Refusals that pass: the server had to wait, or is asked too often."""
-CHUNK = 1 << 16
-"""Bytes; what of a chunk came before the connection dropped is lost."""
+DIGESTS = ("sha256", "md5")
+BLOCK = 1 << 20
+"""Bytes that are read at a time."""
+LARGEST_DOWNLOAD = 1 << 38
+"""Bytes of a file of which the registry does not say how large it is."""
+TOLERANCE = 20
+"""The registry says about how large a file is: of how many bytes one more may come."""
 
 
 def raw_file(source: SourceFile) -> Path:
@@ -59,31 +51,56 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
         raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.fetched) or 'none'}")
     for source in wanted:
         target = raw_file(source)
-        if target.exists():
-            check(target, source, name)
-            continue
-        url = f"{origin.rstrip('/')}/{source.name}" if origin else source.url
-        if url is None:
-            raise InputError(f"{name}: {dataset.obtain or 'has no source'}; put {source.name} there by hand: {target}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if urlsplit(url).scheme in ("http", "https"):
-            partial = target.with_name(f".{target.name}.part")
-            _download(url, partial, source, pause)
-            try:
-                check(partial, source, name)
-            except InputError:
-                partial.unlink()
-                raise
-            partial.rename(target)
-            _kept(partial).replace(_kept(target))
-            _validator(partial).unlink(missing_ok=True)  # only now: until here a kill must not cost the download
-        else:
-            local = Path(unquote(url.removeprefix("file://").removeprefix("file:")))
-            if not local.is_file():
-                raise InputError(f"{name}: {local} is not a file; give the place of {source.name} with --from")
-            check(local, source, name)
-            publish(local, target)
+        if not target.exists():
+            _bring(name, dataset, source, origin, pause)
         check(target, source, name)
+
+
+def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | None, pause: float) -> None:
+    """Get a file that is not there, and see that it is the registered one before it has its name."""
+    target = raw_file(source)
+    if target.is_symlink():
+        raise InputError(f"{target}: is a link to {target.readlink()}, which is not there; bring that back, or remove the link")
+    url = f"{origin.rstrip('/')}/{source.name}" if origin else source.url
+    if url is None:
+        raise InputError(f"{name}: {dataset.obtain or 'has no source'}; put {source.name} there by hand: {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if url.lower().startswith(("http:", "https:")):
+        partial = target.with_name(f".{target.name}.part")
+        largest = source.bytes + source.bytes // TOLERANCE if source.bytes else LARGEST_DOWNLOAD
+        download(url, partial, source.name, largest, pause)
+        try:
+            check(partial, source, name)
+        except InputError:
+            forget(partial)
+            _kept(partial).unlink(missing_ok=True)
+            raise
+    else:
+        local = Path(unquote(url.removeprefix("file://").removeprefix("file:")))
+        if not local.is_file():
+            raise InputError(f"{name}: {local} is not a file; give the place of {source.name} with --from")
+        check(local, source, name)
+        partial = target.with_name(f".{target.name}.local")
+        publish(local, partial)
+    if _placed(partial, target) and _kept(partial).exists():
+        _kept(partial).replace(_kept(target))
+    forget(partial)  # only now: until here a kill must not cost the download
+    _kept(partial).unlink(missing_ok=True)
+
+
+def _placed(ready: Path, target: Path) -> bool:
+    """Let a file have its name, unless a person has put one there meanwhile, which is left alone."""
+    try:
+        os.link(ready, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if os.path.lexists(target):  # some file systems have no links
+            return False
+        ready.rename(target)
+    return True
 
 
 def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) -> str:
@@ -97,8 +114,13 @@ def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) ->
     InputError
         If size or digest differ, or the file cannot be read.
     """
-    digests = _digests(path, afresh)
-    for kind in ("sha256", "md5"):
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; put the archive itself in its place, whose digest is known")
+    try:
+        digests = _digests(path, afresh)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading it, or fetch it again") from None
+    for kind in DIGESTS:
         expected = getattr(source, kind)
         if expected is not None and digests[kind] != expected:
             raise InputError(
@@ -110,109 +132,27 @@ def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) ->
 
 def _digests(path: Path, afresh: bool) -> dict[str, str]:
     """sha256 and MD5 of a file, from beside it where they are of this very file."""
-    kept = _kept(path)
-    try:
-        now = path.stat()
-        mark: dict[str, Any] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
-        try:
-            known = json.loads(kept.read_text())
-        except (OSError, ValueError):
-            known = None
-        if afresh or not isinstance(known, dict) or not mark.items() <= known.items():
-            hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    for digest in hashes.values():
-                        digest.update(chunk)
-            known = mark | {kind: digest.hexdigest() for kind, digest in hashes.items()}
-            if path.parent.is_relative_to(RAW):
-                write_json(kept, known)
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; put the archive itself in its place, whose digest is known") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading it, or fetch it again") from None
-    return {kind: str(known[kind]) for kind in ("sha256", "md5")}
+    now = require_file(path)
+    mark: dict[str, Any] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
+    known = read_note(_kept(path))
+    if (
+        not afresh
+        and isinstance(known, dict)
+        and mark.items() <= known.items()
+        and all(isinstance(known.get(kind), str) for kind in DIGESTS)
+    ):
+        return {kind: known[kind] for kind in DIGESTS}
+    hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            for digest in hashes.values():
+                digest.update(block)
+    found = {kind: digest.hexdigest() for kind, digest in hashes.items()}
+    if path.parent.is_relative_to(RAW):
+        write_json(_kept(path), mark | found)
+    return found
 
 
 def _kept(path: Path) -> Path:
     """Where the digests of a source file are kept."""
     return path.with_name(f".{path.name}.digest")
-
-
-def _download(url: str, partial: Path, source: SourceFile, pause: float) -> None:
-    """Bring a file to ``partial``, going on where an earlier attempt ended, also one of an earlier process."""
-    import requests
-
-    attempt = 0
-    with _progress(source.name) as shown:
-        while attempt < ATTEMPTS:
-            before = _size(partial)
-            try:
-                if _transfer(url, partial, shown):
-                    return
-                failure = "the connection was closed early"
-            except requests.HTTPError as error:
-                failure = str(error)
-                if failure.startswith("4") and not failure.startswith(PASSING):
-                    raise InputError(f"{url}: the server answers {failure}; check the address") from None
-            except requests.RequestException as error:
-                failure = type(error).__name__
-            attempt = 0 if _size(partial) > before else attempt + 1
-            time.sleep(pause * 2**attempt)
-    raise InputError(f"{url}: {failure}, {ATTEMPTS} times; {_size(partial)} bytes are kept, the same command goes on from there")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _transfer(url: str, partial: Path, shown: Callable[[int, int | None], None]) -> bool:
-    """One attempt; whether the file is now whole."""
-    import requests
-
-    kept, there = _validator(partial), _size(partial)
-    # A part is only continued if the server still has the same file; without a mark of it a server may only be asked for all of it.
-    mark = kept.read_text() if there and kept.exists() else ""
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-", "If-Range": mark} if mark else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            if answer.headers.get("Content-Range") == f"bytes */{there}":
-                return True  # an earlier process was killed when it had all of it
-            partial.unlink()
-            return False
-        answer.raise_for_status()
-        continued = answer.status_code == requests.codes.partial_content
-        there = there if continued else 0
-        length = answer.headers.get("Content-Length")
-        total = there + int(length) if length else None
-        _require_space(partial, int(length or 0), url)
-        # A weak mark does not promise the same bytes, and a server must not continue by it.
-        strong = "" if answer.headers.get("ETag", "").startswith("W/") else answer.headers.get("ETag", "")
-        with partial.open("ab" if continued else "wb") as file:
-            kept.write_text(strong or answer.headers.get("Last-Modified", ""))  # not before what is of another version has gone
-            for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
-                there += len(chunk)
-                shown(there, total)
-    return total is None or there >= total
-
-
-def _validator(partial: Path) -> Path:
-    """Where it is kept of which version of the file, by the server's mark, a part is."""
-    return partial.with_name(f"{partial.name}.etag")
-
-
-def _require_space(partial: Path, coming: int, url: str) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if coming > free:
-        coming_, free_ = (decimal(size) for size in (coming, free))
-        raise InputError(f"{url}: {coming_} are to come, but only {free_} are free in {partial.parent}; free space there")
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
-    console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

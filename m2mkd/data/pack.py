@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
-from m2mkd.data.images import decoded
+from m2mkd.data.images import BadImageError, decoded
 from m2mkd.errors import InputError
-from m2mkd.files import sha256, write_json
+from m2mkd.files import read_note, sha256, write_json
 from m2mkd.seeds import derive_seed
 
 MANIFEST = "manifest.json"
@@ -43,7 +43,15 @@ class EncodedImages:
 
     def __getitem__(self, indices: Any) -> list[NDArray[np.uint8]]:
         """Images at a slice or an array of indices, each uint8 (H, W, 3) of its own size."""
-        return [decoded(os.pread(self._shard(shard), length, offset)) for shard, offset, length in self.spans[indices].tolist()]
+        return [self._decoded(*span) for span in self.spans[indices].tolist()]
+
+    def _decoded(self, shard: int, offset: int, length: int) -> NDArray[np.uint8]:
+        try:
+            return decoded(os.pread(self._shard(shard), length, offset))
+        except BadImageError as error:
+            raise _damaged(
+                self.folder / shard_name(self.split, shard), f"is damaged: its image at byte {offset} {error}", self.folder
+            ) from None
 
     def first(self, count: int) -> "EncodedImages":
         """The first images, not read yet."""
@@ -238,7 +246,7 @@ def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: st
             found[name] = [now.st_size, now.st_mtime_ns, now.st_ino]
             if now.st_size != expected["bytes"]:
                 raise _damaged(path, f"is damaged: {now.st_size} bytes instead of {expected['bytes']}", folder)
-        if verify == "never" or (verify == "once" and _noted(kept) == found):
+        if verify == "never" or (verify == "once" and read_note(kept) == found):
             return
         for name, expected in files.items():
             path = folder / name
@@ -248,13 +256,6 @@ def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: st
         raise _damaged(path, f"cannot be read ({error.strerror})", folder) from error
     with suppress(OSError):  # where nothing may be written, the files are read again
         write_json(kept, found)
-
-
-def _noted(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _damaged(path: Path, what: str, folder: Path) -> InputError:

@@ -2,34 +2,25 @@
 
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.config.datasets import PREPARE_FORMAT
+from m2mkd.data.images import PackedImage
 from m2mkd.data.pack import ENCODED, MANIFEST, PIXELS, manifest_digest, shard_name
-from m2mkd.files import replacing, sha256, write_json
+from m2mkd.files import read_note, replacing, sha256, write_json
 
 SHARD_BYTES = 1 << 28
 CHUNK = 256
 """Images between two marks from which an interrupted attempt goes on."""
 JOURNAL = "journal.json"
 DIGEST = 32
-
-
-class PackedImage(NamedTuple):
-    """One image on its way into a pack."""
-
-    payload: bytes
-    """Pixels, or the encoded file."""
-    sha256: bytes
-    """Digest of the source file, 32 bytes."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +137,8 @@ def _begin(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def _marks(folder: Path) -> dict[str, Any]:
     """The journal: under ``of`` a digest of the source, and the mark of each split."""
-    try:
-        return json.loads((folder / JOURNAL).read_text())
-    except (OSError, ValueError):
-        return {}
+    marks = read_note(folder / JOURNAL)
+    return marks if isinstance(marks, dict) else {}
 
 
 def _write_split(

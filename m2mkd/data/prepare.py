@@ -1,47 +1,39 @@
 """From the source files of a data set to a packed one: in parallel, as a stream, resumed where an earlier attempt was cut off."""
 
 import hashlib
-import io
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import forkserver, get_context, parent_process
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m2mkd.config.datasets import DatasetConfig
-from m2mkd.data.archives import Archive, Place, open_archive
-from m2mkd.data.cifar import read_cifar
-from m2mkd.data.coco_layout import coco_content
+from m2mkd.data.coco_layout import Scenes, packed_photographs
+from m2mkd.data.contents import Contents, Listing
+from m2mkd.data.detection_pack import DetectionSource
 from m2mkd.data.digits import prepare_digits
 from m2mkd.data.digits_scenes import prepare_scenes
 from m2mkd.data.fetch import check, raw_file
-from m2mkd.data.images import BadImageError, covered, evaluated, opened
-from m2mkd.data.layouts import LAYOUTS, Contents, Listing, names_of
+from m2mkd.data.images import covered, evaluated
+from m2mkd.data.layouts import ARCHIVES_OF
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
+from m2mkd.data.readers import Readers, reading
 from m2mkd.data.renditions import prepare_renditions
+from m2mkd.data.tasks import found_in, packed_images, png
 from m2mkd.errors import InputError
 
 LARGEST_PIXELS = 64
 """Largest side at which images are stored decoded: above it, reading the pixels costs more than decoding them again."""
-TASK = 64
-"""Images that a process works on at a time."""
-
-T = TypeVar("T")
 GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {
     "digits": prepare_digits,
     "digits_rendition": prepare_renditions,
@@ -76,6 +68,7 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
         with _scratch(folder.with_name(f".{folder.name}.scratch")) as scratch, ExitStack() as stack:
             content = _content(name, dataset, image_size, scratch, stack, processes or len(os.sched_getaffinity(0)))
             _check_counts(name, dataset, content)
+            _require_room(folder, dataset, content, image_size)
             total = sum(len(split) for split in content.splits.values())
             write_pack(folder, name, image_size, content, dataset.synthetic, _progress(f"{name}@{image_size}", total, stack))
     except OSError as error:
@@ -95,6 +88,11 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:
+    numbers = ARCHIVES_OF.get(dataset.layout, (1,))
+    if len(dataset.files) not in numbers:
+        wanted = " or ".join(map(str, numbers))
+        found = f"layout '{dataset.layout}' is read from {wanted}, not from {len(dataset.files)}"
+        raise InputError(f"config/datasets.yaml: {name}: files: {found}; register {wanted}")
     if dataset.layout in GENERATED:
         return GENERATED[dataset.layout](name, dataset, size)
     source = {}
@@ -102,48 +100,28 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
         if not raw_file(file).exists():
             raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
         source[file.name] = check(raw_file(file), file, name)
-    archives = [open_archive(raw_file(file), scratch) for file in dataset.files]
+    paths = [raw_file(file) for file in dataset.files]
     facts = {"files": source, "homepage": dataset.homepage, "licence": dataset.licence}
-    if dataset.layout == "cifar100":
-        return _cifar_content(archives, size, facts)
-    contents = LAYOUTS[dataset.layout](archives) if dataset.layout != "coco" else None
-    _start_server()
-    pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("forkserver"), _end_with_parent))
-    if contents is None:
-        return coco_content(archives, facts, partial(_in_parallel, pool, ahead=2 * processes))
-    splits = {split: _source(split, listing, contents, size, pool, 2 * processes) for split, listing in contents.splits.items()}
-    return Content(contents.classes, splits, facts)
+    readers = stack.enter_context(reading(processes, paths))
+    found = readers.read(found_in, dataset.layout, paths, scratch)
+    if isinstance(found, Contents):
+        splits = {split: _source(split, listing, found.squashed, size, readers) for split, listing in found.splits.items()}
+        return Content(found.classes, splits, facts)
+    if isinstance(found, Scenes):
+        scenes = {split: _scenes(split, found, readers) for split in found.splits}
+        return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
+    classes, arrays = found
+    return _cifar_content(classes, arrays, size, facts)
 
 
-def _start_server() -> None:
-    """Start what processes are forked from, deaf to Ctrl-C as they then are: a pool that has lost one may wait for ever."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    forkserver.ensure_running()
-    signal.signal(signal.SIGINT, before)
-
-
-def _end_with_parent() -> None:
-    """Let a process that decodes images end when the one that started it is killed: waiting for work, it would never notice."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _source(split: str, listing: Listing, contents: Contents, size: int, pool: ProcessPoolExecutor, ahead: int) -> SplitSource:
+def _source(split: str, listing: Listing, squashed: bool, size: int, readers: Readers) -> SplitSource:
     final = size <= LARGEST_PIXELS and split == "val"
-    treat = partial(_treated, size=size if size <= LARGEST_PIXELS else None, final=final, squash=size if contents.squashed else None)
-    attributes: dict[str, NDArray] = {"name": np.array(names_of(listing.places))}
+    treat = partial(packed_images, size=size, decoded=size <= LARGEST_PIXELS, final=final, squash=squashed)
+    attributes: dict[str, NDArray] = {"name": np.array([member.name.encode() for member in listing.members])}
     if listing.renditions:
         attributes["rendition"] = np.array(listing.renditions)
     return SplitSource(
-        lambda start: _in_parallel(pool, treat, listing.places[start:], ahead),
+        lambda start: readers.in_order(treat, listing.members[start:]),
         listing.labels,
         attributes,
         PIXELS if size <= LARGEST_PIXELS else ENCODED,
@@ -151,51 +129,20 @@ def _source(split: str, listing: Listing, contents: Contents, size: int, pool: P
     )
 
 
-def _in_parallel(
-    pool: ProcessPoolExecutor, treat: Callable[[Sequence[T]], list[PackedImage]], places: Sequence[T], ahead: int
-) -> Iterator[PackedImage]:
-    """Treated images in order, only so many tasks ahead of the writing as memory is meant to hold."""
-    waiting: deque[Future[list[PackedImage]]] = deque()
-    try:
-        for start in range(0, len(places), TASK):
-            if len(waiting) == ahead:
-                yield from waiting.popleft().result()
-            waiting.append(pool.submit(treat, places[start : start + TASK]))
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        for task in waiting:
-            task.cancel()
+def _scenes(split: str, scenes: Scenes, readers: Readers) -> DetectionSource:
+    found = scenes.splits[split]
+    return DetectionSource(lambda start: readers.in_order(packed_photographs, found.photographs[start:]), found.table, found.attributes)
 
 
-def _treated(places: Sequence[Place], size: int | None, final: bool, squash: int | None) -> list[PackedImage]:
-    """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where that is none."""
-    result = []
-    for place in places:
-        content = place.read()
-        try:
-            image = opened(content)
-        except BadImageError as error:
-            raise InputError(f"{place.archive}: {place.name} {error}; replace the archive by a whole one") from None
-        if squash:
-            image = image.resize((squash, squash), Image.Resampling.BICUBIC)
-        payload = content
-        if size is not None:
-            payload = (evaluated if final else covered)(image, size).tobytes()
-        elif squash:
-            payload = _png(image)
-        result.append(PackedImage(payload, hashlib.sha256(content).digest()))
-    return result
-
-
-def _cifar_content(archives: Sequence[Archive], size: int, facts: dict) -> Content:
-    classes, splits = read_cifar(archives)
+def _cifar_content(
+    classes: tuple[str, ...], splits: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]], size: int, facts: dict
+) -> Content:
     stored = size <= LARGEST_PIXELS
 
     def images(pixels: NDArray[np.uint8], final: bool, start: int) -> Iterator[PackedImage]:
         for one in pixels[start:]:
             image = Image.fromarray(one)
-            payload = (evaluated if final else covered)(image, size).tobytes() if stored else _png(image)
+            payload = (evaluated if final else covered)(image, size).tobytes() if stored else png(image)
             yield PackedImage(payload, hashlib.sha256(one.tobytes()).digest())
 
     sources = {
@@ -205,12 +152,6 @@ def _cifar_content(archives: Sequence[Archive], size: int, facts: dict) -> Conte
         for split, (pixels, labels) in splits.items()
     }
     return Content(classes, sources, facts)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
@@ -223,6 +164,18 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
         if expected is not None and expected != count:
             wrong = f"{field} is {expected}, but the source holds {count}"
             raise InputError(f"config/datasets.yaml: {name}: {wrong}; fetch the right file, or write {count}")
+
+
+def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: int) -> None:
+    """Refuse to begin what will not fit on the disk: pixels are counted, files are about as large as the archives that they come from."""
+    needed = sum(3 * size**2 * len(split) for split in content.splits.values() if split.storage == PIXELS)
+    if any(split.storage == ENCODED for split in content.splits.values()):
+        needed += sum(raw_file(file).stat().st_size for file in dataset.files)
+    there = sum(path.stat().st_size for path in folder.with_name(f".{folder.name}.partial").glob("*"))
+    free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
+    if needed - there > free:
+        wanted, left = (decimal(number) for number in (needed - there, free))
+        raise InputError(f"{folder}: about {wanted} are to be written, but only {left} are free; free space there, or take smaller images")
 
 
 def _progress(title: str, total: int, stack: ExitStack) -> Callable[[int], None]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from m2mkd.cli import main
 from m2mkd.config import load
 from m2mkd.data.archives import open_archive
-from m2mkd.data.coco_layout import coco_content
+from m2mkd.data.coco_layout import coco
 from m2mkd.data.contact_sheet import contact_sheet
 from m2mkd.data.detection_pack import DetectionSplit, detection_split
 from m2mkd.data.overlay import OPACITY, Mark, colour, overlaid
@@ -307,7 +307,7 @@ def test_damaged_bytes_of_an_annotation_file(raw: Path):
     content[start : start + 40] = bytes(40)
     (raw / "set.zip").write_bytes(content)
     with pytest.raises(InputError, match=r"set\.zip: .*annotations/instances_train2017\.json"):
-        coco_content([archive], {}, lambda *_: iter(()))
+        coco([archive], raw / "scratch")
 
 
 def test_the_command_ends_without_a_traceback(raw: Path):

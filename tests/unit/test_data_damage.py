@@ -31,11 +31,16 @@ from m2mkd.errors import InputError
 Files = dict[str, bytes]
 
 
-def image(seed: int = 0, form: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> bytes:
+def image(seed: int = 0, form: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (64, 64), **options) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form)
+    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def cut(content: bytes) -> bytes:
+    """The first half of a JPEG, with the marker of the end behind it."""
+    return content[: len(content) // 2] + b"\xff\xd9"
 
 
 def deep() -> bytes:
@@ -136,6 +141,16 @@ ANNOTATIONS, SPLIT, NUMBERS = "val_annotations.txt", "train_test_split.txt", "im
 DAMAGE: dict[str, tuple[str, Files, str]] = {
     "zero-byte image": ("tiny_imagenet", replaced(tiny(), **{"n00000001_1.JPEG": b""}), r"n00000001_1\.JPEG is empty"),
     "truncated image": ("tiny_imagenet", replaced(tiny(), **{"n00000001_1.JPEG": image()[:900]}), r"n00000001_1\.JPEG is no whole image"),
+    "progressive image that is cut in half": (
+        "tiny_imagenet",
+        replaced(tiny(), **{"n00000001_1.JPEG": cut(image(progressive=True))}),
+        r"n00000001_1\.JPEG is no whole image",
+    ),
+    "image of another format": (
+        "tiny_imagenet",
+        replaced(tiny(), **{"n00000001_1.JPEG": image(1, "GIF", "P")}),
+        r"n00000001_1\.JPEG is no whole image \(not of the formats JPEG and PNG\)",
+    ),
     "text instead of an image": ("tiny_imagenet", replaced(tiny(), **{"val_2.JPEG": b"404 not found"}), r"val_2\.JPEG is no whole image"),
     "16-bit image": ("image_folder", replaced(folders(), **{"train/a/1.png": deep()}), r"train/a/1\.png has more than 8 bits"),
     "16-bit colours": ("image_folder", replaced(folders(), **{"train/a/1.png": deep_colours()}), r"train/a/1\.png has more than 8 bits"),
@@ -339,7 +354,7 @@ def test_an_archive_that_takes_the_place_of_another_is_read(raw: Path, monkeypat
 ODD = {
     "CMYK": image(1, mode="CMYK"),
     "grey": image(1, mode="L"),
-    "palette": image(1, "GIF", "P"),
+    "palette": image(1, "PNG", "P"),
     "a PNG named JPEG": image(1, "PNG"),
     "transparent": image(1, "PNG", "RGBA"),
     "not square": image(1, size=(100, 60)),

@@ -1,6 +1,7 @@
 """The registry, the digits and their renditions."""
 
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.renditions import DIGITS, RENDITIONS
 from m2mkd.errors import InputError
+from m2mkd.study.plan import resolve_data
 
 REGISTRY = Path(__file__).parents[2] / "config" / "datasets.yaml"
 DATASETS: dict[str, DatasetConfig] = checked(dict[str, DatasetConfig], read_yaml(REGISTRY), str(REGISTRY))
@@ -108,9 +110,9 @@ def test_renditions_are_of_held_out_digits_only(packs):
 
 def test_each_rendition_does_what_its_name_says(packs):
     held_out = packs["digits"].split("val")
-    place = {source: i for i, source in enumerate(held_out.attributes["source"])}
+    index_of = {source: i for i, source in enumerate(held_out.attributes["source"])}
     renditions = packs["digits-r"].split("val")
-    original = np.stack([held_out.images[place[source]] for source in renditions.attributes["source"]]).astype(float)
+    original = np.stack([held_out.images[index_of[source]] for source in renditions.attributes["source"]]).astype(float)
     made = {name: renditions.images[renditions.attributes["rendition"] == name].astype(float) for name in RENDITIONS}
     original = {name: original[renditions.attributes["rendition"] == name] for name in RENDITIONS}
     np.testing.assert_array_equal(made["inverted"], 255 - original["inverted"])
@@ -155,7 +157,7 @@ def test_another_source_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_scikit_learn_the_mend_is_named(tmp_path, monkeypatch):
+def test_without_scikit_learn_the_fix_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match="install the extra 'pipeline'"):
         prepare("digits", DATASETS["digits"], SIZE, tmp_path / "key")
@@ -182,3 +184,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ref", ["digits@513", "digits@4096", "digits-r@1024"])
+def test_a_size_that_cannot_be_meant_is_refused_before_anything_is_made(ref: str, monkeypatch: pytest.MonkeyPatch):
+    """The digits take 90 GB at 4096 pixels."""
+    monkeypatch.setattr("m2mkd.data.digits.np.loadtxt", lambda *_, **__: pytest.fail("they are read"))
+    with pytest.raises(InputError, match=f"--data: the images of '{ref}' are made here, at most 512 pixels large; write digits"):
+        resolve_data(ref, "--data")
+    assert resolve_data("digits@512", "--data")[0].image_size == 512
+    assert resolve_data("imagenet-1k@4096", "--data")[0].image_size == 4096
+
+
+def test_a_set_that_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
+    dataset, folder = DATASETS["digits"], tmp_path / "digits@32" / "key"
+    with pytest.raises(InputError, match=r"key: about 5\.5 MB are to be written, but only 5\.0 MB are free; free space there, or take sm"):
+        prepare("digits", dataset, 32, folder)
+    assert not list(tmp_path.iterdir())
+    folder.parent.mkdir()
+    partial = folder.with_name(".key.partial")
+    partial.mkdir()
+    (partial / "train.images.npy").write_bytes(bytes(600_000))
+    prepare("digits", dataset, 32, folder)
+    assert folder.is_dir(), "what is there of it already is counted"

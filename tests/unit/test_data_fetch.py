@@ -1,9 +1,13 @@
 """Fetching from a server on loopback that drops connections, changes its file, refuses ranges, and lies."""
 
+import ast
 import hashlib
 import os
+import re
 import shutil
+import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.fetch import RAW, check, fetch
 from m2mkd.errors import InputError
+from tests.conftest import ROOT
 from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -153,7 +158,7 @@ def test_a_refusal_is_told(server: Server, status: int, asked: int):
     server.status = status
     with pytest.raises(InputError, match=f"the server answers {status}|{status} (Server|Client) Error"):
         fetch("set", dataset(f"{server.url}/set.zip"), pause=0.001)
-    assert len(server.asked) == asked, "what a new attempt cannot mend is not tried again"
+    assert len(server.asked) == asked, "what a new attempt cannot fix is not tried again"
 
 
 def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(server: Server, monkeypatch):
@@ -185,6 +190,22 @@ def test_a_folder_in_place_of_the_server(tmp_path: Path, form: str):
 def test_another_server_in_place_of_the_registered_one(server: Server):
     fetch("set", dataset("http://127.0.0.1:9/set.zip"), server.url, pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_what_the_room_imports_is_declared():
+    """In a core install `m2mkd data fetch` works; only the digits and Parquet need the extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {re.split("[<>=]", entry)[0] for entry in project["dependencies"]} | {"PIL", "rich"}
+    extra = {"sklearn", "pyarrow"}
+    for path in (ROOT / "m2mkd/data").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"m2mkd"} - core
+            assert others <= extra, path
+    assert all(
+        any(entry.startswith(name) for entry in project["optional-dependencies"]["pipeline"]) for name in ("scikit-learn", "pyarrow")
+    )
 
 
 def test_a_folder_in_place_of_the_file(server: Server):

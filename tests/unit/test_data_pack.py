@@ -284,6 +284,14 @@ def test_encoded_images_are_read_at_random_and_in_other_processes(tmp_path, monk
     np.testing.assert_array_equal(split.take([5]).images[0], sizes[5])
 
 
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
+    source = SplitSource(lambda start: [PackedImage(b"no image", bytes(32))], LABELS[:1], {}, "encoded", final=False)
+    write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee", "cat"), {"train": source}, {}))
+    split = open_pack(tmp_path / "key").split("train")
+    with pytest.raises(InputError, match=r"train\.00000\.shard is damaged: its image at byte 0 is no whole image .*; remove .*key and run"):
+        split.take([0])
+
+
 def test_packing_is_deterministic(folder, tmp_path):
     write_pack(tmp_path / "again", "set", SIZE, content(), synthetic=True)
     for name in FILES:

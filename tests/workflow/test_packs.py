@@ -11,7 +11,6 @@ import yaml
 from PIL import Image
 
 from m2mkd.config import load
-from m2mkd.data.fetch import CHUNK
 from m2mkd.data.pack import open_pack
 from tests.ilsvrc import KIT, TRAIN, VAL, imagenet_wnids, write_ilsvrc
 from tests.loopback import serving
@@ -112,13 +111,11 @@ def evaluated(project: Project, data: str) -> dict:
 
 def test_each_archive_was_taken_up_where_its_connection_dropped(done):
     _, server, _ = done
-    asked = {name: [place for other, place in server.asked if other == name] for name in server.files}
+    asked = {name: [start for other, start in server.asked if other == name] for name in server.files}
     for name, path in server.files.items():
         first, second = asked[name]
         assert first is None, "fetched once"
-        dropped = path.stat().st_size // 2
-        # What has come of a chunk is lost with the connection, and the development kit is smaller than one.
-        assert second is None if dropped < CHUNK else 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= dropped
+        assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= path.stat().st_size // 2
 
 
 def test_every_digest_is_as_expected(done):

@@ -1,0 +1,252 @@
+"""Downloading a file: taken up where it was cut off, and never more of it than was to be expected, whatever the server says."""
+
+import http.client
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from m2mkd.errors import InputError
+from m2mkd.files import require_file
+
+if TYPE_CHECKING:
+    import requests
+    from tenacity import RetryCallState
+
+FRUITLESS_ATTEMPTS = 5
+"""Attempts in a row that bring nothing, after which it is given up."""
+MOST_ATTEMPTS = 1000
+"""The same for those that bring something each time, and never all."""
+PAUSE = 1.0
+"""Seconds before the first new attempt; doubled with each that brings nothing."""
+TIMEOUT = 60
+WINDOW, LEAST = 300, 1 << 16
+"""Seconds, and bytes that must come in them."""
+REDIRECTS = 10
+PASSING = {408, 425, 429}
+"""Refusals that pass: the server had to wait, or is asked too often. Those from 500 on pass, too."""
+CHUNK_BYTES = 1 << 16
+UNCHECKED = 1 << 26
+"""Bytes of an answer of unknown length after which it is looked how much room is left."""
+RESERVE = 1 << 30
+"""Room that such an answer has to leave."""
+MARK = re.compile(r'"[\x21\x23-\x7e]{0,200}"|[A-Za-z0-9:, +-]{1,40}')
+"""What marks a version of a file: an entity tag that is not weak, or a date."""
+
+
+class _PassingError(Exception):
+    """What a new attempt may overcome."""
+
+
+class _Patience:
+    """Counts the attempts of a download that bring nothing."""
+
+    def __init__(self, partial: Path, pause: float):
+        self.partial, self.pause = partial, pause
+        self.size, self.fruitless = _size(partial), 0
+
+    def after(self, _: "RetryCallState") -> None:
+        before, self.size = self.size, _size(self.partial)
+        self.fruitless = 0 if self.size > before else self.fruitless + 1
+
+    def wait(self, _: "RetryCallState") -> float:
+        return self.pause * 2**self.fruitless
+
+    def stop(self, state: "RetryCallState") -> bool:
+        return self.fruitless >= FRUITLESS_ATTEMPTS or state.attempt_number >= MOST_ATTEMPTS
+
+
+def download(url: str, partial: Path, title: str, largest: int, pause: float) -> None:
+    """Bring a file to ``partial``, going on where an earlier attempt ended, also one of an earlier process.
+
+    Parameters
+    ----------
+    url, partial
+        From where, and to where.
+    title
+        What is shown on a terminal.
+    largest
+        Bytes that it may have.
+    pause
+        Seconds before a dropped connection is taken up again.
+
+    Raises
+    ------
+    InputError
+        If the server refuses, sends something else than the file, or more than it may have, or does not answer.
+    OSError
+        If the file cannot be written.
+    """
+    from tenacity import Retrying, retry_if_exception_type
+
+    patience = _Patience(partial, pause)
+    retrying = Retrying(
+        retry=retry_if_exception_type(_PassingError), after=patience.after, wait=patience.wait, stop=patience.stop, reraise=True
+    )
+    with _progress(title) as shown:
+        try:
+            retrying(_attempt, url, partial, largest, shown)
+        except _PassingError as failure:
+            kept = f"{_size(partial)} bytes are kept, the same command goes on from there"
+            raise InputError(f"{url}: {failure}, {patience.fruitless} times; {kept}") from None
+
+
+def version_mark(partial: Path) -> Path:
+    """Where it is kept of which version of the file, by the server's mark, a part is."""
+    return partial.with_name(f"{partial.name}.etag")
+
+
+def forget(partial: Path) -> None:
+    """Remove a part and its mark."""
+    for path in (partial, version_mark(partial)):
+        path.unlink(missing_ok=True)
+
+
+def _attempt(url: str, partial: Path, largest: int, shown: Callable[[int, int | None], None]) -> None:
+    """One attempt; here the errors of the libraries that talk to servers become one line, or a reason to try again."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        _transfer(url, partial, largest, shown)
+    except ValueError as error:  # of an address, or of headers that no request or answer may have
+        raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the address") from None
+    except (requests.RequestException, HTTPError, http.client.HTTPException) as error:
+        raise _PassingError(type(error).__name__) from None
+
+
+def _transfer(url: str, partial: Path, largest: int, shown: Callable[[int, int | None], None]) -> None:
+    there = _size(partial)
+    # A part is only continued if the server still has the same file; without a mark of it a server may only be asked for all of it.
+    mark = _kept_mark(partial) if there else ""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-", "If-Range": mark} if mark else {})
+    with _answer(url, headers) as answer:
+        range_ = answer.headers.get("Content-Range", "")
+        if mark and answer.status_code == 416:
+            if range_ == f"bytes */{there}":
+                return  # an earlier process was killed when it had all of it
+            forget(partial)
+            raise _PassingError("the server has another file")
+        _require_success(url, answer)
+        continued = answer.status_code == 206
+        if continued and not range_.startswith(f"bytes {there}-"):
+            forget(partial)
+            raise _PassingError("the server goes on at another place")
+        there = there if continued else 0
+        length = answer.headers.get("Content-Length", "")
+        coming = int(length) if re.fullmatch("[0-9]{1,100}", length) else None
+        total = None if coming is None else there + coming
+        if total is not None and total > largest:
+            raise _too_long(url, total, largest)
+        _require_space(url, partial, coming or 0)
+        with partial.open("ab" if continued else "wb") as file:
+            version_mark(partial).write_text(_mark_of(answer))  # not before what is of another version has gone
+            for chunk in _chunks(url, partial, answer, endless=total is None):
+                there += len(chunk)
+                if there > largest:
+                    forget(partial)
+                    raise _too_long(url, there, largest)
+                file.write(chunk)
+                shown(there, total)
+    if total is not None and there < total:
+        raise _PassingError("the connection was closed early")
+
+
+@contextmanager
+def _answer(url: str, headers: dict[str, str]) -> Iterator["requests.Response"]:
+    """The answer to a request, not read yet; that of another address where the server refers to one."""
+    import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> None:
+            """None: `requests` would read what stands beside a reference to another address, however much that is."""
+
+    with Session() as session:
+        for _ in range(REDIRECTS):
+            with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+                target = answer.headers.get("Location") if answer.is_redirect else None
+                if target is None:
+                    yield answer
+                    return
+            url = urljoin(url, target.encode("latin-1").decode(errors="replace"))
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise InputError(f"{url}: is where the server refers to, and no address of the web; check the address")
+    raise InputError(f"{url}: refers to another address again and again; check the address")
+
+
+def _require_success(url: str, answer: "requests.Response") -> None:
+    status = answer.status_code
+    said = f"the server answers {status} {str(answer.reason)[:200]}"
+    if status in PASSING or status >= 500:
+        raise _PassingError(said)
+    if status not in (200, 206):
+        raise InputError(f"{url}: {said}; check the address")
+    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise InputError(f"{url}: the server sends it compressed ({encoding[:40]}), though asked not to; fetch it from another address")
+
+
+def _chunks(url: str, partial: Path, answer: "requests.Response", endless: bool) -> Iterator[bytes]:
+    """What comes, as it comes, as long as it comes at any speed; where nobody says how long it is, as long as there is room."""
+    start, came, unchecked = time.monotonic(), 0, 0
+    # Not decoded, whatever the answer says, and not put together to chunks, of which a part would be lost with the connection.
+    while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=False):
+        yield chunk
+        came, unchecked = came + len(chunk), unchecked + len(chunk)
+        if time.monotonic() - start > WINDOW:
+            if came < LEAST:
+                raise _PassingError(f"{came} bytes came in {WINDOW} seconds")
+            start, came = time.monotonic(), 0
+        if endless and unchecked > UNCHECKED:
+            _require_space(url, partial, RESERVE)
+            unchecked = 0
+
+
+def _mark_of(answer: "requests.Response") -> str:
+    """Mark of the version that an answer is of; a weak one does not promise the same bytes, and a server must not continue by it."""
+    marks = (answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
+    return next((mark for mark in marks if MARK.fullmatch(mark)), "")
+
+
+def _kept_mark(partial: Path) -> str:
+    path = version_mark(partial)
+    if not path.exists():
+        return ""
+    require_file(path)
+    with path.open(errors="replace") as file:
+        mark = file.read(1000)
+    return mark if MARK.fullmatch(mark) else ""
+
+
+def _size(path: Path) -> int:
+    return require_file(path).st_size if path.exists() else 0
+
+
+def _too_long(url: str, size: int, largest: int) -> InputError:
+    expected = f"has {decimal(size)} or more, but at most {decimal(largest)} were expected by config/datasets.yaml"
+    return InputError(f"{url}: {expected}; check the address, or correct the field bytes")
+
+
+def _require_space(url: str, partial: Path, coming: int) -> None:
+    free = shutil.disk_usage(partial.parent).free
+    if coming > free:
+        coming_, free_ = (decimal(size) for size in (coming, free))
+        raise InputError(f"{url}: {coming_} are to come, but only {free_} are free in {partial.parent}; free space there")
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    console = Console(file=sys.stderr)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

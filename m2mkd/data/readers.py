@@ -1,0 +1,143 @@
+"""Processes that read strangers' files: what a file does to its parser happens there, and each is bounded in memory and time."""
+
+import os
+import resource
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import forkserver, get_context, parent_process
+from pathlib import Path
+from typing import TypeVar
+
+from m2mkd.errors import InputError
+
+MEMORY = 1 << 31
+"""Bytes that a reader may take beside its libraries; an image of as many pixels as are read takes half of that."""
+MEMORY_SHARE = 32
+"""And of how many bytes of the source files one more: their lists of files are kept in memory."""
+SECONDS = 20
+"""Time on a processor that a piece of reading may take, whatever the size of the files."""
+BYTES_PER_SECOND = 5 << 20
+"""And a second more for so many of their bytes, which the slowest decompression is faster than."""
+ITEMS = 64
+"""Files that a process works on at a time."""
+SECONDS_PER_ITEMS = 128.0
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class Readers:
+    """A pool of such processes for the source files of one data set."""
+
+    def __init__(self, pool: ProcessPoolExecutor, processes: int, files: Sequence[Path]):
+        self._pool, self._files = pool, files
+        self._ahead = 2 * processes
+        self._seconds = SECONDS + _bytes(files) / BYTES_PER_SECOND
+
+    def read(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """What a function that reads source files gives.
+
+        Raises
+        ------
+        InputError
+            If the process that reads ends: for want of memory or time, or because its parser crashes.
+        Exception
+            What the function raises.
+        """
+        with self._survived():
+            return self._pool.submit(_timed, partial(function, *arguments), self._seconds).result()
+
+    def in_order(self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> Iterator[Result]:
+        """Results of some items at a time, in their order, only so many ahead as memory is meant to hold; raises as `read`."""
+        waiting: deque[Future[list[Result]]] = deque()
+        try:
+            for start in range(0, len(items), ITEMS):
+                if len(waiting) == self._ahead:
+                    yield from self._result(waiting.popleft())
+                waiting.append(self._pool.submit(_timed, partial(function, items[start : start + ITEMS]), SECONDS_PER_ITEMS))
+            while waiting:
+                yield from self._result(waiting.popleft())
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    def _result(self, task: Future[list[Result]]) -> list[Result]:
+        with self._survived():
+            return task.result()
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        try:
+            yield
+        except (BrokenProcessPool, MemoryError):
+            names = ", ".join(str(file) for file in self._files)
+            reason = "took more memory or time than such files need, or crashed its reader"
+            raise InputError(f"{names}: what is in it {reason}; fetch the original, or give this command more memory") from None
+
+
+@contextmanager
+def reading(processes: int, files: Sequence[Path], mapped: bool = False) -> Iterator[Readers]:
+    """Processes that read source files, as long as the block lasts.
+
+    Parameters
+    ----------
+    processes
+        How many there are at most.
+    files
+        What they read.
+    mapped
+        Whether the files are mapped into memory, one at a time.
+    """
+    memory = MEMORY + _bytes(files) // MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
+    _start_server()
+    with ProcessPoolExecutor(processes, get_context("forkserver"), _begin, (memory,)) as pool:
+        yield Readers(pool, processes, files)
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(map(_size, files))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _timed(function: Callable[[], Result], seconds: float) -> Result:
+    """Call a function; if it takes more time on a processor than that, the process ends, also within a parser that is not Python."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return function()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _start_server() -> None:
+    """Start what processes are forked from, deaf to Ctrl-C as they then are: a pool that has lost one may wait for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+
+
+def _begin(memory: int) -> None:
+    """Bound what this process may take, and let it end with the one that started it: waiting for work, it would never notice."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread of it reserves memory, whether it computes or not
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for limit, value in ((resource.RLIMIT_AS, used + memory), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

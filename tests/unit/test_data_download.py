@@ -1,0 +1,359 @@
+"""Servers that lie, stall, or send more than was asked for: one line, no more bytes than are expected, and no file of a person's lost."""
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from m2mkd.config.datasets import DatasetConfig, SourceFile
+from m2mkd.data import download
+from m2mkd.data.fetch import RAW, check, fetch
+from m2mkd.errors import InputError
+from tests.unit.test_files import not_a_file
+
+CONTENT = bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+Answer = Callable[[BinaryIO, str], object]
+"""Writes an answer to a request, whose text it is given."""
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """Address of a server that answers each request so."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            request = b"".join(iter(self.rfile.readline, b"\r\n")).decode()
+            with suppress(OSError):  # the client has heard enough
+                answer(self.wfile, request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/set.zip"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def dataset(url: str | None, **fields) -> DatasetConfig:
+    source = SourceFile(name="set.zip", url=url, **{"sha256": SHA256} | fields)
+    return DatasetConfig(title="A set", layout="image_folder", classes=2, licence="none", files=(source,), obtain="ask its makers")
+
+
+def head(status: str = "200 OK", *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]).encode("latin-1")
+
+
+def sent(status: str, *headers: str, body: bytes = b"") -> Answer:
+    return lambda out, _: out.write(head(status, *headers) + body)
+
+
+def whole(*headers: str) -> Answer:
+    return sent("200 OK", f"Content-Length: {len(CONTENT)}", *headers, body=CONTENT)
+
+
+def endless(prefix: bytes, piece: bytes) -> Answer:
+    def answer(out: BinaryIO, _: str) -> None:
+        out.write(prefix)
+        while True:
+            out.write(piece)
+
+    return answer
+
+
+def refused(answer: Answer, message: str, **fields) -> None:
+    """Fetch from a server that cannot be fetched from: one line that says why, and nothing is left."""
+    with answering(answer) as url, pytest.raises(InputError, match=message) as said:
+        fetch("set", dataset(url, **fields), pause=0.001)
+    assert str(said.value).isprintable(), "nothing of it steers a terminal"
+    assert len(str(said.value)) < 1000
+    assert ";" in str(said.value), "says what to do"
+    assert not list(RAW.iterdir())
+
+
+CHUNKED = head("200 OK", "Transfer-Encoding: chunked")
+HUGE = head("200 OK", "Content-Length: 999999999999")
+
+
+@pytest.mark.parametrize("prefix", [HUGE, CHUNKED, head()], ids=["honest length", "chunks", "no length"])
+def test_a_body_that_is_longer_than_the_registry_says_is_stopped_at_the_limit(prefix: bytes):
+    piece = bytes(1 << 16)
+    begun = endless(prefix, b"%x\r\n%s\r\n" % (len(piece), piece) if prefix is CHUNKED else piece)
+    refused(begun, r"has .* or more, but at most 105\.0 kB were expected by config/datasets\.yaml; check the address", bytes=100_000)
+
+
+def test_a_little_more_than_the_registry_says_is_no_fault():
+    """It says about how large a file is."""
+    with answering(whole()) as url:
+        fetch("set", dataset(url, bytes=100_000))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_file_of_unknown_length_is_stopped_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "UNCHECKED", 1 << 20)
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 29))
+    with answering(endless(head(), bytes(1 << 16))) as url, pytest.raises(InputError, match=r"are to come, but only 536\.9 MB are free"):
+        fetch("set", dataset(url), pause=0.001)
+    assert (RAW / ".set.zip.part").stat().st_size < 4 << 20
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip, gzip", "x-unknown"])
+def test_a_compressed_body_is_refused_and_not_unpacked(encoding: str):
+    bomb = gzip.compress(bytes(10_000_000))
+    answer = sent("200 OK", f"Content-Encoding: {encoding}", f"Content-Length: {len(bomb)}", body=bomb)
+    refused(answer, re.escape(f"the server sends it compressed ({encoding}), though asked not to"))
+
+
+def test_an_identity_that_is_named_is_one():
+    with answering(whole("Content-Encoding: Identity")) as url:
+        fetch("set", dataset(url))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+REFUSALS = {
+    "an escape in the reason": (sent("404 \x1b[2JGone\x07"), r"answers 404 \\x1b\[2JGone\\x07; check the address"),
+    "a long reason": (sent("404 " + "x" * 10_000), "answers 404 x+; check the address"),
+    "no content": (sent("204 No Content"), "answers 204"),
+    "a part that nobody asked for": (sent("206 Partial Content", "Content-Range: bytes 5-9/10", body=b"56789"), "goes on at another place"),
+    "a reference to nowhere": (sent("302 Found"), "answers 302"),
+    "a reference to itself": (sent("302 Found", "Location: /set.zip"), "refers to another address again and again"),
+    "a reference to a file": (sent("302 Found", "Location: file:///etc/passwd"), r"file:///etc/passwd: is where the server refers to"),
+    "a reference with an escape": (sent("302 Found", "Location: gopher://x/\x1b[2J"), "no address of the web"),
+    "a reference to no address": (sent("302 Found", "Location: http://[::1"), "cannot be asked"),
+    "several lengths": (sent("200 OK", "Content-Length: 1, 2", body=CONTENT), "cannot be asked"),
+    "a length beyond every disk": (
+        sent("200 OK", "Content-Length: " + "9" * 30, body=CONTENT),
+        "or more, but at most 274.9 GB were expected",
+    ),
+    "no answer": (lambda out, _: None, "ConnectionError, 5 times"),
+    "no protocol": (lambda out, _: out.write(b"SSH-2.0-OpenSSH\r\n\r\n"), "ConnectionError, 5 times"),
+    "a line without end": (lambda out, _: out.write(b"HTTP/1.1 200 " + b"x" * 100_000), "ConnectionError, 5 times"),
+    "headers without end": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), "ConnectionError, 5 times"),
+    "a status that is no number": (sent("abc OK"), "ConnectionError, 5 times"),
+    "another file": (sent("200 OK", "Content-Length: 5", body=b"other"), "sha256 is .*, but config/datasets.yaml expects"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_a_server_answers_is_one_line(case: str):
+    refused(*REFUSALS[case])
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "", "1e3", "\u00b2"])
+def test_a_length_that_is_none_is_not_believed(length: str):
+    with answering(sent("200 OK", f"Content-Length: {length}", body=CONTENT)) as url:
+        fetch("set", dataset(url, bytes=200_000), pause=0.001)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_chunk_whose_size_is_no_number():
+    with answering(lambda out, _: out.write(CHUNKED + b"xyz\r\nabc")) as url, pytest.raises(InputError, match="5 times; 0 bytes are kept"):
+        fetch("set", dataset(url), pause=0.001)
+
+
+def test_a_reference_is_followed_and_what_stands_beside_it_is_not_read():
+    def answer(out: BinaryIO, request: str) -> None:
+        if "GET /set.zip" in request:
+            endless(head("302 Found", "Location: /elsewhere?a=b%20c", "Content-Length: 999999999999"), bytes(1 << 16))(out, request)
+        else:
+            assert "GET /elsewhere?a=b%20c " in request
+            whole()(out, request)
+
+    start = time.monotonic()
+    with answering(answer) as url:
+        fetch("set", dataset(url))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert time.monotonic() - start < 20
+
+
+def test_a_server_that_goes_on_at_another_place_is_asked_for_all_of_it():
+    asked = []
+
+    def answer(out: BinaryIO, request: str) -> None:
+        asked.append("Range: bytes=5000-" in request)
+        if len(asked) == 1:
+            out.write(head("200 OK", f"Content-Length: {len(CONTENT)}", 'ETag: "1"') + CONTENT[:5000])
+        elif asked[-1]:
+            out.write(head("206 Partial Content", "Content-Length: 3", f"Content-Range: bytes 0-2/{len(CONTENT)}") + b"012")
+        else:
+            whole('ETag: "1"')(out, request)
+
+    with answering(answer) as url:
+        fetch("set", dataset(url, sha256=None), pause=0.001)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert asked == [False, True, False]
+
+
+@pytest.mark.parametrize("mark", ['"\x1b[2J"', 'W/"1"', '"' + "x" * 5000 + '"', '"\u00e9"', "no tag", ""])
+def test_a_mark_that_is_none_is_not_sent_back(mark: str):
+    asked = []
+
+    def answer(out: BinaryIO, request: str) -> None:
+        asked.append("If-Range" in request)
+        cut = 3000 if len(asked) == 1 else len(CONTENT)
+        out.write(head("200 OK", f"Content-Length: {len(CONTENT)}", f"ETag: {mark}") + CONTENT[:cut])
+
+    with answering(answer) as url:
+        fetch("set", dataset(url), pause=0.001)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    assert asked == [False, mark == "no tag"], "what could be a date is taken for one"
+
+
+def test_every_byte_that_came_is_kept():
+    def answer(out: BinaryIO, request: str) -> None:
+        start = int(found[1]) if (found := re.search(r"Range: bytes=(\d+)-", request)) else 0
+        status = "206 Partial Content" if start else "200 OK"
+        rest = (f"Content-Length: {len(CONTENT) - start}", f"Content-Range: bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}", 'ETag: "1"')
+        out.write(head(status, *rest) + CONTENT[start : start + 30_001])
+
+    with answering(answer) as url:
+        fetch("set", dataset(url), pause=0.0001)
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "WINDOW", 0.1)
+
+    def answer(out: BinaryIO, _: str) -> None:
+        out.write(head("200 OK", f"Content-Length: {len(CONTENT)}"))
+        while True:
+            time.sleep(0.02)
+            out.write(b"x")
+
+    with answering(answer) as url, pytest.raises(InputError, match=r"bytes came in 0\.1 seconds, 5 times; .* bytes are kept"):
+        fetch("set", dataset(url), pause=0.001)
+
+
+def test_attempts_come_to_an_end_that_each_bring_a_byte(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "MOST_ATTEMPTS", 7)
+    asked = []
+
+    def answer(out: BinaryIO, request: str) -> None:
+        asked.append(request)
+        start = len(asked) - 1
+        rest = (f"Content-Range: bytes {start}-99/100", f"Content-Length: {100 - start}", 'ETag: "1"')
+        out.write(head("206 Partial Content" if start else "200 OK", *rest) + b"x")
+
+    with answering(answer) as url, pytest.raises(InputError, match="7 bytes are kept"):
+        fetch("set", dataset(url), pause=0.001)
+    assert len(asked) == 7
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/set.zip", "http://", "http:///set.zip", "http://.x./set.zip", "http://a b/", "HTTP://x:99999/", "http:"]
+)
+def test_what_is_no_address_is_one_line(url: str):
+    with pytest.raises(InputError, match=r"(cannot be asked|ConnectionError, 5 times)"):
+        fetch("set", dataset(url), pause=0.0001)
+
+
+@pytest.mark.parametrize("content", [CONTENT, b"another version"])
+def test_a_file_that_a_person_puts_there_meanwhile_is_kept(content: bytes):
+    def answer(out: BinaryIO, request: str) -> None:
+        (RAW / "set.zip").write_bytes(content)
+        whole()(out, request)
+
+    with answering(answer) as url:
+        if content == CONTENT:
+            fetch("set", dataset(url))
+        else:
+            with pytest.raises(InputError, match=r"data/raw/set\.zip: sha256 is .* expects"):
+                fetch("set", dataset(url))
+    assert (RAW / "set.zip").read_bytes() == content
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["with links", "on a file system without links"])
+def test_a_file_that_appears_while_one_is_brought_from_a_folder_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool):
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/set.zip").write_bytes(CONTENT)
+    unpatched = os.link
+
+    def link(source: Path, target: Path) -> None:
+        if target == RAW / "set.zip":
+            target.write_bytes(b"by hand")
+        if not linked:
+            raise PermissionError(1, "Operation not permitted")
+        unpatched(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(InputError, match="sha256 is"):
+        fetch("set", dataset(None), str(tmp_path / "from"))
+    assert (RAW / "set.zip").read_bytes() == b"by hand"
+    assert not (RAW / ".set.zip.local").exists()
+
+
+def test_on_a_file_system_without_links_a_file_is_fetched_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def link(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", link)
+    with answering(whole()) as url:
+        fetch("set", dataset(url))
+    assert sorted(path.name for path in RAW.iterdir()) == [".set.zip.digest", "set.zip"]
+
+
+def test_a_file_by_hand_is_checked_and_left_alone(tmp_path: Path):
+    RAW.mkdir(parents=True)
+    (RAW / "set.zip").write_bytes(CONTENT)
+    before = (RAW / "set.zip").stat()
+    fetch("set", dataset("http://127.0.0.1:9/set.zip"))
+    (RAW / "set.zip").write_bytes(b"of another version")
+    for _ in range(2):
+        with pytest.raises(InputError, match="remove the file and fetch it again, or correct the registry"):
+            fetch("set", dataset("http://127.0.0.1:9/set.zip"))
+    assert (RAW / "set.zip").read_bytes() == b"of another version"
+    assert (RAW / "set.zip").stat().st_ino == before.st_ino
+
+
+def test_a_link_to_what_is_not_there_is_kept():
+    RAW.mkdir(parents=True)
+    (RAW / "set.zip").symlink_to("/not/mounted/set.zip")
+    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a link to /not/mounted/set\.zip, which is not there; bring that back"):
+        fetch("set", dataset("http://127.0.0.1:9/set.zip"))
+    assert (RAW / "set.zip").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("name", ["set.zip", ".set.zip.part", ".set.zip.part.etag"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, name: str):
+    RAW.mkdir(parents=True)
+    if name.endswith("etag"):
+        (RAW / ".set.zip.part").write_bytes(b"begun")
+    not_a_file(tmp_path, kind).rename(RAW / name)
+    with answering(whole()) as url, pytest.raises(InputError, match=f"is a {kind}; put the file itself there"):
+        fetch("set", dataset(url))
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{", "null", '{"bytes": 5}', "[" * 100_000, "\udcff", "a pipe", "without digests"])
+def test_a_note_of_digests_that_is_none_is_made_anew(tmp_path: Path, note: str):
+    RAW.mkdir(parents=True)
+    (RAW / "set.zip").write_bytes(CONTENT)
+    source, kept = dataset(None).files[0], RAW / ".set.zip.digest"
+    assert check(RAW / "set.zip", source, "set") == SHA256
+    right = kept.read_bytes()
+    if note == "a pipe":
+        kept.unlink()
+        os.mkfifo(kept)
+    elif note == "without digests":
+        kept.write_bytes(right.replace(b"sha256", b"sha257"))
+    else:
+        kept.write_text(note, errors="surrogateescape")
+    assert check(RAW / "set.zip", source, "set") == SHA256
+    assert kept.read_bytes() == right
