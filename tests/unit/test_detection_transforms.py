@@ -73,6 +73,7 @@ def test_sizes_are_rounded_as_released():
     assert shortest_edge_size(150, 75, 672, 1333) == (1333, 666)
     assert shortest_edge_size(88, 320, 64, 100) == (27, 100)
     assert shortest_edge_size(480, 640, 800, 1333) == (800, 1067)
+    assert shortest_edge_size(3, 2, 3, 9) == (5, 3)  # half up
     assert fitted_size(480, 640, 1024, 1.0) == (768, 1024)
     assert fitted_size(1, 300, 64, 0.1) == (1, 6)
     assert fitted_size(100, 40, 5, 1.0) == (5, 2)  # half to even
@@ -157,6 +158,14 @@ def test_an_outline_that_a_window_cuts_in_two_has_two_parts():
     sample = Sample(np.zeros((12, 12, 3), np.uint8), np.array([[0.0, 0, 8, 10]]), np.array([0]), ((letter,),))
     (parts,) = cropped(sample, 0, 0, 12, 4).segmentations
     assert sorted(extent((part,)).tolist() for part in parts) == [[0, 0, 2, 4], [6, 0, 8, 4]]
+
+
+def test_of_an_outline_that_crosses_itself_a_part_is_left():
+    """A bow tie, of which the released code keeps the loop that is drawn the other way round."""
+    bow = np.array([[0.0, 0], [8, 8], [8, 0], [0, 8]])
+    sample = Sample(np.zeros((12, 12, 3), np.uint8), np.array([[0.0, 0, 8, 8]]), np.array([0]), ((bow,),))
+    (parts,) = cropped(sample, 0, 0, 12, 4).segmentations
+    assert extent(parts).tolist() == [4, 0, 8, 4]
 
 
 def test_a_factor_out_of_order_is_refused():
