@@ -107,7 +107,8 @@ def show(
     write_contact_sheet(pack, target)
     for split, facts in pack.manifest["splits"].items():
         counts = facts["per_class"]
-        typer.echo(f"{split}: {facts['images']} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
+        held = f", {facts['instances']} instances and {facts['crowds']} crowds" if "instances" in facts else ""
+        typer.echo(f"{split}: {facts['images']} images{held} of {len(counts)} classes, {min(counts)} to {max(counts)} each")
     typer.echo(f"contact sheet: {target}")
 
 
