@@ -41,7 +41,7 @@ class Instance(NamedTuple):
         return tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in self.segmentation)
 
 
-class Table:
+class AnnotationTable:
     """Instances of a split, image by image.
 
     Parameters
@@ -84,7 +84,7 @@ class Table:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A `Table` that lies in a file; small, so that it can be handed to another process."""
+    """A `AnnotationTable` that lies in a file; small, so that it can be handed to another process."""
 
     path: Path
     starts: NDArray[np.int64]
@@ -93,7 +93,7 @@ class StoredTable:
     crowds: int
 
     def write(self, file: BinaryIO) -> NDArray[np.int64]:
-        """As `Table.write`."""
+        """As `AnnotationTable.write`."""
         with self.path.open("rb") as source:
             shutil.copyfileobj(source, file)
         return self.starts

@@ -8,8 +8,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from m2mkd.data.annotations import Instance, Table
-from m2mkd.data.coco_records import Annotation, Category, Image, Numbered, checked, segmentation
+from m2mkd.data.annotations import AnnotationTable, Instance
+from m2mkd.data.coco_records import Annotation, Category, Image, Numbered, checked_records, segmentation
 from m2mkd.data.json_stream import read_lists
 from m2mkd.errors import InputError
 
@@ -27,7 +27,7 @@ class AnnotationFile(NamedTuple):
     """By rising id; the class of an instance is its category's place here."""
     images: tuple[Image, ...]
     """By rising id."""
-    table: Table
+    table: AnnotationTable
     """Instances of each image."""
 
 
@@ -49,11 +49,11 @@ def read_annotations(opened: Opened, where: str) -> AnnotationFile:
     images, categories = _images_and_categories(opened, where)
     place = {record.id: number for number, record in enumerate(images)}
     label = {category.id: number for number, category in enumerate(categories)}
-    table = Table(len(images), len(categories))
+    table = AnnotationTable(len(images), len(categories))
     ids = array("q")
 
     def keep(item: Any) -> None:
-        annotation = checked(Annotation, item)
+        annotation = checked_records(Annotation, item)
         if annotation.image_id not in place:
             raise ValueError(f"image_id {annotation.image_id} is the id of no image")
         if annotation.category_id not in label:
@@ -81,14 +81,14 @@ def _images_and_categories(opened: Opened, where: str) -> tuple[tuple[Image, ...
     names: set[str] = set()
 
     def keep_image(item: Any) -> None:
-        image = checked(Image, item)
+        image = checked_records(Image, item)
         if image.file_name in files:
             raise ValueError(f"file_name {image.file_name} is that of another image too")
         _add(images, image)
         files.add(image.file_name)
 
     def keep_category(item: Any) -> None:
-        category = checked(Category, item)
+        category = checked_records(Category, item)
         if category.name in names:
             raise ValueError(f"name '{category.name}' is that of another category too")
         _add(categories, category)

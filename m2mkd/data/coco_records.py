@@ -17,16 +17,16 @@ Id = Annotated[int, Field(ge=0, lt=1 << 63)]
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
-class Record(BaseModel):
+class CocoRecord(BaseModel):
     """Numbers are numbers, and finite; further fields are passed over."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=CocoRecord)
 
 
-class Numbered(Record):
+class Numbered(CocoRecord):
     """An item of a list."""
 
     id: Id
@@ -46,7 +46,7 @@ class Category(Numbered):
     name: str = Field(min_length=1)
 
 
-class RunLengths(Record):
+class RunLengths(CocoRecord):
     """A mask, column by column."""
 
     size: list[int] = Field(min_length=2, max_length=2)
@@ -78,7 +78,7 @@ TAGS = {"polygons", "run lengths", "lengths", "text"}
 """Of alternatives, which are no fields."""
 
 
-def checked(kind: type[R], value: Any) -> R:
+def checked_records(kind: type[R], value: Any) -> R:
     """``value`` as a record.
 
     Raises

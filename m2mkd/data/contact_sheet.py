@@ -16,7 +16,7 @@ from m2mkd.files import write_atomically
 
 SHOWN_CLASSES, SHOWN_EACH = 12, 6
 TILE, CAPTION_HEIGHT, MARGIN = 72, 16, 6
-SHOWN_SCENES, ACROSS, LONGEST = 12, 4, 240
+SHOWN_SCENES, ACROSS, LONGEST_SIDE = 12, 4, 240
 """Images with boxes and masks, how many of them stand side by side, and the longer side of each in pixels."""
 
 
@@ -65,7 +65,7 @@ def _instances(pack: Pack, name: str) -> Image.Image:
     there = np.flatnonzero(np.diff(split.starts) > len(b"[]\n"))
     chosen = there[np.linspace(0, len(there) - 1, min(SHOWN_SCENES, len(there))).round().astype(int)].tolist()
     rows = -(-len(chosen) // ACROSS)
-    sheet = Image.new("RGB", (MARGIN + ACROSS * (LONGEST + MARGIN), CAPTION_HEIGHT + MARGIN + rows * (LONGEST + MARGIN)), "white")
+    sheet = Image.new("RGB", (MARGIN + ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + rows * (LONGEST_SIDE + MARGIN)), "white")
     _titled(sheet, pack, f"{name}: {len(split)} images, {facts['instances']} instances, {facts['crowds']} crowds")
     for place, index in enumerate(chosen):
         image = split.image(index)
@@ -75,8 +75,8 @@ def _instances(pack: Pack, name: str) -> Image.Image:
             caption = ("crowd of " if instance.iscrowd else "") + pack.classes[instance.label]
             mask = bitmap(instance.mask(), *image.shape[:2])
             marks.append(Mark((left, top, left + width, top + height), mask, instance.label, caption))
-        corner = MARGIN + place % ACROSS * (LONGEST + MARGIN), CAPTION_HEIGHT + MARGIN + place // ACROSS * (LONGEST + MARGIN)
-        sheet.paste(overlaid(image, marks, LONGEST), corner)
+        corner = MARGIN + place % ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + place // ACROSS * (LONGEST_SIDE + MARGIN)
+        sheet.paste(overlaid(image, marks, LONGEST_SIDE), corner)
     return sheet
 
 

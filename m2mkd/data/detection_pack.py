@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2mkd.data.annotations import Instance, StoredTable, Table, instances_of
+from m2mkd.data.annotations import AnnotationTable, Instance, StoredTable, instances_of
 from m2mkd.data.images import PackedImage
 from m2mkd.data.manifest import damaged
 from m2mkd.data.pack import ENCODED, EncodedImages, Pack
@@ -26,7 +26,7 @@ class DetectionSource:
 
     images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
     """Images from an index on, as those of `SplitSource`."""
-    table: Table | StoredTable
+    table: AnnotationTable | StoredTable
     """Their instances."""
     attributes: Mapping[str, NDArray[Any]]
     """Facts on each image, (N,) each: ``id`` in the source, ``height`` and ``width`` in pixels, and ``name`` of its file, if it has one."""

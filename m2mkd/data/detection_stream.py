@@ -52,7 +52,7 @@ class DetectionBatch(NamedTuple):
     def parts(self, count: int) -> Iterator["DetectionBatch"]:
         """Parts for the accumulation of gradients; part m of M of rank r of R is what rank r M + m of R M would hold."""
         for number in range(count):
-            here = block(len(self.images), number, count)
+            here = rank_block(len(self.images), number, count)
             yield DetectionBatch(self.images[here], self.targets[here], self.ids[here])
 
 
@@ -120,7 +120,7 @@ class DetectionStream:
             short = f"{len(chosen)} training images are fewer than one batch of {batch_size}"
             raise InputError(f"{split.path.parent}: {short}; lower batch_size or name a larger set")
         self._device = torch.device(device)
-        self._order = _Order(chosen, batch_size, names, block(batch_size, rank, ranks))
+        self._order = _Order(chosen, batch_size, names, rank_block(batch_size, rank, ranks))
         self._epochs = Epochs(_Training(split, config, names), self._order.draws, workers, self._device.type == "cuda")
 
     @property
@@ -158,7 +158,7 @@ class _Order:
             yield DetectionDraw(epoch, order[step * self._batch_size :][: self._batch_size][self._part])
 
 
-def block(size: int, part: int, parts: int) -> slice:
+def rank_block(size: int, part: int, parts: int) -> slice:
     """Places of a batch that one of its parts holds.
 
     Raises

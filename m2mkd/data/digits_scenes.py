@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2mkd.config.datasets import DatasetConfig
-from m2mkd.data.annotations import Instance, Table
+from m2mkd.data.annotations import AnnotationTable, Instance
 from m2mkd.data.detection_pack import DetectionSource
 from m2mkd.data.digits import CLASSES, read_digits, split_digits
 from m2mkd.data.pack import PIXELS
@@ -58,7 +58,7 @@ def prepare_scenes(name: str, dataset: DatasetConfig, image_size: int) -> Conten
     number = 0
     for split, chosen in zip(SCENES, split_digits(labels), strict=True):
         count = SCENES[split]
-        table = Table(count, len(CLASSES))
+        table = AnnotationTable(count, len(CLASSES))
         for index in range(count):
             for digit in scene(grey, chosen, image_size, name, split, index)[1]:
                 number += 1

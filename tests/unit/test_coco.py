@@ -22,7 +22,7 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.segmentation import bitmap, compressed
 from m2mkd.errors import InputError
-from m2mkd.study.plan import resolve_data
+from m2mkd.study.data import resolve_data
 from tests.coco import HEIGHT, SQUARE, TRAIN, WIDTH, annotation, files, healthy, photograph, record, registered, write_archive
 
 MINI = "coco-mini.zip"
