@@ -163,7 +163,7 @@ def test_results_that_cannot_be_written_are_refused_in_one_line(apptainer, sif, 
     command = ["sh", "-c", f'cd {project.root} && m2mkd runs plan --config \'{{"scale": "smoke"}}\'']
     found = inside(apptainer, sif, *command, binds=(f"{results}:{results}:ro",), check=False)
     assert found.returncode == 2
-    assert found.stderr == "m2mkd: results/smoke is read-only for this user; make it writable, or work in a copy of the project\n"
+    assert found.stderr == "m2mkd: results is read-only for this user; make it writable, or work in a copy of the project\n"
 
 
 def refusals(project: Project, *arguments: str) -> list[str]:
