@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from m2mkd.data.archives import Archive
 from m2mkd.data.lists import text_of
-from m2mkd.data.pickles import read_pickle
+from m2mkd.data.pickles import LARGEST_PICKLE, read_pickle
 from m2mkd.errors import InputError
 
 CIFAR_SIDE = 32
@@ -67,7 +67,7 @@ def _load(archive: Archive, file: str) -> dict[bytes, Any]:
     if not names:
         raise InputError(f"{archive.path}: {file} is missing; fetch the archive of the right data set")
     try:
-        content = read_pickle(archive.read(names[0]))
+        content = read_pickle(archive.read(names[0], LARGEST_PICKLE))
     except InputError:
         raise
     except Exception as error:  # a damaged pickle fails in any way

@@ -1,5 +1,6 @@
 """Archives as people hand them on: clutter is passed over, other forms of a set are read, and no image is left out without a word."""
 
+import pickle
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from m2mkd.config import load
+from m2mkd.data.archives import LARGEST_FILE
 from m2mkd.data.contents import Contents
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
@@ -201,6 +203,14 @@ def test_more_or_fewer_files_than_a_layout_has(layout: str, count: int):
     one = registered(layout)
     dataset = one.model_copy(update={"files": one.files * (count + 1)})
     refused(dataset, f"set: files: layout '{layout}' is read from {count}, not from {count + 1}; register {count}")
+
+
+def test_a_training_set_of_cifar_is_larger_than_any_other_file_that_is_read_at_once(raw: Path):
+    count = LARGEST_FILE // 3072 + 1  # the original has twice as many
+    table = {b"data": np.zeros((count, 3072), np.uint8), b"fine_labels": [number % 2 for number in range(count)]}
+    pack(raw, cifar(**{"c/train": pickle.dumps(table, 3)}))
+    _, splits = found_in("cifar100", [raw], [None], raw.parent)
+    assert splits["train"][0].shape == (count, 32, 32, 3)
 
 
 @pytest.mark.parametrize("changed", ["c/meta", "c/train", "c/test"])
