@@ -4,11 +4,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from m2mkd.tracking.mlflow_sink import sync
 
 from docs import mlflow_compare
 from m2mkd.results.judge.results import Results
 from m2mkd.results.tables.compile import compile_tables
+from m2mkd.tracking.mlflow_export import sync
 from tests.fabricated import by_seed, finish, plan
 from tests.workflow.servers import mlflow_server
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from m2mkd.tracking.mlflow_sink import sync
 
 from m2mkd.results.judge.results import Results
 from m2mkd.results.tables.compile import compile_tables
@@ -19,6 +18,7 @@ from m2mkd.study.phase import CURVES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.tracking.address import URI_VARIABLE
 from m2mkd.tracking.live import order_of
+from m2mkd.tracking.mlflow_export import sync
 from m2mkd.tracking.mlflow_mirror import MlflowMirror
 from m2mkd.training.curves import Curves
 from tests.fabricated import finish, plan
@@ -61,21 +61,21 @@ def store(request, tmp_path) -> Iterator[str]:
             yield uri
 
 
-def train_and_sync(place: int, root: Path, uri: str, barrier) -> None:
+def train_and_sync(number: int, root: Path, uri: str, barrier) -> None:
     """One of several machines: it mirrors its share of the trainings epoch by epoch, and then brings the whole study."""
     os.chdir(root)
     os.environ[URI_VARIABLE] = uri
     study = make(root)
     trained = [run for run in study.runs.values() if CURVES in run.config.OUTPUTS]
-    mine = trained[place % len(trained)]  # some are trained by two at once
-    work = Path(study.root, "work", mine.id, "0", CURVES)
-    follower = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(study, mine, 0)]}, os.getppid())
+    mine = trained[number % len(trained)]  # some are trained by two at once
+    planned = planned_runs(study)[mine.id]
+    mirror = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(planned)]}, os.getppid())
     barrier.wait()
-    curves = Curves(work)
-    for line in Path(study.folder(mine.id), "0", CURVES).read_text().splitlines():
+    curves = Curves(planned.work / CURVES)
+    for line in (planned.folder / CURVES).read_text().splitlines():
         curves.append(json.loads(line))
-        assert follower.turn()
-    assert follower.turn(last=True)
+        assert mirror.turn()
+    assert mirror.turn(last=True)
     barrier.wait()
     sync(Results.read(study))
 
@@ -135,7 +135,7 @@ def assert_once(uri: str, root: Path) -> None:
     assert [tuple(parent) for parent in parents] == [("row", "active")]
     assert len({(level, key) for level, key, _ in active}) == len(active)
     assert {status for *_, status in active} == {"FINISHED"}
-    assert len(versions) == len(list((root / "results/smoke/runs").glob(f"{TrainStudent.model_fields['phase'].default}/*/*")))
+    assert len(versions) == len(list((root / "results/smoke/runs").glob(f"{TrainStudent.name()}/*")))
 
 
 def test_eight_machines_write_to_a_fresh_store(store, template, tmp_path):
