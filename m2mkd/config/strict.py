@@ -106,7 +106,9 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{where}: not valid JSON: it is nested too deep") from None
+    except ValueError as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{where}: holds a {type(content).__name__}, but an object is needed")

@@ -131,7 +131,8 @@ def test_nothing_is_started_where_no_store_is_named(study, run, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
     with mirrored(plan_of(study, first(study, "evaluate"), first(study, "split_teacher"))):  # which train nothing
         pass
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with mirrored(plan_of(study, run)):
         pass
 
