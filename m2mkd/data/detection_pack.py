@@ -89,7 +89,11 @@ class DetectionSplit:
         start, end = self.starts[index : index + 2].tolist()
         with self.path.open("rb") as file:
             file.seek(start)
-            return instances_of(file.read(end - start))
+            line = file.read(end - start)
+        try:
+            return instances_of(line)
+        except (ValueError, TypeError) as error:
+            raise damaged(self.path, f"is damaged: its line {index + 1} holds no instances ({error})", self.path.parent) from None
 
     def sample(self, index: int) -> Sample:
         """An image with the instances that are trained on."""

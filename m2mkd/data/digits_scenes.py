@@ -14,6 +14,7 @@ from m2mkd.data.digits import CLASSES, read_digits, split_digits
 from m2mkd.data.pack import PIXELS
 from m2mkd.data.packing import Content
 from m2mkd.data.segmentation import extent, run_lengths
+from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 
 SCENES = {"train": 800, "val": 100}
@@ -32,13 +33,15 @@ INSIDE = 0.25
 LEFT = 0.8
 """Least share of its pixels that a digit keeps when others are put over it."""
 TRIES = 20
+SMALLEST_SCENE = 16
+"""Side in pixels of a scene whose digits have four or more."""
 
 
 class Digit(NamedTuple):
     """A digit on a scene."""
 
     source: int
-    """Its place in the source file."""
+    """Its row in the source file."""
     pixels: int
     """Number of its pixels, hidden ones too."""
     mask: NDArray[np.bool_]
@@ -51,8 +54,10 @@ def prepare_scenes(name: str, dataset: DatasetConfig, image_size: int) -> Conten
     Raises
     ------
     InputError
-        If the source is absent or is not the registered file.
+        If the source is absent or is not the registered file, or the scenes are too small for digits.
     """
+    if image_size < SMALLEST_SCENE:
+        raise InputError(f"{name}@{image_size}: no digit can be seen at that size; take at least {name}@{SMALLEST_SCENE}")
     grey, labels, source = read_digits(name, dataset)
     splits = {}
     number = 0

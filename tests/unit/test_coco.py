@@ -199,6 +199,25 @@ def test_a_large_file_takes_little_memory(raw: Path):
     assert grown < 1.5 * len(content)
 
 
+def test_a_damaged_set_is_one_line(raw: Path):
+    write_archive(raw / "set.zip", files(healthy()))
+    whole = prepared()["train"]
+    lines, starts = whole.path.read_bytes(), whole.starts
+    folder = Path("packed/key")
+    whole.path.write_bytes(lines[:-1] + b"!")
+    with pytest.raises(InputError, match=r"train\.annotations\.jsonl is damaged: its sha256 differs"):
+        open_pack(folder)
+    for damage in (lines[:9].replace(b"id", b"di") + lines[9:], lines[:3] + b"#" + lines[4:]):
+        whole.path.write_bytes(damage)
+        split = detection_split(open_pack(folder, verify="never"), "train")
+        with pytest.raises(InputError, match=r"train\.annotations\.jsonl is damaged: its line 1 holds no instances .*; remove packed/key"):
+            split.sample(0)
+    for wrong in (starts[::-1], np.minimum(starts, 5), starts + 1):
+        np.save(folder / "train.starts.npy", wrong)
+        with pytest.raises(InputError, match=r"train\.starts\.npy is damaged: it does not say where the lines of"):
+            detection_split(open_pack(folder, verify="never"), "train")
+
+
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory, packs_dir: Path):
     folder = tmp_path_factory.mktemp("mini")

@@ -13,6 +13,7 @@ from m2mkd.data.digits_scenes import INSIDE, LEFT, SCENES, scene
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.segmentation import extent
+from m2mkd.errors import InputError
 
 NAME, SIZE = "digits-scenes", 64
 FIRST = "6d4134d879ef3697"
@@ -118,3 +119,9 @@ def test_another_size_grows_everything(tmp_path: Path):
     assert split.image(0).shape == (32, 32, 3)
     sides = [max(instance.bbox[2:]) for index in range(len(split)) for instance in split.instances(index)]
     assert 8 < np.median(sides) <= max(sides) <= 16
+
+
+def test_scenes_too_small_for_digits_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"digits-scenes@15: no digit can be seen at that size; take at least digits-scenes@16"):
+        prepare(NAME, load.datasets()[NAME], 15, tmp_path / "key")
+    prepare(NAME, load.datasets()[NAME], 16, tmp_path / "key")
