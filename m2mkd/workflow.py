@@ -11,7 +11,7 @@ from m2mkd.errors import InputError
 from m2mkd.files import require_writable, write_json
 from m2mkd.marks import clear_marks
 from m2mkd.planning.request import Terms, requests
-from m2mkd.study.differences import differences
+from m2mkd.study.differences import plan_differences
 from m2mkd.study.files import plan_folder, read_study, write_plan
 from m2mkd.study.graph import as_graph
 from m2mkd.study.keys import digest
@@ -114,7 +114,7 @@ def _note(study: Study, say: Callable[[str], object]) -> None:
         last = str(json.loads(current.read_text())["study"])
         if last == study.key:
             return
-        news = differences(read_study(study.scale_name, last), study)
+        news = plan_differences(read_study(study.scale_name, last), study)
     except (OSError, ValueError, KeyError, TypeError, InputError):  # there was none, or none of this version
         news = ""
     if news:

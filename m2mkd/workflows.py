@@ -15,7 +15,7 @@ RECORDS = Path("results/.workflows")
 """Where every Snakemake notes itself while it works (``workflow/rules/starts.smk``), and touches its note every ten seconds."""
 SILENCE = 120.0
 """Seconds without a touch after which a Snakemake of another machine is gone; a file system may take a while to show one."""
-PAUSE = 5.0
+HEARTBEAT = 5.0
 """Seconds between two looks at another machine's note."""
 
 
@@ -53,7 +53,7 @@ def wait_for_all(say: Callable[[str], object]) -> None:
             if found not in said:
                 say(f"waiting for {found}")
                 said.add(found)
-        psutil.wait_procs(_local(), timeout=PAUSE) if any(_local()) else time.sleep(PAUSE)
+        psutil.wait_procs(_local(), timeout=HEARTBEAT) if any(_local()) else time.sleep(HEARTBEAT)
 
 
 def _local() -> list[psutil.Process]:

@@ -57,12 +57,12 @@ def evaluate(
     """Print as JSON the accuracy of a released or imported network, or of an own run's, on a prepared set."""
     from m2mkd.study.data import resolve_data
     from m2mkd.training.device import choose_device, prepare_torch
-    from m2mkd.training.store import PUBLISHED
+    from m2mkd.training.store import PUBLISHED_FILES
     from m2mkd.upstream.imported import open_weights
     from m2mkd.upstream.measure import measure_imported
 
     imported = open_weights(file, kind, _read(config), _name(config), ema=ema, say=_say)
-    pack = PUBLISHED.pack(resolve_data(data, "--data")[0])
+    pack = PUBLISHED_FILES.pack(resolve_data(data, "--data")[0])
     names = None if classes_from is None else _class_names(classes_from)
     prepare_torch(threads)
     result = measure_imported(imported, pack, choose_device(device), names, eval_draws)
@@ -83,7 +83,8 @@ def _read(config: Path | None) -> dict[str, Any]:
 
     if config is None:
         return {}
-    return parse_json(read_text(config), str(config)) if config.suffix == ".json" else read_yaml(config, ours=False)
+    text = read_text(config)  # which refuses what is no file
+    return parse_json(text, str(config)) if config.suffix == ".json" else read_yaml(config, ours=False)
 
 
 def _name(config: Path | None) -> str:
@@ -92,12 +93,12 @@ def _name(config: Path | None) -> str:
 
 def _class_names(source: str) -> tuple[str, ...]:
     from m2mkd.study.data import resolve_data
-    from m2mkd.training.store import PUBLISHED
+    from m2mkd.training.store import PUBLISHED_FILES
     from m2mkd.upstream.foreign import read_text
 
     if Path(source).exists():
         return tuple(line.strip() for line in read_text(Path(source)).splitlines() if line.strip())
-    return PUBLISHED.pack(resolve_data(source, "--classes-from")[0]).classes
+    return PUBLISHED_FILES.pack(resolve_data(source, "--classes-from")[0]).classes
 
 
 def _summarised(draws: list[dict[str, Any]]) -> dict[str, Any]:

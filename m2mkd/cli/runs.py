@@ -99,9 +99,9 @@ def gc(
 def migrate(scale: ScaleOption = None) -> None:
     """Move finished runs of the old layout, in which a run held several seeds, to their keys of today."""
     from m2mkd.study.migrate import migrate as move
-    from m2mkd.study.study import root_of
+    from m2mkd.study.study import scale_root
     from m2mkd.workflows import require_none
 
     require_none("runs migrate")
-    for line in move(Path(root_of(read_settings(scale, None, None).scale))):
+    for line in move(Path(scale_root(read_settings(scale, None, None).scale))):
         typer.echo(line)

@@ -9,23 +9,23 @@ from m2mkd.config.compat import Profile, Value
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
 
-MOST_SEEDS = 1000
+SEEDS_LIMIT = 1000
 """More of them are a slip of the pen."""
 
 
 def _plausible(seeds: object) -> object:
     """One message for both forms; a union would complain of the one that was not meant."""
     if isinstance(seeds, list | tuple):
-        fine = 0 < len(seeds) <= MOST_SEEDS and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
+        fine = 0 < len(seeds) <= SEEDS_LIMIT and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
     else:
-        fine = type(seeds) is int and 0 < seeds <= MOST_SEEDS
+        fine = type(seeds) is int and 0 < seeds <= SEEDS_LIMIT
     if not fine:
-        raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of different whole numbers of at least 0")
+        raise ValueError(f"give a number of seeds from 1 to {SEEDS_LIMIT}, or a list of different whole numbers of at least 0")
     return seeds
 
 
 Seeds = Annotated[
-    Annotated[PositiveInt, Field(le=MOST_SEEDS)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=MOST_SEEDS)],
+    Annotated[PositiveInt, Field(le=SEEDS_LIMIT)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=SEEDS_LIMIT)],
     BeforeValidator(_plausible),
 ]
 """A number n for the seeds 0 to n - 1, or a list of seeds."""

@@ -185,7 +185,7 @@ def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
     return _checked_scale(content, f"{path} with overrides" if overrides else str(path))
 
 
-def differences(before: Scale, after: Scale) -> dict[str, Any]:
+def scale_differences(before: Scale, after: Scale) -> dict[str, Any]:
     """Fields in which one scale differs from another, in the shape of a scale file."""
     return _changes(before.model_dump(mode="json"), after.model_dump(mode="json"))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 LARGEST_PICKLE = 1 << 29
 """Bytes; the training set of CIFAR-100 takes a third of that."""
-MOST_OPCODES = 1 << 21
+MOST_TABLE_OPCODES = 1 << 21
 """Ten times as many as it has."""
 LONGEST_TUPLE = 16
 EMPTY_ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
@@ -34,7 +34,7 @@ VALUE_OPCODES = {
 SCALARS = (type(None), int, bytes, str)
 
 
-class PickleError(ValueError):
+class TablePickleError(ValueError):
     """What a pickle holds that a table of numbers and text does not, in a few words."""
 
 
@@ -75,11 +75,11 @@ def read_pickle(content: bytes) -> Any:
         Whatever `pickletools` and the stack of a damaged pickle stumble over.
     """
     if len(content) > LARGEST_PICKLE:
-        raise PickleError(f"it has {len(content)} bytes, more than {LARGEST_PICKLE}")
+        raise TablePickleError(f"it has {len(content)} bytes, more than {LARGEST_PICKLE}")
     machine = _Machine()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if number == MOST_OPCODES:
-            raise PickleError(f"it has more than {MOST_OPCODES} parts")
+        if number == MOST_TABLE_OPCODES:
+            raise TablePickleError(f"it has more than {MOST_TABLE_OPCODES} parts")
         machine.step(opcode.name, argument)
     (value,) = machine.stack
     if isinstance(value, dict):
@@ -90,10 +90,10 @@ def read_pickle(content: bytes) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, _Array):
         if value.values is None:
-            raise PickleError("an array in it has no content")
+            raise TablePickleError("an array in it has no content")
         return value.values
     if not isinstance(value, (*SCALARS, list, tuple, dict)):
-        raise PickleError("it holds the name of a function")
+        raise TablePickleError("it holds the name of a function")
     return value
 
 
@@ -145,11 +145,11 @@ class _Machine:
         elif name == "BUILD":
             _build(self._last(1)[0], stack[-1])
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise PickleError(f"it has the opcode {name}, which no table needs")
+            raise TablePickleError(f"it has the opcode {name}, which no table needs")
 
     def _last(self, count: int) -> list[Any]:
         if len(self.stack) < count + (self.marks[-1] if self.marks else 0):
-            raise PickleError("it takes values that are not there")
+            raise TablePickleError("it takes values that are not there")
         taken = self.stack[-count:]
         del self.stack[-count:]
         return taken
@@ -162,7 +162,7 @@ class _Machine:
 
     def _called(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-            raise PickleError("it calls what is no function")
+            raise TablePickleError("it calls what is no function")
         if (name.module, name.name) in EMPTY_ARRAY:
             return _Array()
         if (name.module, name.name) in FULL_ARRAY and len(arguments) == 4:
@@ -173,49 +173,49 @@ class _Machine:
         if (name.module, name.name) == ("_codecs", "encode") and len(arguments) == 2 and arguments[1] in ("latin1", b"latin1"):
             self.encoded += len(arguments[0])
             if self.encoded > LARGEST_PICKLE:
-                raise PickleError(f"its text takes more than {LARGEST_PICKLE} bytes")
+                raise TablePickleError(f"its text takes more than {LARGEST_PICKLE} bytes")
             return arguments[0].encode("latin-1")
-        raise PickleError(f"it would call {name.module}.{name.name} with other values than a table needs")
+        raise TablePickleError(f"it would call {name.module}.{name.name} with other values than a table needs")
 
 
 def _checked(value: Any) -> Any:
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise PickleError("a number in it has more than 64 bits")
+        raise TablePickleError("a number in it has more than 64 bits")
     return bytes(value) if isinstance(value, bytearray) else value
 
 
 def _known(module: str, name: str) -> _Name:
     if (module, name) not in KNOWN_NAMES:
-        raise PickleError(f"it would call {module}.{name}")
+        raise TablePickleError(f"it would call {module}.{name}")
     return _Name(module, name)
 
 
 def _tuple(members: list[Any]) -> tuple[Any, ...]:
     """A tuple as the state of an array is one, which holds at most one of numbers."""
     if len(members) > LONGEST_TUPLE:
-        raise PickleError(f"a tuple in it has more than {LONGEST_TUPLE} members")
+        raise TablePickleError(f"a tuple in it has more than {LONGEST_TUPLE} members")
     for member in members:
         flat = isinstance(member, (*SCALARS, _Name, _Type)) or (
             isinstance(member, tuple) and all(isinstance(one, SCALARS) for one in member)
         )
         if not flat:
-            raise PickleError("its values are nested too deep")
+            raise TablePickleError("its values are nested too deep")
     return tuple(members)
 
 
 def _extend(members: list[Any], target: Any) -> Any:
     if not isinstance(target, list) or not all(isinstance(member, SCALARS) for member in members):
-        raise PickleError("a list in it holds more than numbers and text")
+        raise TablePickleError("a list in it holds more than numbers and text")
     target.extend(members)
     return target
 
 
 def _set(pairs: list[Any], target: Any) -> Any:
     if not isinstance(target, dict) or len(pairs) % 2:
-        raise PickleError("it sets an entry of what is no table")
+        raise TablePickleError("it sets an entry of what is no table")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         if not isinstance(key, (bytes, str)) or isinstance(value, dict):
-            raise PickleError("its tables are nested, or have no names")
+            raise TablePickleError("its tables are nested, or have no names")
         target[key.encode() if isinstance(key, str) else key] = value
     return target
 
@@ -223,7 +223,7 @@ def _set(pairs: list[Any], target: Any) -> Any:
 def _integers(code: Any) -> np.dtype[Any]:
     text = code.decode("latin-1") if isinstance(code, bytes) else str(code)
     if not INTEGERS.fullmatch(text):
-        raise PickleError("an array in it is not of integers")
+        raise TablePickleError("an array in it is not of integers")
     return np.dtype(text)
 
 
@@ -231,17 +231,17 @@ def _build(state: Any, target: Any) -> None:
     if isinstance(target, _Type) and isinstance(state, tuple) and len(state) >= 5 and state[2:5] == (None, None, None):
         order = state[1].decode("latin-1") if isinstance(state[1], bytes) else str(state[1])
         if order not in ("|", "<", ">", "="):
-            raise PickleError("an array in it has no known order of bytes")
+            raise TablePickleError("an array in it has no known order of bytes")
         target.dtype = target.dtype.newbyteorder(order)  # type: ignore[arg-type]
     elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
         _, shape, kind, by_columns, content = state
         target.values = _array(content, kind, shape, bool(by_columns))
     else:
-        raise PickleError("it sets the state of what is no array of integers")
+        raise TablePickleError("it sets the state of what is no array of integers")
 
 
 def _array(content: Any, kind: Any, shape: Any, by_columns: bool) -> NDArray[Any]:
     sizes = isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape)
     if not sizes or not isinstance(kind, _Type) or not isinstance(content, bytes) or math.prod(shape) * kind.dtype.itemsize != len(content):
-        raise PickleError("an array in it does not have the size that it claims")
+        raise TablePickleError("an array in it does not have the size that it claims")
     return np.frombuffer(content, kind.dtype).reshape(shape, order="F" if by_columns else "C")

@@ -12,7 +12,7 @@ MOST_SHOWN = 6
 """Changed fields that are named; more would not be read."""
 
 
-def differences(before: Study, after: Study) -> str:
+def plan_differences(before: Study, after: Study) -> str:
     """In one line, what is new in a plan and what is no longer in it, and the fields of the configuration that make the difference.
 
     Empty where both have the same runs.

@@ -6,10 +6,10 @@ from typing import get_args
 
 from m2mkd.errors import InputError
 from m2mkd.files import write_text
-from m2mkd.study.phase import PHASES, Phase, Stage
+from m2mkd.study.phase import PHASES, DvcStage, Phase
 
-FOLDER = re.compile(r"      - results/\$\{scale\}/runs/.*\n")
-STAGES: tuple[Stage, ...] = get_args(Stage)
+RUNS_FOLDER = re.compile(r"      - results/\$\{scale\}/runs/.*\n")
+STAGES: tuple[DvcStage, ...] = get_args(DvcStage)
 
 
 def with_folders(text: str) -> str:
@@ -30,7 +30,7 @@ def with_folders(text: str) -> str:
 
 def _with(part: str, needed: list[type[Phase]], published: list[type[Phase]]) -> str:
     """One stage with these folders as the last of its dependencies, and as the first of its outputs."""
-    part = FOLDER.sub("", part)
+    part = RUNS_FOLDER.sub("", part)
     folders = [f"      - results/${{scale}}/runs/{phase.name()}" for phase in needed]
     part = part.replace("    params:", "".join(f"{folder}\n" for folder in folders) + "    params:", 1)
     outputs = [f"      - results/${{scale}}/runs/{phase.name()}: {{persist: true}}\n" for phase in published]

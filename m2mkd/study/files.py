@@ -22,7 +22,7 @@ from m2mkd.study.keys import run_key
 from m2mkd.study.lineage import display_rows
 from m2mkd.study.phase import PHASES, phase_from
 from m2mkd.study.run import Row, RowName, Run
-from m2mkd.study.study import Study, root_of
+from m2mkd.study.study import Study, scale_root
 
 EXPERIMENTS: TypeAdapter[dict[str, Experiment]] = TypeAdapter(dict[str, Experiment])
 AGAIN = "run the workflow again, which plans anew"
@@ -44,7 +44,7 @@ class PlannedRun:
     @property
     def root(self) -> Path:
         """Folder of everything that is written at the scale."""
-        return Path(root_of(self.scale_name))
+        return Path(scale_root(self.scale_name))
 
     @property
     def folder(self) -> Path:
@@ -80,7 +80,7 @@ def plan_folder(scale_name: str) -> Path:
     """Folder of the plans of a scale; its name is refused if it could lead elsewhere."""
     if not re.fullmatch(NAME, scale_name):
         raise InputError(f"{scale_name!r} cannot be the name of a scale; there are files of the scales' names in config/scales")
-    return Path(root_of(scale_name), "plan")
+    return Path(scale_root(scale_name), "plan")
 
 
 def planned_runs(study: Study, tracking_uri: str | None = None) -> dict[str, PlannedRun]:

@@ -10,7 +10,7 @@ from m2mkd.study.run import Row, RowName, Run
 from m2mkd.study.study import Study
 
 
-class Named(Protocol):
+class NamedRow(Protocol):
     """Whatever belongs to one row of the tables."""
 
     @property
@@ -21,7 +21,7 @@ class Named(Protocol):
     def profile(self) -> Profile: ...
 
 
-def anchor_of(row: Named) -> str:
+def anchor_of(row: NamedRow) -> str:
     """Id, in the report, of the runs behind a row."""
     return f"runs-{row.experiment}-{row.variant.replace('/', '-')}-{row.profile}"
 

@@ -18,7 +18,7 @@ WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metric
 TRAINED = (WEIGHTS, CURVES, METRICS, RECORD)
 MEASURED = (METRICS, RECORD)
 
-Stage = Literal["teacher", "distill", "students"]
+DvcStage = Literal["teacher", "distill", "students"]
 """Stages of ``dvc.yaml`` that compute runs."""
 
 EVAL_BATCH = 256
@@ -38,7 +38,7 @@ class Phase(Config):
     FORMAT: ClassVar[int] = 2
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
     """Files that a run publishes. With ``metrics.json`` among them it measures something, which the tables read."""
-    STAGE: ClassVar[Stage] = "students"
+    STAGE: ClassVar[DvcStage] = "students"
     """What it belongs to."""
     PRIORITY: ClassVar[int] = 0
     """The higher, the sooner its jobs start: what the most phases wait for goes first."""
@@ -97,7 +97,7 @@ class Phase(Config):
 class TeacherPhase(Phase):
     """What makes or measures a teacher."""
 
-    STAGE: ClassVar[Stage] = "teacher"
+    STAGE: ClassVar[DvcStage] = "teacher"
 
 
 class SeededPhase(Phase):

@@ -9,7 +9,7 @@ from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
 from m2mkd.study.measurements import Measurement, accuracies, number
-from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, SeededPhase, Stage, TeacherPhase
+from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
 
 
 class ImportWeights(TeacherPhase):
@@ -122,7 +122,7 @@ class DistillModule(SeededPhase):
     """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
 
     DIVISIBLE: ClassVar[bool] = True
-    STAGE: ClassVar[Stage] = "distill"
+    STAGE: ClassVar[DvcStage] = "distill"
     PRIORITY: ClassVar[int] = 3
     LOCK_STEP: ClassVar[bool] = True
     phase: Literal["distill_module"] = "distill_module"

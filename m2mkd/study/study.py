@@ -46,7 +46,7 @@ class Study:
     @property
     def root(self) -> str:
         """Folder of everything that is written at the scale."""
-        return root_of(self.scale_name)
+        return scale_root(self.scale_name)
 
     @property
     def pages(self) -> str:
@@ -92,6 +92,6 @@ class Study:
         raise InputError(f"{run_id}: {problem} at scale {self.scale_name}; 'm2mkd runs list' shows them")
 
 
-def root_of(scale_name: str) -> str:
+def scale_root(scale_name: str) -> str:
     """Folder of everything that is written at a scale."""
     return f"results/{scale_name}"

@@ -18,11 +18,11 @@ from m2mkd.results.report.svg import write_png
 MOST_NAMES = 30
 """Classes whose names are written at a confusion matrix; more of them would not be read."""
 
-Curves = Mapping[str, Mapping[int, Sequence[float]]]
+SeedCurves = Mapping[str, Mapping[int, Sequence[float]]]
 """Values of the seeds by name and epoch."""
 
 
-def row_figures(variant: str, curves: Curves, measured: Sequence[Record]) -> dict[str, Callable[[BinaryIO], None]]:
+def row_figures(variant: str, curves: SeedCurves, measured: Sequence[Record]) -> dict[str, Callable[[BinaryIO], None]]:
     """What draws each figure of a row, by file name.
 
     Parameters
@@ -56,7 +56,7 @@ def _write(draw: Callable[[], Figure | None], file: BinaryIO) -> None:
     write_png(figure, file)
 
 
-def _means(curves: Curves, epoch: int) -> dict[str, float]:
+def _means(curves: SeedCurves, epoch: int) -> dict[str, float]:
     return {name: float(np.mean(values[epoch])) for name, values in curves.items() if "/" in name and epoch in values}
 
 

@@ -15,7 +15,7 @@ from m2mkd.errors import InputError
 from m2mkd.locks import hold
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-ORDER = "PCI_BUS_ID"
+GPU_ORDER = "PCI_BUS_ID"
 """Value of ``CUDA_DEVICE_ORDER`` by which numbers mean the same to CUDA as to the driver; set when a command starts."""
 GPU_LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
 """Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
@@ -44,7 +44,7 @@ def visible() -> list[str]:
     """
     known = known_to_driver()
     named = os.environ.get(VISIBLE)
-    if named is not None and os.environ.get("CUDA_DEVICE_ORDER", ORDER) != ORDER:
+    if named is not None and os.environ.get("CUDA_DEVICE_ORDER", GPU_ORDER) != GPU_ORDER:
         known = {}  # numbers mean other GPUs to CUDA then than to the driver
     if named is None:
         return list(known.values())

@@ -30,7 +30,7 @@ from m2mkd.study.state import set_normal
 from m2mkd.study.whole import is_whole, kept_folder
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
-from m2mkd.training.store import PUBLISHED, Store
+from m2mkd.training.store import PUBLISHED_FILES, JobStore
 from m2mkd.training.usage import Usage
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Job(Generic[P]):
     title: str
     usage: Usage = field(default_factory=Usage)
     """What is spent on it."""
-    store: Store = PUBLISHED
+    store: JobStore = PUBLISHED_FILES
     """Where data sets and weights come from."""
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from m2mkd.data.pack import Pack
 
 
-class Store(Protocol):
+class JobStore(Protocol):
     """What a phase asks for."""
 
     def pack(self, data: Data) -> "Pack": ...
@@ -51,4 +51,4 @@ class PublishedFiles:
         return load_modules(folders, indices)
 
 
-PUBLISHED = PublishedFiles()
+PUBLISHED_FILES = PublishedFiles()

@@ -8,7 +8,7 @@ from typing import Any
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.upstream.contents import Checkpoint, unpack
-from m2mkd.upstream.foreign import opened, require_genuine
+from m2mkd.upstream.foreign import open_foreign, require_genuine
 from m2mkd.upstream.safetensors_file import is_safetensors, read_index, read_tensors
 
 INDEX = ".json"
@@ -43,7 +43,7 @@ def read(path: Path, *, ema: bool = False) -> Checkpoint:
     return found
 
 
-def digest(path: Path) -> str:
+def checkpoint_digest(path: Path) -> str:
     """sha256 of a checkpoint; in several files, that of the lines that ``sha256sum`` prints for them and the index, by their names."""
     files = _files(path)
     if len(files) == 1:
@@ -70,7 +70,7 @@ def _joined(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> Any:
     """All that a file holds; tensors are still in it where the format allows."""
-    with opened(path) as file:
+    with open_foreign(path) as file:
         start = file.read(64)
         require_genuine(path, start)
         if not is_safetensors(start):

@@ -24,7 +24,7 @@ MISTAKEN = {
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_foreign(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading; a pipe, a device or a folder, at which reading may wait or never end, is refused.
 
     Raises
@@ -70,7 +70,7 @@ def read_text(path: Path) -> str:
     InputError
         If there is no such file, or it is something else, too large, or no text.
     """
-    with opened(path) as file:
+    with open_foreign(path) as file:
         content = file.read(TEXT_LIMIT + 1)
     require_genuine(path, content[:64])
     if len(content) > TEXT_LIMIT:

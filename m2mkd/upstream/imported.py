@@ -33,7 +33,7 @@ class Imported:
     source: str
     """Name of the file that the weights came in."""
     source_sha256: str
-    """Digest of that file, see :func:`~m2mkd.upstream.checkpoint.digest`."""
+    """Digest of that file, see :func:`~m2mkd.upstream.checkpoint.checkpoint_digest`."""
     state: Callable[[], dict[str, "Tensor"]]
     """Reads the state dict, by the names of this package."""
 
@@ -94,13 +94,13 @@ def open_released(
         If the file cannot be read, or does not hold what kind and configuration say.
     """
     from m2mkd.upstream import network
-    from m2mkd.upstream.checkpoint import digest, read
+    from m2mkd.upstream.checkpoint import checkpoint_digest, read
 
     checkpoint = read(path, ema=ema)
     description, state = network.adapt(kind, checkpoint, config, where=where, what=str(path))
     if checkpoint.choice:
         say(f"{path}: {checkpoint.choice}; {'leave out --ema' if ema else '--ema'} for the other")
-    return Imported(description, path.name, digest(path), lambda: state)
+    return Imported(description, path.name, checkpoint_digest(path), lambda: state)
 
 
 def write_imported(imported: Imported, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
-from m2mkd.upstream.foreign import TEXT_LIMIT, opened, read_text, require_genuine
+from m2mkd.upstream.foreign import TEXT_LIMIT, open_foreign, read_text, require_genuine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
 
 
 def _require_small_header(path: Path) -> None:
-    with opened(path) as file:
+    with open_foreign(path) as file:
         start = file.read(64)
     require_genuine(path, start)
     if is_safetensors(start) and struct.unpack("<Q", start[:8])[0] > TEXT_LIMIT:

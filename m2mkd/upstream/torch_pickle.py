@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m2mkd.pickles import Built, Named, PickleError, walk
 
-DTYPES = {
+TORCH_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
     "HalfStorage": torch.float16,
@@ -136,7 +136,7 @@ def walk_torch(pickle: BinaryIO | mmap.mmap, find: Callable[[str, int], memoryvi
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage" or any(identity[5:]):
             raise PickleError("it refers to something else than a storage, or to a part of one as torch before 0.4 did")
         _, kind, key, _, count = identity[:5]
-        dtype = DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Named) else None
+        dtype = TORCH_DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Named) else None
         if dtype is None or not isinstance(key, str):
             raise PickleError("it has a storage of another kind than plain numbers")
         storage = Storage(dtype, key, _whole(count) * dtype.itemsize, find)
@@ -150,7 +150,7 @@ def walk_torch(pickle: BinaryIO | mmap.mmap, find: Callable[[str, int], memoryvi
 
 def _is_allowed(name: str) -> bool:
     module, _, last = name.rpartition(".")
-    known = last in DTYPES and module in {"torch", "torch.cuda", "torch.storage"}
+    known = last in TORCH_DTYPES and module in {"torch", "torch.cuda", "torch.storage"}
     rebuilt = module == "torch._utils" and last.startswith("_rebuild_")
     dtype = module == "torch" and isinstance(vars(torch).get(last), torch.dtype)
     return known or rebuilt or dtype or name in BESIDE_WEIGHTS

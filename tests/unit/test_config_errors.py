@@ -99,8 +99,8 @@ def test_overrides_that_cannot_work_are_refused(refusal, assignment, parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--scale", ""), ("scale: not a name; write letters",)),
-        (("--scale", "../scales/small"), ("scale: not a name", "(it is '../scales/small')")),
+        (("--scale", ""), ("no such scale ''", "small")),
+        (("--scale", "../scales/small"), ("no such scale '../scales/small'",)),
         (("--experiment", "vmoe_base/"), ("experiment vmoe_base: no variant ''", "end_to_end")),
         (("--experiment", "teacher_deit_large/"), ("experiment teacher_deit_large: no variant ''",)),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from m2mkd.data import pickles
-from m2mkd.data.pickles import PickleError, read_pickle
+from m2mkd.data.pickles import TablePickleError, read_pickle
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 12), dtype=np.uint8)
 TABLE = {
@@ -92,7 +92,7 @@ EVIL: dict[str, Callable[[], bytes]] = {
     "a text that is encoded again and again": lambda: (
         ENCODE + TEXT + b"q\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x00h\x01h\x02\x86R" * 600 + b"."
     ),
-    "more parts than a table has": lambda: b"N" * (pickles.MOST_OPCODES + 2) + b".",
+    "more parts than a table has": lambda: b"N" * (pickles.MOST_TABLE_OPCODES + 2) + b".",
     "nothing on the stack": lambda: b"a.",
     "fewer values than are taken": lambda: b"(K\x01\x86.",
     "two values": lambda: b"NN.",
@@ -109,7 +109,7 @@ def test_what_no_table_needs_is_refused_and_not_done(evil: str, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     content = EVIL[evil]()
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises((PickleError, ValueError, IndexError)):
+    with pytest.raises((TablePickleError, ValueError, IndexError)):
         read_pickle(content)
     assert time.process_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "KiB"
@@ -118,7 +118,7 @@ def test_what_no_table_needs_is_refused_and_not_done(evil: str, tmp_path, monkey
 
 def test_a_pickle_that_is_too_large(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pickles, "LARGEST_PICKLE", 10)
-    with pytest.raises(PickleError, match="more than 10"):
+    with pytest.raises(TablePickleError, match="more than 10"):
         read_pickle(pickle.dumps(b"12345678901"))
 
 

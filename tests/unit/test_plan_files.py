@@ -11,7 +11,7 @@ import pytest
 
 from m2mkd.config import load
 from m2mkd.errors import InputError
-from m2mkd.study.differences import differences
+from m2mkd.study.differences import plan_differences
 from m2mkd.study.files import plan_folder, planned_runs, read_planned, read_study, study_file, write_plan
 from m2mkd.study.lookup import find_runs
 from m2mkd.study.plan import build_study
@@ -204,25 +204,25 @@ def test_without_a_plan_it_plans():
 
 def test_a_changed_recipe_is_named_with_both_values(study):
     after = smoke(recipes={"vmoe_finetune": {"epochs": 11}})
-    news = differences(study, after)
+    news = plan_differences(study, after)
     new = set(after.runs) - set(study.runs)
     assert news.startswith(f"since the last plan {len(new)} of {len(after.runs)} runs are new, and {len(new)} are no longer needed")
     assert "recipe.epochs 3 -> 11" in news and "\n" not in news
 
 
 def test_the_same_plan_differs_in_nothing(study):
-    assert differences(study, smoke()) == ""
+    assert plan_differences(study, smoke()) == ""
 
 
 def test_more_seeds_are_new_runs_and_no_changed_field(study):
     after = smoke(seeds=2)
-    news = differences(study, after)
+    news = plan_differences(study, after)
     assert news == f"since the last plan {len(after.runs) - len(study.runs)} of {len(after.runs)} runs are new, and 0 are no longer needed"
 
 
 def test_many_changes_are_cut(study):
     changes = {"lr": 0.123, "warmup_epochs": 0, "weight_decay": 0.5, "clip_norm": 9.0, "drop_path": 0.4, "batch_size": 30, "eval_every": 2}
-    news = differences(study, smoke(recipes={"pretrain_meta": changes, "incubate_module": changes}))
+    news = plan_differences(study, smoke(recipes={"pretrain_meta": changes, "incubate_module": changes}))
     assert " more" in news and news.count("->") == 6
 
 

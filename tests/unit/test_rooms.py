@@ -26,25 +26,15 @@ CIRCLES: dict[frozenset[str], str] = {}
 """Modules that import each other all the same, with the reason."""
 TWICE = {
     **dict.fromkeys(
-        (
-            *("ARCHIVES", "ATTEMPTS", "CAPTION", "CHUNK", "CLASSES", "COLUMNS", "CONSTANTS", "DIGEST", "FOLDER", "FOLDERS"),
-            *("INPUTS", "KINDS", "MANIFEST", "METADATA", "MOST_SEEDS", "NAMES", "NUMBERS", "PASSING", "PUBLISHED"),
-            *("SIDE", "WIDTH"),
-        ),
+        ("COLUMNS", "CONSTANTS", "FOLDERS", "INPUTS", "NAMES", "PUBLISHED", "VALUES"),
         "a constant of its module, which no other takes by this name",
     ),
     **dict.fromkeys(("batched_nms", "roi_align"), "one operator, of torchvision and in torch alone"),
-    "differences": "of two scales, of two studies, and of a record and its run",
     "Augmentation": "of classification, and of detection",
     "Backbone": "of a NAC's tokenizer, and of a detector",
-    "Curves": "the file that is written, and what figures are drawn from",
     "Polygons": "of a set, and of a target",
-    "Stage": "of a network, and of dvc.yaml",
-    "Store": "of weights and sets, and of MLflow",
-    "evaluated": "images, and students in a plan",
     "mask_targets": "of a set, and of a detector",
     "origin": "of a container's image, and of a run",
-    "points": "of a plot, and of a run in MLflow",
 }
 """Public names of several modules beside commands, which have the names of what they do, and ``run`` of each phase; with the reason."""
 

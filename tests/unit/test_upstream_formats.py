@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from m2mkd import upstream
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.upstream.checkpoint import digest, read
+from m2mkd.upstream.checkpoint import checkpoint_digest, read
 from m2mkd.upstream.contents import unpack
 from m2mkd.upstream.imported import open_imported, open_released, open_weights, write_imported
 from tests.unit.test_upstream_config import VIT
@@ -207,7 +207,7 @@ def test_several_files_with_an_index_are_one_checkpoint(vit, tmp_path, form, pre
     shard = sorted(tmp_path.glob("*00002*"))[0]
     changed = {name: tensor + 1 for name, tensor in (load_file(shard) if form == "safetensors" else torch.load(shard)).items()}
     (save_file if form == "safetensors" else torch.save)(changed, shard)
-    assert digest(index) != imported.source_sha256
+    assert checkpoint_digest(index) != imported.source_sha256
     shard.unlink()
     with pytest.raises(InputError, match=rf"{re.escape(shard.name)}: cannot be read"):
         read(index)

@@ -99,13 +99,19 @@ def inputs_of(run_ids):
     )
 
 
+def phase_of(run_id):
+    """Phase of a run."""
+    phase, _, key = run_id.partition("/")
+    return phase
+
+
 def results(selected, whole=False):
     """Outputs of every run of the study, or of the whole with its ablations, that a predicate of phase and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if (whole or run["study"]) and selected(run_id.split("/")[0], run)
-        for name in PLAN["phases"][run_id.split("/")[0]]["outputs"]
+        if (whole or run["study"]) and selected(phase_of(run_id), run)
+        for name in PLAN["phases"][phase_of(run_id)]["outputs"]
     ]
 
 
@@ -114,7 +120,7 @@ def outputs_of(run_ids):
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id in run_ids
-        for name in PLAN["phases"][run_id.split("/")[0]]["outputs"]
+        for name in PLAN["phases"][phase_of(run_id)]["outputs"]
     ]
 
 

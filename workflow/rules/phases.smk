@@ -45,7 +45,7 @@ for phase, declared in PLAN["phases"].items():
 
 # Several seeds, or modules, in one job, where the scale asks for it.
 for first, members in PLAN["groups"].items():
-    phase = members[0].split("/")[0]
+    phase = phase_of(members[0])
 
     rule:
         name:

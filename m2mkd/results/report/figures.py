@@ -18,7 +18,7 @@ from m2mkd.results.report.plots import (
     values_by_epoch,
     variant_label,
 )
-from m2mkd.results.tables.ablations import SPLITS, settings_of
+from m2mkd.results.tables.ablations import SHOWN_SPLITS, settings_of
 from m2mkd.study.lineage import student_of
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
@@ -98,7 +98,7 @@ def ablations_figure(collected: Collected) -> list[Illustration]:
     groups: dict[str, list[Estimate]] = {}
     for setting in settings_of(collected):
         row, heading = setting.row, setting.ablation.title + _profile(collected.study, setting.row.profile)
-        for split, name in SPLITS.items():
+        for split, name in SHOWN_SPLITS.items():
             if gain := setting.gain(collected, split):
                 groups.setdefault(heading, []).append(Estimate(row.variant, name, gain.mean, gain.half_width))
     if not groups:

@@ -13,16 +13,16 @@ from m2mkd.statistics import Summary, summarise
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.run import Row
 
-SPLITS = {"iid": "IID", "ood": "OOD"}
+SHOWN_SPLITS = {"iid": "IID", "ood": "OOD"}
 NAMES = ("student", "reference")
 VALUES = [
-    *(f"{split}_{name}" for split in SPLITS for name in ("top1_mean", "top1_half_width", "difference", "difference_half_width")),
+    *(f"{split}_{name}" for split in SHOWN_SPLITS for name in ("top1_mean", "top1_half_width", "difference", "difference_half_width")),
     "graph_density_mean",
 ]
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingRow:
     """A setting of an ablation that has numbers."""
 
     ablation: AblationExperiment
@@ -46,14 +46,14 @@ def top1(collected: Collected, row: Row, split: str) -> Cell | None:
     return next(iter(collected.numbers.cells(row, split, "top1")), None)
 
 
-def settings_of(collected: Collected) -> list[Setting]:
+def settings_of(collected: Collected) -> list[SettingRow]:
     """Every setting of an ablation that has numbers, in the study's order."""
     rows = {row.name: row for row in collected.rows_measured_by("evaluate")}
     found = []
     for name, row in rows.items():
         if ablation := collected.ablations.get(name.experiment):
             reference = rows.get(name._replace(variant=ablation.reference(name.variant)))
-            found.append(Setting(ablation, row, None if reference is row else reference))
+            found.append(SettingRow(ablation, row, None if reference is row else reference))
     return found
 
 
@@ -64,7 +64,7 @@ def ablations_table(collected: Collected) -> Table:
     exact = ["ablation", "setting", "student", "profile", "reference", "n", *VALUES]
     shown = {"ablation": column("ablation"), "setting": column("setting"), "student": column("student"), "profile": column("profile")}
     shown |= {"compared with": column("reference"), "seeds": column("n")}
-    for split, heading in SPLITS.items():
+    for split, heading in SHOWN_SPLITS.items():
         shown |= {f"{heading} top-1 %": accuracy(f"{split}_top1"), f"{heading} difference": _difference(split)}
     shown["graph %"] = _density
     caption = (
@@ -75,11 +75,11 @@ def ablations_table(collected: Collected) -> Table:
     return table_of("ablations", caption, lines, exact, shown)
 
 
-def _line(collected: Collected, setting: Setting) -> dict[str, Any]:
+def _line(collected: Collected, setting: SettingRow) -> dict[str, Any]:
     row, reference = setting.row, setting.reference
     line: dict[str, Any] = row.name._asdict() | {"student": setting.ablation.student(row.variant)}
     line["reference"] = reference.variant if reference else ""
-    for split in SPLITS:
+    for split in SHOWN_SPLITS:
         one, gain = top1(collected, row, split), setting.gain(collected, split)
         if split == "iid":
             line["n"] = one and one.over_seeds.n

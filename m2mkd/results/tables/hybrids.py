@@ -6,13 +6,13 @@ import pandas as pd
 
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.tables.layout import Column, Linked, Table, column, percent, table_of
-from m2mkd.study.lineage import Named
+from m2mkd.study.lineage import NamedRow
 from m2mkd.study.phases import MeasureHybrid
 
 VALUES = ["images", "top1", "top5"]
 
 
-def hybrids_anchor(row_name: Named) -> str:
+def hybrids_anchor(row_name: NamedRow) -> str:
     """Id, in the report, of the runs behind a teacher's lines."""
     return f"runs-{row_name.experiment}-hybrids-{row_name.profile}"
 

@@ -6,7 +6,7 @@ from m2mkd.config import load
 from m2mkd.config.experiment import AblationExperiment
 from m2mkd.errors import InputError
 from m2mkd.study.plan.draft import Draft
-from m2mkd.study.plan.students import evaluated, selected, trained
+from m2mkd.study.plan.students import evaluation_runs, selected, training_runs
 
 
 def add_setting(draft: Draft, name: str, ablation: AblationExperiment, chosen: str) -> None:
@@ -23,8 +23,8 @@ def add_setting(draft: Draft, name: str, ablation: AblationExperiment, chosen: s
         own = replace(draft, scale=scale, catalogue=catalogue, compat=setting.compat, switched=set(), experiments={}, user=name)
         experiment, variant = selected(own, ablation.student(chosen), "of")
         seeds = own.with_more(ablation.seeds, experiment.seeds, experiment.variants[variant].seeds)
-        runs = trained(own, experiment, variant, seeds)
-        measured = evaluated(own, experiment, runs, seeds)
+        runs = training_runs(own, experiment, variant, seeds)
+        measured = evaluation_runs(own, experiment, runs, seeds)
     except InputError as error:  # which may name the file of the student, in which nothing is wrong
         raise InputError(f"{where}: {error}") from None
     for switch in setting.compat:

@@ -27,7 +27,7 @@ def build_study(settings: Settings, *, ablations: bool = False) -> Study:
         For an unknown name, or parts that do not fit together.
     """
     scale = load.scale(settings.scale, settings.overrides)
-    overrides = load.differences(load.scale(settings.scale, {}), scale) if settings.overrides else {}
+    overrides = load.scale_differences(load.scale(settings.scale, {}), scale) if settings.overrides else {}
     study = Study(settings.scale, scale, ablations, overrides, settings.experiments)
     catalogue = load.catalogue(scale)
     more = load.ablations(settings.scale, scale) if ablations else []

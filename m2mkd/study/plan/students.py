@@ -77,7 +77,7 @@ def _imported_modules(draft: Draft, experiment: StudentExperiment, variant: str,
     return [draft.imported(file, where, student, data, index=index, stitch_width=width) for index, file in zip(indices, files, strict=True)]
 
 
-def trained(draft: Draft, experiment: StudentExperiment, variant: str, seeds: tuple[int, ...]) -> tuple[str, ...]:
+def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, seeds: tuple[int, ...]) -> tuple[str, ...]:
     """Ids of the runs that train one variant, one a seed; of the one that imports it, where it is imported."""
     how: Variant = experiment.variants[variant]
     student = _student(draft, experiment)
@@ -120,12 +120,12 @@ def with_seeds(draft: Draft, runs: tuple[str, ...], seeds: tuple[int, ...]) -> l
     return list(zip(runs if len(runs) == len(seeds) else runs * len(seeds), seeds, strict=True))
 
 
-def evaluated(draft: Draft, experiment: StudentExperiment, runs: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[str, ...]:
+def evaluation_runs(draft: Draft, experiment: StudentExperiment, runs: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[str, ...]:
     """Ids of the runs that measure a student, one a seed; an imported one is measured, and counts, once."""
-    return tuple(_evaluated(draft, experiment, run, seed) for run, seed in zip(runs, seeds, strict=False))
+    return tuple(_evaluation_run(draft, experiment, run, seed) for run, seed in zip(runs, seeds, strict=False))
 
 
-def _evaluated(draft: Draft, experiment: StudentExperiment, run: str, seed: int) -> str:
+def _evaluation_run(draft: Draft, experiment: StudentExperiment, run: str, seed: int) -> str:
     config, data, student = draft.study.runs[run].config, draft.data(experiment.data), _student(draft, experiment)
     assert isinstance(config, TrainStudent | ImportWeights)
     ood = tuple(draft.data(name) for name in experiment.ood)
@@ -158,5 +158,5 @@ def selected(draft: Draft, selector: str, field: str) -> tuple[StudentExperiment
 def add_student(draft: Draft, name: str, experiment: StudentExperiment, variant: str) -> None:
     """Add all runs of one variant of a student, and its row."""
     seeds = draft.with_more(experiment.seeds, experiment.variants[variant].seeds)
-    runs = trained(draft, experiment, variant, seeds)
-    draft.row(name, variant, runs, evaluated(draft, experiment, runs, seeds))
+    runs = training_runs(draft, experiment, variant, seeds)
+    draft.row(name, variant, runs, evaluation_runs(draft, experiment, runs, seeds))

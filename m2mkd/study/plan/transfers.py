@@ -4,7 +4,7 @@ from m2mkd.config.experiment import StudentExperiment, TransferExperiment
 from m2mkd.errors import InputError
 from m2mkd.study.phases import ImportWeights, TrainProbe, TrainStudent
 from m2mkd.study.plan.draft import Draft
-from m2mkd.study.plan.students import evaluated, selected, trained, with_seeds
+from m2mkd.study.plan.students import evaluation_runs, selected, training_runs, with_seeds
 
 
 def add_transfer(draft: Draft, name: str, transfer: TransferExperiment) -> None:
@@ -12,9 +12,9 @@ def add_transfer(draft: Draft, name: str, transfer: TransferExperiment) -> None:
     for selector in transfer.students:
         experiment, variant = selected(draft, selector, f"experiment {name}: students")
         seeds = draft.with_more(transfer.seeds, experiment.seeds, experiment.variants[variant].seeds)
-        runs = trained(draft, experiment, variant, seeds)
+        runs = training_runs(draft, experiment, variant, seeds)
         if transfer.probe is None:
-            measured = evaluated(draft, experiment, runs, seeds)
+            measured = evaluation_runs(draft, experiment, runs, seeds)
         else:
             measured = tuple(_probed(draft, transfer, experiment, run, seed) for run, seed in with_seeds(draft, runs, seeds))
         draft.row(name, selector, runs, measured)
