@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from m2mkd.data.segmentation import Polygons, drawn
 from m2mkd.detection.operators import roi_align
 
 MASK_SIZE = 28
 """Side of a mask in the box of its region."""
-Polygons = Sequence[Sequence[float]]
-"""An instance's outline: each of its parts as x0 y0 x1 y1 and so on, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,15 @@ def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:
         maps = target.masks[instances, None].to(torch.float32)
         places = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
         return roi_align(maps, torch.cat([places[:, None], boxes], dim=1), MASK_SIZE, 1.0)[:, 0] >= 0.5
-    drawn = [_drawn(target.masks[instance], box) for instance, box in zip(instances.tolist(), boxes.double().tolist(), strict=True)]
-    if not drawn:
+    outlines = zip(instances.tolist(), boxes.double().numpy(force=True), strict=True)
+    masks = [drawn(_inside(target.masks[instance], box), MASK_SIZE, MASK_SIZE) for instance, box in outlines]
+    if not masks:
         return torch.zeros(0, MASK_SIZE, MASK_SIZE, dtype=torch.bool, device=boxes.device)
-    return torch.from_numpy(np.stack(drawn)).to(boxes.device)
+    return torch.from_numpy(np.stack(masks)).to(boxes.device)
 
 
-def _drawn(polygons: Polygons, box: Sequence[float]) -> np.ndarray:
-    from pycocotools import mask as coco
-
-    corner = np.array(box[:2])
-    scale = MASK_SIZE / np.maximum(np.array(box[2:]) - corner, 0.1)
-    moved = [((np.reshape(part, (-1, 2)) - corner) * scale).ravel().tolist() for part in polygons]
-    return coco.decode(coco.merge(coco.frPyObjects(moved, MASK_SIZE, MASK_SIZE))).astype(bool)
+def _inside(polygons: Polygons, box: NDArray[np.float64]) -> Polygons:
+    """Outlines in units of the places of a mask that fills the box."""
+    corner, opposite = box[:2], box[2:]
+    scale = MASK_SIZE / np.maximum(opposite - corner, 0.1)
+    return tuple((points - corner) * scale for points in polygons)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m2mkd import upstream
+from m2mkd.data.segmentation import Polygons
 from m2mkd.detection import names
 from m2mkd.detection.detector import Detector, Losses, sizes
 from m2mkd.detection.pooling import region_levels
@@ -35,6 +36,11 @@ RECORDED = [path.name.removesuffix(".meta.json") for path in sorted(FOLDER.glob(
 """Every recording of a network."""
 
 
+def outlines(polygons: list[list[list[float]]]) -> list[Polygons]:
+    """Of each instance, from x0 y0 x1 y1 and so on."""
+    return [tuple(np.reshape(part, (-1, 2)) for part in parts) for parts in polygons]
+
+
 class Recording:
     """One recording, and the same computed here."""
 
@@ -51,7 +57,7 @@ class Recording:
         number = range(len(self.meta["images"]))
         self.images = [self.tensors[f"input.image.{n}"] for n in number]
         self.targets = [
-            Target(self.tensors[f"input.boxes.{n}"], self.tensors[f"input.classes.{n}"], self.meta["polygons"][n]) for n in number
+            Target(self.tensors[f"input.boxes.{n}"], self.tensors[f"input.classes.{n}"], outlines(self.meta["polygons"][n])) for n in number
         ]
         self.ours["input.batched"] = self.detector.batched(self.images)
         self._train()

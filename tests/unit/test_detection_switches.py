@@ -1,5 +1,6 @@
 """Each compat switch that acts in a detector: both values, and what they change."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,7 @@ def test_detection_input():
 def test_unreachable():
     released, corrected = values("unreachable")
     image, target = scene(0, 1)
-    beyond = Target(torch.cat([target.boxes, torch.tensor([[900.0, 900, 910, 910]])]), torch.tensor([0, 1]), [[[0.0, 0, 9, 0, 9, 9]]] * 2)
+    beyond = Target(torch.cat([target.boxes, torch.tensor([[900.0, 900, 910, 910]])]), torch.tensor([0, 1]), [(np.eye(3, 2) * 9,)] * 2)
     counts = {}
     for name, compat in (("released", released), ("corrected", corrected)):
         network = detector(**compat, detection_input="corner")

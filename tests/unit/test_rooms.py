@@ -32,7 +32,6 @@ TWICE = {
     **dict.fromkeys(("batched_nms", "roi_align"), "one operator, of torchvision and in torch alone"),
     "Augmentation": "of classification, and of detection",
     "Backbone": "of a NAC's tokenizer, and of a detector",
-    "Polygons": "of a set, and of a target",
     "mask_targets": "of a set, and of a detector",
     "origin": "of a container's image, and of a run",
 }
