@@ -2,8 +2,9 @@
 
 INTERRUPTED = 75
 """Exit code of a command that a signal stopped and that goes on when it is given again (EX_TEMPFAIL of sysexits.h)."""
-LONGEST = 2000
+LONGEST = 1999
 """Characters of a message; longer ones are cut in the middle, for the fix stands at the end."""
+CUT = " ... "
 
 
 def printable(text: str) -> str:
@@ -20,9 +21,9 @@ def printable(text: str) -> str:
         The same with runs of whitespace as one blank, and with characters that are not printable, such as escape sequences, marks that turn
         the direction of writing, and bytes that were no UTF-8, as the escapes of Python; cut in the middle if it is long.
     """
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    half = (LONGEST - len(CUT)) // 2
+    return shown if len(shown) < LONGEST else f"{shown[:half]}{CUT}{shown[-half:]}"
 
 
 class InputError(Exception):

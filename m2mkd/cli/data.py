@@ -1,5 +1,6 @@
 """``m2mkd data``: data sets."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,11 @@ def list_() -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
     from m2mkd.config import load
     from m2mkd.data.fetch import raw_file
+    from m2mkd.errors import printable
 
     table = Table("name", "what it is", "classes", "train", "val", "size", "here", "licence", box=SIMPLE, padding=(0, 1, 0, 0))
     for column in (0, 2, 3, 4, 5, 6):
@@ -30,8 +33,10 @@ def list_() -> None:
         here = f"{there} of {len(dataset.files)}" if dataset.fetched else "comes along"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
         size = sum(file.bytes or 0 for file in dataset.files)
-        table.add_row(name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        cells = (name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # a title is text, whatever brackets it has
+    shown = sys.stdout is not None and sys.stdout.isatty()
+    Console(file=sys.stdout or io.StringIO(), width=None if shown else 160).print(table)
 
 
 @app.command()
@@ -102,7 +107,8 @@ def show(
     write_contact_sheet(pack, target)
     for split, facts in pack.manifest["splits"].items():
         counts = facts["per_class"]
-        typer.echo(f"{split}: {facts['images']} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
+        held = f", {facts['instances']} instances and {facts['crowds']} crowds" if "instances" in facts else ""
+        typer.echo(f"{split}: {facts['images']} images{held} of {len(counts)} classes, {min(counts)} to {max(counts)} each")
     typer.echo(f"contact sheet: {target}")
 
 

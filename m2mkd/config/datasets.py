@@ -19,6 +19,7 @@ LARGEST_MADE = 512
 Layout = Literal[
     "digits",
     "digits_rendition",
+    "digits_scenes",
     "tiny_imagenet",
     "tiny_imagenet_r",
     "image_folder",

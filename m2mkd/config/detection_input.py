@@ -52,5 +52,3 @@ class DetectionInput(Config):
     """Pixels of the shorter side in evaluation, as far as ``test_longest`` allows."""
     test_longest: PositiveInt = 1024
     """Most pixels of the longer side in evaluation."""
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    """Order of the colours in what the network gets."""

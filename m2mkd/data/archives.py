@@ -78,7 +78,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
     """Names that are not marked as UTF-8 mostly are; what is none has the characters of the first programs that wrote zips."""
     try:
         return zipfile.ZipFile(path, metadata_encoding="utf-8")
@@ -94,7 +94,7 @@ def _kept_zip(path: Path) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=4)
 def _kept(path: Path, _mtime: int, _size: int) -> zipfile.ZipFile:
-    return _open_zip(path)
+    return open_zip(path)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def open_archive(path: Path, scratch: Path) -> Archive:
 
 def _zip(path: Path) -> Archive:
     members: dict[str, int] = {}
-    with _open_zip(path) as archive:
+    with open_zip(path) as archive:
         for entry in archive.infolist():
             # Seen as a tar's member, so that both kinds pass through the same checks; the upper half of the attributes is Unix's mode.
             seen = tarfile.TarInfo(entry.filename)

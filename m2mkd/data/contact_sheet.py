@@ -2,16 +2,22 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from m2mkd.data.detection_pack import detection_split
 from m2mkd.data.images import covered
+from m2mkd.data.overlay import Mark, overlaid
 from m2mkd.data.pack import Pack, Split
+from m2mkd.data.segmentation import bitmap
 from m2mkd.files import write_atomically
 
 SHOWN_CLASSES, SHOWN_EACH = 12, 6
 TILE, CAPTION_HEIGHT, MARGIN = 72, 16, 6
+SHOWN_SCENES, ACROSS, LONGEST_SIDE = 12, 4, 240
+"""Images with boxes and masks, how many of them stand side by side, and the longer side of each in pixels."""
 
 
 def write_contact_sheet(pack: Pack, path: Path) -> None:
@@ -20,8 +26,8 @@ def write_contact_sheet(pack: Pack, path: Path) -> None:
 
 
 def contact_sheet(pack: Pack) -> Image.Image:
-    """Images of evenly spread classes of every split, with the names of the classes."""
-    sheets = [_sheet(pack, name) for name in pack.manifest["splits"]]
+    """Images of evenly spread classes of every split, with the names of the classes; or images with their boxes and masks."""
+    sheets = [(_instances if "instances" in facts else _sheet)(pack, name) for name, facts in pack.manifest["splits"].items()]
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
     top = 0
     for sheet in sheets:
@@ -37,14 +43,40 @@ def _sheet(pack: Pack, name: str) -> Image.Image:
     sheet = Image.new(
         "RGB", (MARGIN + SHOWN_EACH * (TILE + MARGIN) + 140, CAPTION_HEIGHT + MARGIN + len(chosen) * (TILE + MARGIN)), "white"
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    made = ", made by image operations" if pack.synthetic else ""
-    draw.text((MARGIN, 2), f"{pack.name}, {name}: {len(split)} images of {len(labels)} classes{made}", "black", font)
+    draw, font = _titled(sheet, pack, f"{name}: {len(split)} images of {len(labels)} classes")
     for row, label in enumerate(chosen):
         top = CAPTION_HEIGHT + MARGIN + row * (TILE + MARGIN)
         for column, image in enumerate(_some(split, int(label))):
             sheet.paste(covered(image, TILE), (MARGIN + column * (TILE + MARGIN), top))
         draw.text((MARGIN + SHOWN_EACH * (TILE + MARGIN), top + TILE // 2 - 6), pack.classes[label][:20], "black", font)
+    return sheet
+
+
+def _titled(sheet: Image.Image, pack: Pack, text: str) -> tuple[ImageDraw.ImageDraw, Any]:
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    made = ", made by image operations" if pack.synthetic else ""
+    draw.text((MARGIN, 2), f"{pack.name}, {text}{made}", "black", font)
+    return draw, font
+
+
+def _instances(pack: Pack, name: str) -> Image.Image:
+    """Images from all over a split that have instances, with all that is annotated of them."""
+    split, facts = detection_split(pack, name), pack.facts(name)
+    there = np.flatnonzero(np.diff(split.starts) > len(b"[]\n"))
+    chosen = there[np.linspace(0, len(there) - 1, min(SHOWN_SCENES, len(there))).round().astype(int)].tolist()
+    rows = -(-len(chosen) // ACROSS)
+    sheet = Image.new("RGB", (MARGIN + ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + rows * (LONGEST_SIDE + MARGIN)), "white")
+    _titled(sheet, pack, f"{name}: {len(split)} images, {facts['instances']} instances, {facts['crowds']} crowds")
+    for place, index in enumerate(chosen):
+        image = split.image(index)
+        marks = []
+        for instance in split.instances(index):
+            left, top, width, height = instance.bbox
+            caption = ("crowd of " if instance.iscrowd else "") + pack.classes[instance.label]
+            mask = bitmap(instance.mask(), *image.shape[:2])
+            marks.append(Mark((left, top, left + width, top + height), mask, instance.label, caption))
+        corner = MARGIN + place % ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + place // ACROSS * (LONGEST_SIDE + MARGIN)
+        sheet.paste(overlaid(image, marks, LONGEST_SIDE), corner)
     return sheet
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from m2mkd.config.datasets import PREPARE_FORMAT, DatasetConfig
-from m2mkd.data.pack import Pack, Split
+from m2mkd.data.pack import Pack
 from m2mkd.files import sha256, write_atomically, write_json
 
 CROISSANT_FILE = "croissant.json"
@@ -36,7 +36,7 @@ CONTEXT: dict[str, Any] = {
         *("samplingRate", "separator", "source", "subField", "transform"),
     )
 }
-TYPES = {"index": "sc:Integer", "label": "sc:Integer", "source": "sc:Integer"}
+TYPES = dict.fromkeys(("index", "label", "source", "id", "height", "width", "trainable"), "sc:Integer")
 """Of the columns that hold no text."""
 MEANINGS = {
     "index": "Index of the image in its split, from 0.",
@@ -45,8 +45,13 @@ MEANINGS = {
     "name": "Name of its file in the source.",
     "rendition": "Kind of rendition that it is.",
     "source": "Row, from 0, of the image that it is made from in the source file.",
+    "id": "Number of the image in the source.",
+    "height": "Height of the image in pixels.",
+    "width": "Width of the image in pixels.",
+    "trainable": "Number of its instances that are no crowds, which a detector is trained on.",
     "sha256": "Digest of its source file, or of its pixels where the source holds an array.",
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 MEDIA_TYPES = {
     ".zip": "application/zip",
     ".tar": "application/x-tar",
@@ -68,9 +73,10 @@ def write_croissant(pack: Pack, dataset: DatasetConfig, folder: Path) -> None:
     """
     tables = {}
     for name in pack.manifest["splits"]:
-        split = pack.split(name)
-        tables[name] = ["index", "label", "class", *sorted(split.attributes)]
-        lines = chain([tables[name]], _rows(split, pack.classes))
+        facts = pack.facts(name)
+        labelled = [] if "instances" in facts else ["label", "class"]
+        tables[name] = ["index", *labelled, *sorted(facts["attributes"])]
+        lines = chain([tables[name]], _rows(pack, name, bool(labelled)))
         write_atomically(folder / f"{name}.csv", partial(_write_lines, lines))
     write_json(folder / CROISSANT_FILE, _metadata(pack, dataset, folder, tables))
 
@@ -81,10 +87,12 @@ def _write_lines(lines: Iterable[Sequence[Any]], file: BinaryIO) -> None:
     text.detach()
 
 
-def _rows(split: Split, classes: Sequence[str]) -> Iterator[list[Any]]:
-    attributes = [values for _, values in sorted(split.attributes.items())]
-    for index, label in enumerate(split.labels.tolist()):
-        yield [index, label, classes[label], *(_plain(values[index]) for values in attributes)]
+def _rows(pack: Pack, split: str, labelled: bool) -> Iterator[list[Any]]:
+    attributes = [values for _, values in sorted(pack.attributes(split).items())]
+    labels = pack.labels(split).tolist() if labelled else None
+    for index in range(pack.facts(split)["images"]):
+        label = [labels[index], _text(pack.classes[labels[index]])] if labels is not None else []
+        yield [index, *label, *(_plain(values[index]) for values in attributes)]
 
 
 def _plain(value: Any) -> Any:
@@ -92,7 +100,12 @@ def _plain(value: Any) -> Any:
     if value.ndim:
         return bytes(value).hex()
     plain = value.item()
-    return plain.decode() if isinstance(plain, bytes) else plain
+    return _text(plain.decode(errors="replace") if isinstance(plain, bytes) else plain)
+
+
+def _text(cell: Any) -> Any:
+    """Text that no program for tables takes for a formula: a name is a stranger's choice."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def _metadata(pack: Pack, dataset: DatasetConfig, folder: Path, tables: dict[str, list[str]]) -> dict[str, Any]:

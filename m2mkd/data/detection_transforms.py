@@ -2,11 +2,6 @@
 
 from typing import Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from m2mkd.config.detection_input import ScaleJitter, ShortestEdge
 from m2mkd.data.samples import Sample, clipped, cropped, flipped, resized, with_recomputed_boxes, without_empty
 
@@ -62,8 +57,3 @@ def augmented(sample: Sample, augmentation: ShortestEdge | ScaleJitter, generato
     place = generator.uniform(0, 1)
     left, top = (round(max(side - target, 0) * place) for side in (width, height))
     return without_empty(with_recomputed_boxes(cropped(resized(sample, height, width), left, top, target, target)))
-
-
-def channels_first(image: NDArray[np.uint8], order: str) -> Tensor:
-    """An image (H, W, 3) in RGB as the network gets it: uint8 (3, H, W), in the order ``rgb`` or ``bgr``."""
-    return torch.from_numpy(np.ascontiguousarray((image[..., ::-1] if order == "bgr" else image).transpose(2, 0, 1)))

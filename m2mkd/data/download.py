@@ -97,7 +97,14 @@ def download(url: str, partial: Path, title: str, largest: int, pause: float) ->
             retrying(_attempt, url, partial, largest, shown)
         except _PassingError as failure:
             kept = f"{_size(partial)} bytes are kept, the same command goes on from there"
-            raise InputError(f"{url}: {failure}, {patience.fruitless} times; {kept}") from None
+            raise InputError(f"{_public(url)}: {failure}, {patience.fruitless} times; {kept}") from None
+        except InputError as refused:
+            raise InputError(str(refused).replace(url, _public(url))) from None
+
+
+def _public(url: str) -> str:
+    """An address without the name and password of who asks there."""
+    return re.sub("(?<=//)[^/]*@", "", url)
 
 
 def version_mark(partial: Path) -> Path:
@@ -122,6 +129,10 @@ def _attempt(url: str, partial: Path, largest: int, shown: Callable[[int, int | 
         raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the address") from None
     except (requests.RequestException, HTTPError, http.client.HTTPException) as error:
         raise _PassingError(type(error).__name__) from None
+    except OSError as error:
+        if error.errno is None:  # of the settings of this user, and not of the file that is written
+            raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the settings of your network") from None
+        raise
 
 
 def _transfer(url: str, partial: Path, largest: int, shown: Callable[[int, int | None], None]) -> None:

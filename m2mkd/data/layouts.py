@@ -163,5 +163,5 @@ LAYOUTS: dict[str, Callable[[Sequence[Archive]], Contents]] = {
     "imagenet_r": imagenet_r,
     "cub": cub,
 }
-ARCHIVES_OF = {"imagenet": 3, "tiny_imagenet_r": 2}
+ARCHIVES_OF = {"imagenet": (3,), "tiny_imagenet_r": (2,), "coco": (1, 2, 3)}
 """How many archives a layout is read from, where it is not one."""

@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from m2mkd.config.datasets import LARGEST_IMAGE, PREPARE_FORMAT
 from m2mkd.errors import InputError
@@ -34,6 +34,15 @@ class SplitFacts(_Exact):
     attributes: tuple[FileWord, ...]
     storage: Literal["pixels", "encoded"]
     final: bool
+    instances: NonNegativeInt = 0
+    """Those that are no crowds; a split of labelled images has neither."""
+    crowds: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if len({"instances", "crowds"} & self.model_fields_set) == 1:
+            raise ValueError("instances and crowds come together")
+        return self
 
 
 class FileFacts(_Exact):

@@ -143,28 +143,52 @@ class Pack:
         Raises
         ------
         InputError
-            If the set has no such split.
+            If the set has no such split, or its images have instances, which only a detector takes, in place of labels.
         """
+        facts = self.facts(name)
+        if "instances" in facts:
+            raise InputError(f"{self.folder}: the images of {self.name} have boxes in place of a label; name a set for classification")
+        return Split(self.images(name), self.labels(name), self.attributes(name), facts["final"], self.image_size)
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """What the manifest says of a split; raises as `split`."""
         splits = self.manifest["splits"]
         if name not in splits:
             raise InputError(f"{self.folder}: {self.name} has no split '{name}'; it has {', '.join(splits)}")
-        facts = splits[name]
-        count, size = facts["images"], self.image_size
-        labels = self._array(name, "labels", "i", (count,))
+        return splits[name]
+
+    def labels(self, name: str) -> NDArray[np.int64]:
+        """Class of each image of a split that has no instances, (N,)."""
+        facts = self.facts(name)
+        labels = self.array(name, "labels", "i", (facts["images"],))
         known = ((labels >= 0) & (labels < len(self.classes))).all()
         if not known or np.bincount(labels, minlength=len(self.classes)).tolist() != facts["per_class"]:
             raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels are not those of the manifest", self.folder)
-        shapes = {"sha256": (count, SHA256_BYTES)}
-        attributes = {key: self._array(name, key, "SUiu", shapes.get(key, (count,))) for key in facts["attributes"]}
-        if facts["storage"] == PIXELS:
-            images: Any = self._array(name, "images", "u", (count, size, size, 3), mapped=True)
-        else:
-            images = EncodedImages(self.folder, name, self._spans(name, count))
-        return Split(images, labels, attributes, facts["final"], size)
+        return labels
 
-    def _array(self, split: str, key: str, kinds: str, shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
-        """An array of the set, of one of some kinds of numbers or text, and of that shape."""
-        path = self.folder / f"{split}.{key}.npy"
+    def attributes(self, name: str) -> dict[str, NDArray[Any]]:
+        """Further facts on each image of a split, (N,) each."""
+        facts = self.facts(name)
+        count = facts["images"]
+        shapes = {"sha256": (count, SHA256_BYTES)}
+        return {key: self.array(name, key, "SUiu", shapes.get(key, (count,))) for key in facts["attributes"]}
+
+    def images(self, name: str) -> Any:
+        """Images of a split by index, which stay on disk until they are read."""
+        facts, size = self.facts(name), self.image_size
+        if facts["storage"] == PIXELS:
+            return self.array(name, "images", "u", (facts["images"], size, size, 3), mapped=True)
+        return EncodedImages(self.folder, name, self._spans(name, facts["images"]))
+
+    def array(self, name: str, key: str, kinds: str, shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
+        """An array of a split, of one of some kinds of numbers or text, and of that shape.
+
+        Raises
+        ------
+        InputError
+            If it is damaged, or another.
+        """
+        path = self.folder / f"{name}.{key}.npy"
         try:
             require_file(path)
             array = np.load(path, mmap_mode="r" if mapped else None)
@@ -178,7 +202,7 @@ class Pack:
 
     def _spans(self, split: str, count: int) -> NDArray[np.int64]:
         """Shard, offset and length of each encoded image, none of which is outside of its shard."""
-        spans = self._array(split, "spans", "i", (count, 3))
+        spans = self.array(split, "spans", "i", (count, 3))
         names = itertools.takewhile(self.manifest["files"].__contains__, (shard_name(split, number) for number in itertools.count()))
         sizes = np.array([self.manifest["files"][name]["bytes"] for name in names], np.int64)
         shard, offset, length = spans.T

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,36 @@ class SplitSource:
     final: bool = True
     """Whether the images have the geometry of evaluation already."""
 
+    def __len__(self) -> int:
+        return len(np.asarray(self.labels))
+
+    def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]:
+        """Write what is known of the images, and give what the manifest says of it."""
+        labels = np.asarray(self.labels, dtype=np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"{split}: labels {labels.min()} to {labels.max()} do not fit {classes} classes")
+        np.save(folder / f"{split}.labels.npy", labels)
+        for name, values in self.attributes.items():
+            np.save(folder / f"{split}.{name}.npy", np.asarray(values))
+        return {"images": len(labels), "per_class": np.bincount(labels, minlength=classes).tolist(), "attributes": sorted(self.attributes)}
+
+
+class Source(Protocol):
+    """What a split of any kind is packed from: images, as in `SplitSource`, and what is known of each."""
+
+    @property
+    def images(self) -> Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]: ...
+
+    @property
+    def storage(self) -> str: ...
+
+    @property
+    def final(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True)
 class Content:
@@ -42,7 +72,7 @@ class Content:
 
     classes: tuple[str, ...]
     """Names in the order of the labels."""
-    splits: Mapping[str, SplitSource]
+    splits: Mapping[str, Source]
     source: Mapping[str, Any]
     """Where the images come from: file, sha256, and how they were made."""
 
@@ -79,7 +109,7 @@ def write_pack(
         before = 0
         splits = {}
         for split, source in content.splits.items():
-            splits[split] = _write_split(partial, split, source, image_size, content.classes, shown, before)
+            splits[split] = _write_split(partial, split, source, image_size, len(content.classes), shown, before)
             before += splits[split]["images"]
         (partial / JOURNAL).unlink(missing_ok=True)
         files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(partial.iterdir())}
@@ -112,33 +142,23 @@ def _marks(folder: Path) -> dict[str, Any]:
 
 
 def _write_split(
-    folder: Path, split: str, source: SplitSource, size: int, classes: tuple[str, ...], shown: Callable[[int], object], before: int
+    folder: Path, split: str, source: Source, size: int, classes: int, shown: Callable[[int], object], before: int
 ) -> dict[str, Any]:
-    labels = np.asarray(source.labels, dtype=np.int64)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"{split}: labels {labels.min()} to {labels.max()} do not fit {len(classes)} classes")
-    np.save(folder / f"{split}.labels.npy", labels)
-    for name, values in source.attributes.items():
-        np.save(folder / f"{split}.{name}.npy", np.asarray(values))
-    writer = _Writer(folder, split, source.storage, len(labels), size)
+    count = len(source)
+    facts = source.write_tables(folder, split, classes)
+    writer = _Writer(folder, split, source.storage, count, size)
     done = writer.resumed()
     images = iter(source.images(done))
     while chunk := list(itertools.islice(images, CHUNK)):
-        if done + len(chunk) > len(labels):
-            raise ValueError(f"{done + len(chunk)} images for {len(labels)} labels")
+        if done + len(chunk) > count:
+            raise ValueError(f"{done + len(chunk)} images for {count} labels")
         writer.append([_packed(image, size) for image in chunk])
         done += len(chunk)
         writer.mark(done)
         shown(before + done)
-    if done != len(labels):
-        raise ValueError(f"{done} images for {len(labels)} labels")
-    return {
-        "images": len(labels),
-        "per_class": np.bincount(labels, minlength=len(classes)).tolist(),
-        "attributes": sorted([*source.attributes, "sha256"]),
-        "storage": source.storage,
-        "final": source.final,
-    }
+    if done != count:
+        raise ValueError(f"{done} images for {count} labels")
+    return facts | {"attributes": sorted([*facts["attributes"], "sha256"]), "storage": source.storage, "final": source.final}
 
 
 def _packed(image: NDArray[np.uint8] | PackedImage, size: int) -> PackedImage:

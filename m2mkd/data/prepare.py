@@ -17,8 +17,11 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m2mkd.config.datasets import DatasetConfig
+from m2mkd.data.coco_layout import Scenes, packed_photographs
 from m2mkd.data.contents import Contents, Listing
+from m2mkd.data.detection_pack import DetectionSource
 from m2mkd.data.digits import prepare_digits
+from m2mkd.data.digits_scenes import prepare_scenes
 from m2mkd.data.fetch import check, raw_file
 from m2mkd.data.images import covered, evaluated
 from m2mkd.data.layouts import ARCHIVES_OF
@@ -31,7 +34,11 @@ from m2mkd.errors import InputError
 
 LARGEST_PIXELS = 64
 """Largest side at which images are stored decoded: above it, reading the pixels costs more than decoding them again."""
-GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {"digits": prepare_digits, "digits_rendition": prepare_renditions}
+GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {
+    "digits": prepare_digits,
+    "digits_rendition": prepare_renditions,
+    "digits_scenes": prepare_scenes,
+}
 """Layouts whose images are made here."""
 
 
@@ -62,7 +69,7 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
             content = _content(name, dataset, image_size, scratch, stack, processes or len(os.sched_getaffinity(0)))
             _check_counts(name, dataset, content)
             _require_room(folder, dataset, content, image_size)
-            total = sum(len(np.asarray(split.labels)) for split in content.splits.values())
+            total = sum(len(split) for split in content.splits.values())
             write_pack(folder, name, image_size, content, dataset.synthetic, _progress(f"{name}@{image_size}", total, stack))
     except OSError as error:
         reason = f"cannot write the prepared set {name} ({error.strerror or error})"
@@ -84,8 +91,9 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     if dataset.layout not in (*GENERATED, *READ):
         known = " or ".join((*GENERATED, *READ))
         raise InputError(f"config/datasets.yaml: {name}: layout '{dataset.layout}' has no preparer; use a set of layout {known}")
-    wanted = ARCHIVES_OF.get(dataset.layout, 1)
-    if len(dataset.files) != wanted and (dataset.layout != "parquet" or not dataset.files):
+    numbers = ARCHIVES_OF.get(dataset.layout, (1,))
+    if len(dataset.files) not in numbers and (dataset.layout != "parquet" or not dataset.files):
+        wanted = " or ".join(map(str, numbers))
         found = f"layout '{dataset.layout}' is read from {wanted}, not from {len(dataset.files)}"
         raise InputError(f"config/datasets.yaml: {name}: files: {found}; register {wanted}")
     if dataset.layout in GENERATED:
@@ -102,6 +110,9 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     if isinstance(found, Contents):
         splits = {split: _source(split, listing, found.squashed, size, readers) for split, listing in found.splits.items()}
         return Content(found.classes, splits, facts)
+    if isinstance(found, Scenes):
+        scenes = {split: _scenes(split, found, readers) for split in found.splits}
+        return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
     classes, arrays = found
     return _cifar_content(classes, arrays, size, facts)
 
@@ -119,6 +130,11 @@ def _source(split: str, listing: Listing, squashed: bool, size: int, readers: Re
         PIXELS if size <= LARGEST_PIXELS else ENCODED,
         final,
     )
+
+
+def _scenes(split: str, scenes: Scenes, readers: Readers) -> DetectionSource:
+    found = scenes.splits[split]
+    return DetectionSource(lambda start: readers.in_order(packed_photographs, found.photographs[start:]), found.table, found.attributes)
 
 
 def _cifar_content(
@@ -145,7 +161,7 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
     found = {"classes": len(content.classes)}
     for split in ("train", "val"):
         if split in content.splits:
-            found[f"{split}_images"] = len(np.asarray(content.splits[split].labels))
+            found[f"{split}_images"] = len(content.splits[split])
     for field, count in found.items():
         expected = getattr(dataset, field)
         if expected is not None and expected != count:
@@ -155,7 +171,7 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
 
 def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: int) -> None:
     """Refuse to begin what will not fit on the disk: pixels are counted, files are about as large as the archives that they come from."""
-    needed = sum(3 * size**2 * len(np.asarray(split.labels)) for split in content.splits.values() if split.storage == PIXELS)
+    needed = sum(3 * size**2 * len(split) for split in content.splits.values() if split.storage == PIXELS)
     if any(split.storage == ENCODED for split in content.splits.values()):
         needed += sum(raw_file(file).stat().st_size for file in dataset.files)
     there = sum(path.stat().st_size for path in folder.with_name(f".{folder.name}.partial").glob("*"))

@@ -51,7 +51,12 @@ class Readers:
             What the function raises.
         """
         with self._survived():
-            return self._pool.submit(_timed, partial(function, *arguments), self._seconds).result()
+            try:
+                return self._pool.submit(_timed, partial(function, *arguments), self._seconds).result()
+            except KeyboardInterrupt:
+                for process in self._pool._processes.values():  # which are deaf to it, and may read for a long time
+                    process.terminate()
+                raise
 
     def in_order(self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> Iterator[Result]:
         """Results of some items at a time, in their order, only so many ahead as memory is meant to hold; raises as `read`."""

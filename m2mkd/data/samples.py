@@ -34,8 +34,13 @@ class Sample:
         return self.image.shape[0], self.image.shape[1]
 
 
+def resized_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image (H, W, 3) at another size: bilinear, and averaged where it becomes smaller."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def resized(sample: Sample, height: int, width: int) -> Sample:
-    """The sample at another size: bilinear, and averaged where it becomes smaller."""
+    """The sample at another size."""
     scale = np.array([width / sample.size[1], height / sample.size[0]])
 
     def moved(segmentation: Segmentation) -> Segmentation:
@@ -43,9 +48,7 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
             return np.asarray(Image.fromarray(segmentation).resize((width, height), Image.Resampling.NEAREST))
         return tuple(points * scale for points in segmentation)
 
-    image = sample.image
-    if sample.size != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    image = resized_image(sample.image, height, width)
     return replace(sample, image=image, boxes=sample.boxes * np.tile(scale, 2), segmentations=tuple(map(moved, sample.segmentations)))
 
 
@@ -55,7 +58,7 @@ def flipped(sample: Sample) -> Sample:
 
     def moved(segmentation: Segmentation) -> Segmentation:
         if isinstance(segmentation, np.ndarray):
-            return segmentation[:, ::-1]
+            return np.ascontiguousarray(segmentation[:, ::-1])  # which torch can take
         return tuple(points * [-1, 1] + [width, 0] for points in segmentation)
 
     boxes = sample.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]

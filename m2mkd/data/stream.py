@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.draws import mirrored_part, views
+from m2mkd.data.epochs import Epochs
 from m2mkd.data.images import evaluated
 from m2mkd.data.loading import refused_in_one_line
 from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed, forked_rng
-from m2mkd.signals import end_with_parent, leave_to_parent
+from m2mkd.signals import end_with_parent
 
 
 class Batch(NamedTuple):
@@ -114,18 +115,7 @@ class TrainStream:
         self._device = torch.device(device)
         self._order = _Order(chosen, recipe, names, mirrored_part(recipe.batch_size, rank, ranks))
         self._batches = _Batches(split, num_classes, recipe, names)
-        self._begun = 0
-        self._running: Iterator[_Augmented] | None = None
-        self._loader: DataLoader | None = DataLoader(
-            self._batches,
-            sampler=self._order,
-            batch_size=None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=leave_to_parent,
-            generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
-        )
+        self._epochs = Epochs(self._batches, self._order.draws, workers, self._device.type == "cuda")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,38 +136,20 @@ class TrainStream:
         One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
         `RuntimeError`.
         """
-        if self._loader is None:
-            raise RuntimeError("this stream is closed")
-        self._begun += 1
-        self._order.start = epoch, start_step
-        self._running = refused_in_one_line(iter(self._loader))
-        return self._finished(self._begun)
+        return (self._batches.finished(batch, self._device) for batch in self._epochs.begin(epoch, start_step))
 
     def close(self) -> None:
         """End the processes that load; they would not end at a signal."""
-        self._running = self._loader = None
-
-    def _finished(self, number: int) -> Iterator[Batch]:
-        while number == self._begun and self._running is not None:
-            batch = next(self._running, None)
-            if batch is None:
-                return
-            yield self._batches.finished(batch, self._device)
-        raise RuntimeError("a newer epoch of this stream has begun, or it is closed")
+        self._epochs.close()
 
 
 class _Order:
-    """The draws of every epoch; as a sampler, of the one that is to start."""
+    """The draws of every epoch."""
 
     def __init__(self, indices: NDArray[np.int64], recipe: Recipe, names: tuple[str | int, ...], part: NDArray[np.int64]):
-        self.start = 0, 0
-        """Epoch and step."""
         self.steps = len(indices) // recipe.batch_size
         self._indices, self._names, self._part = indices, names, part
         self._batch_size, self._repeats = recipe.batch_size, recipe.augmentation.repeats
-
-    def __iter__(self) -> Iterator[Draw]:
-        return self.draws(*self.start)
 
     def draws(self, epoch: int, start_step: int) -> Iterator[Draw]:
         order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)

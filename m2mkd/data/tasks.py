@@ -10,6 +10,7 @@ from PIL import Image
 
 from m2mkd.data.archives import Archive, open_archive
 from m2mkd.data.cifar import read_cifar
+from m2mkd.data.coco_layout import coco
 from m2mkd.data.contents import Member
 from m2mkd.data.images import BadImageError, PackedImage, covered, evaluated
 from m2mkd.data.layouts import LAYOUTS
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from m2mkd.config.datasets import SplitName
 
 ARCHIVED: dict[str, Callable[[Sequence[Archive]], Any]] = {**LAYOUTS, "cifar100": read_cifar}
-"""Layouts that are read from archives."""
-READ = (*ARCHIVED, "parquet")
+"""Layouts that are read from archives alone."""
+READ = (*ARCHIVED, "coco", "parquet")
 """Layouts that are read from source files."""
 
 
 def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path) -> Any:
-    """What the source files of a data set hold: contents, or arrays of pixels.
+    """What the source files of a data set hold: contents, scenes, or arrays of pixels.
 
     Parameters
     ----------
@@ -36,11 +37,12 @@ def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | N
     splits
         Which split each is of, where the registry says so.
     scratch
-        Where compressed archives are decompressed to.
+        Where compressed archives are decompressed to, and tables written that would fill memory.
     """
     if layout == "parquet":
         return parquet(paths, splits)
-    return ARCHIVED[layout]([open_archive(path, scratch) for path in paths])
+    archives = [open_archive(path, scratch) for path in paths]
+    return coco(archives, scratch) if layout == "coco" else ARCHIVED[layout](archives)
 
 
 def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:

@@ -1,33 +1,16 @@
-"""What is to be found in an image, and the masks that the mask head is trained on (specification detection.md 3.4)."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""The masks that the mask head is trained on (specification detection.md 3.4)."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from m2mkd.data.detection_stream import Target
 from m2mkd.data.segmentation import Polygons, drawn
 from m2mkd.detection.operators import roi_align
 
 MASK_SIZE = 28
 """Side of a mask in the box of its region."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The instances of one image, G of them."""
-
-    boxes: Tensor
-    """(G, 4), float32: x0 y0 x1 y1 in pixels of the image as the detector gets it."""
-    classes: Tensor
-    """(G), int64, from 0."""
-    masks: Sequence[Polygons] | Tensor
-    """Outlines of the instances, or bitmaps (G, h, w) of the image's size, bool, on the device of the boxes."""
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:

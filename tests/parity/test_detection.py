@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m2mkd import upstream
+from m2mkd.data.detection_stream import Target
 from m2mkd.data.segmentation import Polygons
 from m2mkd.detection import names
 from m2mkd.detection.detector import Detector, Losses, sizes
 from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.sampling import NEGATIVE, POSITIVE, match_anchors, match_regions
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 from tests.conftest import ROOT
 
 DOUBLE, LOSS = 2e-7, 1e-6

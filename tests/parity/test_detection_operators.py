@@ -14,6 +14,7 @@ from torch import Tensor
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches
 from m2mkd.config.models import VMoEConfig
 from m2mkd.config.published import published
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection import heads, names, operators, pure_operators, rpn
 from m2mkd.detection.anchors import level_anchors
 from m2mkd.detection.attention import MapAttention, cut_windows, join_windows
@@ -24,7 +25,7 @@ from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.pyramid import channel_norm
 from m2mkd.detection.sampling import ANCHOR_MATCHER, REGION_MATCHER, RandomSampler
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 from tests.parity.test_detection import outlines
 
 EXACT = 1e-12

@@ -1,14 +1,21 @@
 """Croissant metadata: read back by MLCommons' own library, which refuses what is no Croissant."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from m2mkd.config import load
 from m2mkd.data.croissant import write_croissant
 from m2mkd.data.pack import Pack, open_pack
+from m2mkd.data.packing import Content, SplitSource, write_pack
 from m2mkd.data.prepare import prepare
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +84,36 @@ def test_what_the_metadata_get_wrong_is_noticed(packs, tmp_path: Path, right: st
     path.write_text(path.read_text().replace(right, wrong))
     with pytest.raises(Exception, match=message):
         list(mlcroissant.Dataset(jsonld=path).records("val"))
+
+
+def test_no_name_of_a_stranger_is_a_formula_in_the_table(tmp_path: Path):
+    names = [b"=cmd|' /C calc'!A0", b"+1", b"-2", b"@SUM(A1)", b"a=b", b"\xff"]
+    images = SplitSource(lambda start: [np.zeros((2, 2, 3), np.uint8)] * (6 - start), [0, 1, 0, 1, 0, 1], {"name": names})
+    write_pack(tmp_path / "key", "set", 2, Content(("=HYPERLINK(1)", "b"), {"val": images}, {}))
+    write_croissant(open_pack(tmp_path / "key"), load.datasets()["digits"], tmp_path / "described")
+    rows = list(csv.DictReader((tmp_path / "described/val.csv").open()))
+    assert [row["name"] for row in rows] == ["'=cmd|' /C calc'!A0", "'+1", "'-2", "'@SUM(A1)", "a=b", "\ufffd"]
+    assert [row["class"] for row in rows[:2]] == ["'=HYPERLINK(1)", "b"]
+
+
+TITLE = "A set [/bold] of [red]images\x1b[2J"
+
+
+def listed(tmp_path: Path, redirection: str = "") -> subprocess.CompletedProcess[str]:
+    (tmp_path / "config").mkdir()
+    entry = {"title": TITLE, "layout": "image_folder", "classes": 2, "licence": "[/] none", "files": []}
+    (tmp_path / "config/datasets.yaml").write_text(json.dumps({"set": entry}))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["bash", "-c", f"{sys.executable} -m m2mkd data list {redirection}"]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_titles_with_brackets_are_listed_as_they_are(tmp_path: Path):
+    done = listed(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"A set [/bold] of [red]images\x1b[2J" in done.stdout and "[/] none" in done.stdout
+
+
+def test_a_list_without_anywhere_to_print_it(tmp_path: Path):
+    done = listed(tmp_path, ">&-")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -357,3 +357,18 @@ def test_a_note_of_digests_that_is_none_is_made_anew(tmp_path: Path, note: str):
         kept.write_text(note, errors="surrogateescape")
     assert check(RAW / "set.zip", source, "set") == SHA256
     assert kept.read_bytes() == right
+
+
+def test_a_password_in_the_address_is_not_told():
+    with (
+        answering(sent("404 Not here")) as url,
+        pytest.raises(InputError, match=r"^http://127\.0\.0\.1:\d+/set\.zip: the server answers 404") as said,
+    ):
+        fetch("set", dataset(url.replace("//", "//me:secret@")), pause=0.001)
+    assert "secret" not in str(said.value)
+
+
+def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/not/there.pem")
+    with pytest.raises(InputError, match=r"cannot be asked \(.*invalid path: /not/there\.pem\); check the settings of your network"):
+        fetch("set", dataset("https://127.0.0.1:9/set.zip"), pause=0.001)

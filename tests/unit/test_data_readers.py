@@ -1,6 +1,8 @@
 """Whatever a file does to the process that reads it is one line, and does nothing to anybody else."""
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +93,15 @@ def test_results_come_in_their_order(file: Path):
     with reading(2, [file]) as pool:
         assert list(pool.in_order(squares, range(5 * READ_ITEMS + 3))) == [number**2 for number in range(5 * READ_ITEMS + 3)]
         assert list(pool.in_order(squares, [])) == []
+
+
+def test_an_interruption_is_not_kept_waiting(file: Path):
+    """By what is still read: the listing of a large archive takes minutes."""
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with reading(1, [file]) as pool, pytest.raises(KeyboardInterrupt):
+        pool.read(spinning)
+    assert time.monotonic() - start < readers.READ_SECONDS
 
 
 def test_a_crash_in_the_midst_of_many(file: Path):

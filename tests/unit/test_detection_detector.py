@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import box_iou
 
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.heads import REGION_CODER, Regions
 from m2mkd.detection.rpn import Proposed, Scored
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 from m2mkd.errors import InputError
 from tests.unit.detection import CLASSES, CONFIG, detector, sampler, scene
 

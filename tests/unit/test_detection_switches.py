@@ -7,11 +7,11 @@ import torch
 from m2mkd.config import load
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches, Proposals
 from m2mkd.config.published import published
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detector import Detector
 from m2mkd.detection.images import MEAN
 from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.start import start_from
-from m2mkd.detection.targets import Target
 from m2mkd.errors import InputError
 from m2mkd.models.vmoe import VMoE
 from tests.unit.detection import CONFIG, VIT, detector, sampler, scene

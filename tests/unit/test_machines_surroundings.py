@@ -20,6 +20,7 @@ from m2mkd.signals import SignalGuard, heeding
 from m2mkd.training import gpus
 from m2mkd.training.job import provenance
 from tests.conftest import ROOT
+from tests.workflow.servers import need
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 THERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -176,11 +177,11 @@ def test_a_user_whom_the_system_does_not_know_has_a_name_and_a_home(tmp_path, va
 def latin_1(tmp_path_factory) -> dict[str, str]:
     """A locale that is not UTF-8, as some clusters have."""
     if not shutil.which("localedef"):
-        pytest.skip("no localedef")
+        need(None, "no localedef; on Debian: apt-get install -y locales")
     folder = tmp_path_factory.mktemp("locales")
     subprocess.run(["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US")], capture_output=True, check=False)
     if not (folder / "en_US").exists():
-        pytest.skip("localedef has no en_US")
+        need(None, "localedef has no en_US; on Debian: apt-get install -y locales")
     return {"LOCPATH": str(folder), "LC_ALL": "en_US"}
 
 

@@ -26,13 +26,17 @@ CIRCLES: dict[frozenset[str], str] = {}
 """Modules that import each other all the same, with the reason."""
 TWICE = {
     **dict.fromkeys(
-        ("COLUMNS", "CONSTANTS", "FOLDERS", "INPUTS", "NAMES", "PUBLISHED", "VALUES"),
+        (
+            *("CHUNK", "COLUMNS", "CONSTANTS", "DIGITS", "FOLDERS", "INK", "INPUTS", "MARGIN", "NAMES"),
+            *("PUBLISHED", "TEXT", "VALUES"),
+        ),
         "a constant of its module, which no other takes by this name",
     ),
     **dict.fromkeys(("batched_nms", "roi_align"), "one operator, of torchvision and in torch alone"),
     "Augmentation": "of classification, and of detection",
     "Backbone": "of a NAC's tokenizer, and of a detector",
-    "mask_targets": "of a set, and of a detector",
+    "Mark": "in a figure, and on an image",
+    "Source": "of released tensors, and of the images of a split",
     "origin": "of a container's image, and of a run",
 }
 """Public names of several modules beside commands, which have the names of what they do, and ``run`` of each phase; with the reason."""

@@ -90,12 +90,12 @@ def test_dvc_computes_inside_what_is_missing(finished, copy_of, sif, monkeypatch
     project = copy_of(finished)
     project.set_config(container=str(sif))
     run = sorted(project.folder("runs/evaluate").iterdir())[0]
-    before = (run / "0" / "metrics.json").read_bytes()
+    before = (run / "metrics.json").read_bytes()
     shutil.rmtree(run)
     shutil.rmtree(project.folder("logs"))
     monkeypatch.setenv("SNAKEMAKE_PROFILE", "profiles/container")
     project.run("dvc", "repro", "students")
-    assert (run / "0" / "metrics.json").read_bytes() == before
+    assert (run / "metrics.json").read_bytes() == before
     assert list(files(project, "logs/**/*.log")) == [f"logs/evaluate/{run.name}.log"] and on_the_host(project, sif) == []
 
 

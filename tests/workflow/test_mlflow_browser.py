@@ -25,7 +25,7 @@ def served(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         study = plan(root, "small", EXPERIMENTS)
         better = {run_id for row in study.rows if row.variant == "m2mkd" for run_id in (*row.trained, *row.measured)}
-        finish(study, lambda run, replicate: by_seed(run, replicate) - (0.0 if run.id in better else 0.1))
+        finish(study, lambda run, seed: by_seed(run, seed) - (0.0 if run.id in better else 0.1))
         compile_tables(Results.read(study))
         sync(Results.read(study))
     with mlflow_server(root, f"sqlite:///{root}/results/mlflow.db") as server:

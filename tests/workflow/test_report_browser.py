@@ -30,9 +30,9 @@ def report(tmp_path_factory):
         patch.chdir(root)
         study = plan(root, "small", EXPERIMENTS)
         better = {run_id for row in study.rows if row.variant == "m2mkd" for run_id in row.measured}
-        finish(study, lambda run, replicate: by_seed(run, replicate) + (0.02 + 0.001 * replicate if run.id in better else 0.0))
+        finish(study, lambda run, seed: by_seed(run, seed) + (0.02 + 0.001 * seed if run.id in better else 0.0))
         (row,) = [row for row in study.rows if row.experiment.startswith("nac") and row.variant == "end_to_end"]
-        shutil.rmtree(f"{study.folder(row.measured[0])}/1")
+        shutil.rmtree(study.folder(row.measured[1]))
         write_report(Results.read(study, partial=True))
         return root / "results/small/report.html", verdict_board(Results.read(study, partial=True))
 

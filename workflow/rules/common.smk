@@ -92,11 +92,10 @@ def inputs_of(run_ids):
     beside = {file for run_id in run_ids for file in PLAN["runs"][run_id]["ancient"]}
     sets = {file for file in needed if file.startswith("data/")}
     # Of a link into a cache of DVC Snakemake looks at the time of the file there, which is not ours to set.
-    return (
-        [ancient(f) if os.path.islink(f) else f for f in sorted(needed - sets)]
-        + [local(file) for file in sorted(sets)]
-        + [ancient(local(file)) for file in sorted(beside - needed)]
-    )
+    files = sorted(needed - sets) + [local(file) for file in sorted(sets)]
+    return [ancient(f) if os.path.islink(f) else f for f in files] + [
+        ancient(local(file)) for file in sorted(beside - needed)
+    ]
 
 
 def phase_of(run_id):

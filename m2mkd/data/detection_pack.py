@@ -1,0 +1,119 @@
+"""Packed sets for detection: images as any packed set has them, and beside them a line of annotations for each.
+
+A split has, beyond its images, ``SPLIT.annotations.jsonl``, and in ``SPLIT.starts.npy`` where the line of each image begins.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2mkd.data.annotations import AnnotationTable, Instance, StoredTable, instances_of
+from m2mkd.data.images import PackedImage
+from m2mkd.data.manifest import damaged
+from m2mkd.data.pack import ENCODED, EncodedImages, Pack
+from m2mkd.data.samples import Sample
+from m2mkd.errors import InputError
+from m2mkd.files import require_file
+
+
+@dataclass(frozen=True)
+class DetectionSource:
+    """What a split for detection is packed from."""
+
+    images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
+    """Images from an index on, as those of `SplitSource`."""
+    table: AnnotationTable | StoredTable
+    """Their instances."""
+    attributes: Mapping[str, NDArray[Any]]
+    """Facts on each image, (N,) each: ``id`` in the source, ``height`` and ``width`` in pixels, and ``name`` of its file, if it has one."""
+    storage: str = ENCODED
+    final: bool = False
+
+    def __len__(self) -> int:
+        return len(self.table.trainable)
+
+    def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]:
+        """Write the annotations, and give what the manifest says of them."""
+        with (folder / f"{split}.annotations.jsonl").open("wb") as file:
+            starts = self.table.write(file)
+        np.save(folder / f"{split}.starts.npy", starts)
+        attributes = {**self.attributes, "trainable": self.table.trainable}
+        for name, values in attributes.items():
+            np.save(folder / f"{split}.{name}.npy", values)
+        return {
+            "images": len(self),
+            "instances": int(self.table.per_class.sum()),
+            "crowds": self.table.crowds,
+            "per_class": self.table.per_class.tolist(),
+            "attributes": sorted(attributes),
+        }
+
+
+@dataclass(frozen=True)
+class DetectionSplit:
+    """One split of a set for detection, of N images."""
+
+    images: Any
+    """By index: an array uint8 (N, H, W, 3), memory-mapped; or encoded images, of any size."""
+    attributes: Mapping[str, NDArray[Any]]
+    """Facts on each image, (N,) each, as `DetectionSource` has them; and ``trainable``, the number of instances that are trained on."""
+    path: Path
+    """File of the annotations."""
+    starts: NDArray[np.int64]
+    """Where the line of each image begins in it, and where the last one ends, (N + 1,)."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def first(self, count: int) -> "DetectionSplit":
+        """The first images, not read yet."""
+        images = self.images.first(count) if isinstance(self.images, EncodedImages) else self.images[:count]
+        attributes = {name: values[:count] for name, values in self.attributes.items()}
+        return replace(self, images=images, attributes=attributes, starts=self.starts[: count + 1])
+
+    @property
+    def trainable(self) -> NDArray[np.int64]:
+        """Indices of the images that a detector is trained on: those with an instance that is no crowd."""
+        return np.flatnonzero(self.attributes["trainable"])
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """An image, uint8 (H, W, 3)."""
+        return np.asarray(self.images[index : index + 1][0])
+
+    def instances(self, index: int) -> tuple[Instance, ...]:
+        """All that is annotated of an image, crowds too."""
+        start, end = self.starts[index : index + 2].tolist()
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return instances_of(file.read(end - start))
+
+    def sample(self, index: int) -> Sample:
+        """An image with the instances that are trained on."""
+        kept = [instance for instance in self.instances(index) if instance.trainable]
+        # In single precision, as released: of its sum the transforms take what they are given, to the bit.
+        boxes = np.array([instance.bbox for instance in kept], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([instance.label for instance in kept], np.int64)
+        return Sample(self.image(index), boxes.astype(np.float64), classes, tuple(instance.mask() for instance in kept))
+
+
+def detection_split(pack: Pack, name: str) -> DetectionSplit:
+    """A split of a packed set; what it holds stays on disk until it is read.
+
+    Raises
+    ------
+    InputError
+        If the set has no such split, or labels in place of instances, or is damaged.
+    """
+    facts = pack.facts(name)
+    if "instances" not in facts:
+        raise InputError(f"{pack.folder}: the images of {pack.name} have a label in place of boxes; name a set for detection")
+    starts = pack.array(name, "starts", "i", (facts["images"] + 1,))
+    path = pack.folder / f"{name}.annotations.jsonl"
+    if starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] != require_file(path).st_size:
+        raise damaged(pack.folder / f"{name}.starts.npy", f"is damaged: it does not say where the lines of {path.name} begin", pack.folder)
+    return DetectionSplit(pack.images(name), pack.attributes(name), path, starts)

@@ -1,0 +1,281 @@
+"""The images that a detector trains on and is measured on.
+
+Everything random depends on (data set, protocol, replicate) and on the epoch and the image; never on the number of workers or of ranks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from m2mkd.config.detection_input import DetectionInput
+from m2mkd.data.detection_pack import DetectionSplit
+from m2mkd.data.detection_transforms import augmented, shortest_edge_size
+from m2mkd.data.epochs import Epochs, as_it_is
+from m2mkd.data.loading import refused_in_one_line
+from m2mkd.data.samples import resized_image
+from m2mkd.data.segmentation import Polygons, Segmentation, bitmap
+from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed
+from m2mkd.signals import end_with_parent
+
+
+@dataclass(frozen=True)
+class Target:
+    """The G instances of one image, of which there may be none."""
+
+    boxes: Tensor
+    """float32, (G, 4): x0 y0 x1 y1 in pixels."""
+    classes: Tensor
+    """int64, (G,), from 0."""
+    masks: Sequence[Polygons] | Tensor
+    """Their outlines; or bitmaps, bool (G, H, W), on the device of the boxes, where some instance has no outline."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+class DetectionBatch(NamedTuple):
+    """A training batch of B images: this rank's part of the global one."""
+
+    images: list[Tensor]
+    """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
+    targets: list[Target]
+    ids: Tensor
+    """int64, (B,), index of each image in its split."""
+
+    def parts(self, count: int) -> Iterator["DetectionBatch"]:
+        """Parts for the accumulation of gradients; part m of M of rank r of R is what rank r M + m of R M would hold."""
+        for number in range(count):
+            here = rank_block(len(self.images), number, count)
+            yield DetectionBatch(self.images[here], self.targets[here], self.ids[here])
+
+
+class DetectionEvalBatch(NamedTuple):
+    """A batch of at most B images to measure on."""
+
+    images: list[Tensor]
+    """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
+    sizes: list[tuple[int, int]]
+    """Height and width in pixels of each image as it was annotated, which detections have to be scaled to."""
+    ids: Tensor
+    """int64, (B,), index of each image in its split."""
+
+
+class DetectionDraw(NamedTuple):
+    """Which images one batch holds."""
+
+    epoch: int
+    samples: NDArray[np.int64]
+    """Index of each image in the split."""
+
+
+class DetectionStream:
+    """Training batches, epoch by epoch; the global batch of a step is the same for any number of ranks, and each holds a block of it.
+
+    Parameters
+    ----------
+    split
+        Where the images come from.
+    indices
+        Which of them are used, (N,); see `DetectionSplit.trainable`.
+    batch_size
+        Images of the global batch; what does not fill one is dropped from an epoch.
+    config
+        Augmentation.
+    names
+        (data set, protocol, replicate): what everything random is derived from.
+    workers
+        Processes that prepare batches; none: the calling one. The batches are the same.
+    device
+        Where images, boxes and classes come to lie.
+    rank, ranks
+        Which part of every global batch is made here, and of how many.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than one batch holds, or a batch cannot be divided among the ranks.
+    """
+
+    def __init__(
+        self,
+        split: DetectionSplit,
+        indices: ArrayLike,
+        batch_size: int,
+        config: DetectionInput,
+        names: tuple[str | int, ...],
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        chosen = np.asarray(indices, np.int64)
+        if len(chosen) < batch_size:
+            short = f"{len(chosen)} training images are fewer than one batch of {batch_size}"
+            raise InputError(f"{split.path.parent}: {short}; lower batch_size or name a larger set")
+        self._device = torch.device(device)
+        self._order = _Order(chosen, batch_size, names, rank_block(batch_size, rank, ranks))
+        self._epochs = Epochs(_Training(split, config, names), self._order.draws, workers, self._device.type == "cuda")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return self._order.steps
+
+    def draws(self, epoch: int, start_step: int = 0) -> Iterator[DetectionDraw]:
+        """Which images this rank's part of each batch holds, from ``start_step`` on."""
+        return self._order.draws(epoch, start_step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DetectionBatch]:
+        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
+
+        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
+        `RuntimeError`.
+        """
+        return (_batch(loaded, self._device) for loaded in self._epochs.begin(epoch, start_step))
+
+    def close(self) -> None:
+        """End the processes that load; they would not end at a signal."""
+        self._epochs.close()
+
+
+class _Order:
+    """The draws of every epoch."""
+
+    def __init__(self, indices: NDArray[np.int64], batch_size: int, names: tuple[str | int, ...], part: slice):
+        self.steps = len(indices) // batch_size
+        self._indices, self._batch_size, self._names, self._part = indices, batch_size, names, part
+
+    def draws(self, epoch: int, start_step: int) -> Iterator[DetectionDraw]:
+        order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
+        for step in range(start_step, self.steps):
+            yield DetectionDraw(epoch, order[step * self._batch_size :][: self._batch_size][self._part])
+
+
+def rank_block(size: int, part: int, parts: int) -> slice:
+    """Places of a batch that one of its parts holds.
+
+    Raises
+    ------
+    InputError
+        If ``size`` is no multiple of ``parts``.
+    """
+    if size % parts:
+        wanted = f"{size // parts * parts or parts} or {(size // parts + 1) * parts}"
+        raise InputError(f"a batch of {size} images cannot be divided into {parts} equal parts; set batch_size to {wanted}")
+    return slice(part * size // parts, (part + 1) * size // parts)
+
+
+def detection_eval_batches(
+    split: DetectionSplit, config: DetectionInput, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> Iterator[DetectionEvalBatch]:
+    """All images of a split in order, resized for evaluation, none dropped; of several ranks, each has every so many-th batch.
+
+    Parameters
+    ----------
+    split
+        What is measured on; images without an instance too.
+    config
+        Size in evaluation.
+    batch_size
+        Images in a batch; the last one of all may have fewer.
+    rank, ranks
+        Which batches are made here, and of how many.
+    workers
+        Processes that decode and resize beside this one.
+    """
+    starts = range(rank * batch_size, len(split), ranks * batch_size)
+    loader = DataLoader(
+        _Evaluation(split, config, batch_size),
+        sampler=starts,
+        batch_size=None,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        worker_init_fn=end_with_parent,
+        generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
+    )
+    return (DetectionEvalBatch(_apart(pixels, shapes), sizes, ids) for pixels, shapes, sizes, ids in refused_in_one_line(iter(loader)))
+
+
+class _Loaded(NamedTuple):
+    """A batch on its way from the process that loads it: in few tensors, each of which takes a file descriptor to hand over."""
+
+    pixels: Tensor
+    """uint8, of all images one after the other."""
+    shapes: list[tuple[int, int]]
+    """Height and width of each image."""
+    boxes: Tensor
+    """float32, (sum of G, 4)."""
+    classes: Tensor
+    segmentations: list[tuple[Segmentation, ...]]
+    """Of each image."""
+    ids: Tensor
+
+
+class _Training(Dataset[_Loaded]):
+    """Makes the batch of a draw."""
+
+    def __init__(self, split: DetectionSplit, config: DetectionInput, names: tuple[str | int, ...]):
+        self._split, self._config, self._names = split, config, names
+
+    def __getitem__(self, draw: DetectionDraw) -> _Loaded:
+        samples = []
+        for index in draw.samples.tolist():
+            generator = np.random.default_rng(derive_seed(*self._names, "augment", draw.epoch, index))
+            samples.append(augmented(self._split.sample(index), self._config.augmentation, generator))
+        pixels, shapes = _together([sample.image for sample in samples])
+        boxes = torch.from_numpy(np.concatenate([sample.boxes for sample in samples]).astype(np.float32))
+        classes = torch.from_numpy(np.concatenate([sample.classes for sample in samples]))
+        return _Loaded(pixels, shapes, boxes, classes, [sample.segmentations for sample in samples], torch.from_numpy(draw.samples))
+
+
+class _Evaluation(Dataset[tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]], Tensor]]):
+    """Makes the batch that begins at an image."""
+
+    def __init__(self, split: DetectionSplit, config: DetectionInput, batch_size: int):
+        self._split, self._config, self._batch_size = split, config, batch_size
+
+    def __getitem__(self, start: int) -> tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]], Tensor]:
+        ids = range(start, min(start + self._batch_size, len(self._split)))
+        images, sizes = [], []
+        for index in ids:
+            image = self._split.image(index)
+            sizes.append((image.shape[0], image.shape[1]))
+            size = shortest_edge_size(*sizes[-1], self._config.test_size, self._config.test_longest)
+            images.append(resized_image(image, *size))
+        return *_together(images), sizes, torch.tensor(ids)
+
+
+def _batch(loaded: _Loaded, device: torch.device) -> DetectionBatch:
+    pixels, boxes, classes = (part.to(device, non_blocking=True) for part in (loaded.pixels, loaded.boxes, loaded.classes))
+    counts = [len(segmentations) for segmentations in loaded.segmentations]
+    masks = [_masks(segmentations, *shape, device) for segmentations, shape in zip(loaded.segmentations, loaded.shapes, strict=True)]
+    targets = [Target(*parts) for parts in zip(boxes.split(counts), classes.split(counts), masks, strict=True)]
+    return DetectionBatch(_apart(pixels, loaded.shapes), targets, loaded.ids)
+
+
+def _masks(segmentations: Sequence[Segmentation], height: int, width: int, device: torch.device) -> Sequence[Polygons] | Tensor:
+    outlines = [segmentation for segmentation in segmentations if not isinstance(segmentation, np.ndarray)]
+    if len(outlines) == len(segmentations):
+        return outlines
+    return torch.from_numpy(np.stack([bitmap(segmentation, height, width) for segmentation in segmentations])).to(device)
+
+
+def _together(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Images (H, W, 3) as one line of pixels, channel by channel, and the height and width of each."""
+    shapes = [(image.shape[0], image.shape[1]) for image in images]
+    pixels = torch.empty(sum(image.size for image in images), dtype=torch.uint8)
+    for place, image in zip(_apart(pixels, shapes), images, strict=True):
+        place.numpy()[:] = image.transpose(2, 0, 1)
+    return pixels, shapes
+
+
+def _apart(pixels: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    parts = pixels.split([3 * height * width for height, width in shapes])
+    return [part.view(3, height, width) for part, (height, width) in zip(parts, shapes, strict=True)]
