@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from m2mkd.config.compat import Value
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.backbone import Backbone
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.heads import Averaging, RegionHeads
@@ -15,7 +16,6 @@ from m2mkd.detection.images import batched
 from m2mkd.detection.pyramid import SimpleFeaturePyramid
 from m2mkd.detection.rpn import RegionProposalNetwork
 from m2mkd.detection.sampling import Sampler
-from m2mkd.detection.targets import Target
 from m2mkd.models.moe import ExpertInit
 
 

@@ -13,13 +13,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import clip_boxes_to_image
 
 from m2mkd.config.detection import DetectorConfig
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.operators import batched_nms
 from m2mkd.detection.pooling import pool_regions
 from m2mkd.detection.pyramid import channel_norm
 from m2mkd.detection.rpn import Proposed
 from m2mkd.detection.sampling import NEGATIVE, POSITIVE, Sampler, match_regions
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 
 BOX_BINS, MASK_BINS = 7, 14
 REGION_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))

@@ -11,10 +11,10 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import clip_boxes_to_image
 
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches, Proposals
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.anchors import level_anchors
 from m2mkd.detection.operators import batched_nms
 from m2mkd.detection.sampling import Sampler, match_anchors
-from m2mkd.detection.targets import Target
 
 PROPOSAL_OVERLAP = 0.7
 ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))

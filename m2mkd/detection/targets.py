@@ -1,33 +1,16 @@
-"""What is to be found in an image, and the masks that the mask head is trained on (specification detection.md 3.4)."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""The masks that the mask head is trained on (specification detection.md 3.4)."""
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from m2mkd.data.detection_stream import Target
+from m2mkd.data.segmentation import Polygons, drawn
 from m2mkd.detection.operators import roi_align
 
 MASK_SIZE = 28
 """Side of a mask in the box of its region."""
-Polygons = Sequence[Sequence[float]]
-"""An instance's outline: each of its parts as x0 y0 x1 y1 and so on, in pixels."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The instances of one image, G of them."""
-
-    boxes: Tensor
-    """(G, 4), float32: x0 y0 x1 y1 in pixels of the image as the detector gets it."""
-    classes: Tensor
-    """(G), int64, from 0."""
-    masks: Sequence[Polygons] | Tensor
-    """Outlines of the instances, or bitmaps (G, h, w) of the image's size, bool, on the device of the boxes."""
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:
@@ -53,16 +36,15 @@ def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:
         maps = target.masks[instances, None].to(torch.float32)
         places = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
         return roi_align(maps, torch.cat([places[:, None], boxes], dim=1), MASK_SIZE, 1.0)[:, 0] >= 0.5
-    drawn = [_drawn(target.masks[instance], box) for instance, box in zip(instances.tolist(), boxes.double().tolist(), strict=True)]
-    if not drawn:
+    outlines = zip(instances.tolist(), boxes.double().numpy(force=True), strict=True)
+    masks = [drawn(_inside(target.masks[instance], box), MASK_SIZE, MASK_SIZE) for instance, box in outlines]
+    if not masks:
         return torch.zeros(0, MASK_SIZE, MASK_SIZE, dtype=torch.bool, device=boxes.device)
-    return torch.from_numpy(np.stack(drawn)).to(boxes.device)
+    return torch.from_numpy(np.stack(masks)).to(boxes.device)
 
 
-def _drawn(polygons: Polygons, box: Sequence[float]) -> np.ndarray:
-    from pycocotools import mask as coco
-
-    corner = np.array(box[:2])
-    scale = MASK_SIZE / np.maximum(np.array(box[2:]) - corner, 0.1)
-    moved = [((np.reshape(part, (-1, 2)) - corner) * scale).ravel().tolist() for part in polygons]
-    return coco.decode(coco.merge(coco.frPyObjects(moved, MASK_SIZE, MASK_SIZE))).astype(bool)
+def _inside(polygons: Polygons, box: NDArray[np.float64]) -> Polygons:
+    """Outlines in units of the places of a mask that fills the box."""
+    corner, opposite = box[:2], box[2:]
+    scale = MASK_SIZE / np.maximum(opposite - corner, 0.1)
+    return tuple((points - corner) * scale for points in polygons)

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m2mkd import upstream
+from m2mkd.data.detection_stream import Target
+from m2mkd.data.segmentation import Polygons
 from m2mkd.detection import names
 from m2mkd.detection.detector import Detector, Losses, sizes
 from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.sampling import NEGATIVE, POSITIVE, match_anchors, match_regions
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 from tests.conftest import ROOT
 
 DOUBLE, LOSS = 2e-7, 1e-6
@@ -33,6 +35,11 @@ GROUPS = ("input", "tokens", "gate", "pyramid", "anchors", "rpn", "train", "roi"
 FOLDER = (ROOT / os.environ.get("M2MKD_FIXTURES", "../shared/fixtures")).resolve() / "detection"
 RECORDED = [path.name.removesuffix(".meta.json") for path in sorted(FOLDER.glob("*.meta.json")) if "losses" in json.loads(path.read_text())]
 """Every recording of a network."""
+
+
+def outlines(polygons: list[list[list[float]]]) -> list[Polygons]:
+    """Of each instance, from x0 y0 x1 y1 and so on."""
+    return [tuple(np.reshape(part, (-1, 2)) for part in parts) for parts in polygons]
 
 
 class Recording:
@@ -51,7 +58,7 @@ class Recording:
         number = range(len(self.meta["images"]))
         self.images = [self.tensors[f"input.image.{n}"] for n in number]
         self.targets = [
-            Target(self.tensors[f"input.boxes.{n}"], self.tensors[f"input.classes.{n}"], self.meta["polygons"][n]) for n in number
+            Target(self.tensors[f"input.boxes.{n}"], self.tensors[f"input.classes.{n}"], outlines(self.meta["polygons"][n])) for n in number
         ]
         self.ours["input.batched"] = self.detector.batched(self.images)
         self._train()

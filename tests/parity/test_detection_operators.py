@@ -14,6 +14,7 @@ from torch import Tensor
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches
 from m2mkd.config.models import VMoEConfig
 from m2mkd.config.published import published
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection import heads, names, operators, pure_operators, rpn
 from m2mkd.detection.anchors import level_anchors
 from m2mkd.detection.attention import MapAttention, cut_windows, join_windows
@@ -24,7 +25,8 @@ from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.pyramid import channel_norm
 from m2mkd.detection.sampling import ANCHOR_MATCHER, REGION_MATCHER, RandomSampler
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
+from tests.parity.test_detection import outlines
 
 EXACT = 1e-12
 RECORDED_POOLING = [(7, 0, "aligned"), (7, 0, "legacy"), (7, 2, "aligned"), (7, 2, "legacy"), (14, 0, "aligned")]
@@ -108,8 +110,8 @@ def test_sampling_draws_what_the_released_code_draws(ops, meta):
 
 def test_mask_targets(ops, meta):
     boxes, everything = ops["mask_targets.boxes"], torch.arange(5)
-    outlines = Target(boxes, everything, meta["mask_targets.polygons"])
-    assert torch.equal(mask_targets(outlines, everything, boxes), ops["mask_targets.polygon"].bool())
+    drawn = Target(boxes, everything, outlines(meta["mask_targets.polygons"]))
+    assert torch.equal(mask_targets(drawn, everything, boxes), ops["mask_targets.polygon"].bool())
     height, width = meta["mask_targets.height_width"]
     bitmaps = np.unpackbits(ops["mask_targets.full"].numpy(), axis=1)[:, : height * width].reshape(-1, height, width)
     maps = Target(boxes, everything, torch.from_numpy(bitmaps).bool())

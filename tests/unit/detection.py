@@ -6,9 +6,9 @@ import torch
 
 from m2mkd.config.detection import DetectorConfig, Proposals
 from m2mkd.config.models import VMoEConfig
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detector import Detector, build_detector
 from m2mkd.detection.sampling import RandomSampler
-from m2mkd.detection.targets import Target
 from m2mkd.seeds import forked_rng
 
 VIT = VMoEConfig(patch_size=8, width=16, heads=2, depths=(1, 1), experts=4)

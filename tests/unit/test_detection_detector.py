@@ -1,15 +1,17 @@
 """The whole detector: its losses, what they average over, its detections, and that it learns."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import box_iou
 
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.heads import REGION_CODER, Regions
 from m2mkd.detection.rpn import Proposed, Scored
-from m2mkd.detection.targets import Target, mask_targets
+from m2mkd.detection.targets import mask_targets
 from m2mkd.errors import InputError
 from tests.unit.detection import CLASSES, CONFIG, detector, sampler, scene
 
@@ -223,7 +225,7 @@ def test_a_full_mask_fills_its_box_and_no_place_outside():
 
 
 def test_outlines_and_bitmaps_give_the_same_masks():
-    outline = [[8.0, 8, 40, 8, 40, 32, 8, 32]]
+    outline = (np.array([[8.0, 8], [40, 8], [40, 32], [8, 32]]),)
     bitmap = torch.zeros(1, 64, 64, dtype=torch.bool)
     bitmap[0, 8:32, 8:40] = True
     box, which = torch.tensor([[4.0, 4, 32, 60]]), torch.zeros(1, dtype=torch.int64)
@@ -235,7 +237,7 @@ def test_outlines_and_bitmaps_give_the_same_masks():
 
 
 def test_the_parts_of_an_outline_are_joined():
-    parts = [[0.0, 0, 14, 0, 14, 28, 0, 28], [7.0, 0, 21, 0, 21, 28, 7, 28]]
+    parts = tuple(np.array([[x, 0.0], [x + 14, 0], [x + 14, 28], [x, 28]]) for x in (0, 7))
     box, which = torch.tensor([[0.0, 0, 28, 28]]), torch.zeros(1, dtype=torch.int64)
     mask = mask_targets(Target(box, which, [parts]), which, box)[0]
     assert mask[:, :21].all() and not mask[:, 21:].any()

@@ -1,16 +1,17 @@
 """Each compat switch that acts in a detector: both values, and what they change."""
 
+import numpy as np
 import pytest
 import torch
 
 from m2mkd.config import load
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches, Proposals
 from m2mkd.config.published import published
+from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detector import Detector
 from m2mkd.detection.images import MEAN
 from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.start import start_from
-from m2mkd.detection.targets import Target
 from m2mkd.errors import InputError
 from m2mkd.models.vmoe import VMoE
 from tests.unit.detection import CONFIG, VIT, detector, sampler, scene
@@ -60,7 +61,7 @@ def test_detection_input():
 def test_unreachable():
     released, corrected = values("unreachable")
     image, target = scene(0, 1)
-    beyond = Target(torch.cat([target.boxes, torch.tensor([[900.0, 900, 910, 910]])]), torch.tensor([0, 1]), [[[0.0, 0, 9, 0, 9, 9]]] * 2)
+    beyond = Target(torch.cat([target.boxes, torch.tensor([[900.0, 900, 910, 910]])]), torch.tensor([0, 1]), [(np.eye(3, 2) * 9,)] * 2)
     counts = {}
     for name, compat in (("released", released), ("corrected", corrected)):
         network = detector(**compat, detection_input="corner")

@@ -37,8 +37,6 @@ TWICE = {
     "Backbone": "of a NAC's tokenizer, and of a detector",
     "Mark": "in a figure, and on an image",
     "Source": "of released tensors, and of the images of a split",
-    "Target": "of a batch, and of a detector",
-    "Polygons": "of a set, and of a target",
     "origin": "of a container's image, and of a run",
 }
 """Public names of several modules beside commands, which have the names of what they do, and ``run`` of each phase; with the reason."""
