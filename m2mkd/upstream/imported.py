@@ -61,7 +61,7 @@ class Imported:
         """The network with its weights, in evaluation mode on the CPU."""
         from m2mkd.upstream.network import build_with_state
 
-        return build_with_state(self.description, self.state())
+        return build_with_state(self.description, self.state(), self.source)
 
 
 def open_released(

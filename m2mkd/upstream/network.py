@@ -111,11 +111,7 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
         elif _holds_all_stages(description, released):
             converted = convert(replace(description, stage=None), released, what)
             return {name.removeprefix(prefix): tensor for name, tensor in converted.items() if name.startswith(prefix)}
-    try:
-        with torch.device("meta"):
-            model = build(description)
-    except (ValueError, RuntimeError, AssertionError, ArithmeticError, MemoryError) as error:
-        raise InputError(f"{what}: there is no network of these sizes ({error}); correct the configuration") from None
+    model = _laid_out(description, what)
     constants = {name: buffer for name, buffer in model.named_buffers() if name in nac_names.MODULE_CONSTANTS}
     given = {name: _constant(name, released[name], buffer, what) for name, buffer in constants.items() if name in released}
     wanted = {
@@ -124,18 +120,36 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
     return gather(wanted, {name: tensor for name, tensor in released.items() if name not in given}, what) | constants | given
 
 
-def build_with_state(description: Description, state: Mapping[str, Tensor]) -> nn.Module:
-    """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32."""
+def build_with_state(description: Description, state: Mapping[str, Tensor], what: str = "checkpoint") -> nn.Module:
+    """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32.
+
+    Raises
+    ------
+    InputError
+        If the tensors are not those of the description; ``what`` says what the error calls them.
+    """
     weights = (tensor for name, tensor in state.items() if name not in nac_names.MODULE_CONSTANTS)
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights) else torch.float32
-    with torch.device("meta"):
-        model = build(description)
-    for name in set(nac_names.MODULE_CONSTANTS) & state.keys():
-        setattr(model, name, state[name])  # they may be of any number, one for each image for example
-    # Contiguous, so that neither speed nor bits depend on how the file's tensors lay in memory.
-    own = {name: tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    model.load_state_dict(own, assign=True)
+    model = _laid_out(description, what)
+    for name, buffer in list(model.named_buffers()):
+        if name in nac_names.MODULE_CONSTANTS and name in state:  # they may be of any number, one for each image for example
+            setattr(model, name, _constant(name, state[name], buffer, what))
+    try:
+        # Contiguous, so that neither speed nor bits depend on how the file's tensors lay in memory.
+        own = {name: tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
+        model.load_state_dict(own, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{what}: its tensors are not those that it is said to hold ({error}); import it anew") from None
     return model.eval()
+
+
+def _laid_out(description: Description, what: str) -> nn.Module:
+    """The network without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return build(description)
+    except (ValueError, RuntimeError, AssertionError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"{what}: there is no network of these sizes ({error}); correct the configuration") from None
 
 
 def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
