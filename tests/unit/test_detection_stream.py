@@ -8,7 +8,7 @@ import torch
 
 from m2mkd.config.detection_input import DetectionInput, ScaleJitter, ShortestEdge
 from m2mkd.data.detection_pack import DetectionSplit, detection_split
-from m2mkd.data.detection_stream import DetectionBatch, DetectionStream, Target, block, detection_eval_batches
+from m2mkd.data.detection_stream import DetectionBatch, DetectionStream, Target, detection_eval_batches, rank_block
 from m2mkd.data.detection_transforms import augmented, shortest_edge_size
 from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, SplitSource, write_pack
@@ -202,7 +202,7 @@ def test_what_cannot_be_batched_is_refused(split: DetectionSplit):
         stream(split, indices=range(5))
     with pytest.raises(InputError, match="a batch of 6 images cannot be divided into 4 equal parts; set batch_size to 4 or 8"):
         stream(split, ranks=4)
-    assert [block(12, part, 3) for part in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert [rank_block(12, part, 3) for part in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
 
 
 def test_a_set_for_classification_is_refused(tmp_path: Path):

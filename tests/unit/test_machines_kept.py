@@ -249,7 +249,7 @@ def test_a_snakemake_on_another_machine_counts_as_long_as_it_touches_its_note(st
 
 def test_a_snakemake_on_another_machine_is_waited_for(study, monkeypatch):
     path, said = note("other.example"), []
-    monkeypatch.setattr(workflows, "PAUSE", 0.01)
+    monkeypatch.setattr(workflows, "HEARTBEAT", 0.01)
     monkeypatch.setattr(workflows.time, "sleep", lambda _: path.unlink())
     workflows.wait_for_all(said.append)
     assert said == ["waiting for process 7 on other.example, a Snakemake that works here"]
