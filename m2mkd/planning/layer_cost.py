@@ -3,7 +3,7 @@
 # Formulas, and not torch's FlopCounterMode on the meta device, for four reasons: importing torch and the models takes ten times as long as
 # planning does, at each start of the workflow; the router of a V-MoE cannot run there, for how much its experts compute depends on values;
 # a NAC is also counted as the released code computes it, which nothing here runs; and nobody counts memory but formulas. The counter is
-# the oracle instead: tests/unit/test_planning_flops.py holds each formula against it.
+# the oracle instead: tests/unit/planning/test_flops.py holds each formula against it.
 
 from dataclasses import dataclass
 from typing import Literal
