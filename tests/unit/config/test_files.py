@@ -12,8 +12,9 @@ import yaml
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, seeds_of
+from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment
 from m2mkd.config.models import NACConfig, ViTConfig
+from m2mkd.config.seeds import seeds_of
 from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
 from m2mkd.study.study import Study
