@@ -268,6 +268,6 @@ class Catalogue(Config):
     models: dict[Name, Model]
     recipes: dict[Name, Recipe]
     detectors: dict[Name, dict[str, Any]]
-    """Each names its backbone among the models. Whether the two fit is seen where a detector is asked for, as a scale may change the backbone
-    in ways that no detector takes."""
+    """Each names its backbone among the models. Whether the two fit is seen only where a detector is asked for, as a scale may change the
+    backbone in ways that no detector takes."""
     detection_recipes: dict[Name, DetectionRecipe]

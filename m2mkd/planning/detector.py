@@ -1,8 +1,8 @@
 """Arithmetic, parameters and activations of a detector, part by part (specification detection.md 3 and 5).
 
 Only products of matrices and convolutions count. Activations are those under autocast, with compiled operators, which keep the boxes that
-they pool and not what they multiply. ``released`` counts as the source does; ``model`` adds what this suite's attention does to carry relative
-positions through a fused kernel.
+they pool and not what they multiply. ``released`` counts as the source does; ``model`` adds what this suite's attention does to carry
+relative positions through a fused kernel.
 """
 
 from functools import reduce
