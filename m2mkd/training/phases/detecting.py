@@ -5,15 +5,21 @@ from typing import Any
 
 import torch
 
-from m2mkd.data.detection_pack import DetectionSplit
-from m2mkd.data.detection_stream import DetectionEvalBatch
+from m2mkd.config.detection_input import DetectionInput
+from m2mkd.data.detection_pack import DetectionSplit, detection_split
+from m2mkd.data.detection_stream import DetectionEvalBatch, detection_eval_batches
+from m2mkd.data.pack import Pack
 from m2mkd.data.segmentation import run_lengths
 from m2mkd.detection.detector import Detector, build_detector
+from m2mkd.errors import InputError
 from m2mkd.evaluation.average_precision import AveragePrecision, Kind, Predictions, Truth, average_precision, truth_of
 from m2mkd.ranks import Ranks
+from m2mkd.study.phase import DETECTION_BATCH
 from m2mkd.study.phases import EvaluateDetector, TrainDetector
 
 KINDS: tuple[Kind, ...] = ("boxes", "masks")
+RELEASED_EDGES = 800, 1333
+"""Pixels of the shorter side in the released evaluation, and the most of the longer one."""
 FOLLOWED = ("AP", "AP50", "AP75")
 """Numbers that are in the learning curves."""
 
@@ -37,6 +43,26 @@ def detected(detector: Detector, batches: Iterable[DetectionEvalBatch], device: 
 def precision_of(truth: Sequence[Truth], found: Sequence[Predictions], classes: Sequence[str]) -> dict[Kind, AveragePrecision]:
     """Average precision of boxes and of masks."""
     return {kind: average_precision(truth, found, classes, kind) for kind in KINDS}
+
+
+def measure_detector(detector: Detector, pack: Pack, device: torch.device) -> dict[str, Any]:
+    """Average precision on the validation split of a prepared set, as evaluated by its own configuration: a released detector sees BGR, and
+    the corner of an image whose shorter side has 800 pixels; any other sees the whole image in its square.
+
+    Raises
+    ------
+    InputError
+        If the detector has another number of classes than the set.
+    """
+    if detector.num_classes != len(pack.classes):
+        raise InputError(f"the detector has {detector.num_classes} classes, but {pack.name} has {len(pack.classes)}; name another set")
+    given = DetectionInput(test_size=detector.config.image_size, test_longest=detector.config.image_size)
+    if detector.switches.detection_input == "corner":
+        given = DetectionInput(test_size=RELEASED_EDGES[0], test_longest=RELEASED_EDGES[1])
+        detector.switches = detector.switches.model_copy(update={"channel_order": "bgr"})
+    split = detection_split(pack, "val")
+    found = list(detected(detector.to(device).eval(), detection_eval_batches(split, given, DETECTION_BATCH), device))
+    return {"count": len(split), **{kind: one.numbers for kind, one in precision_of(truth_of(split), found, pack.classes).items()}}
 
 
 class Validation:
