@@ -46,8 +46,10 @@ def precision_of(truth: Sequence[Truth], found: Sequence[Predictions], classes: 
 
 
 def measure_detector(detector: Detector, pack: Pack, device: torch.device) -> dict[str, Any]:
-    """Average precision on the validation split of a prepared set, as evaluated by its own configuration: a released detector sees BGR, and
-    the corner of an image whose shorter side has 800 pixels; any other sees the whole image in its square.
+    """Average precision on the validation split of a prepared set.
+
+    A released detector sees BGR, and the corner of an image whose shorter side has 800 pixels, as in its own evaluation; any other sees the
+    whole image in its square.
 
     Raises
     ------
