@@ -2,8 +2,8 @@
 
 A step: losses of a batch of scenes, gradients, and an update by AdamW. Both have the same pyramid, the same numbers of anchors, proposals,
 regions and convolutions, and a ViT of the same width, depth and active width as backbone: ours holds experts and windows; the reference is
-timm's blocks in torchvision's ``MaskRCNN``, with its own transform, proposals, matching, pooling and losses. Where the compiled operators are
-absent, both take the pure ones.
+timm's blocks in torchvision's ``MaskRCNN``, with its own transform, proposals, matching, pooling and losses. Where there are no compiled
+operators, both take the pure ones.
 
 ``python benchmarks/detection.py --threads 1`` times them in turn, in one process, and reports medians and their ratio.
 """
