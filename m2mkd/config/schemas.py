@@ -22,6 +22,7 @@ FILES: dict[str, Any] = {
     "scale": Scale,
     "models": dict[Name, Model],
     "recipes": dict[Name, Recipe],
+    "detectors": dict[Name, dict[str, Any]],
     "detection_recipes": dict[Name, DetectionRecipe],
     "datasets": dict[Name, DatasetConfig],
     "compat": dict[str, Switch],

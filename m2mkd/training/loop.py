@@ -8,8 +8,8 @@ import torch
 
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.detection_stream import DetectionStream
-from m2mkd.data.stream import TrainStream
+from m2mkd.data.detection_stream import DetectionBatch, DetectionStream
+from m2mkd.data.stream import Batch, TrainStream
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.evaluation.diagnostics import IMAGES
@@ -81,7 +81,8 @@ def fit(
             for training in present:
                 training.begin_epoch()
             first = min(training.progress.updates for training in present) - epoch * steps
-            for step, batch in enumerate(stream.epoch(epoch, first), first):
+            batches: Iterator[Batch | DetectionBatch] = stream.epoch(epoch, first)
+            for step, batch in enumerate(batches, first):
                 there = batch.to(machine.device)
                 for training in present:
                     if training.progress.updates == epoch * steps + step:
@@ -94,9 +95,9 @@ def fit(
             measured = None
             if last or (epoch + 1) % recipe.eval_every == 0:
                 # Ranks agree only after the same update, so that of several each goes on to the end.
-                batches = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
+                measuring = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
                 try:
-                    measured = _validate(present, recipe, batches, machine)
+                    measured = _validate(present, recipe, measuring, machine)
                 except _AskedError:
                     _leave_if_asked(caught, present, ranks)
             for index, training in enumerate(present):
