@@ -3,8 +3,10 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from m2mkd.config import load
 from m2mkd.study.phase import CURVES, WEIGHTS, Phase
@@ -13,7 +15,7 @@ from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 from m2mkd.training.curves import Curves
-from m2mkd.training.job import Outcome, record_outputs
+from m2mkd.training.job import Outcome, provenance, record_outputs
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0.90, 0.92, 0.97)
@@ -40,13 +42,17 @@ def plan(
     return build_study(load.settings({"scale": scale, "experiments": list(experiments), "overrides": changes}))
 
 
-def finish(study: Study, accuracy: Accuracy = by_seed) -> None:
+computed_here = cache(provenance)
+"""What all runs say of where they were computed; it is the same for each, and asked of git and the machine."""
+
+
+def finish(study: Study, accuracy: Accuracy = by_seed, computed: Mapping[str, Any] | None = None) -> None:
     """Publish every run of a study, as a job would."""
     for run in study.runs.values():
-        publish(study, run, accuracy(run, run.seed or 0))
+        publish(study, run, accuracy(run, run.seed or 0), computed)
 
 
-def publish(study: Study, run: Run, top1: float) -> None:
+def publish(study: Study, run: Run, top1: float, computed: Mapping[str, Any] | None = None) -> None:
     folder = Path(study.folder(run.id))
     folder.mkdir(parents=True, exist_ok=True)
     if WEIGHTS in run.config.OUTPUTS:
@@ -60,7 +66,7 @@ def publish(study: Study, run: Run, top1: float) -> None:
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
     pretend_data(run.config)
-    record_outputs(run, folder, Outcome(measured(run.config, top1)), time.time() - 5)
+    record_outputs(run, folder, Outcome(measured(run.config, top1)), time.time() - 5, computed=computed or computed_here())
 
 
 def pretend_data(config: Phase) -> None:

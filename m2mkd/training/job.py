@@ -210,10 +210,18 @@ def job_of(planned: PlannedRun, machine: Callable[[], Machine], *, together: int
     return Job(run.config, upstream, planned.work, machine, title, Usage(together=together))
 
 
-def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
+def record_outputs(
+    run: Run,
+    folder: Path,
+    outcome: Outcome,
+    started: float,
+    used: Mapping[str, float] | None = None,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
-    It notes when this session began, and what was used in all of them (`m2mkd.training.usage.Usage.read`); by default the time of this one.
+    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), and
+    where and with what it was computed (`provenance`; by default here and now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +240,7 @@ def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, use
             **run.content,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
+            "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
         },
     )
 
