@@ -114,21 +114,25 @@ def test_a_kill_while_the_work_folder_is_removed_costs_nothing(computed, monkeyp
     assert len(seen) == 1 and is_whole(one.folder, one.run) and not list(one.work.parent.rglob("checkpoint.pt"))
 
 
+SETTLE = """
+from m2mkd import marks
+from m2mkd.config import load
+from m2mkd.study.plan import build_study
+
+marks.clear_marks(build_study(load.settings({"scale": "smoke"})))
+"""
+"""For a process of its own, for a lock does not keep out the process that has it."""
+
+
 def test_marks_of_whole_runs_are_taken_away_and_no_others(study, computed):
     (whole, damaged, held), _ = computed
     execute(whole), execute(damaged), execute(held)
     (damaged.folder / "metrics.json").write_text("{}")
     found = [mark(f"{one.folder}/{name}") for one in (whole, damaged, held) for name in ("metrics.json", "run.json")]
     with exclusive(held.work, "snakemake", print):
-        ask = "import sys; sys.path.insert(0, sys.argv[1]); from tests.unit.test_machines_kept import settle; settle()"
-        subprocess.run([sys.executable, "-c", ask, str(ROOT)], check=True)
+        subprocess.run([sys.executable, "-c", SETTLE], check=True)
     assert [path.exists() for path in found] == [False, False, True, True, True, True]
     assert [kept_folder(one.work).exists() for one in (whole, damaged, held)] == [False, True, True]
-
-
-def settle():
-    """In a process of its own, for a lock does not keep out the process that has it."""
-    marks.clear_marks(build_study(load.settings({"scale": "smoke"})))
 
 
 def test_the_mark_of_a_long_name_is_found(tmp_path, monkeypatch):

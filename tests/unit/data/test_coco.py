@@ -29,13 +29,6 @@ from tests.conftest import ROOT
 MINI = "coco-mini.zip"
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    return tmp_path / "data/raw"
-
-
 def prepared(folder: str = "packed/key", *names: str) -> dict[str, DetectionSplit]:
     prepare("set", registered(*names), 64, Path(folder), processes=1)
     pack = open_pack(Path(folder))

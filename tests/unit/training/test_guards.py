@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from m2mkd.data.stream import eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
@@ -15,11 +16,13 @@ from m2mkd.models.moe import MoE
 from m2mkd.ranks import ALONE
 from m2mkd.study.files import planned_runs
 from m2mkd.training import guards
+from m2mkd.training.curves import read_curves
 from m2mkd.training.guards import ExpertWatch, LossWatch, memory_explained, out_of_memory
 from m2mkd.training.job import execute
 from m2mkd.training.phases import train_student
 from tests import forked
-from tests.unit.training.test_training import CPU, RECIPE, eval_batches, read_curves, stripes, train
+from tests.unit.training.stripes import RECIPE, stripes, train
+from tests.wiring import CPU
 
 
 class Spoilt:

@@ -27,8 +27,7 @@ from m2mkd.upstream.network import build
 from tests.bounded import bounded
 from tests.conftest import ROOT
 from tests.parity.released import nac_shapes
-from tests.unit.upstream.test_config import SMALL, changed, random_state
-from tests.unit.upstream.test_files import stage_shapes
+from tests.unit.upstream.small_models import SMALL, changed, random_state, stage_shapes
 
 CIRCUIT = changed(SMALL, "output_dim", 10) | {"simplified_interface": False}
 VIT = {"img_size": 24, "patch_size": 8, "num_classes": 3, "embed_dim": 8, "num_heads": 2, "mlp_ratio": 2, "divided_depths": [1]}
