@@ -27,7 +27,7 @@ CIRCLES: dict[frozenset[str], str] = {}
 TWICE = {
     **dict.fromkeys(
         (
-            *("CHUNK", "COLUMNS", "CONSTANTS", "DIGITS", "FOLDERS", "INK", "INPUTS", "MARGIN", "NAMES"),
+            *("CHUNK", "COLUMNS", "DIGITS", "FOLDERS", "INK", "INPUTS", "MARGIN", "NAMES"),
             *("PUBLISHED", "TEXT", "VALUES"),
         ),
         "a constant of its module, which no other takes by this name",
