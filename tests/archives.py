@@ -3,7 +3,6 @@
 import io
 import pickle
 import re
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -111,10 +110,8 @@ def refused(dataset: DatasetConfig, message: str) -> None:
     Path("config/datasets.yaml").write_text(yaml.safe_dump({"set": dataset.model_dump(mode="json")}))
     load.datasets.cache_clear()
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["m2mkd", "data", "prepare", "set@64"])
-        with redirect_stderr(said), pytest.raises(SystemExit) as ended:
-            main()
+    with redirect_stderr(said), pytest.raises(SystemExit) as ended:
+        main(["data", "prepare", "set@64"])
     assert ended.value.code == 2
     (line,) = said.getvalue().splitlines()
     assert re.search(message, line), line
