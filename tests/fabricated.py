@@ -46,13 +46,40 @@ computed_here = cache(provenance)
 """What all runs say of where they were computed; it is the same for each, and asked of git and the machine."""
 
 
-def finish(study: Study, accuracy: Accuracy = by_seed, computed: Mapping[str, Any] | None = None) -> None:
+def measured(config: Phase, top1: float) -> dict:
+    """What a run of an accuracy has measured."""
+    if isinstance(config, Evaluate):
+        ood = {"top1": top1 / 2, "top5": top1, "loss": 2.0, "count": 860, "classes": 6, "left_out": 12}
+        ood["renditions"] = {"edges": top1 / 4, "rotated": top1 / 3}
+        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359, "ood": {data.name: ood for data in config.ood}}
+    if isinstance(config, EvaluateTeacher):
+        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+    if isinstance(config, MeasureHybrid):
+        found = {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+        return {"meta": found, "hybrids": {str(index): found for index in range(config.meta.modules)}}
+    return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
+
+
+def finish(
+    study: Study,
+    accuracy: Accuracy = by_seed,
+    *,
+    metrics: Callable[[Phase, float], dict] = measured,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     """Publish every run of a study, as a job would."""
     for run in study.runs.values():
-        publish(study, run, accuracy(run, run.seed or 0), computed)
+        publish(study, run, accuracy(run, run.seed or 0), metrics=metrics, computed=computed)
 
 
-def publish(study: Study, run: Run, top1: float, computed: Mapping[str, Any] | None = None) -> None:
+def publish(
+    study: Study,
+    run: Run,
+    top1: float,
+    *,
+    metrics: Callable[[Phase, float], dict] = measured,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     folder = Path(study.folder(run.id))
     folder.mkdir(parents=True, exist_ok=True)
     if WEIGHTS in run.config.OUTPUTS:
@@ -66,7 +93,7 @@ def publish(study: Study, run: Run, top1: float, computed: Mapping[str, Any] | N
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
     pretend_data(run.config)
-    record_outputs(run, folder, Outcome(measured(run.config, top1)), time.time() - 5, computed=computed or computed_here())
+    record_outputs(run, folder, Outcome(metrics(run.config, top1)), time.time() - 5, computed=computed or computed_here())
 
 
 def pretend_data(config: Phase) -> None:
@@ -75,19 +102,6 @@ def pretend_data(config: Phase) -> None:
         manifest = Path(data.folder) / "manifest.json"
         manifest.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_text('{"digest": "of the set"}')
-
-
-def measured(config: Phase, top1: float) -> dict:
-    if isinstance(config, Evaluate):
-        ood = {"top1": top1 / 2, "top5": top1, "loss": 2.0, "count": 860, "classes": 6, "left_out": 12}
-        ood["renditions"] = {"edges": top1 / 4, "rotated": top1 / 3}
-        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359, "ood": {data.name: ood for data in config.ood}}
-    if isinstance(config, EvaluateTeacher):
-        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
-    if isinstance(config, MeasureHybrid):
-        found = {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
-        return {"meta": found, "hybrids": {str(index): found for index in range(config.meta.modules)}}
-    return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
 
 
 def edit_record(study: Study, run: Run, change: Callable[[dict], object]) -> Path:

@@ -1,6 +1,7 @@
 """A packed set of a few images, as the tests of packs need it."""
 
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -38,3 +39,14 @@ def png(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def flip(path):
+    """Change the last byte of a file, whose size and time stay, as when bits flip on a disk."""
+    before = path.stat()
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        (last,) = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 
 import numpy as np
@@ -16,7 +15,7 @@ from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.stream import eval_batches
 from m2mkd.errors import InputError
 from tests.special_files import not_a_file
-from tests.unit.data.small_pack import FILES, IMAGES, LABELS, SIZE, content, png, written
+from tests.unit.data.small_pack import FILES, IMAGES, LABELS, SIZE, content, flip, png, written
 
 
 @pytest.fixture
@@ -26,12 +25,7 @@ def folder(tmp_path):
 
 def test_bits_that_flip_on_the_disk_are_found_by_reading_always(folder):
     open_pack(folder)
-    labels = folder / "val.labels.npy"
-    state = labels.stat()
-    with labels.open("rb+") as file:
-        file.seek(-1, 2)
-        file.write(b"!")
-    os.utime(labels, ns=(state.st_atime_ns, state.st_mtime_ns))
+    flip(folder / "val.labels.npy")
     with pytest.raises(InputError, match=r"val\.labels\.npy is damaged"):
         open_pack(folder, verify="always")
 

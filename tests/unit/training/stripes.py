@@ -13,6 +13,7 @@ from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.models.vit import StagedViT
 from m2mkd.seeds import forked_rng
 from m2mkd.training import loop
+from m2mkd.training.usage import Usage
 from tests.wiring import CPU
 
 PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0.0, mixup=0.2, cutmix=0.0)
@@ -29,14 +30,14 @@ def stripes(count: int) -> Split:
     return Split(images, labels.astype(np.int64))
 
 
-def train(folder, recipe=RECIPE, predict=None, loss=None, machine=CPU):
+def train(folder, recipe=RECIPE, predict=None, loss=None, machine=CPU, usage=None):
     """Train a small ViT on stripes from fixed seeds; returns it with the measurements. ``loss`` gets the model and a batch's arguments."""
     data = stripes(32)
     with forked_rng("model"):
         model = StagedViT(MODEL, image_size=16, num_classes=2, drop_path=recipe.drop_path)
     loss = loss or (lambda model, images, targets, _: soft_cross_entropy(model(images), targets))
     task = loop.Task(model, model, lambda *batch: loss(model, *batch), predict or model, model.no_weight_decay())
-    trainees = [loop.Trainee(task, folder, "stripes")]
+    trainees = [loop.Trainee(task, folder, "stripes", usage or Usage())]
     with closing(TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0), machine.workers)) as stream:
         (measured,) = loop.fit(trainees, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), machine)
     return model, measured

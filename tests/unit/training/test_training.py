@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,9 +18,10 @@ from m2mkd.data.stream import TrainStream
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.signals import SIGNALS
-from m2mkd.training import progress, usage
+from m2mkd.training import progress
 from m2mkd.training.curves import Curves, read_curves
 from m2mkd.training.machine import Policy, machine_for
+from m2mkd.training.usage import Usage
 from tests.unit.training.stripes import PLAIN, RECIPE, assert_same, stripes, train
 from tests.wiring import CPU
 
@@ -157,9 +157,8 @@ def test_a_second_signal_does_not_wait_for_the_update(tmp_path):
         train(tmp_path, loss=loss)
 
 
-def test_what_an_interrupted_session_has_spent_is_kept(tmp_path, monkeypatch):
+def test_what_an_interrupted_session_has_spent_is_kept(tmp_path):
     now = 0.0
-    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now))
 
     def loss(model, images, targets, noise):
         nonlocal now
@@ -169,9 +168,9 @@ def test_what_an_interrupted_session_has_spent_is_kept(tmp_path, monkeypatch):
         return soft_cross_entropy(model(images), targets)
 
     with pytest.raises(Interrupted):
-        train(tmp_path, loss=loss)
+        train(tmp_path, loss=loss, usage=Usage(clock=lambda: now))
     now += 1000.0  # nobody was there
-    train(tmp_path, loss=loss)
+    train(tmp_path, loss=loss, usage=Usage(clock=lambda: now))
     (newest,) = sorted(tmp_path.glob("checkpoint*"))[-1:]
     assert torch.load(newest, weights_only=True)["progress"]["spent"] == {"seconds": 16.0}
 
