@@ -15,6 +15,12 @@ from m2mkd.models.nac.students import build_nac_module
 from m2mkd.models.vmoe import VMoE, build_vmoe_module
 
 
+def graph_fit_cut(compat: Mapping[str, Value]) -> float | None:
+    """Distance within which the released fit brings the neighbours of a NAC's graph; none: corrected, between hinge and truncation."""
+    cut = compat.get("graph_fit_cut", "hinge_to_truncation")
+    return None if cut == "hinge_to_truncation" else float(cut)
+
+
 def build_student(
     config: VMoEConfig | NACConfig,
     *,
@@ -54,14 +60,13 @@ def build_student(
         )
     if compat.get("block_model_groups", "graph") == "graph":
         config = config.model_copy(update={"graph": config.graph.model_copy(update={"regulariser_groups": None})})
-    cut = compat.get("graph_fit_cut", "truncation")
     return NAC(
         config,
         image_size=image_size,
         num_classes=num_classes,
         prior=prior,
         graph_seed=graph_seed,
-        graph_fit_cut=None if cut == "truncation" else float(cut),
+        graph_fit_cut=graph_fit_cut(compat),
         half_distance=compat.get("distance_precision") == "half",
     )
 

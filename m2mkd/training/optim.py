@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
 
 
 def build_optimizer(
@@ -62,16 +63,24 @@ class LearningRate:
             Updates in an epoch.
         late
             Use in epoch e the rate of epoch max(e - 1, 0), as the released code does (vmoe.md finding 23).
+
+        Raises
+        ------
+        InputError
+            If the warm-up is as long as the training.
         """
         self.optimizer, self.recipe, self.steps_per_epoch, self.late = optimizer, recipe, steps_per_epoch, late
         units = steps_per_epoch if recipe.schedule_step == "update" else 1
+        warmup = recipe.warmup_epochs * units if recipe.warmup_updates is None else recipe.warmup_updates
+        if warmup and warmup >= recipe.epochs * units:
+            raise InputError(f"the recipe's warmup_updates {warmup} leave nothing of its {recipe.epochs * units} updates; lower them")
         self.schedule = None
         if recipe.schedule == "cosine":
             self.schedule = CosineLRScheduler(
                 optimizer,
                 t_initial=recipe.epochs * units,
                 lr_min=recipe.final_lr,
-                warmup_t=recipe.warmup_epochs * units,
+                warmup_t=warmup,
                 warmup_lr_init=recipe.warmup_lr,
                 t_in_epochs=recipe.schedule_step == "epoch",
             )

@@ -49,7 +49,7 @@ def test_m2mkd_losses(recorded, states, meta_json, index, dtype, suffix, toleran
     close(soft_cross_entropy(student, targets), recorded[f"{prefix}ce{suffix}"], tolerance)
     close(kd_divergence(student, teacher, 1.0, "numel"), recorded[f"{prefix}kl_term{suffix}"], tolerance)
     close(kd_divergence(student, teacher, 1.0, "numel") * student.numel(), recorded[f"{prefix}kl_sum{suffix}"], tolerance)
-    close(distillation_loss(student, targets, teacher, Distillation(), "numel"), recorded[f"{prefix}loss{suffix}"], tolerance)
+    close(distillation_loss(student, targets, teacher, Distillation(), "numel").value, recorded[f"{prefix}loss{suffix}"], tolerance)
 
     values = meta_json["m2mkd"][NAMES[index]]
     assert kd_divergence(student, teacher, 1.0, "batch").item() == pytest.approx(values["kl_batchmean"], rel=tolerance)
@@ -58,7 +58,7 @@ def test_m2mkd_losses(recorded, states, meta_json, index, dtype, suffix, toleran
         "loss_hard_alpha0.5": Distillation(kind="hard"),
         "loss_none": Distillation(kind="none"),
     }.items():
-        assert distillation_loss(student, targets, teacher, distillation, "numel").item() == pytest.approx(values[key], rel=tolerance)
+        assert distillation_loss(student, targets, teacher, distillation, "numel").value.item() == pytest.approx(values[key], rel=tolerance)
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -71,7 +71,7 @@ def test_m2mkd_gradients(recorded, states, meta_json, index):
     def gradients(alpha: float) -> dict[str, Tensor]:
         network.zero_grad()
         student, teacher = network(images)
-        distillation_loss(student, targets, teacher, Distillation(alpha=alpha), "numel").backward()
+        distillation_loss(student, targets, teacher, Distillation(alpha=alpha), "numel").value.backward()
         assert all(parameter.grad is None for part in (network.prefix, network.suffix, network.teacher) for parameter in part.parameters())
         return {key: parameter.grad for key, parameter in network.student.named_parameters()}
 
@@ -99,7 +99,7 @@ def test_three_adamw_steps(recorded, states, meta_json):
     losses = []
     for _ in range(4):
         student, teacher = network(images)
-        loss = distillation_loss(student, targets, teacher, Distillation(), "numel")
+        loss = distillation_loss(student, targets, teacher, Distillation(), "numel").value
         losses.append(loss.item())
         if len(losses) <= 3:
             optimizer.zero_grad()

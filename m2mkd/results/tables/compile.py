@@ -12,10 +12,11 @@ from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions
 from m2mkd.results.tables.claims_table import claims_metrics, claims_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
+from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
 from m2mkd.study.study import RECEIPT
 
-NAMES = ("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
+NAMES = ("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
 
@@ -25,6 +26,7 @@ def all_tables(results: Results) -> list[Table]:
         claims_table(results.findings),
         ablations_table(results),
         results_table(results, results.students),
+        labelled_table(results, results.students),
         ood_table(results, results.students),
         renditions_table(results, results.students),
         graphs_table(results, results.students),

@@ -7,8 +7,9 @@ from torch import nn
 
 from m2mkd.config.models import ViTConfig
 from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedViT
-from m2mkd.training.optim import build_optimizer
+from m2mkd.training.optim import LearningRate, build_optimizer
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=0.1, weight_decay=0.3)
 NETWORK = StagedViT(ViTConfig(patch_size=8, width=8, heads=2, depths=(1, 1)), image_size=16, num_classes=3)
@@ -66,3 +67,23 @@ def test_gains_decay_only_where_asked():
     assert decayed() == {(2, 2)}
     assert decayed(decay_scalars=True) == {(2, 2), ()}
     assert decayed(no_weight_decay={"w"}) == set()
+
+
+def rates(**recipe):
+    recipe = Recipe(epochs=4, batch_size=2, lr=0.1, lr_batch=None, schedule_step="update", **recipe)
+    rate = LearningRate(build_optimizer(NETWORK, recipe), recipe, 10)
+    return [rate.set(step // 10, step % 10) for step in range(40)]
+
+
+def test_a_warm_up_counted_in_updates_is_that_of_as_many_epochs():
+    assert rates(warmup_updates=20) == rates(warmup_epochs=2)
+    counted = rates(warmup_updates=7, warmup_epochs=2)
+    assert max(counted) == counted[7]
+    assert rates(warmup_updates=0, warmup_epochs=2) == rates()
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused():
+    with pytest.raises(InputError, match="warmup_updates 40 leave nothing of its 40 updates"):
+        rates(warmup_updates=40)
+    with pytest.raises(ValueError, match="warmup_updates needs schedule_step: update"):
+        Recipe(epochs=4, batch_size=2, lr=0.1, warmup_updates=3)
