@@ -59,6 +59,11 @@ class Distill(Config):
     loss: Distillation = Distillation()
 
 
+Codes = Literal["independent", "identical", "of_modules"]
+"""Codes that a NAC's latents start with: each its own, as released; one for all of a group; or near the one its module was distilled for.
+The released code can read the others from files that nothing in it writes (``predefined_codes_dir``, nac.md 15)."""
+
+
 class VariantImports(Config):
     """Weights of others instead of what a variant trains; files that ``m2mkd import`` wrote."""
 
@@ -77,6 +82,8 @@ class Variant(Config):
     """From scratch, or from modules distilled by m2mKD."""
     load_modules: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
     """Which modules are distilled and loaded, by number from 0; the others start from scratch."""
+    codes: Codes = "independent"
+    """How the codes of a NAC's latents start."""
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
     imports: VariantImports = VariantImports()
@@ -90,6 +97,8 @@ class Variant(Config):
             raise ValueError("give either a recipe to train the student by, or imports.student to take it from a file")
         if self.init == "scratch" and (self.load_modules != "all" or self.imports.modules is not None):
             raise ValueError("load_modules and imports.modules need init: modules")
+        if self.codes == "of_modules" and (self.init, self.load_modules) != ("modules", "all"):
+            raise ValueError("codes: of_modules needs init: modules, and all of them; change either")
         if self.imports.student is not None and (self.init != "scratch" or self.distillation is not None):
             raise ValueError("an imported student is not trained; remove init and distillation")
         if self.load_modules != "all" and (not self.load_modules or list(self.load_modules) != sorted(set(self.load_modules))):

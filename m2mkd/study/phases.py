@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_input import DetectionInput
 from m2mkd.config.detection_recipe import DetectionRecipe
+from m2mkd.config.experiment import Codes
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
@@ -153,6 +154,8 @@ class TrainStudent(SeededPhase):
     """Data that the modules were distilled on, where ``init`` is modules; decides which tensors fit."""
     load_modules: tuple[NonNegativeInt, ...] | None = None
     """Numbers of the modules that are loaded, in their order; none: all."""
+    codes: Codes = Field("independent", exclude_if=lambda codes: codes == "independent")
+    """How a NAC's codes start; part of no key where they are drawn independently."""
     stitch_width: PositiveInt | None
     """Width of the meta model, where a V-MoE keeps its stitch layers."""
     distillation: Distillation | None

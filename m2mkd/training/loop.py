@@ -141,6 +141,8 @@ def _validate(
         with computing_in(recipe.precision, machine.device):
             predictors = [training.task.predictor() if training.task.predictor else training.task.predict for training in trainings]
             measured = measure_together([each for each in predictors if each], validation(), machine.device, ranks=machine.ranks)
+        for training, accuracy in zip(trainings, measured, strict=True):
+            training.watch(accuracy)
         accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
         lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
         if machine.ranks.is_main:

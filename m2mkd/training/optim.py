@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
+from m2mkd.errors import InputError
 
 
 def build_optimizer(
@@ -84,16 +85,26 @@ class LearningRate:
             Use in epoch e the rate of epoch max(e - 1, 0), as the released code does (vmoe.md finding 23).
         slack
             See `DetectionRecipe.rate_factor`.
+
+        Raises
+        ------
+        InputError
+            If the warm-up is as long as the training.
         """
         self.optimizer, self.recipe, self.steps_per_epoch, self.late, self.slack = optimizer, recipe, steps_per_epoch, late, slack
         self.schedule = None
-        if isinstance(recipe, Recipe) and recipe.schedule == "cosine":
-            units = steps_per_epoch if recipe.schedule_step == "update" else 1
+        if isinstance(recipe, DetectionRecipe):
+            return
+        units = steps_per_epoch if recipe.schedule_step == "update" else 1
+        warmup = recipe.warmup_epochs * units if recipe.warmup_updates is None else recipe.warmup_updates
+        if warmup and warmup >= recipe.epochs * units:
+            raise InputError(f"the recipe's warmup_updates {warmup} leave nothing of its {recipe.epochs * units} updates; lower them")
+        if recipe.schedule == "cosine":
             self.schedule = CosineLRScheduler(
                 optimizer,
                 t_initial=recipe.epochs * units,
                 lr_min=recipe.final_lr,
-                warmup_t=recipe.warmup_epochs * units,
+                warmup_t=warmup,
                 warmup_lr_init=recipe.warmup_lr,
                 t_in_epochs=recipe.schedule_step == "epoch",
             )

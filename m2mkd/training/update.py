@@ -16,7 +16,9 @@ from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.detection_stream import DetectionBatch
 from m2mkd.data.stream import Batch
+from m2mkd.distill.losses import Loss
 from m2mkd.errors import InputError
+from m2mkd.evaluation.accuracy import Accuracy
 from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
 from m2mkd.ranks import Ranks
@@ -26,7 +28,7 @@ from m2mkd.training.average import Average
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.curves import Curves
 from m2mkd.training.device import computing_in
-from m2mkd.training.guards import ExpertWatch, LossWatch
+from m2mkd.training.guards import ChanceWatch, ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
 from m2mkd.training.usage import Usage
@@ -45,8 +47,9 @@ class Task:
     """Its parameters that require a gradient are optimised; all of it is saved."""
     network: nn.Module
     """Everything that switches between training and evaluation mode; contains ``trained``."""
-    loss: Callable[[Any, Any, torch.Generator], Tensor]
-    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; of a detector from lists of both."""
+    loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]
+    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; of a detector from lists of both. Where
+    it is made of several parts, each has its own curve."""
     predict: Callable[[Tensor], Tensor] | None = None
     """From images to logits (B, C), without noise; none where ``measure`` is given."""
     measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
@@ -94,6 +97,8 @@ class Progress:
     """Sum of the losses of the epoch that runs."""
     counted: int = 0
     """Number of them."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Sum of each part of the losses, where there are several."""
     lr: float = 0.0
     """Learning rate of the last update."""
     skipped: int = 0
@@ -159,13 +164,13 @@ class Training:
         if machine.compiled:
             task.network.compile()
         self.loss = task.loss if self.ranks.count == 1 else _shared(task)
-        self.losses, self.experts = LossWatch(), ExpertWatch(task.trained)
+        self.losses, self.experts, self.chance = LossWatch(), ExpertWatch(task.trained), ChanceWatch()
 
     @property
     def measurements(self) -> dict[str, float]:
-        """The last ones, without those of diagnosis."""
-        last = self.progress.last
-        return {name: value for name, value in last.items() if name not in ("epoch", "step", "lr") and "/" not in name}
+        """The last ones, without those of diagnosis and without the parts of the loss."""
+        others = {"epoch", "step", "lr", *self.progress.parts}
+        return {name: value for name, value in self.progress.last.items() if name not in others and "/" not in name}
 
     def _restored(self) -> Progress:
         state = self.checkpoints.restore()
@@ -186,7 +191,7 @@ class Training:
         """Get ready for the batches of an epoch, its first or later ones."""
         self.task.network.train()
         if self.progress.updates == self.progress.epochs * self.steps_per_epoch:
-            self.progress.total, self.progress.counted = 0.0, 0
+            self.progress.total, self.progress.counted, self.progress.parts = 0.0, 0, {}
             self.experts.begin()
 
     def step(self, epoch: int, step: int, batch: Batch | DetectionBatch) -> None:
@@ -199,8 +204,10 @@ class Training:
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        mean = sum(self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches)))
-        value = self.ranks.all_reduce(torch.as_tensor(mean).cpu()).item() / (self.micro_batches * self.ranks.count)
+        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches))]
+        sums = self.ranks.all_reduce(torch.stack([sum(values) for values in zip(*(part.values() for part in parts), strict=True)]).cpu())
+        means = [total / (self.micro_batches * self.ranks.count) for total in sums.tolist()]
+        value = means[0]
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
@@ -216,12 +223,16 @@ class Training:
             self.average.update()
         self.progress.total += value
         self.progress.counted += 1
+        if len(means) > 2:
+            for name, mean in zip(parts[0], means, strict=True):
+                if name != "loss":
+                    self.progress.parts[name] = self.progress.parts.get(name, 0.0) + mean
         usual = self.losses.leaps_from(value)
         if usual is not None:
             self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
 
-    def _backward(self, epoch: int, step: int, number: int, few: Batch | DetectionBatch) -> Tensor:
-        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss."""
+    def _backward(self, epoch: int, step: int, number: int, few: Batch | DetectionBatch) -> dict[str, Tensor]:
+        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss, and the parts of it."""
         # A micro-batch has the noise of its position in the batch, whichever rank has it.
         position = () if self.micro_batches * self.ranks.count == 1 else (self.ranks.rank * self.micro_batches + number,)
         noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *position))
@@ -229,10 +240,11 @@ class Training:
         with self.loss.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
             # timm's drop path draws from the global generator.
             with forked_rng(*self.names, "drop path", epoch, step, *position), computing_in(self.recipe.precision, self.device):
-                loss = self.loss(few.images, few.targets, noise)
+                found = self.loss(few.images, few.targets, noise)
+            loss, parts = found if isinstance(found, Loss) else (found, {})
             self.scaler.scale(loss if self.micro_batches == 1 else loss / self.micro_batches).backward()
         self.experts.saw()
-        return loss.detach().double()
+        return {name: value.detach().double() for name, value in {"loss": loss, **parts}.items()}
 
     def _gradient_norm(self) -> float:
         """Norm of the whole gradient, which is clipped if the recipe says so."""
@@ -255,6 +267,12 @@ class Training:
         if self.progress.skipped > self.recipe.skip_nonfinite:
             raise InputError(f"{where} (samples in {path}); lower the recipe's lr, set clip_norm, or allow some with skip_nonfinite")
         self.say(f"{where} (samples in {path}); left out, {self.progress.skipped} of at most {self.recipe.skip_nonfinite}")
+
+    def watch(self, accuracy: Accuracy) -> None:
+        """Say so if the network stays at chance."""
+        epoch = self.progress.epochs + 1
+        if (since := self.chance.stays_since(epoch, accuracy)) is not None:
+            self.say(f"{self.title}: val_top1 is at chance since epoch {since}, now {100 * accuracy.top1:.1f} % in epoch {epoch}")
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the weights that are measured."""
@@ -286,6 +304,7 @@ class Training:
             "step": progress.updates,
             "lr": progress.lr,
             "loss": progress.total / max(1, progress.counted),
+            **{name: total / max(1, progress.counted) for name, total in progress.parts.items()},
             **({"skipped": progress.skipped} if progress.skipped else {}),
             **measured,
         }
@@ -318,7 +337,7 @@ class _Loss(nn.Module):
         self.trained = task.trained
         self._compute = task.loss
 
-    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor:
+    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor | Loss:
         return self._compute(images, targets, noise)
 
 

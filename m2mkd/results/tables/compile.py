@@ -13,11 +13,12 @@ from m2mkd.results.tables.claims_table import claims_metrics, claims_table
 from m2mkd.results.tables.detection import METRICS, detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
+from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
 from m2mkd.study.study import RECEIPT
 
 NAMES = (
-    *("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
+    *("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
     *("detection", "detection_sizes", "detection_classes"),
 )
 MEASURED = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": METRICS}
@@ -31,6 +32,7 @@ def all_tables(results: Results) -> list[Table]:
         claims_table(results.findings),
         ablations_table(results),
         results_table(results, results.students),
+        labelled_table(results, results.students),
         ood_table(results, results.students),
         renditions_table(results, results.students),
         graphs_table(results, results.students),

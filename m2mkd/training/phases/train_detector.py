@@ -11,6 +11,7 @@ from m2mkd.data.detection_stream import DetectionEvalBatch, DetectionStream, Tar
 from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.sampling import RandomSampler
 from m2mkd.detection.start import start_from
+from m2mkd.distill.losses import Loss
 from m2mkd.models.build import regularisation
 from m2mkd.seeds import forked_rng
 from m2mkd.study.phase import DETECTION_BATCH
@@ -39,9 +40,11 @@ def run(job: Job[TrainDetector]) -> Outcome:
     names = (config.data.name, config.phase, job.seed)
     ranks = machine.ranks.rank, machine.ranks.count
 
-    def loss(images: Sequence[Tensor], targets: Sequence[Target], noise: torch.Generator) -> Tensor:
+    def loss(images: Sequence[Tensor], targets: Sequence[Target], noise: torch.Generator) -> Loss:
         sampler = RandomSampler([torch.Generator().manual_seed(target.seed) for target in targets])
-        return detector.losses(images, targets, sampler, noise=noise).total + regularisation(detector, config.compat)
+        found = detector.losses(images, targets, sampler, noise=noise)
+        parts = {f"{name}_loss": part for name, part in found._asdict().items()}
+        return Loss(found.total, parts).with_regulariser(regularisation(detector, config.compat))
 
     def validation() -> Iterator[DetectionEvalBatch]:
         return detection_eval_batches(val, recipe.input, DETECTION_BATCH, *ranks, machine.workers)

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import shutil
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from m2mkd.study.phases import Evaluate
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
-from m2mkd.training import job
 from tests.conftest import ROOT
 from tests.fabricated import finish, plan
 
@@ -182,7 +180,6 @@ def study(tmp_path, monkeypatch) -> Study:
             path.unlink()
     claims = Path("config/claims.tsv")
     claims.write_text("".join(line for line in claims.read_text().splitlines(keepends=True) if "ablation_" not in line))
-    monkeypatch.setattr(job, "provenance", cache(job.provenance))
     planned = whole(experiments=["vmoe_base/end_to_end", "vmoe_base/m2mkd"])
     better = {run_id: GAINS[row.variant] for row in planned.rows if row.variant in GAINS for run_id in row.measured}
     finish(planned, lambda run, seed: 0.8 + 0.01 * seed + better.get(run.id, (0.0,) * 3)[seed])
