@@ -121,7 +121,7 @@ def mask_head(config: DetectorConfig, classes: int, regions: int) -> LayerCost:
     channels, places = config.channels, regions * MASK_BINS**2
     upsampled = _doubling(places, channels, channels)
     masks = _convolution(4 * places, channels, classes, 1, bias=True)
-    chosen = Tensors(4 * places * channels, 2 * 4 * places)
+    chosen = Tensors(full=2 * 4 * places)
     return _convolutions(config.mask_convs, places, channels) + upsampled + masks + LayerCost(saved=chosen)
 
 
