@@ -50,13 +50,18 @@ def as_graph(study: Study, whole: Study) -> dict[str, Any]:
         "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole)},
         "data": data,
         "raw": {
-            name: [f"data/raw/{file.name}" for file in datasets()[name.partition("@")[0]].fetched] for name in sorted(set(data.values()))
+            name: [f"data/raw/{file.name}" for file in _registered(name).fetched] for name in sorted(set(data.values()), key=_whole_last)
         },
     }
 
 
 def _registered(name: str) -> DatasetConfig:
     return datasets()[name.partition("@")[0]]
+
+
+def _whole_last(name: str) -> tuple[bool, str]:
+    """Key that puts whole sets behind subsets: of those that share a file the last fetches it, and a pack serves subsets alone."""
+    return _registered(name).subset is None, name
 
 
 def _declared(phase: type[Phase]) -> dict[str, Any]:
