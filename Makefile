@@ -32,11 +32,12 @@ export DVC_NO_ANALYTICS := true
 unexport PYTHONDONTWRITEBYTECODE
 
 SCALE ?=
+CODE ?=
 
 .PHONY: reproduce test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
-	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
+	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE)) $(if $(CODE),--code $(CODE))
 
 test: $(VENV)/.ok-dev $(AUDIT)/.ok
 	pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.download import PAUSE, download, forget
+from m2mkd.data.recorded import require_sources
 from m2mkd.errors import InputError
 from m2mkd.files import publish, read_note, require_file, write_json
 
@@ -44,7 +45,8 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
     Raises
     ------
     InputError
-        If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
+        If a file must be got by hand, its source does not answer, or it is not the registered one, or not the one that a prepared set was
+        made from; what was there before stays.
     """
     wanted = [source for source in dataset.fetched if only in (None, source.name)]
     if only is not None and not wanted:
@@ -53,7 +55,7 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
         target = raw_file(source)
         if not target.exists():
             _bring(name, dataset, source, origin, pause)
-        check(target, source, name)
+        require_sources(name, {source.name: check(target, source, name)})
 
 
 def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | None, pause: float) -> None:

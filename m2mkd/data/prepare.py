@@ -28,6 +28,7 @@ from m2mkd.data.layouts import ARCHIVES_OF
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
+from m2mkd.data.recorded import require_sources
 from m2mkd.data.renditions import prepare_renditions
 from m2mkd.data.tasks import READ, found_in, packed_images, png
 from m2mkd.errors import InputError
@@ -103,6 +104,7 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
         if not raw_file(file).exists():
             raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
         source[file.name] = check(raw_file(file), file, name)
+    require_sources(name, source)
     paths = [raw_file(file) for file in dataset.files]
     facts = {"files": source, "homepage": dataset.homepage, "licence": dataset.licence}
     readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))

@@ -1,17 +1,19 @@
 """The graph of runs as the workflow needs it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.load import datasets
+from m2mkd.study.files import redo_mark
 from m2mkd.study.groups import job_groups
 from m2mkd.study.phase import PHASES, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 
-def as_graph(study: Study, whole: Study) -> dict[str, Any]:
+def as_graph(study: Study, whole: Study, again: Collection[str] = ()) -> dict[str, Any]:
     """What the workflow must know of a study.
 
     Parameters
@@ -20,6 +22,8 @@ def as_graph(study: Study, whole: Study) -> dict[str, Any]:
         What the workflow computes when nothing else is asked for.
     whole
         The same with the scale's ablations.
+    again
+        Ids of finished runs that are to be computed again.
 
     Returns
     -------
@@ -40,14 +44,14 @@ def as_graph(study: Study, whole: Study) -> dict[str, Any]:
         "phases": {name: _declared(phase) for name, phase in PHASES.items()},
         "runs": {
             run.id: {
-                "inputs": _inputs(whole, run),
+                "inputs": _inputs(whole, run) + ([redo_mark(study.scale_name, run.id).as_posix()] if run.id in again else []),
                 "ancient": _foreign(whole, run),
                 "experiments": sorted(run.users),
                 "study": run.id in study.runs,
             }
             for run in whole.runs.values()
         },
-        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole)},
+        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole, again)},
         "data": data,
         "raw": {
             name: [f"data/raw/{file.name}" for file in datasets()[name.partition("@")[0]].fetched] for name in sorted(set(data.values()))
