@@ -45,6 +45,7 @@ def found_in(
     selection
         Which of the images are meant; none: all of them.
     """
+    found: Any
     if layout == "parquet":
         found = parquet(paths, splits)
     else:
