@@ -31,6 +31,8 @@ def raw_file(source: SourceFile) -> Path:
 def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
     """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
 
+    Of a subset, which any of several sources serves, the first is brought that ``origin`` has, and none where one is here.
+
     Parameters
     ----------
     name, dataset
@@ -41,8 +43,6 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
         Name of the one file that is wanted; none: all of them.
     pause
         Seconds before a dropped connection is taken up again.
-
-    Of a subset that is prepared from any of several sources, the one is brought that the folder has, and none if one is here.
 
     Raises
     ------

@@ -109,14 +109,14 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     paths = [raw_file(file) for file in files]
     readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
     read = partial(readers.read, found_in, dataset.layout, paths, [file.split for file in files], scratch)
-    facts = {"homepage": dataset.homepage, "licence": dataset.licence}
+    facts: dict[str, Any] = {"homepage": dataset.homepage, "licence": dataset.licence}
     if dataset.subset is None:
         return _packable(name, read(), size, facts | {"files": used}, readers, None)
     selection = read_selection(Path(dataset.subset.images))
     found = read(selection)
     require_content(dataset.subset, _digests(selection, found, readers), paths, f"config/datasets.yaml for {name}")
-    known = facts | {"subset": dataset.subset.model_dump(include={"images", "sha256"})}
-    return replace(_packable(name, found, size, known, readers, selection), prepared_from=used)
+    facts["subset"] = dataset.subset.model_dump(include={"images", "sha256"})
+    return replace(_packable(name, found, size, facts, readers, selection), prepared_from=used)
 
 
 def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
@@ -151,7 +151,8 @@ def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: 
     if isinstance(found, Scenes):
         scenes = {split: _scenes(split, found, readers) for split in found.splits}
         return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
-    return _cifar_content(*found, size, facts, named=selection is not None)
+    classes, arrays = found
+    return _cifar_content(classes, arrays, size, facts, named=selection is not None)
 
 
 def _attributes(listing: Listing, selection: Selection | None) -> dict[str, Any]:

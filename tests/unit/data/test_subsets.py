@@ -25,6 +25,7 @@ from m2mkd.data.renditions import RENDITIONS
 from m2mkd.data.subsets import read_selection
 from m2mkd.errors import InputError
 from m2mkd.planning.work import split_images
+from m2mkd.study import graph
 from m2mkd.study.data import resolve_data
 from tests.conftest import ROOT
 from tests.loopback import serving
@@ -360,3 +361,10 @@ def test_the_key_is_of_the_images_and_not_of_their_source():
     assert one.identity == one.model_copy(update={"files": (SourceFile(name="renamed.zip"),)}).identity
     other = one.model_copy(update={"subset": one.subset.model_copy(update={"sha256": "0" * 64})})
     assert one.identity != other.identity
+
+
+def test_a_whole_set_fetches_the_file_that_it_shares_with_a_subset(monkeypatch):
+    """A pack in place of the file would do for the subset alone."""
+    registry = {"whole": load.datasets()["tiny-imagenet"], "zoo": load.datasets()["tiny-imagenet-100"]}
+    monkeypatch.setattr(graph, "datasets", lambda: registry)
+    assert sorted(["zoo@64", "whole@64"], key=graph._whole_last) == ["zoo@64", "whole@64"]
