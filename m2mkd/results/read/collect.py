@@ -195,9 +195,10 @@ class Collected:
 def _plateau(record: Record) -> Plateau | None:
     """The plateau of a training that measures on all classes of its data set."""
     config = record.run.config
-    images = None if isinstance(config, TrainProbe) else load.datasets()[config.data.name].val_images
+    data = config.data_sets[0]
+    images = None if isinstance(config, TrainProbe) else load.datasets()[data.name].val_images
     measured = [(line["epoch"], line["val_top1"]) for line in record.curves if "val_top1" in line]
-    return plateau(measured, images, config.data.classes) if images else None
+    return plateau(measured, images, data.classes) if images else None
 
 
 def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:
