@@ -31,6 +31,7 @@ from m2mkd.data.layouts import ARCHIVES_OF
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
+from m2mkd.data.recorded import require_sources
 from m2mkd.data.renditions import RENDITIONS, prepare_renditions
 from m2mkd.data.subsets import Listed, Selection, base_name, read_selection, require_content
 from m2mkd.data.tasks import READ, Rendition, found_in, image_digests, packed_images, png, rendered_images
@@ -125,6 +126,7 @@ def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
         if not raw_file(file).exists():
             raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
         digests[file.name] = check(raw_file(file), file, name)
+    require_sources(name, digests)
     return digests
 
 

@@ -13,6 +13,8 @@ from m2mkd.files import write_atomically, write_text
 from m2mkd.results.judge.arms import members_of
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import once_each
+from m2mkd.results.report.detection_figures import detection_illustrations
+from m2mkd.results.report.detection_pictures import detection_pictures
 from m2mkd.results.report.experience import what_was_difficult, what_was_easy
 from m2mkd.results.report.figures import Illustration, ablations_figure, accuracy_figures, curve_figures, rendition_figures
 from m2mkd.results.report.graph_figures import diagnosis_illustrations
@@ -22,6 +24,7 @@ from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.tables.claims_table import claim_anchor, claims_table, commands_of, in_words
 from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.detection import detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.display_tables import (
     commands_table,
     cost_table,
@@ -37,12 +40,14 @@ from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.layout import DisplayTable, Linked
 from m2mkd.study.lineage import anchor_of, student_of
+from m2mkd.study.receipt import REPORT, report_receipt, write_report_receipt
+from m2mkd.study.record import code_in_words
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
 
 
 def write_report(results: Results) -> None:
-    """Write ``report.html`` and ``overview.png`` into the study's folder.
+    """Write ``report.html`` and ``overview.png`` into the study's folder, and their receipt where there is one of the tables.
 
     Parameters
     ----------
@@ -60,6 +65,8 @@ def write_report(results: Results) -> None:
         script=resources.files("m2mkd.results.report").joinpath("report.js").read_text(),
         problems=list(dict.fromkeys(results.problems.values())),
         absent=len(results.problems),
+        outdated=[(run_id, code_in_words(one)) for run_id, one in results.outdated.items()],
+        unknown_code=sum(one.changed is None for one in results.finished.values()),
         claims=claims_table(results.findings).without("what is claimed"),
         findings=[
             (claim_anchor(finding.claim), finding, [Linked(in_words(arm), anchor_of(arm)) for arm in members_of(finding.comparisons)])
@@ -69,6 +76,8 @@ def write_report(results: Results) -> None:
         tables=result_tables(results),
         overview=_drawn(overview),
         renditions=_drawn(rendition_figures(results)),
+        detection=_drawn(detection_illustrations(results)),
+        detections=detection_pictures(results),
         ablations=ablations_table(results).without(*idle).filled(),
         ablations_drawn=_drawn(ablations_figure(results)),
         curves=_drawn(curve_figures(results)),
@@ -87,9 +96,15 @@ def write_report(results: Results) -> None:
         easy=what_was_easy(results),
         difficult=what_was_difficult(results),
     )
-    write_text(Path(study.pages) / "report.html", text)
+    page_file, overview_file = (Path(study.pages, name) for name in REPORT)
+    report_receipt(study).unlink(missing_ok=True)
+    write_text(page_file, text)
     for figure in overview[:1]:
-        write_atomically(Path(study.pages) / "overview.png", partial(write_png, figure.figure))
+        write_atomically(overview_file, partial(write_png, figure.figure))
+    if not overview:  # left by another study
+        overview_file.unlink(missing_ok=True)
+    if not results.partial and Path(study.receipt).is_file():
+        write_report_receipt(study)
 
 
 def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, str, str]]:
@@ -115,6 +130,9 @@ def result_tables(results: Results) -> list[tuple[str, DisplayTable]]:
         ("Out of distribution, with the class mask", ood_table(results, once)),
         ("Out of distribution, by rendition", renditions_table(results, once)),
         ("Few-shot adaptation", fewshot_table(results)),
+        ("Detection and instance segmentation", detection_table(results)),
+        ("Detection by size of the instances", detection_sizes_table(results)),
+        ("Detection by class", detection_classes_table(results)),
     ]
     return [(title, table.without(*idle_columns(study)).filled()) for title, table in tables if table.rows]
 
