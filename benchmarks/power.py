@@ -1,6 +1,6 @@
 """Power of a scale's claims, from the seeds that its recipes were chosen on, before any seed that is judged has run.
 
-``python benchmarks/power.py --tuning small-tuning --scale small`` reads the finished runs of the tuning scale and prints, for every claim of
+``python benchmarks/power.py --tuning small-tuning --scale small`` reads the finished runs of the tuning scale and prints, for each claim of
 the suite that is judged at the other one, the gain over the tuning seeds and the chance that so many judged seeds decide it, if the gain is
 what it was there. The level is the strictest that Holm's correction can ask for: 5 % divided by the number of claims.
 """
