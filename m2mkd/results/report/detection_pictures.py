@@ -45,9 +45,9 @@ def detections_sheet(record: Record) -> Image.Image | None:
     assert isinstance(config, EvaluateDetector)
     try:
         pack = open_pack(Path(config.data.folder), verify="never")
+        split = detection_split(pack, "val")
     except InputError:
         return None
-    split = detection_split(pack, "val")
     rows = [_row(split, pack.classes, example) for example in record.metrics["examples"][:IMAGES]]
     sheet = Image.new("RGB", (2 * SIDE + GAP, HEADING + len(rows) * (SIDE + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(HEADING - 4)
