@@ -19,7 +19,8 @@ from m2mkd.signals import SignalGuard
 from m2mkd.training.device import computing_in
 from m2mkd.training.machine import Machine
 from m2mkd.training.progress import TrainingProgress
-from m2mkd.training.update import Task, Trainee, Training
+from m2mkd.training.task import Task, Trainee
+from m2mkd.training.update import Training
 
 __all__ = ["Task", "Trainee", "fit"]
 

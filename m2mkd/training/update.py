@@ -1,16 +1,14 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
@@ -19,9 +17,7 @@ from m2mkd.data.stream import Batch
 from m2mkd.distill.losses import Loss
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import Accuracy
-from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
-from m2mkd.ranks import Ranks
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phase import CURVES
 from m2mkd.training.average import Average
@@ -31,58 +27,11 @@ from m2mkd.training.device import computing_in
 from m2mkd.training.guards import ChanceWatch, ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
-from m2mkd.training.usage import Usage
+from m2mkd.training.shares import micro_batches, shared_loss
+from m2mkd.training.task import Trainee
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
-_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a phase gives the loop: the network that trains, its loss, and its predictions."""
-
-    trained: nn.Module
-    """Its parameters that require a gradient are optimised; all of it is saved."""
-    network: nn.Module
-    """Everything that switches between training and evaluation mode; contains ``trained``."""
-    loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]
-    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; of a detector from lists of both. Where
-    it is made of several parts, each has its own curve."""
-    predict: Callable[[Tensor], Tensor] | None = None
-    """From images to logits (B, C), without noise; none where ``measure`` is given."""
-    measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
-    """From this rank's validation batches to what all of them come to, each number's name beginning with ``val_``; none: accuracy."""
-    no_weight_decay: Collection[str] = ()
-    """Parameters without weight decay."""
-    meter: Meter | None = None
-    """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
-    diagnose: Callable[[Tensor], dict[str, float]] | None = None
-    """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
-    decay_all: bool = False
-    decay_scalars: bool = False
-    decay_vectors: bool = False
-    rate_factors: Mapping[str, float] = field(default_factory=dict)
-    """As in `m2mkd.training.optim.build_optimizer`."""
-    late_schedule: bool = False
-    schedule_slack: float = 0.0
-    """As in `m2mkd.training.optim.LearningRate`."""
-    predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
-    """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """A task, and where its training is kept."""
-
-    task: Task
-    folder: Path
-    """Work folder: checkpoints, and ``metrics.jsonl``."""
-    title: str
-    """Shown with the progress."""
-    usage: Usage = field(default_factory=Usage)
-    """What is spent on it, which goes on from what the checkpoint says."""
 
 
 @dataclass
@@ -163,7 +112,7 @@ class Training:
         self.progress = self._restored()
         if machine.compiled:
             task.network.compile()
-        self.loss = task.loss if self.ranks.count == 1 else _shared(task)
+        self.loss = task.loss if self.ranks.count == 1 else shared_loss(task)
         self.losses, self.experts, self.chance = LossWatch(), ExpertWatch(task.trained), ChanceWatch()
 
     @property
@@ -204,7 +153,7 @@ class Training:
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches))]
+        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(micro_batches(batch, self.micro_batches))]
         sums = self.ranks.all_reduce(torch.stack([sum(values) for values in zip(*(part.values() for part in parts), strict=True)]).cpu())
         means = [total / (self.micro_batches * self.ranks.count) for total in sums.tolist()]
         value = means[0]
@@ -327,31 +276,3 @@ class Training:
         self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
         if wait:
             self.checkpoints.wait()
-
-
-class _Loss(nn.Module):
-    """A task's loss as the forward pass of a module that holds what is trained."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.trained = task.trained
-        self._compute = task.loss
-
-    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor | Loss:
-        return self._compute(images, targets, noise)
-
-
-def _micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch | DetectionBatch]:
-    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
-    if count == 1:
-        return [batch]
-    known = _divided.setdefault(batch.ids, {})
-    if count not in known:
-        known[count] = list(batch.parts(count))
-    return known[count]
-
-
-def _shared(task: Task) -> DistributedDataParallel:
-    """The loss of this rank's share, whose gradient is averaged over the ranks."""
-    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
-    return DistributedDataParallel(_Loss(task), find_unused_parameters=True, gradient_as_bucket_view=True)
