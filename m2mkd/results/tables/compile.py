@@ -9,7 +9,8 @@ from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
-from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.claims_json import claim_records
+from m2mkd.results.tables.claims_table import claims_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.layout import Table, as_csv
@@ -79,7 +80,7 @@ def compile_tables(results: Results) -> None:
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / "claims.json", claims_metrics(results.findings))
+    write_json(folder / "claims.json", claim_records(results.findings))
     write_atomically(folder / "runs.parquet", partial(write_runs, results.runs))
     write_atomically(folder / "measurements.parquet", partial(results.measurements.to_parquet, index=False))
     write_json(Path(study.pages) / "metrics.json", final_metrics(results))
