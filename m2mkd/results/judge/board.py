@@ -105,7 +105,7 @@ class _Board:
         comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
         needed = study.with_upstream([seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
-        finding = Finding(claim, Verdict("not run", ""), comparisons, runs=runs)
+        finding = Finding(claim, Verdict("not run", ""), comparisons=comparisons, runs=runs)
         if not at_scale:
             hours = self.planned_hours(claim)
             return replace(finding, verdict=replace(self._smoke(finding), needs=_at_what_cost(claim, hours)), cost=hours)

@@ -48,7 +48,8 @@ class AsPublished:
             Compat profile of the rows.
         """
         here = {row.name: row.measured for row in self.study.rows}
-        wanted = [name for one in names if (name := RowName(*one.split("/"), profile)) in here]
+        named = [RowName(experiment, variant, profile) for experiment, _, variant in (one.partition("/") for one in names)]
+        wanted = [name for name in named if name in here]
         if not self.changes or not wanted:
             return True
         kept = {name: value for name, value in self.study.overrides.items() if name in FIELDS_WITHOUT_EFFECT}

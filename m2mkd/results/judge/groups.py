@@ -6,7 +6,7 @@ from functools import cache
 
 from m2mkd.config import load
 from m2mkd.config.claims import Claim
-from m2mkd.config.experiment import AblationExperiment, TransferExperiment
+from m2mkd.config.experiment import AblationExperiment, DetectionExperiment, TransferExperiment
 from m2mkd.errors import InputError
 from m2mkd.study.study import Study
 
@@ -41,6 +41,8 @@ def families(study: Study, claims: Sequence[Claim]) -> dict[str, str]:
             return family(experiment.of.partition("/")[0])
         if isinstance(experiment, TransferExperiment):
             return family(experiment.students[0].partition("/")[0])
+        if isinstance(experiment, DetectionExperiment):
+            return "detector"
         return catalogue.models[experiment.model].family
 
     found = {}

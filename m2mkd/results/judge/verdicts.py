@@ -87,7 +87,7 @@ class Verdict:
     @property
     def interval(self) -> Interval | None:
         """95 %, of this claim alone, in its unit."""
-        return self.measured and self.measured.single
+        return self.measured.single if self.measured else None
 
 
 def judge(claim: Claim, pairs: Sequence[Pair], at_once: int = 1) -> Verdict:
@@ -121,7 +121,7 @@ def judge(claim: Claim, pairs: Sequence[Pair], at_once: int = 1) -> Verdict:
         more = wanted - seeds
         why = f"{so_far}{seeds} of the {wanted} seeds that a verdict takes."
         needs = f"{more} more {'seed' if more == 1 else 'seeds'} of each arm."
-        return Verdict("inconclusive", why, needs, found and found.measured)
+        return Verdict("inconclusive", why, needs, found.measured if found else None)
     assert found is not None
     if apart := next(filter(None, (pair.standing_apart for pair in pairs)), None):
         so_far = f"{found.measured}, but " if found.measured else ""
