@@ -13,9 +13,14 @@ from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
+<<<<<<< HEAD
 from m2mkd.results.tables.claims_json import claim_records
 from m2mkd.results.tables.claims_table import claims_table
 from m2mkd.results.tables.detection import METRICS, detection_classes_table, detection_sizes_table, detection_table
+=======
+from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.detection import AP_METRICS, detection_classes_table, detection_sizes_table, detection_table
+>>>>>>> wt-detect
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.labelled import labelled_table
@@ -27,7 +32,7 @@ NAMES = (
     *("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
     *("detection", "detection_sizes", "detection_classes"),
 )
-MEASURED = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": METRICS}
+MEASURED_ON = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": AP_METRICS}
 """What is measured on each kind of set."""
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
@@ -57,7 +62,7 @@ def final_metrics(collected: Collected) -> dict[str, dict[str, dict[str, dict[st
     metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in collected.study.rows:
         found = metrics.setdefault(row.experiment, {}).setdefault(row.variant, {}).setdefault(row.profile, {})
-        for split, measured in MEASURED.items():
+        for split, measured in MEASURED_ON.items():
             for metric in measured:
                 cells = collected.numbers.cells(row, split, metric)
                 for cell in cells:
