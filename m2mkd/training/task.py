@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What a phase gives the loop."""
-=======
-"""What a phase gives the training loop."""
->>>>>>> wt-detect
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,11 +1,7 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-<<<<<<< HEAD
 from collections.abc import Callable
-=======
-from collections.abc import Callable, Sequence
->>>>>>> wt-detect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,20 +27,11 @@ from m2mkd.training.device import computing_in
 from m2mkd.training.guards import ChanceWatch, ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
-<<<<<<< HEAD
 from m2mkd.training.shares import micro_batches, shared_loss
 from m2mkd.training.task import Trainee
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
-=======
-from m2mkd.training.task import Task, Trainee
-
-NONFINITE = "nonfinite.json"
-"""Where the batch is described whose loss or gradient was no number."""
-_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
->>>>>>> wt-detect
 
 
 @dataclass

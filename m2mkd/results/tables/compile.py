@@ -13,14 +13,9 @@ from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
-<<<<<<< HEAD
 from m2mkd.results.tables.claims_json import claim_records
 from m2mkd.results.tables.claims_table import claims_table
-from m2mkd.results.tables.detection import METRICS, detection_classes_table, detection_sizes_table, detection_table
-=======
-from m2mkd.results.tables.claims_table import claims_metrics, claims_table
 from m2mkd.results.tables.detection import AP_METRICS, detection_classes_table, detection_sizes_table, detection_table
->>>>>>> wt-detect
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.labelled import labelled_table
