@@ -1,6 +1,7 @@
 """Finished runs of a real study with invented numbers, for everything that reads runs."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ def plan(
     if not (root / "config").is_dir():
         shutil.copytree(ROOT / "config", root / "config")
         shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
+        small = root / "config/scales/small.yaml"
+        small.write_text(re.sub(r"(?m)^seeds: .*$", f"seeds: {len(SEEDS)}", small.read_text()))
     changes = load.parse_overrides(list(overrides))
     if seeds is not None:
         changes |= {"seeds": seeds}

@@ -2,45 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config, Name
 from m2mkd.config.compat import Profile, Value
+from m2mkd.config.detection_experiment import DetectionExperiment
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
-
-SEEDS_LIMIT = 1000
-"""More of them are a slip of the pen."""
-
-
-def _number(seed: object) -> object:
-    """A number that Snakemake, which reads its command line as text, left as digits."""
-    return int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 20 else seed
-
-
-def _plausible(seeds: object) -> object:
-    """One message for both forms; a union would complain of the one that was not meant."""
-    if isinstance(seeds, list | tuple):
-        seeds = [_number(seed) for seed in seeds]
-        fine = 0 < len(seeds) <= SEEDS_LIMIT and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
-    else:
-        seeds = _number(seeds)
-        fine = type(seeds) is int and 0 < seeds <= SEEDS_LIMIT
-    if not fine:
-        raise ValueError(f"give a number of seeds from 1 to {SEEDS_LIMIT}, or a list of different whole numbers of at least 0")
-    return seeds
-
-
-Seeds = Annotated[
-    Annotated[PositiveInt, Field(le=SEEDS_LIMIT)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=SEEDS_LIMIT)],
-    BeforeValidator(_plausible),
-]
-"""A number n for the seeds 0 to n - 1, or a list of seeds."""
-
-
-def seeds_of(seeds: Seeds) -> tuple[int, ...]:
-    """The seeds in ascending order."""
-    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
+from m2mkd.config.seeds import Seeds
 
 
 class TeacherImports(Config):
@@ -233,7 +203,9 @@ class AblationExperiment(Config):
         return self
 
 
-Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]
+Experiment = Annotated[
+    TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment | DetectionExperiment, Field(discriminator="kind")
+]
 
 
 def _complete_or_extends(schema: dict[str, Any]) -> None:
@@ -272,6 +244,10 @@ class Scale(Config):
     """Changes to architectures, by name."""
     recipes: dict[str, dict] = {}
     """Changes to recipes, by name."""
+    detectors: dict[str, dict] = {}
+    """Changes to detectors, by name."""
+    detection_recipes: dict[str, dict] = {}
+    """Changes to recipes of detectors, by name."""
     experiment_changes: dict[str, dict] = {}
     """Changes to experiments, by name."""
 
@@ -300,3 +276,7 @@ class Catalogue(Config):
 
     models: dict[Name, Model]
     recipes: dict[Name, Recipe]
+    detectors: dict[Name, dict[str, Any]]
+    """Each names its backbone among the models. Whether the two fit is seen only where a detector is asked for, as a scale may change the
+    backbone in ways that no detector takes."""
+    detection_recipes: dict[Name, DetectionRecipe]

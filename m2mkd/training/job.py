@@ -209,10 +209,13 @@ def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractConte
         from m2mkd.planning.work import work_of
 
         here = machine()
-        batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
+        recipe = run.config.recipe  # type: ignore[attr-defined]
+        batch: int = recipe.batch_size
         given = Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model")
         cost = run_cost(work_of(run.config, given.nac), given)
-        return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
+        return out_of_memory(
+            run.id, batch // (here.ranks.count * here.accumulation(batch, recipe.TOGETHER)), here.device, cost.memory.total
+        )
 
     return memory_explained(explain)
 

@@ -1,7 +1,7 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.stream import Batch, microbatches
+from m2mkd.data.detection_stream import DetectionBatch
+from m2mkd.data.stream import Batch
 from m2mkd.distill.losses import Loss
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import Accuracy
 from m2mkd.evaluation.released import Meter
 from m2mkd.files import write_json
+from m2mkd.ranks import Ranks
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phase import CURVES
 from m2mkd.training.average import Average
@@ -33,7 +36,7 @@ from m2mkd.training.usage import Usage
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
 _divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the images of their batch and then by their number, as long as the batch is there."""
+"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Task:
     """Its parameters that require a gradient are optimised; all of it is saved."""
     network: nn.Module
     """Everything that switches between training and evaluation mode; contains ``trained``."""
-    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor | Loss]
-    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss. Where it is made of several parts, each
-    has its own curve."""
-    predict: Callable[[Tensor], Tensor]
-    """From images to logits (B, C), without noise."""
+    loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]
+    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; of a detector from lists of both. Where
+    it is made of several parts, each has its own curve."""
+    predict: Callable[[Tensor], Tensor] | None = None
+    """From images to logits (B, C), without noise; none where ``measure`` is given."""
+    measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
+    """From this rank's validation batches to what all of them come to, each number's name beginning with ``val_``; none: accuracy."""
     no_weight_decay: Collection[str] = ()
     """Parameters without weight decay."""
     meter: Meter | None = None
@@ -57,7 +62,12 @@ class Task:
     """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
     decay_all: bool = False
     decay_scalars: bool = False
+    decay_vectors: bool = False
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """As in `m2mkd.training.optim.build_optimizer`."""
     late_schedule: bool = False
+    schedule_slack: float = 0.0
+    """As in `m2mkd.training.optim.LearningRate`."""
     predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
     """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
 
@@ -123,7 +133,7 @@ class Training:
     def __init__(
         self,
         trainee: Trainee,
-        recipe: Recipe,
+        recipe: Recipe | DetectionRecipe,
         steps_per_epoch: int,
         names: tuple[str | int, ...],
         machine: Machine,
@@ -133,12 +143,18 @@ class Training:
         self.task, self.folder, self.title, self.usage = task, trainee.folder, trainee.title, trainee.usage
         self.recipe, self.steps_per_epoch, self.names, self.say = recipe, steps_per_epoch, names, say
         self.ranks, self.device = machine.ranks, machine.device
-        self.micro_batches = machine.accumulation(recipe.batch_size)
+        self.micro_batches = machine.accumulation(recipe.batch_size, recipe.TOGETHER)
         task.network.to(self.device)
         self.optimizer = build_optimizer(
-            task.trained, recipe, task.no_weight_decay, decay_all=task.decay_all, decay_scalars=task.decay_scalars
+            task.trained,
+            recipe,
+            task.no_weight_decay,
+            decay_all=task.decay_all,
+            decay_scalars=task.decay_scalars,
+            decay_vectors=task.decay_vectors,
+            rate_factors=task.rate_factors,
         )
-        self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule)
+        self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule, task.schedule_slack)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = None if recipe.ema_decay is None else Average(task.trained, recipe.ema_decay)
@@ -178,7 +194,7 @@ class Training:
             self.progress.total, self.progress.counted, self.progress.parts = 0.0, 0, {}
             self.experts.begin()
 
-    def step(self, epoch: int, step: int, batch: Batch) -> None:
+    def step(self, epoch: int, step: int, batch: Batch | DetectionBatch) -> None:
         """One update by this rank's share of a batch, or none if its loss or gradient is no number and that is allowed.
 
         Raises
@@ -215,7 +231,7 @@ class Training:
         if usual is not None:
             self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
 
-    def _backward(self, epoch: int, step: int, number: int, few: Batch) -> dict[str, Tensor]:
+    def _backward(self, epoch: int, step: int, number: int, few: Batch | DetectionBatch) -> dict[str, Tensor]:
         """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss, and the parts of it."""
         # A micro-batch has the noise of its position in the batch, whichever rank has it.
         position = () if self.micro_batches * self.ranks.count == 1 else (self.ranks.rank * self.micro_batches + number,)
@@ -238,7 +254,7 @@ class Training:
             nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip_norm, norm)
         return norm.item()
 
-    def _leave_out(self, epoch: int, step: int, batch: Batch, loss: float, norm: float) -> None:
+    def _leave_out(self, epoch: int, step: int, batch: Batch | DetectionBatch, loss: float, norm: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.progress.skipped += 1
@@ -285,7 +301,7 @@ class Training:
         progress.epochs += 1
         progress.last = {
             "epoch": progress.epochs,
-            "step": progress.epochs * self.steps_per_epoch,
+            "step": progress.updates,
             "lr": progress.lr,
             "loss": progress.total / max(1, progress.counted),
             **{name: total / max(1, progress.counted) for name, total in progress.parts.items()},
@@ -321,17 +337,17 @@ class _Loss(nn.Module):
         self.trained = task.trained
         self._compute = task.loss
 
-    def forward(self, images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor | Loss:
+    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor | Loss:
         return self._compute(images, targets, noise)
 
 
-def _micro_batches(batch: Batch, count: int) -> Sequence[Batch]:
+def _micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch | DetectionBatch]:
     """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
     if count == 1:
         return [batch]
-    known = _divided.setdefault(batch.images, {})
+    known = _divided.setdefault(batch.ids, {})
     if count not in known:
-        known[count] = list(microbatches(batch, count))
+        known[count] = list(batch.parts(count))
     return known[count]
 
 

@@ -13,6 +13,8 @@ from m2mkd.files import write_atomically, write_text
 from m2mkd.results.judge.arms import members_of
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import once_each
+from m2mkd.results.report.detection_figures import detection_illustrations
+from m2mkd.results.report.detection_pictures import detection_pictures
 from m2mkd.results.report.experience import what_was_difficult, what_was_easy
 from m2mkd.results.report.figures import Illustration, ablations_figure, accuracy_figures, curve_figures, rendition_figures
 from m2mkd.results.report.graph_figures import diagnosis_illustrations
@@ -22,6 +24,7 @@ from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.tables.claims_table import claim_anchor, claims_table, commands_of, in_words
 from m2mkd.results.tables.commands import Commands
+from m2mkd.results.tables.detection import detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.display_tables import (
     commands_table,
     cost_table,
@@ -69,6 +72,8 @@ def write_report(results: Results) -> None:
         tables=result_tables(results),
         overview=_drawn(overview),
         renditions=_drawn(rendition_figures(results)),
+        detection=_drawn(detection_illustrations(results)),
+        detections=detection_pictures(results),
         ablations=ablations_table(results).without(*idle).filled(),
         ablations_drawn=_drawn(ablations_figure(results)),
         curves=_drawn(curve_figures(results)),
@@ -115,6 +120,9 @@ def result_tables(results: Results) -> list[tuple[str, DisplayTable]]:
         ("Out of distribution, with the class mask", ood_table(results, once)),
         ("Out of distribution, by rendition", renditions_table(results, once)),
         ("Few-shot adaptation", fewshot_table(results)),
+        ("Detection and instance segmentation", detection_table(results)),
+        ("Detection by size of the instances", detection_sizes_table(results)),
+        ("Detection by class", detection_classes_table(results)),
     ]
     return [(title, table.without(*idle_columns(study)).filled()) for title, table in tables if table.rows]
 

@@ -10,13 +10,19 @@ from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
 from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.detection import METRICS, detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
 from m2mkd.study.study import RECEIPT
 
-NAMES = ("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
+NAMES = (
+    *("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
+    *("detection", "detection_sizes", "detection_classes"),
+)
+MEASURED = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": METRICS}
+"""What is measured on each kind of set."""
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
 
@@ -33,6 +39,9 @@ def all_tables(results: Results) -> list[Table]:
         teacher_table(results),
         hybrids_table(results),
         fewshot_table(results),
+        detection_table(results),
+        detection_sizes_table(results),
+        detection_classes_table(results),
     ]
     return [table for table in tables if table.rows]
 
@@ -42,8 +51,8 @@ def final_metrics(collected: Collected) -> dict[str, dict[str, dict[str, dict[st
     metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in collected.study.rows:
         found = metrics.setdefault(row.experiment, {}).setdefault(row.variant, {}).setdefault(row.profile, {})
-        for split in ("iid", "ood", "fewshot"):
-            for metric in ("top1", "top5"):
+        for split, measured in MEASURED.items():
+            for metric in measured:
                 cells = collected.numbers.cells(row, split, metric)
                 for cell in cells:
                     name = f"{split}_{metric}" if len(cells) == 1 else f"{split}_{metric} {cell.data}"

@@ -192,7 +192,7 @@ def test_a_scale_extends_through_others():
     tiny, smoke, small = (load.scale(name, {}) for name in ("tiny", "smoke", "small"))
     assert (tiny.extends, smoke.extends, small.extends) == ("smoke", "small", None)
     assert tiny.threads == 2
-    assert tiny.recipes["pretrain_meta"] == small.recipes["pretrain_meta"] | {"epochs": 5}
+    assert tiny.recipes["pretrain_meta"] == small.recipes["pretrain_meta"] | smoke.recipes["pretrain_meta"] | {"epochs": 5}
     assert tiny.recipes["distill_module"] == smoke.recipes["distill_module"]
     assert tiny.seeds == smoke.seeds
     assert tiny.models == small.models

@@ -52,7 +52,7 @@ def written(root: Path, other: str, of: str = "vmoe_base/m2mkd") -> None:
 def test_the_study_itself_has_none_and_the_whole_has_every_one():
     study, both = build_study(load.settings({"scale": "small"})), whole()
     names = set(load.ablations("small", study.scale))
-    assert len(names) == 11 and not names & {row.experiment for row in study.rows}
+    assert len(names) == 12 and not names & {row.experiment for row in study.rows}
     assert both.rows[: len(study.rows)] == study.rows and {row.experiment for row in both.rows[len(study.rows) :]} == names
     assert set(study.runs) < set(both.runs) and study.key != both.key
     assert (study.root, study.pages, both.root, both.pages) == ("results/small",) * 3 + ("results/small/ablations",)
@@ -67,8 +67,9 @@ def test_settings_that_the_study_has_anyway_are_its_runs():
             *("expert_init/m2mkd_trunc02", "router/m2mkd_naive", "module_number/four"),
         ],
         "vmoe_base/end_to_end": ["loaded_modules/none", "expert_init/end_to_end_trunc02", "router/end_to_end_naive"],
+        "vmoe_base_labels_only/modules": ["kl_norm/labels_only"],
         "nac_tiny_imagenet_scale_free/end_to_end": ["graph_cut/fitted_at_cut", "eval_noise/end_to_end_zero"],
-        "nac_tiny_imagenet_scale_free/m2mkd": ["eval_noise/m2mkd_zero"],
+        "nac_tiny_imagenet_scale_free/m2mkd": ["eval_noise/m2mkd_zero", "codes/independent"],
     }
     for student, settings in same.items():
         own = rows[tuple(student.split("/"))]
@@ -81,7 +82,7 @@ def test_settings_that_the_study_has_anyway_are_its_runs():
     ablated = {"/".join(name).removeprefix("ablation_"): row for name, row in rows.items() if name[0].startswith("ablation_")}
     others = [row for name, row in ablated.items() if name not in shared]
     own = {row.measured for name, row in rows.items() if not name[0].startswith("ablation_")}
-    assert len(others) == 21 and len({row.measured for row in others} - own) == 21
+    assert len(others) == 23 and len({row.measured for row in others} - own) == 23
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,8 @@ def test_settings_that_the_study_has_anyway_are_its_runs():
         ("tau/tau_4", "distill_module", {"loss.tau"}),
         ("target/hard", "distill_module", {"loss.kind", "compat.kl_norm"}),
         ("stitch/kept", "train_student", {"student.stitch", "stitch_width"}),
+        ("stitch/kept_at_half_rate", "train_student", {"student.stitch", "stitch_width", "recipe.lr"}),
+        ("codes/of_modules", "train_student", {"codes"}),
         ("loaded_modules/first_half", "train_student", {"load_modules"}),
         ("expert_init/m2mkd_fastmoe", "train_student", {"compat.expert_init"}),
         ("router/m2mkd_vmoe", "train_student", {"student.router"}),
