@@ -1,0 +1,44 @@
+"""The shares of a batch whose losses are computed apart: of the ranks, and the micro-batches of each."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from m2mkd.data.detection_stream import DetectionBatch
+from m2mkd.data.stream import Batch
+from m2mkd.distill.losses import Loss
+
+divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
+
+
+def micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch | DetectionBatch]:
+    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
+    if count == 1:
+        return [batch]
+    known = divided.setdefault(batch.ids, {})
+    if count not in known:
+        known[count] = list(batch.parts(count))
+    return known[count]
+
+
+def averaged_over_ranks(trained: nn.Module, loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]) -> DistributedDataParallel:
+    """The loss of this rank's share, whose gradient for what is trained is averaged over the ranks."""
+    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
+    return DistributedDataParallel(_Loss(trained, loss), find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+class _Loss(nn.Module):
+    """A loss as the forward pass of a module that holds what is trained."""
+
+    def __init__(self, trained: nn.Module, loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]):
+        super().__init__()
+        self.trained = trained
+        self._compute = loss
+
+    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor | Loss:
+        return self._compute(images, targets, noise)
