@@ -60,23 +60,29 @@ def fetch(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here.")] = None,
 ) -> None:
-    """Compare source files and prepared sets with their digests."""
+    """Compare source files and prepared sets with their digests, with each other, and with what finished runs saw."""
     from m2mkd.config import load
     from m2mkd.data.fetch import check, raw_file
     from m2mkd.data.pack import open_pack
+    from m2mkd.data.recorded import require_seen, require_sources
     from m2mkd.errors import InputError
 
     for name in names or load.datasets():
         dataset = load.dataset_named(name, "data verify")
         raw = [file for files in dataset.sources for file in files if raw_file(file).exists()]
+        digests = {}
         for file in raw:
             known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
-            typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name, afresh=True)}, {known}")
+            digests[file.name] = check(raw_file(file), file, name, afresh=True)
+            typer.echo(f"{raw_file(file)}: sha256 {digests[file.name]}, {known}")
+        require_sources(name, digests)
         packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
         for manifest in packs:
             pack = open_pack(manifest.parent, verify="always")
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
-            typer.echo(f"{manifest.parent}: {counts} images, whole")
+            runs = require_seen(manifest.parent)
+            seen = f", as {runs} finished {'run' if runs == 1 else 'runs'} saw it" if runs else ""
+            typer.echo(f"{manifest.parent}: {counts} images, whole{seen}")
         if names and not raw and not packs:
             fix = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
             raise InputError(f"{name}: neither source files nor a prepared set are here; {fix}")

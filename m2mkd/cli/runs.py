@@ -20,6 +20,7 @@ def plan(
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
     longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
     storage: Annotated[Path | None, typer.Option(help="Where Snakemake keeps copies of an object storage's outputs.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Files that Snakemake has read its configuration from.")] = None,
 ) -> None:
     """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
     from m2mkd.config import load
@@ -27,8 +28,10 @@ def plan(
     from m2mkd.planning.request import Terms
     from m2mkd.workflow import plan_workflow
 
+    for file in read or ():
+        load.read_config(file)
     if load.CONFIG.joinpath("config.yaml").is_file():
-        load.settings()  # Snakemake, which has read it too, takes the last of two keys without a word
+        load.settings()
     terms = Terms(Assumptions(gpu, mfu, gpus), workers, longest) if gpu else None
 
     def say(news: str) -> None:
@@ -56,6 +59,17 @@ def list_(
         typer.echo(json.dumps(runs, indent=1))
     elif not show(runs):
         typer.echo("\n".join(as_lines(runs)))
+
+
+@app.command()
+def verify(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+) -> None:
+    """Compare every output of the finished runs of a study with its digest, and each run with its configuration, data and code."""
+    from m2mkd.results.read.verify import verify_runs
+
+    for line in verify_runs(read_study(scale, experiment, overrides, ablations=ablations)):
+        typer.echo(line)
 
 
 @app.command("show")

@@ -252,6 +252,9 @@ class Scale(Config):
     """Changes to experiments, by name."""
 
 
+CodeRule = Literal["named", "strict"]
+
+
 class Settings(Config):
     """``config/config.yaml``: what the workflow runs."""
 
@@ -269,6 +272,8 @@ class Settings(Config):
     tracking_uri: str | None = None
     """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
     before it. None: ``results/mlflow.db``, filled at the end."""
+    code: CodeRule = "named"
+    """What to do about finished runs that other code computed: they are named, or (``strict``) computed again."""
 
 
 class Catalogue(Config):

@@ -15,7 +15,7 @@ from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
-from m2mkd.config.strict import parse_yaml
+from m2mkd.config.strict import parse_json, parse_yaml
 from m2mkd.errors import InputError
 
 CONFIG = Path("config")
@@ -43,6 +43,16 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, but a mapping of field names to values is needed")
     return content
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a file of configuration, in YAML or, by its name, in JSON; raises as `read_yaml`."""
+    if path.suffix != ".json":
+        return read_yaml(path)
+    try:
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file of configuration") from None
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +148,12 @@ def switches() -> dict[str, Switch]:
     """The registry of compat switches by name."""
     path = CONFIG / "compat.yaml"
     return checked(dict[str, Switch], read_yaml(path), str(path))
+
+
+def forget_files() -> None:
+    """Forget what was read, before another folder is looked at."""
+    datasets.cache_clear()
+    switches.cache_clear()
 
 
 def dataset_named(name: str, field: str) -> DatasetConfig:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.download import PAUSE, answers, download, forget
+from m2mkd.data.recorded import require_sources
 from m2mkd.errors import InputError
 from m2mkd.files import publish, read_note, require_file, write_json
 
@@ -30,6 +31,8 @@ def raw_file(source: SourceFile) -> Path:
 def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
     """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
 
+    Of a subset, which any of several sources serves, the first is brought that ``origin`` has, and none where one is here.
+
     Parameters
     ----------
     name, dataset
@@ -41,12 +44,11 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
     pause
         Seconds before a dropped connection is taken up again.
 
-    Of a subset that is prepared from any of several sources, the one is brought that the folder has, and none if one is here.
-
     Raises
     ------
     InputError
-        If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
+        If a file must be got by hand, its source does not answer, or it is not the registered one, or not the one that a prepared set was
+        made from; what was there before stays.
     """
     known = [source.name for sources in dataset.sources for source in sources] if dataset.fetched else []
     if only is not None and only not in known:
@@ -57,7 +59,7 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
         target = raw_file(source)
         if not target.exists():
             _bring(name, dataset, source, origin, pause)
-        check(target, source, name)
+        require_sources(name, {source.name: check(target, source, name)})
 
 
 def present(dataset: DatasetConfig) -> tuple[SourceFile, ...]:

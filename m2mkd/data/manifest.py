@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from m2mkd.config.datasets import LARGEST_IMAGE, PREPARE_FORMAT
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import require_file
 
@@ -78,14 +79,16 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / PACK_MANIFEST
     try:
         size = require_file(path).st_size
-        manifest: Any = json.loads(path.read_bytes()) if size <= LARGEST_MANIFEST else None
+        manifest: Any = parse_json(path.read_bytes(), str(path)) if size <= LARGEST_MANIFEST else None
         digest, found = manifest.pop("digest"), manifest.get("format")
     except FileNotFoundError:
         raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (KeyError, AttributeError) as error:
         raise damaged(path, "is not a manifest", folder) from error
+    except InputError as error:
+        raise damaged(path, f"is not a manifest ({str(error).removeprefix(f'{path}: ')})", folder) from error
     if found != PREPARE_FORMAT:
         raise damaged(path, f"has format {str(found)[:40]}, but this version reads {PREPARE_FORMAT}", folder)
     if manifest_digest(manifest) != digest:

@@ -31,6 +31,7 @@ from m2mkd.data.layouts import ARCHIVES_OF
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
+from m2mkd.data.recorded import require_sources
 from m2mkd.data.renditions import RENDITIONS, prepare_renditions
 from m2mkd.data.subsets import Listed, Selection, base_name, read_selection, require_content
 from m2mkd.data.tasks import READ, Rendition, found_in, image_digests, packed_images, png, rendered_images
@@ -108,14 +109,14 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     paths = [raw_file(file) for file in files]
     readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
     read = partial(readers.read, found_in, dataset.layout, paths, [file.split for file in files], scratch)
-    facts = {"homepage": dataset.homepage, "licence": dataset.licence}
+    facts: dict[str, Any] = {"homepage": dataset.homepage, "licence": dataset.licence}
     if dataset.subset is None:
         return _packable(name, read(), size, facts | {"files": used}, readers, None)
     selection = read_selection(Path(dataset.subset.images))
     found = read(selection)
     require_content(dataset.subset, _digests(selection, found, readers), paths, f"config/datasets.yaml for {name}")
-    known = facts | {"subset": dataset.subset.model_dump(include={"images", "sha256"})}
-    return replace(_packable(name, found, size, known, readers, selection), prepared_from=used)
+    facts["subset"] = dataset.subset.model_dump(include={"images", "sha256"})
+    return replace(_packable(name, found, size, facts, readers, selection), prepared_from=used)
 
 
 def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
@@ -125,6 +126,7 @@ def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
         if not raw_file(file).exists():
             raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
         digests[file.name] = check(raw_file(file), file, name)
+    require_sources(name, digests)
     return digests
 
 
@@ -149,7 +151,8 @@ def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: 
     if isinstance(found, Scenes):
         scenes = {split: _scenes(split, found, readers) for split in found.splits}
         return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
-    return _cifar_content(*found, size, facts, named=selection is not None)
+    classes, arrays = found
+    return _cifar_content(classes, arrays, size, facts, named=selection is not None)
 
 
 def _attributes(listing: Listing, selection: Selection | None) -> dict[str, Any]:

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
-from m2mkd.config.datasets import Subset
+from m2mkd.config.datasets import SplitName, Subset
 from m2mkd.data.cifar import CifarSplit
 from m2mkd.data.contents import Contents, Listing
 from m2mkd.errors import InputError
 from m2mkd.files import require_file
-
-SPLITS = ("train", "val")
 
 
 class Listed(NamedTuple):
@@ -72,7 +70,7 @@ def read_selection(path: Path) -> Selection:
             continue
         split, *rest = line.split("\t")
         name, images = rest[0] if rest else "", tuple(rest[1:])
-        if split not in SPLITS or not all((name, images, *images)):
+        if split not in get_args(SplitName) or not all((name, images, *images)):
             raise InputError(f"{path}, line {number}: is not 'train' or 'val', a class and names of images, with tabs between; write it so")
         if name in splits.get(split, {}) or len(set(images)) != len(images):
             raise InputError(f"{path}, line {number}: {split} images of {name} are there twice; remove one of them")

@@ -45,6 +45,7 @@ def found_in(
     selection
         Which of the images are meant; none: all of them.
     """
+    found: Any
     if layout == "parquet":
         found = parquet(paths, splits)
     else:
@@ -52,7 +53,10 @@ def found_in(
         found = coco(archives, scratch) if layout == "coco" else ARCHIVED[layout](archives)
     if selection is None:
         return found
-    return picked(found, selection, paths[0]) if isinstance(found, Contents) else picked_arrays(*found, selection, paths[0])
+    if isinstance(found, Contents):
+        return picked(found, selection, paths[0])
+    classes, arrays = found
+    return picked_arrays(classes, arrays, selection, paths[0])
 
 
 def image_digests(members: Sequence[Member]) -> list[bytes]:

@@ -98,7 +98,8 @@ def proposals(config: DetectorConfig) -> LayerCost:
     channels, anchors = config.channels, len(config.anchor_sizes[0]) * len(config.anchor_ratios)
     sides = [config.image_size // stride for stride in config.strides[:-1]]
     places = sum(side**2 for side in [*sides, -(-sides[-1] // 2)])
-    convs = [_convolution(places, channels, channels, 3, bias=True) + LayerCost(saved=Tensors(places * channels))] * config.rpn_convs
+    # What comes out of an activation is what goes into the next convolution.
+    convs = [_convolution(places, channels, channels, 3, bias=True)] * config.rpn_convs
     # Logits and deltas read the same.
     return reduce(add, convs) + _convolution(places, channels, 5 * anchors, 1, bias=True)
 
@@ -120,7 +121,7 @@ def mask_head(config: DetectorConfig, classes: int, regions: int) -> LayerCost:
     channels, places = config.channels, regions * MASK_BINS**2
     upsampled = _doubling(places, channels, channels)
     masks = _convolution(4 * places, channels, classes, 1, bias=True)
-    chosen = Tensors(4 * places * channels, 2 * 4 * places)
+    chosen = Tensors(full=2 * 4 * places)
     return _convolutions(config.mask_convs, places, channels) + upsampled + masks + LayerCost(saved=chosen)
 
 

@@ -1,19 +1,20 @@
 """The graph of runs as the workflow needs it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.load import datasets
+from m2mkd.study.files import redo_mark
 from m2mkd.study.groups import job_groups
 from m2mkd.study.phase import PHASES, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 
-def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingProxyType({})) -> dict[str, Any]:
+def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingProxyType({}), again: Collection[str] = ()) -> dict[str, Any]:
     """What the workflow must know of a study.
 
     Parameters
@@ -24,6 +25,8 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
         It with all else that the scale has.
     parts
         What else can be asked for, by name: ``ablations``, the study with them, and ``detection``, detectors; each has tables and a report.
+    again
+        Ids of finished runs that are to be computed again.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
         "phases": {name: _declared(phase) for name, phase in PHASES.items()},
         "runs": {
             run.id: {
-                "inputs": _inputs(whole, run),
+                "inputs": _inputs(whole, run) + ([redo_mark(study.scale_name, run.id).as_posix()] if run.id in again else []),
                 "ancient": _foreign(whole, run),
                 "experiments": sorted(run.users),
                 "study": run.id in study.runs,
@@ -51,7 +54,7 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
             }
             for run in whole.runs.values()
         },
-        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole)},
+        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole, again)},
         "data": data,
         "raw": {
             name: [f"data/raw/{file.name}" for file in _registered(name).fetched] for name in sorted(set(data.values()), key=_whole_last)

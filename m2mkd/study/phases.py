@@ -12,7 +12,7 @@ from m2mkd.config.experiment import Codes
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
-from m2mkd.study.measurements import Measurement, accuracies, number, precisions
+from m2mkd.study.measurements import Measurement, accuracies, check_mean, check_renditions, number, precisions
 from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
 
 
@@ -117,8 +117,11 @@ class MeasureHybrid(TeacherPhase):
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
         """None of its own: a table of its own shows them, and here they are only checked."""
-        for found in (metrics["meta"], *metrics["hybrids"].values()):
-            list(accuracies("iid", str(self.data), found))
+        if list(metrics["hybrids"]) != [str(index) for index in range(self.model.modules)]:
+            raise ValueError(f"hybrids are {', '.join(metrics['hybrids']) or 'none'}, but the teacher has {self.model.modules} modules")
+        counts = {next(accuracies("iid", str(self.data), found)).count or 0 for found in (metrics["meta"], *metrics["hybrids"].values())}
+        if len(counts) > 1:
+            raise ValueError(f"hybrids were measured on {min(counts)} to {max(counts)} images, but all see the same")
         return iter(())
 
 
@@ -182,6 +185,8 @@ class TrainProbe(SeededPhase):
     recipe: Recipe
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        if episodes := metrics.get("episodes"):
+            check_mean("val_top1", metrics["val_top1"], episodes["val_top1"], self.episodes)
         for name in ("top1", "top5", "loss"):
             yield Measurement("fewshot", str(self.data), name, number(f"val_{name}", metrics[f"val_{name}"]))
 
@@ -205,12 +210,14 @@ class Evaluate(SeededPhase):
         return (self.data, *self.ood)
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
-        yield from accuracies("iid", str(self.data), metrics)
+        whole = self.compat.get("accuracy_meter") != "twice"
+        yield from accuracies("iid", str(self.data), metrics, whole=whole)
         if graph := metrics.get("diagnostics", {}).get("graph"):
             yield Measurement("graph", str(self.data), "density", number("density", graph["density"]))
         for data in self.ood:
             found, name = metrics["ood"][data.name], str(data)
-            yield from accuracies("ood", name, found)
+            check_renditions(found, whole=whole)
+            yield from accuracies("ood", name, found, whole=whole)
             for count in ("classes", "left_out"):
                 yield Measurement("ood", name, count, number(count, found[count]))
             for rendition, top1 in found["renditions"].items():

@@ -10,7 +10,7 @@ from m2mkd.errors import InputError
 from m2mkd.study.keys import digest
 from m2mkd.study.run import Row, Run
 
-RESULTS_FORMAT = 3
+RESULTS_FORMAT = 4
 """Version of tables and report; raising it compiles them anew."""
 RECEIPT = "study-{}.json"
 """Name of the file that says which runs the tables beside it were compiled from, with the key of the study."""

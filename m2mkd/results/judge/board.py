@@ -32,6 +32,8 @@ class Finding:
     """The same by the seeds that all arms of a comparison have, where they are judged."""
     runs: tuple[str, ...] = ()
     """Ids of all runs behind it, upstream before downstream."""
+    outdated: tuple[str, ...] = ()
+    """Those of them that other code than this computed."""
     cost: float | None = None
     """GPU-hours that judging it would take, on H200 at 40 % of their peak; none where it is judged."""
     p_value: float | None = None
@@ -43,6 +45,13 @@ class Finding:
     def seeds(self) -> int:
         """Fewest seeds of an arm."""
         return min((len(arm.accuracies) for arm in members_of(self.judged or self.comparisons)), default=0)
+
+    @property
+    def why(self) -> str:
+        """Why, in words, and how many of its runs other code computed."""
+        count = len(self.outdated)
+        other = f" Other code than this computed {count} of its {len(self.runs)} runs ('m2mkd runs list' names it)." if count else ""
+        return f"{self.verdict.why}{other}"
 
     @property
     def exact_test(self) -> str:

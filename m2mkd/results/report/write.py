@@ -40,12 +40,14 @@ from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.layout import DisplayTable, Linked
 from m2mkd.study.lineage import anchor_of, student_of
+from m2mkd.study.receipt import REPORT, report_receipt, write_report_receipt
+from m2mkd.study.record import code_in_words
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
 
 
 def write_report(results: Results) -> None:
-    """Write ``report.html`` and ``overview.png`` into the study's folder.
+    """Write ``report.html`` and ``overview.png`` into the study's folder, and their receipt where there is one of the tables.
 
     Parameters
     ----------
@@ -63,6 +65,8 @@ def write_report(results: Results) -> None:
         script=resources.files("m2mkd.results.report").joinpath("report.js").read_text(),
         problems=list(dict.fromkeys(results.problems.values())),
         absent=len(results.problems),
+        outdated=[(run_id, code_in_words(one)) for run_id, one in results.outdated.items()],
+        unknown_code=sum(one.changed is None for one in results.finished.values()),
         claims=claims_table(results.findings).without("what is claimed"),
         findings=[
             (claim_anchor(finding.claim), finding, [Linked(in_words(arm), anchor_of(arm)) for arm in members_of(finding.comparisons)])
@@ -92,9 +96,15 @@ def write_report(results: Results) -> None:
         easy=what_was_easy(results),
         difficult=what_was_difficult(results),
     )
-    write_text(Path(study.pages) / "report.html", text)
+    page_file, overview_file = (Path(study.pages, name) for name in REPORT)
+    report_receipt(study).unlink(missing_ok=True)
+    write_text(page_file, text)
     for figure in overview[:1]:
-        write_atomically(Path(study.pages) / "overview.png", partial(write_png, figure.figure))
+        write_atomically(overview_file, partial(write_png, figure.figure))
+    if not overview:  # left by another study
+        overview_file.unlink(missing_ok=True)
+    if not results.partial and Path(study.receipt).is_file():
+        write_report_receipt(study)
 
 
 def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, str, str]]:

@@ -54,14 +54,15 @@ def claims_table(findings: Sequence[Finding]) -> Table:
                 "p_holm": finding.adjusted,
                 "gpu_hours_to_judge": finding.cost,
                 "runs": len(finding.runs),
-                "why": verdict.why,
+                "outdated_runs": len(finding.outdated),
+                "why": finding.why,
                 "claim": claim.claim,
                 "source": claim.source,
             }
         )
         name = Linked(claim.id, claim_anchor(claim))
         seeds = f"{finding.seeds} of {_seeds(claim)}"
-        shown.append((name, verdict.word, claim.claim, claimed(claim), verdict.why, seeds, finding.exact_test))
+        shown.append((name, verdict.word, claim.claim, claimed(claim), finding.why, seeds, finding.exact_test))
     header = ("claim", "verdict", "what is claimed", "claimed", "why", "seeds", "exact test")
     return Table("claims", CAPTION, header, tuple(shown), pd.DataFrame(exact))
 
@@ -83,12 +84,14 @@ def _seeds(claim: Claim) -> str:
 
 
 def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | float | int]]:
-    """Verdict, seeds and numbers of each claim by its id, for ``dvc metrics diff``."""
+    """Verdict, seeds and numbers of each claim by its id, for ``dvc metrics diff``; and how many runs are of other code, where some are."""
     metrics: dict[str, dict[str, str | float | int]] = {}
     for finding in findings:
         found: dict[str, str | float | int] = {"verdict": finding.verdict.word, "seeds": finding.seeds}
         if interval := finding.verdict.interval:
             found |= {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+        if finding.outdated:
+            found["outdated_runs"] = len(finding.outdated)
         metrics[finding.claim.id] = found
     return metrics
 
@@ -121,7 +124,7 @@ def explanation(study: Study, finding: Finding) -> str:
         f"  comparison  {claim.comparison}, {claim.metric}, {claim.aggregate} of {', '.join(claim.population)}",
         f"  claimed     {claimed(claim)}, tolerance {claim.tolerance:g}, at least {_seeds(claim)}",
         "",
-        verdict.why,
+        finding.why,
     ]
     if finding.exact_test:
         lines.append(f"Exact sign-flip test: {finding.exact_test}.")

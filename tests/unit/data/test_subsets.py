@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m2mkd.config import load
 from m2mkd.config.datasets import DatasetConfig, SourceFile, Subset
 from m2mkd.data.fetch import fetch
 from m2mkd.data.pack import Pack, open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.subsets import read_selection
 from m2mkd.errors import InputError
+from m2mkd.study import graph
 from tests.archives import Files, image
 from tests.archives import pack as pack_archive
 from tests.loopback import serving
@@ -190,3 +192,10 @@ def test_the_key_is_of_the_images_and_not_of_their_source():
     assert one.identity == one.model_copy(update={"files": (SourceFile(name="renamed.zip"),)}).identity
     other = one.model_copy(update={"subset": one.subset.model_copy(update={"sha256": "0" * 64})})
     assert one.identity != other.identity
+
+
+def test_a_whole_set_fetches_the_file_that_it_shares_with_a_subset(monkeypatch):
+    """A pack in place of the file would do for the subset alone."""
+    registry = {"whole": load.datasets()["tiny-imagenet"], "zoo": load.datasets()["tiny-imagenet-100"]}
+    monkeypatch.setattr(graph, "datasets", lambda: registry)
+    assert sorted(["zoo@64", "whole@64"], key=graph._whole_last) == ["zoo@64", "whole@64"]
