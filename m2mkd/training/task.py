@@ -1,4 +1,4 @@
-"""What a phase gives the training loop."""
+"""What a phase gives the loop."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field

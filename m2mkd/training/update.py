@@ -1,7 +1,7 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
@@ -28,12 +27,11 @@ from m2mkd.training.device import computing_in
 from m2mkd.training.guards import ChanceWatch, ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
-from m2mkd.training.task import Task, Trainee
+from m2mkd.training.shares import micro_batches, shared_loss
+from m2mkd.training.task import Trainee
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
-_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
 
 
 @dataclass
@@ -114,7 +112,7 @@ class Training:
         self.progress = self._restored()
         if machine.compiled:
             task.network.compile()
-        self.loss = task.loss if self.ranks.count == 1 else _shared(task)
+        self.loss = task.loss if self.ranks.count == 1 else shared_loss(task)
         self.losses, self.experts, self.chance = LossWatch(), ExpertWatch(task.trained), ChanceWatch()
 
     @property
@@ -155,7 +153,7 @@ class Training:
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches))]
+        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(micro_batches(batch, self.micro_batches))]
         sums = self.ranks.all_reduce(torch.stack([sum(values) for values in zip(*(part.values() for part in parts), strict=True)]).cpu())
         means = [total / (self.micro_batches * self.ranks.count) for total in sums.tolist()]
         value = means[0]
@@ -278,31 +276,3 @@ class Training:
         self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
         if wait:
             self.checkpoints.wait()
-
-
-class _Loss(nn.Module):
-    """A task's loss as the forward pass of a module that holds what is trained."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.trained = task.trained
-        self._compute = task.loss
-
-    def forward(self, images: Any, targets: Any, noise: torch.Generator) -> Tensor | Loss:
-        return self._compute(images, targets, noise)
-
-
-def _micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch | DetectionBatch]:
-    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
-    if count == 1:
-        return [batch]
-    known = _divided.setdefault(batch.ids, {})
-    if count not in known:
-        known[count] = list(batch.parts(count))
-    return known[count]
-
-
-def _shared(task: Task) -> DistributedDataParallel:
-    """The loss of this rank's share, whose gradient is averaged over the ranks."""
-    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
-    return DistributedDataParallel(_Loss(task), find_unused_parameters=True, gradient_as_bucket_view=True)

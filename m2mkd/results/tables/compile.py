@@ -13,7 +13,8 @@ from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
-from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.claims_json import claim_records
+from m2mkd.results.tables.claims_table import claims_table
 from m2mkd.results.tables.detection import AP_METRICS, detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
@@ -77,7 +78,7 @@ def compiled(results: Results) -> dict[str, bytes]:
     tables = all_tables(results)
     texts = {f"tables/{table.name}.{suffix}": write(table) for table in tables for suffix, write in FORMS}
     texts["tables/curves.csv"] = as_csv(results.curves)
-    texts["tables/claims.json"] = as_json(claims_metrics(results.findings))
+    texts["tables/claims.json"] = as_json(claim_records(results.findings))
     texts["metrics.json"] = as_json(final_metrics(results))
     frames = {"tables/runs.parquet": partial(write_runs, results.runs)}
     frames["tables/measurements.parquet"] = partial(results.measurements.to_parquet, index=False)
