@@ -106,7 +106,7 @@ def module_states() -> Effect:
 
 def nac_module(index: int, compat: dict) -> nn.Module:
     """A module of the NAC for ImageNet, between stitch layers of the published width."""
-    sizes = {"image_size": 224, "num_classes": 1000, "stitch_width": 1280, "drop_path": 0.0, "state_seed": 0, "places": 8}
+    sizes = {"image_size": 224, "num_classes": 1000, "stitch_width": 1280, "drop_path": 0.0, "state_seed": 0, "batch_size": 8}
     return build_module(PAPER.models["nac_imagenet"], index, compat=compat, **sizes)  # type: ignore[arg-type]
 
 

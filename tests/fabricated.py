@@ -1,10 +1,13 @@
 """Finished runs of a real study with invented numbers, for everything that reads runs."""
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from m2mkd.config import load
 from m2mkd.study.phase import CURVES, WEIGHTS, Phase
@@ -13,7 +16,7 @@ from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 from m2mkd.training.curves import Curves
-from m2mkd.training.job import Outcome, record_outputs
+from m2mkd.training.job import Outcome, provenance, record_outputs
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0.90, 0.92, 0.97)
@@ -34,19 +37,52 @@ def plan(
     if not (root / "config").is_dir():
         shutil.copytree(ROOT / "config", root / "config")
         shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
+        small = root / "config/scales/small.yaml"
+        small.write_text(re.sub(r"(?m)^seeds: .*$", f"seeds: {len(SEEDS)}", small.read_text()))
     changes = load.parse_overrides(list(overrides))
     if seeds is not None:
         changes |= {"seeds": seeds}
     return build_study(load.settings({"scale": scale, "experiments": list(experiments), "overrides": changes}))
 
 
-def finish(study: Study, accuracy: Accuracy = by_seed) -> None:
+computed_here = cache(provenance)
+"""What all runs say of where they were computed; it is the same for each, and asked of git and the machine."""
+
+
+def measured(config: Phase, top1: float) -> dict:
+    """What a run of an accuracy has measured."""
+    if isinstance(config, Evaluate):
+        ood = {"top1": top1 / 2, "top5": top1, "loss": 2.0, "count": 860, "classes": 6, "left_out": 12}
+        ood["renditions"] = {"edges": top1 / 4, "rotated": top1 / 3}
+        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359, "ood": {data.name: ood for data in config.ood}}
+    if isinstance(config, EvaluateTeacher):
+        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+    if isinstance(config, MeasureHybrid):
+        found = {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
+        return {"meta": found, "hybrids": {str(index): found for index in range(config.meta.modules)}}
+    return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
+
+
+def finish(
+    study: Study,
+    accuracy: Accuracy = by_seed,
+    *,
+    metrics: Callable[[Phase, float], dict] = measured,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     """Publish every run of a study, as a job would."""
     for run in study.runs.values():
-        publish(study, run, accuracy(run, run.seed or 0))
+        publish(study, run, accuracy(run, run.seed or 0), metrics=metrics, computed=computed)
 
 
-def publish(study: Study, run: Run, top1: float) -> None:
+def publish(
+    study: Study,
+    run: Run,
+    top1: float,
+    *,
+    metrics: Callable[[Phase, float], dict] = measured,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     folder = Path(study.folder(run.id))
     folder.mkdir(parents=True, exist_ok=True)
     if WEIGHTS in run.config.OUTPUTS:
@@ -60,7 +96,7 @@ def publish(study: Study, run: Run, top1: float) -> None:
                 line |= {"val_loss": 1.0, "val_top1": top1 + (0.01 if epoch == 2 else 0.0), "val_top5": 1.0}
             curves.append(line)
     pretend_data(run.config)
-    record_outputs(run, folder, Outcome(measured(run.config, top1)), time.time() - 5)
+    record_outputs(run, folder, Outcome(metrics(run.config, top1)), time.time() - 5, computed=computed or computed_here())
 
 
 def pretend_data(config: Phase) -> None:
@@ -69,19 +105,6 @@ def pretend_data(config: Phase) -> None:
         manifest = Path(data.folder) / "manifest.json"
         manifest.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_text('{"digest": "of the set"}')
-
-
-def measured(config: Phase, top1: float) -> dict:
-    if isinstance(config, Evaluate):
-        ood = {"top1": top1 / 2, "top5": top1, "loss": 2.0, "count": 860, "classes": 6, "left_out": 12}
-        ood["renditions"] = {"edges": top1 / 4, "rotated": top1 / 3}
-        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359, "ood": {data.name: ood for data in config.ood}}
-    if isinstance(config, EvaluateTeacher):
-        return {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
-    if isinstance(config, MeasureHybrid):
-        found = {"top1": top1, "top5": 1.0, "loss": 0.5, "count": 359}
-        return {"meta": found, "hybrids": {str(index): found for index in range(config.meta.modules)}}
-    return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
 
 
 def edit_record(study: Study, run: Run, change: Callable[[dict], object]) -> Path:

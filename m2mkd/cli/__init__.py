@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -50,12 +51,12 @@ FIXES = {
 """What to do about errors of the system that are no fault of this program."""
 
 
-def main() -> None:
-    """Run the command line; bad input gives one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default that of this process; bad input gives one line and exit code 2."""
     surroundings.settle()
     try:
         inside.require_ordered_container()
-        app()
+        app(args=arguments, prog_name="m2mkd")
     except InputError as error:
         sys.exit(_refuse(str(error)))
     except OSError as error:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from m2mkd.data.archives import Archive
 from m2mkd.data.lists import text_of
-from m2mkd.data.pickles import LARGEST_PICKLE, read_pickle
+from m2mkd.data.pickled_tables import LARGEST_PICKLE, read_pickle
 from m2mkd.errors import InputError
+from m2mkd.pickles import PickleError
 
 CIFAR_SIDE = 32
 
@@ -68,9 +69,7 @@ def _load(archive: Archive, file: str) -> dict[bytes, Any]:
         raise InputError(f"{archive.path}: {file} is missing; fetch the archive of the right data set")
     try:
         content = read_pickle(archive.read(names[0], LARGEST_PICKLE))
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle fails in any way
+    except PickleError as error:
         raise InputError(f"{archive.path}: {names[0]} cannot be read ({error}); fetch the archive again") from None
     if not isinstance(content, dict):
         raise InputError(f"{archive.path}: {names[0]} holds a {type(content).__name__}, not a table; fetch the archive again")

@@ -80,7 +80,7 @@ def build_module(
     stitch_width: int,
     drop_path: float,
     state_seed: int,
-    places: int = 1,
+    batch_size: int = 1,
     compat: Mapping[str, Value],
 ) -> nn.Module:
     """One module of a student between its stitch layers, with initial weights from torch's global generator.
@@ -95,8 +95,8 @@ def build_module(
         Width of the meta model.
     state_seed
         Seed of the constant code and state of a NAC's module.
-    places
-        Places in the batch, each of which has a state of its own where ``module_states`` says so.
+    batch_size
+        Samples of a batch, each of which has a state of its own where ``module_states`` says so.
     compat
         Values of ``expert_init``, ``readin_ffn_layer_scale`` and ``module_states``; absent means corrected.
     """
@@ -119,7 +119,7 @@ def build_module(
         stitch_width=stitch_width,
         readin_ffn_layer_scale=None if scale == "config" else float(scale),
         state_seed=state_seed,
-        places=places if compat.get("module_states") == "per_place" else 1,
+        num_states=batch_size if compat.get("module_states") == "per_place" else 1,
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from m2mkd.containers import inside
 from m2mkd.files import publish, sha256, write_json
@@ -86,7 +86,20 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
+class PhaseCode(Protocol):
+    """What computes the runs of a phase, as a module of `m2mkd.training.phases` does; those of modules have ``run_together`` too."""
+
+    def run(self, job: Job[Any], /) -> Outcome: ...
+
+
+def execute(
+    planned: Sequence[PlannedRun],
+    machine: Callable[[], Machine],
+    say: Callable[[str], object],
+    ranks: Ranks = ALONE,
+    *,
+    code: PhaseCode | None = None,
+) -> None:
     """Compute runs and publish the outputs of all of them at the end.
 
     Finished ones wait in the work folder, so that an interruption costs no more than the steps since the last checkpoint; a published
@@ -102,6 +115,8 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
         Told what is going on.
     ranks
         The processes that share the work.
+    code
+        What computes them; by default that of their phase.
 
     Raises
     ------
@@ -113,7 +128,7 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
     by_id = {one.run.id: one for one in planned}
     parts = in_lock_step([one.run for one in planned])
     first = planned[0].run
-    phase = importlib.import_module(f"m2mkd.training.phases.{first.phase}")
+    phase: Any = code or importlib.import_module(f"m2mkd.training.phases.{first.phase}")
     with ExitStack() as held:
         held.enter_context(SignalGuard(at_once=True))
         for run_id in sorted(by_id) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
@@ -210,10 +225,18 @@ def job_of(planned: PlannedRun, machine: Callable[[], Machine], *, together: int
     return Job(run.config, upstream, planned.work, machine, title, Usage(together=together))
 
 
-def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
+def record_outputs(
+    run: Run,
+    folder: Path,
+    outcome: Outcome,
+    started: float,
+    used: Mapping[str, float] | None = None,
+    computed: Mapping[str, Any] | None = None,
+) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
-    It notes when this session began, and what was used in all of them (`m2mkd.training.usage.Usage.read`); by default the time of this one.
+    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), and
+    where and with what it was computed (`provenance`; by default here and now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +255,7 @@ def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, use
             **run.content,
             "outputs": {name: sha256(folder / name) for name in outputs},
             "data": {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
+            "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
         },
     )
 

@@ -9,11 +9,7 @@ import pytest
 
 from m2mkd.study.phase import PHASES
 from tests.workflow.conftest import Project
-
-
-def tables(project) -> dict[str, bytes]:
-    """Contents of all tables, by name."""
-    return {path.name: path.read_bytes() for path in sorted((project.root / "results" / project.scale / "tables").iterdir())}
+from tests.workflow.studies import tables
 
 
 def test_every_phase_has_run_and_left_nothing_behind(finished):

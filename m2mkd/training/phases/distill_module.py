@@ -53,7 +53,7 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
             stitch_width=config.meta.width,
             drop_path=config.recipe.drop_path,
             state_seed=derive_seed("state", config.index, job.seed),
-            places=config.recipe.batch_size,
+            batch_size=config.recipe.batch_size,
             compat=config.compat,
         )
     hybrid = DistillationHybrid(meta, config.index, student, teacher, shared)

@@ -20,6 +20,8 @@ from m2mkd.errors import InputError
 from tests.conftest import ROOT
 from tests.loopback import Server, serving
 
+pytestmark = pytest.mark.usefixtures("project")
+
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -28,11 +30,6 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def server() -> Iterator[Server]:
     with serving({"set.zip": CONTENT}) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def dataset(url: str | None, **fields) -> DatasetConfig:

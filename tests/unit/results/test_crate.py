@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
-from m2mkd.training import job
+from m2mkd.training.job import provenance
 from tests.fabricated import ROOT, finish, first, plan
 
 VALIDATOR = ROOT / "build" / "audit" / "bin" / "python"
@@ -41,15 +40,13 @@ def project(tmp_path_factory) -> Iterator[tuple[Path, Study]]:
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(job, "provenance", cache(job.provenance))
-        patch.setattr("m2mkd.containers.inside.record", lambda: IMAGE)
         study = plan(root, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], seeds=3)
         for name in set(SOURCES) - {"config", "results/published"}:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, name)
-        finish(study)
+        finish(study, computed=provenance() | {"container": IMAGE})
         compile_tables(Results.read(study))
         write_report(Results.read(study))
         write_crate(Results.read(study))

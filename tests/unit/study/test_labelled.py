@@ -22,7 +22,7 @@ def test_every_phase_of_an_arm_counts_the_teachers_too():
     teacher, modules, student = ([one for one in seen if one.learner == learner] for learner in ("teacher", "modules", "student"))
     assert len(teacher) == 6  # meta model, four modules, assembly
     assert modules == 4 * [Labelled("modules", "digits", 0.5, 719, 3 * 600)]
-    assert student == [Labelled("student", "digits", 0.5, 719, 2 * 700)]
+    assert student == [Labelled("student", "digits", 1.0, 1438, 2 * 1400)]
 
 
 @pytest.mark.parametrize("phase", ["distill_module", "vmoe_finetune", "pretrain_meta"])

@@ -1,5 +1,7 @@
 """The parts of a loss have curves of their own, and the loss stays as it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from m2mkd.config.recipe import Distillation
@@ -7,7 +9,8 @@ from m2mkd.distill.losses import Loss, distillation_loss, labels_loss, soft_cros
 from m2mkd.training.curves import read_curves
 from m2mkd.training.loop import Task  # noqa: F401  the loop's own import of losses
 from m2mkd.training.machine import Policy
-from tests.unit.training.test_training import CPU, replace, train
+from tests.unit.training.stripes import train
+from tests.wiring import CPU
 
 
 def taught(model, images, targets, _):

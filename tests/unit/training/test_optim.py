@@ -1,7 +1,9 @@
 """The optimiser's groups are those of timm wherever timm can say them."""
 
 import pytest
+import torch
 from timm.optim import param_groups_weight_decay
+from torch import nn
 
 from m2mkd.config.models import ViTConfig
 from m2mkd.config.recipe import Recipe
@@ -36,6 +38,35 @@ def test_without_any_decay_the_order_is_our_own():
     assert len(param_groups_weight_decay(NETWORK, 0.0)) == 1
     assert all(parameter.ndim > 1 for parameter in found[1]["params"])
     assert sum(len(group["params"]) for group in found) == len(list(NETWORK.parameters()))
+
+
+def test_weight_decay_spares_biases_norms_and_named_parameters():
+    groups = build_optimizer(NETWORK, RECIPE, NETWORK.no_weight_decay()).param_groups
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in NETWORK.named_parameters() if id(parameter) in decayed}
+    assert names == {
+        name
+        for name, parameter in NETWORK.named_parameters()
+        if parameter.ndim > 1 and not name.endswith((".bias", "cls_token", "pos_embed"))
+    }
+    everything = build_optimizer(NETWORK, RECIPE, decay_all=True).param_groups
+    assert sum(len(group["params"]) for group in everything if group["weight_decay"] == RECIPE.weight_decay) == len(
+        list(NETWORK.parameters())
+    )
+
+
+def test_gains_decay_only_where_asked():
+    module = nn.ParameterDict(
+        {"gain": nn.Parameter(torch.tensor(0.1)), "bias": nn.Parameter(torch.zeros(3)), "w": nn.Parameter(torch.zeros(2, 2))}
+    )
+
+    def decayed(**options):
+        groups = build_optimizer(module, RECIPE, **options).param_groups
+        return {tuple(p.shape) for group in groups if group["weight_decay"] for p in group["params"]}
+
+    assert decayed() == {(2, 2)}
+    assert decayed(decay_scalars=True) == {(2, 2), ()}
+    assert decayed(no_weight_decay={"w"}) == set()
 
 
 def rates(**recipe):

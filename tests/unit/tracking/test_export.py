@@ -1,95 +1,21 @@
+"""Finished runs in the MLflow store: each once, whatever happened before."""
+
 import json
-import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.models.build import build_student
-from m2mkd.models.weights import save_weights
 from m2mkd.results.judge.results import Results
 from m2mkd.results.tables.compile import compile_tables
 from m2mkd.tracking import store as store_module
-from m2mkd.tracking.address import set_default_tracking_uri, store_uri, without_credentials
-from m2mkd.tracking.entry import Point, flat
+from m2mkd.tracking.entry import flat
 from m2mkd.tracking.figures import confusion_matrix
-from m2mkd.tracking.live import order_of
 from m2mkd.tracking.mlflow_export import sync
-from m2mkd.tracking.mlflow_mirror import MirroredRun, MlflowMirror, claim
-from m2mkd.tracking.store import open_store
-from tests.fabricated import edit_record, finish, first, plan, publish
-from tests.wiring import plan_of
-
-EXPERIMENTS = ["teacher_deit_large", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "nac_tiny_imagenet_ring_of_cliques"]
-
-
-def make(root: Path):
-    study = plan(root, "smoke", EXPERIMENTS, seeds=2)
-    finish(study)
-    compile_tables(Results.read(study))
-    return study
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A synchronised study, made once."""
-    root = tmp_path_factory.mktemp("tracking")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        study = make(root)
-        sync(Results.read(study))
-    return study, root
-
-
-@pytest.fixture
-def synced(template, tmp_path, monkeypatch):
-    """A copy of it, elsewhere, in the working directory."""
-    study, root = template
-    shutil.copytree(root, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return study
-
-
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "databricks", "ftp://user:secret@example.org/x"])
-def test_a_store_that_holds_points_twice_is_refused(synced, monkeypatch, uri):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI .*: is neither a database nor a server; give one like") as refused:
-        sync(Results.read(synced))
-    assert "secret" not in str(refused.value)
-    assert not Path("mlruns").exists()
-
-
-def query(text: str) -> list[tuple]:
-    connection = sqlite3.connect("results/mlflow.db")
-    try:
-        return connection.execute(text).fetchall()
-    finally:
-        connection.close()
-
-
-def numbers() -> list[tuple]:
-    """Every number of every run that is not deleted, with the run's identity but not its id in the store."""
-    return query(
-        """select l.value, k.value, m.key, m.step, m.value from metrics m join runs r using (run_uuid)
-        join tags l on l.run_uuid = r.run_uuid and l.key = 'level' join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
-        where r.lifecycle_stage = 'active' order by 1, 2, 3, 4, 5"""
-    )
-
-
-def counts() -> list[int]:
-    return [query(f"select count(*) from {table}")[0][0] for table in ("runs", "metrics", "params", "tags", "latest_metrics")]
-
-
-def tags(level: str) -> list[dict[str, str]]:
-    runs: dict[str, dict[str, str]] = {}
-    for run, name, value in query("select run_uuid, key, value from tags join runs using (run_uuid) where lifecycle_stage = 'active'"):
-        runs.setdefault(run, {"id": run})[name] = value
-    return [found for found in runs.values() if found["level"] == level]
+from tests.fabricated import edit_record, first, plan, publish
+from tests.unit.tracking.stored import counts, numbers, query, tags
 
 
 def test_every_run_is_there_once(synced):
@@ -235,101 +161,6 @@ def test_a_confusion_matrix_is_of_all_seeds():
     assert confusion_matrix([[[0, 0, 3], [0, 1, 1]], [[0, 0, 4]]], 3).tolist() == [[0.875, 0.125, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def mirror(study, run, lines, **changes):
-    """A run as a training that goes on would have left it in the store, with so many lines of its curves."""
-    curves = (Path(study.folder(run.id)) / "metrics.jsonl").read_text().splitlines()[:lines]
-    with open_store("m2mkd/smoke") as store:
-        entry = MirroredRun(order_of(*plan_of(study, run))).entry
-        made = claim(store, entry)
-        points = [Point(name, changes.get(name, value), line["epoch"]) for line in map(json.loads, curves) for name, value in line.items()]
-        store.log_points(made.info.run_id, made.info.start_time, [point for point in points if point.name in ("lr", "loss")], entry.params)
-    return made.info.run_id
-
-
-def test_a_mirrored_run_is_completed(synced):
-    expected = numbers()
-    run = first(synced, "train_student")
-    Path("results/mlflow.db").unlink()
-    mirrored = mirror(synced, run, 2)
-    assert mirrored == mirror(synced, run, 2)  # sent twice, as after an interruption
-    sync(Results.read(synced))
-    assert [entry["id"] for entry in tags("run") if entry["key"] == run.key] == [mirrored]
-    assert numbers() == expected
-
-
-def test_a_mirror_that_comes_late_adds_nothing(synced):
-    """A process that follows a short job may look at the store for the first time when the run has been brought there."""
-    before = counts()
-    run = first(synced, "train_student")
-    mirror = MlflowMirror({"experiment": "m2mkd/smoke", "seconds": 0, "runs": [order_of(*plan_of(synced, run))]}, os.getppid())
-    assert mirror.turn(last=True)
-    assert counts() == before
-
-
-def test_a_mirrored_run_with_other_numbers_is_replaced(synced):
-    expected = numbers()
-    run = first(synced, "train_student")
-    Path("results/mlflow.db").unlink()
-    mirrored = mirror(synced, run, 2, loss=9.0)
-    sync(Results.read(synced))
-    assert mirrored not in [entry["id"] for entry in tags("run")]
-    assert numbers() == expected
-
-
-def test_two_runs_of_the_same_become_one(synced):
-    expected = numbers()
-    run = first(synced, "train_student")
-    with open_store("m2mkd/smoke") as store:
-        store.look()
-        (twin,) = [run for runs in store.listed.values() for run in runs if run.data.tags["key"] == first(synced, "train_student").key][:1]
-        store.client.create_run(store.experiment_id, tags=twin.data.tags)
-    assert len([entry for entry in tags("run") if entry["key"] == run.key]) == 2
-    sync(Results.read(synced))
-    assert numbers() == expected
-    assert len({tuple(sorted(entry.items())) for entry in tags("run") if entry["key"] == run.key}) == 1
-
-
-def versions() -> list[tuple]:
-    return query(
-        "select name, version, run_id, storage_location from model_versions where current_stage != 'Deleted_Internal' order by 1, 2"
-    )
-
-
-def test_students_are_registered_once_with_what_was_measured(synced):
-    students = {entry["id"]: entry for entry in tags("run") if entry["phase"] == "train_student"}
-    found = versions()
-    assert sorted(version[2] for version in found) == sorted(students)
-    assert ("smoke.vmoe_base.m2mkd.corrected", 1) in [version[:2] for version in found]
-    assert all(location == f"runs:/{run}/model" for _, _, run, location in found)
-    measured = dict(query("select key, value from model_version_tags where name = 'smoke.vmoe_base.m2mkd.corrected' and version = 2"))
-    assert measured["final/top1"] == "0.92" and measured["seed"] == "1" and "final/ood/imagenet-r/top1" not in measured
-    sync(Results.read(synced))
-    assert versions() == found
-
-
-def test_a_registered_student_loads_and_computes_what_it_did(synced):
-    import mlflow
-    import numpy as np
-    import torch
-
-    run = first(synced, "train_student")
-    config, folder = run.config, Path(synced.folder(run.id))
-    sizes = {"image_size": config.data.image_size, "num_classes": config.data.classes}
-    network = build_student(config.student, **sizes, prior=config.prior, stitch_width=config.stitch_width, compat=config.compat).eval()
-    save_weights(folder, network.state_dict(), run.id)
-    edit_record(synced, run, lambda content: content["outputs"].update({"model.safetensors": sha256(folder / "model.safetensors")}))
-    sync(Results.read(synced, partial=True))
-    (found,) = [entry["id"] for entry in tags("run") if entry["key"] == run.key]
-    model = mlflow.pyfunc.load_model(f"results/mlruns/m2mkd-smoke/{found}/artifacts/model")
-    (wanted,) = model.metadata.signature.inputs.inputs
-    assert wanted.shape == (-1, 3, config.data.image_size, config.data.image_size)
-    images = np.random.default_rng(0).random((2, 3, config.data.image_size, config.data.image_size), dtype=np.float32)
-    with torch.no_grad():
-        expected = network(torch.from_numpy(images)).numpy()
-    assert np.array_equal(model.predict(images), expected)
-    assert model.metadata.signature.outputs.inputs[0].shape == (-1, config.data.classes)
-
-
 def test_a_part_of_a_study_is_taken_where_it_is_asked_for(synced):
     whole = numbers()
     shutil.rmtree(synced.folder(first(synced, "evaluate").id))
@@ -374,35 +205,5 @@ def test_tables_of_another_study_are_refused(synced, tmp_path):
         sync(Results.read(study))
 
 
-def test_a_store_that_cannot_be_used_is_an_input_error(synced):
-    Path("results/mlflow.db").write_bytes(b"no database at all" * 1000)
-    with pytest.raises(InputError, match=r"sqlite:///results/mlflow\.db: results/mlflow\.db is not an SQLite database"):
-        sync(Results.read(synced))
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("sqlite:///results/mlflow.db", "sqlite:///results/mlflow.db"),
-        ("https://user:secret@host.example:8080/path?token=secret", "https://host.example:8080/path"),
-        ("postgresql://user:secret@host/db", "postgresql://host/db"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-    ],
-)
-def test_credentials_are_not_written(uri, shown):
-    assert without_credentials(uri) == shown
-
-
 def test_nested_configuration_becomes_dotted_names():
     assert flat({"a": {"b": 1, "c": [1, 2]}, "d": "text", "e": None}) == {"a.b": "1", "a.c": "[1, 2]", "d": "text", "e": "null"}
-
-
-def test_the_configured_store_holds_unless_a_variable_names_one(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert set_default_tracking_uri("") == {} and store_uri() == "sqlite:///results/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of.the.variable.example")
-    assert set_default_tracking_uri("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.variable.example"}
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert set_default_tracking_uri("http://of.the.file.example") == {"MLFLOW_TRACKING_URI": "http://of.the.file.example"}
-    assert store_uri() == "http://of.the.file.example"
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
