@@ -67,7 +67,7 @@ def hours_of(findings: Sequence[Finding]) -> str:
     if not hours:
         return ""
     low, high = (f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in (min(hours), max(hours)))
-    return f"{low if low == high else f'{low} to {high}'} GPU-hours" + (" each" if len(findings) > 1 else "")
+    return f"{low if low == high else f'{low} to {high}'} GPU-hours"
 
 
 def about_the_paper(results: Results) -> list[str]:
@@ -81,7 +81,8 @@ def about_the_paper(results: Results) -> list[str]:
     hours = sum(finding.cost or 0.0 for finding in claims)
     return [
         f"Nothing: models, data and schedules are reduced, so that this page judges nothing about the paper and none of its {len(claims)} claims.",
-        f"Judging one takes {hours_of(claims)} of an H200 at 40 % of its peak; all take at most {hours:,.0f}, and fewer where they share runs.",
+        f"Judging one of them takes {hours_of(claims)} of an H200 at 40 % of its peak; all take at most {hours:,.0f}, and fewer where they share "
+        "runs.",
         f"{numbers} of the claims carry a published number (below)." + (f" {published}" if wanted else ""),
     ]
 

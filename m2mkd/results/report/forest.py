@@ -16,7 +16,7 @@ COLOURS = {"reproduced": 2, "holds in typical seeds": 2, "direction only": 0, "s
 """Index in SERIES by verdict."""
 OPEN = 1
 """The same of any other."""
-ROW = 0.33
+ROW = 0.31
 """Inches that a claim takes: a line of text, and the interval below it."""
 CAPTION = (
     "Difference in accuracy, in points. Dots: single seeds, paired. Thick line: 95 % interval by Student's t of one claim alone; thin line and "

@@ -66,7 +66,7 @@ def answer_of(contrasts: Sequence[Contrast], scale: str) -> Answer:
     return Answer(
         tested=_tested(run, scale),
         families=[_of_family(family, [one for one in run if one.family == family and one.is_gain_of_m2mkd]) for family in families],
-        tally=_tally(contrasts, scale),
+        tally=_tally(contrasts),
         undecided=_undecided(run),
         cautions=_cautions(run),
         others=[_plain(one) for one in run if not one.is_gain_of_m2mkd],
@@ -76,19 +76,17 @@ def answer_of(contrasts: Sequence[Contrast], scale: str) -> Answer:
 def _tested(run: Sequence[Contrast], scale: str) -> str:
     gains = [one for one in run if one.is_gain_of_m2mkd]
     if not gains:
-        return f"Scale {scale} compares m2mKD with nothing: it has no claim about that, or no run of one."
-    networks = " and ".join(dict.fromkeys(family_label(one.family) for one in gains))
-    rivals = listed(list(dict.fromkeys(one.arms[1] for one in gains)))
-    sets = listed([name for name in METRIC_NAMES if any(one.metric == name for one in gains)])
-    said = " and ".join(METRIC_NAMES[name] for name in METRIC_NAMES if name in sets)
-    seeds = _range([one.seeds for one in gains])
+        return f"Scale {scale} judges no claim that m2mKD is better than another training." if run else f"Scale {scale} judges no claim here."
+    networks = " or a ".join(dict.fromkeys(family_label(one.family) for one in gains))
+    measured = {one.metric for one in gains}
+    on = ", ".join(words for metric, words in MEASURED_ON.items() if metric in measured)
     return (
-        f"Tested: is a {networks.replace(' and ', ' or a ')} that starts from modules distilled one by one from a teacher (m2mKD) more "
-        f"accurate than the same network trained in other ways ({rivals}), on {said}, with {seeds} of each?"
+        f"Tested: does starting from modules distilled one by one (m2mKD) make a {networks} more accurate than other trainings do? "
+        f"{_range([one.seeds for one in gains])} each, on {on}."
     )
 
 
-METRIC_NAMES = {"IID": "held-out images (IID)", "OOD": "renditions of them (OOD)"}
+MEASURED_ON = {"IID": "held-out images (IID)", "OOD": "renditions of them (OOD)"}
 """What the metrics of gains are measured on."""
 
 
@@ -112,7 +110,7 @@ def _of_family(family: str, gains: Sequence[Contrast]) -> str:
     return f"{family_label(family)}: m2mKD {'; it '.join(clauses)}."
 
 
-def _tally(contrasts: Sequence[Contrast], scale: str) -> str:
+def _tally(contrasts: Sequence[Contrast]) -> str:
     run = [one for one in contrasts if one.word != NOT_RUN]
     if not run:
         return ""
@@ -121,9 +119,9 @@ def _tally(contrasts: Sequence[Contrast], scale: str) -> str:
     if left:
         parts.append(f"{len(left)} open" + _counted(left))
     if absent := len(contrasts) - len(run):
-        parts.append(f"{absent} more of this scale not run here")
+        parts.append(f"{absent} more not run here")
     level = max(one.at_once for one in run)
-    together = f"; intervals in points, with 95 % all {level} at once" if any(one.joint for one in run) else ""
+    together = f"; 95 % intervals, in points, of all {level} at once" if any(one.joint for one in run) else ""
     return f"{'; '.join(parts)}{together}."
 
 
@@ -133,12 +131,20 @@ def _counted(some: Sequence[Contrast]) -> str:
 
 
 def _undecided(run: Sequence[Contrast]) -> list[str]:
-    """Claims that need the same in one line."""
-    by_needs: dict[str, list[str]] = {}
+    """What claims need, those that need the same in one line."""
+    by_needs: dict[str, list[Contrast]] = {}
     for one in run:
-        if one.needs:
-            by_needs.setdefault(one.needs, []).append(f"{family_label(one.family)}, {one.label}")
-    return [f"{'; '.join(names)}: {needs}" for needs, names in by_needs.items()]
+        if one.needs and not one.decided:
+            by_needs.setdefault(one.needs, []).append(one)
+    return [f"{_named(alike)}: {needs}" for needs, alike in by_needs.items()]
+
+
+def _named(alike: Sequence[Contrast]) -> str:
+    """Claims by what they compare, each family once."""
+    families: dict[str, list[str]] = {}
+    for one in alike:
+        families.setdefault(family_label(one.family), []).append(one.label)
+    return "; ".join(f"{family} {'; '.join(labels)}" for family, labels in families.items())
 
 
 def _cautions(run: Sequence[Contrast]) -> list[str]:
@@ -146,11 +152,11 @@ def _cautions(run: Sequence[Contrast]) -> list[str]:
     lines = [
         f"Weak: {arm}, {', '.join(f'{seed} ({100 * accuracy:.1f} % IID)' for seed, accuracy in seeds)}." for arm, seeds in weak.items()
     ]
-    unequal: dict[str, list[str]] = {}
+    unequal: dict[str, list[Contrast]] = {}
     for one in run:
         if one.unequal:
-            unequal.setdefault(one.unequal, []).append(f"{family_label(one.family)}, {one.label}")
-    return lines + [f"Unequal labelled images ({how}): {'; '.join(names)}." for how, names in unequal.items()]
+            unequal.setdefault(one.unequal, []).append(one)
+    return lines + [f"Unequal labelled images ({how}): {_named(alike)}." for how, alike in unequal.items()]
 
 
 def _plain(one: Contrast) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from m2mkd.files import sha256, write_atomically, write_json, write_text
 from m2mkd.results.judge.results import Results
-from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
@@ -14,6 +13,8 @@ from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
+from m2mkd.results.tables.mean_curves import mean_curves
+from m2mkd.results.tables.metrics import means_and_gains
 from m2mkd.study.study import RECEIPT
 
 NAMES = ("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
@@ -37,24 +38,6 @@ def all_tables(results: Results) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def final_metrics(collected: Collected) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Mean of every accuracy by experiment, variant and profile; where there are several seeds, deviation and 95 % interval too."""
-    metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for row in collected.study.rows:
-        found = metrics.setdefault(row.experiment, {}).setdefault(row.variant, {}).setdefault(row.profile, {})
-        for split in ("iid", "ood", "fewshot"):
-            for metric in ("top1", "top5"):
-                cells = collected.numbers.cells(row, split, metric)
-                for cell in cells:
-                    name = f"{split}_{metric}" if len(cells) == 1 else f"{split}_{metric} {cell.data}"
-                    over = cell.over_seeds
-                    found[name] = over.mean
-                    if over.std is not None and over.half_width is not None:
-                        found[f"{name}_std"] = over.std
-                        found |= {f"{name}_low": over.mean - over.half_width, f"{name}_high": over.mean + over.half_width}
-    return metrics
-
-
 def compile_tables(results: Results) -> None:
     """Write the tables of a study, the verdict board among them, and last the receipt that names the runs in them.
 
@@ -72,7 +55,8 @@ def compile_tables(results: Results) -> None:
     # First of all, so that an interruption leaves no receipt of tables that are no longer there.
     for receipt in folder.glob(RECEIPT.format("*")):
         receipt.unlink()
-    texts = {"curves.csv": as_csv(results.curves)}
+    wide = mean_curves(results.curves, results.ablations, len(study.scale.profiles))
+    texts = {"curves.csv": as_csv(results.curves), "mean_curves.csv": as_csv(wide)}
     for name in NAMES:
         for suffix, write in FORMS:
             if name in tables:
@@ -84,7 +68,7 @@ def compile_tables(results: Results) -> None:
     write_json(folder / "claims.json", claims_metrics(results.findings))
     write_atomically(folder / "runs.parquet", partial(write_runs, results.runs))
     write_atomically(folder / "measurements.parquet", partial(results.measurements.to_parquet, index=False))
-    write_json(Path(study.pages) / "metrics.json", final_metrics(results))
+    write_json(Path(study.pages) / "metrics.json", means_and_gains(results))
     if results.partial:
         return
     digests = {name: sha256(folder / name) for name in sorted([*texts, "claims.json", "runs.parquet", "measurements.parquet"])}
