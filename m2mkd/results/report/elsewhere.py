@@ -74,15 +74,15 @@ def about_the_paper(results: Results) -> list[str]:
     """What a study says about the paper, in sentences; at a reduced scale that is nothing."""
     claims = [finding for finding in results.findings if finding.claim.subject == "paper"]
     known, wanted = published_known(results)
-    published = f"Of the {wanted} published accuracies that belong beside this study's rows, {known} are known here; nobody here has seen the rest."
+    published = f"Of the {wanted} published accuracies that belong beside this study's rows, {known} are known here."
     if results.study.scale_name == PAPER_SCALE:
         return ["Models, data and schedules are those of the paper.", *([published] if wanted else [])]
     numbers = sum(finding.claim.size is not None for finding in claims)
     hours = sum(finding.cost or 0.0 for finding in claims)
     return [
-        f"Nothing: models, data and schedules are reduced, so that this page judges nothing about the paper and none of its {len(claims)} claims.",
-        f"Judging one of them takes {hours_of(claims)} of an H200 at 40 % of its peak; all take at most {hours:,.0f}, and fewer where they share "
-        "runs.",
+        f"Nothing: models, data and schedules are reduced; this page judges nothing about the paper and none of its {len(claims)} claims.",
+        f"Judging one of them takes {hours_of(claims)} of an H200 at 40 % of its peak; all take at most {hours:,.0f}, and fewer where "
+        "they share runs.",
         f"{numbers} of the claims carry a published number (below)." + (f" {published}" if wanted else ""),
     ]
 

@@ -9,6 +9,7 @@ from m2mkd.results.tables.ablations import SHOWN_SPLITS, settings_of
 from m2mkd.study.lineage import student_of
 from m2mkd.study.study import Study
 
+
 @dataclass(frozen=True)
 class Illustration:
     """A figure and the words that go with it."""

@@ -19,8 +19,8 @@ OPEN = 1
 ROW = 0.31
 """Inches that a claim takes: a line of text, and the interval below it."""
 CAPTION = (
-    "Difference in accuracy, in points. Dots: single seeds, paired. Thick line: 95 % interval by Student's t of one claim alone; thin line and "
-    "numbers: 95 % for all claims at once, which decides. Filled: decided; hollow: open."
+    "Difference in accuracy, in points. Dots: single seeds, paired. Thick line: 95 % interval by Student's t of one claim alone; thin line "
+    "and numbers: 95 % for all claims at once, which decides. Filled: decided; hollow: open."
 )
 
 
@@ -86,8 +86,12 @@ def _draw_claim(axes: Axes, height: float, one: Contrast, series: int) -> None:
     axes.vlines(0, height - 0.24, height + 0.24, color=MUTED, linewidth=0.8)
     axes.hlines(height, one.joint.low, one.joint.high, color=colour, linewidth=0.9)
     axes.hlines(height, one.single.low, one.single.high, color=colour, linewidth=2.6)
-    axes.scatter([value for _, value in one.differences], [height + 0.16] * len(one.differences), s=6, color=MUTED, edgecolors="none", zorder=3)
-    axes.plot([one.joint.estimate], [height], "o", markersize=5.5, color=colour, markerfacecolor=colour if one.decided else GROUND, zorder=4)
+    axes.scatter(
+        [value for _, value in one.differences], [height + 0.16] * len(one.differences), s=6, color=MUTED, edgecolors="none", zorder=3
+    )
+    axes.plot(
+        [one.joint.estimate], [height], "o", markersize=5.5, color=colour, markerfacecolor=colour if one.decided else GROUND, zorder=4
+    )
     mark(axes, one.joint.estimate, height, f"{name}: {one.numbers}, {one.word}", series)
     for seed, value in one.differences:
         mark(axes, value, height + 0.16, f"{name}, {seed}: {value:+.2f}", series)

@@ -34,7 +34,9 @@ def sentences(board: Path, scale: str) -> str:
     except OSError as error:
         raise InputError(f"{board}: cannot be read ({error.strerror}); 'm2mkd compile' writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{board}: no verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it") from None
+        raise InputError(
+            f"{board}: no verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it"
+        ) from None
 
 
 def filled(text: str, root: Path = Path()) -> str:
@@ -56,7 +58,8 @@ def fill(page: Path) -> bool:
         raise InputError(f"{page}: cannot be read ({error}); name a page in Markdown") from None
     if not BLOCK.search(text):
         raise InputError(
-            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where they belong"
+            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where they "
+            "belong"
         )
     new = filled(text)
     if new != text:

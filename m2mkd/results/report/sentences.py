@@ -76,7 +76,9 @@ def answer_of(contrasts: Sequence[Contrast], scale: str) -> Answer:
 def _tested(run: Sequence[Contrast], scale: str) -> str:
     gains = [one for one in run if one.is_gain_of_m2mkd]
     if not gains:
-        return f"Scale {scale} judges no claim that m2mKD is better than another training." if run else f"Scale {scale} judges no claim here."
+        return (
+            f"Scale {scale} judges no claim that m2mKD is better than another training." if run else f"Scale {scale} judges no claim here."
+        )
     networks = " or a ".join(dict.fromkeys(family_label(one.family) for one in gains))
     measured = {one.metric for one in gains}
     on = ", ".join(words for metric, words in MEASURED_ON.items() if metric in measured)

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from m2mkd.results.report.plots import GROUND, INK, MUTED, RULE, SERIES, STYLE, Drawing
 
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", GROUND: "--ground"} | {colour: f"--series-{index}" for index, colour in enumerate(SERIES)}
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", GROUND: "--ground"} | {
+    colour: f"--series-{index}" for index, colour in enumerate(SERIES)
+}
 """Variable of the page's style sheet for each colour of the figures."""
 
 

@@ -73,7 +73,7 @@ def quoted_table(collected: Collected) -> DisplayTable:
 
 
 def evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
-    """Runs behind each row of the tables, and those behind it that have the same: anchors, title, a line a seed with its digests and command."""
+    """Runs behind the rows of the tables, those with the same together: anchors, title, a line a seed with its digests and one command."""
     study, every = collected.study, collected.measurements
     accuracies = every[(every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)]
     by_run = {row: _by_run(of_row) for row, of_row in accuracies.groupby(ROW)}

@@ -115,7 +115,9 @@ def test_every_claim_is_there_and_none_of_the_paper_beside_a_smoke_verdict(repor
 
 def test_the_answer_comes_first(report):
     text = report[2]
-    assert text.index('<header id="answer">') < text.index("Scale smoke judges no claim here.") < text.index("<main>") < text.index("<table")
+    assert (
+        text.index('<header id="answer">') < text.index("Scale smoke judges no claim here.") < text.index("<main>") < text.index("<table")
+    )
     assert text.index('id="paper"') < text.index('id="verdicts"') < text.index('id="scope"')
     details = text.partition('id="paper"')[2].partition("</section>")[0]
     assert details.count("<details>") == 4 and "<details open" not in details  # three other scales, and the published accuracies

@@ -39,7 +39,9 @@ GAIN = {
     "high_at_once": 6.4,
     "differences": {"vmoe_base": [[10, 4.0], [11, 4.42]]},
 }
-PAGE = "Before.\n<!-- sentences of scale small from results/small/tables/claims.json -->\nwritten before\n<!-- end of sentences -->\nAfter.\n"
+PAGE = (
+    "Before.\n<!-- sentences of scale small from results/small/tables/claims.json -->\nwritten before\n<!-- end of sentences -->\nAfter.\n"
+)
 
 
 def said(**records):
@@ -64,13 +66,19 @@ def test_one_sentence_a_family_and_a_verdict_once_in_it():
         ood={"metric": "ood_top1", "estimate": 0.01, "low_at_once": -0.04, "high_at_once": 0.06},
         kd={"comparison": "m2mkd - pure_kd", "verdict": "not reproduced"},
         labels={"comparison": "m2mkd - vmoe_base_labels_only/modules"},
-        nac={"family": "nac", "comparison": "m2mkd - equal_compute_nac/end_to_end", "verdict": "inconclusive", "decided": False, "needs": "More."},
+        nac={
+            "family": "nac",
+            "comparison": "m2mkd - equal_compute_nac/end_to_end",
+            "verdict": "inconclusive",
+            "decided": False,
+            "needs": "More.",
+        },
         ablation={"comparison": "batch - batch_x_classes", "claim": "The batch is right."},
         elsewhere={"scale": "paper"},
     )
     assert found.families == [
-        "V-MoE: m2mKD is more accurate than end to end (IID +4.2 [+2.0, +6.4], OOD +0.01 [-0.04, +0.1]) and labels only (IID +4.2 [+2.0, +6.4]); "
-        "it is not shown to be more accurate than pure KD (IID +4.2 [+2.0, +6.4]).",
+        "V-MoE: m2mKD is more accurate than end to end (IID +4.2 [+2.0, +6.4], OOD +0.01 [-0.04, +0.1]) and labels only "
+        "(IID +4.2 [+2.0, +6.4]); it is not shown to be more accurate than pure KD (IID +4.2 [+2.0, +6.4]).",
         "NAC: m2mKD is undecided against end to end with equal compute (IID +4.2 [+2.0, +6.4]).",
     ]
     assert found.tally.startswith("5 of 6 claims decided (4 reproduced, 1 not reproduced); 1 open (1 inconclusive)")
@@ -99,7 +107,9 @@ def test_without_a_verdict_nothing_is_said_to_hold():
     assert answer_of([], "small").to_markdown() == "Scale small judges no claim here."
 
 
-@pytest.mark.parametrize(("gains", "verb"), [(GAINS, "is more accurate"), (tuple(-gain for gain in GAINS), "is not shown to be more accurate")])
+@pytest.mark.parametrize(
+    ("gains", "verb"), [(GAINS, "is more accurate"), (tuple(-gain for gain in GAINS), "is not shown to be more accurate")]
+)
 def test_other_verdicts_are_other_sentences_in_report_and_page(tmp_path, monkeypatch, gains, verb):
     monkeypatch.chdir(tmp_path)
     study = fabricate(tmp_path, gains=(0.02, -0.03, 0.01, 0.0, -0.01, 0.03), seeds=6)
@@ -124,7 +134,9 @@ def test_other_verdicts_are_other_sentences_in_report_and_page(tmp_path, monkeyp
     assert verb in after[0] and not set(before) & set(after)
 
 
-@pytest.mark.parametrize("page", sorted(path for path in (ROOT, *ROOT.glob("docs/**/")) for path in path.glob("*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", sorted(path for path in (ROOT, *ROOT.glob("docs/**/")) for path in path.glob("*.md")), ids=lambda path: path.name
+)
 def test_pages_say_what_their_boards_say(page):
     text = page.read_text()
     assert filled(text, ROOT) == text, f"type 'm2mkd sentences {page.relative_to(ROOT)}'"
