@@ -18,7 +18,7 @@ from m2mkd.training import job as jobs
 from m2mkd.training.job import Job, Outcome, PhaseCode
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import common
-from m2mkd.training.update import Task
+from m2mkd.training.task import Task
 from tests.fabricated import pretend_data
 from tests.tiny import State, TinyPack, noise
 

@@ -1,7 +1,7 @@
 """Detectors: sizes of a Mask R-CNN on a V-MoE, and the switches of the release that act in it (specification detection.md)."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -25,6 +25,7 @@ class DetectorConfig(Config):
     The number of classes comes from the data set.
     """
 
+    family: ClassVar[Literal["detector"]] = "detector"
     backbone: VMoEConfig
     """The V-MoE; class token, final norm and head are left out, and so are stitch layers."""
     image_size: PositiveInt = 1024

@@ -2,45 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config, Name
 from m2mkd.config.compat import Profile, Value
+from m2mkd.config.detection_experiment import DetectionExperiment
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
-
-SEEDS_LIMIT = 1000
-"""More of them are a slip of the pen."""
-
-
-def _number(seed: object) -> object:
-    """A number that Snakemake, which reads its command line as text, left as digits."""
-    return int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 20 else seed
-
-
-def _plausible(seeds: object) -> object:
-    """One message for both forms; a union would complain of the one that was not meant."""
-    if isinstance(seeds, list | tuple):
-        seeds = [_number(seed) for seed in seeds]
-        fine = 0 < len(seeds) <= SEEDS_LIMIT and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
-    else:
-        seeds = _number(seeds)
-        fine = type(seeds) is int and 0 < seeds <= SEEDS_LIMIT
-    if not fine:
-        raise ValueError(f"give a number of seeds from 1 to {SEEDS_LIMIT}, or a list of different whole numbers of at least 0")
-    return seeds
-
-
-Seeds = Annotated[
-    Annotated[PositiveInt, Field(le=SEEDS_LIMIT)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=SEEDS_LIMIT)],
-    BeforeValidator(_plausible),
-]
-"""A number n for the seeds 0 to n - 1, or a list of seeds."""
-
-
-def seeds_of(seeds: Seeds) -> tuple[int, ...]:
-    """The seeds in ascending order."""
-    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
+from m2mkd.config.seeds import Seeds
 
 
 class TeacherImports(Config):
@@ -233,7 +203,9 @@ class AblationExperiment(Config):
         return self
 
 
-Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]
+Experiment = Annotated[
+    TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment | DetectionExperiment, Field(discriminator="kind")
+]
 
 
 def _complete_or_extends(schema: dict[str, Any]) -> None:
@@ -266,14 +238,23 @@ class Scale(Config):
     """Time between two checkpoints of a training; results and keys do not depend on it."""
     checkpoint_updates: PositiveInt | None = None
     """Updates between two checkpoints; none: time alone decides."""
+    weak_below: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """By family of students, the IID accuracy (share) below which a seed's training went badly; the verdict board names such seeds."""
     data: dict[str, str] = {}
     """Data sets that stand in for those of the experiments, both as name@size."""
     models: dict[str, dict] = {}
     """Changes to architectures, by name."""
     recipes: dict[str, dict] = {}
     """Changes to recipes, by name."""
+    detectors: dict[str, dict] = {}
+    """Changes to detectors, by name."""
+    detection_recipes: dict[str, dict] = {}
+    """Changes to recipes of detectors, by name."""
     experiment_changes: dict[str, dict] = {}
     """Changes to experiments, by name."""
+
+
+CodeRule = Literal["named", "strict"]
 
 
 class Settings(Config):
@@ -293,6 +274,8 @@ class Settings(Config):
     tracking_uri: str | None = None
     """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
     before it. None: ``results/mlflow.db``, filled at the end."""
+    code: CodeRule = "named"
+    """What to do about finished runs that other code computed: they are named, or (``strict``) computed again."""
 
 
 class Catalogue(Config):
@@ -300,3 +283,7 @@ class Catalogue(Config):
 
     models: dict[Name, Model]
     recipes: dict[Name, Recipe]
+    detectors: dict[Name, dict[str, Any]]
+    """Each names its backbone among the models. Whether the two fit is seen only where a detector is asked for, as a scale may change the
+    backbone in ways that no detector takes."""
+    detection_recipes: dict[Name, DetectionRecipe]

@@ -1,7 +1,7 @@
 """Recipes: how a network is trained, whatever it is."""
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -60,6 +60,8 @@ class Augmentation(Config):
 class Recipe(Config):
     """Optimiser, schedule, precision and augmentation of one phase. Batch sizes are global."""
 
+    TOGETHER: ClassVar[int] = 2
+    """Images that accumulation must not part: pairs of mixup."""
     epochs: PositiveInt
     batch_size: PositiveInt
     """Global batch size of one update; even, because mixup pairs a batch with its reverse."""
@@ -109,6 +111,10 @@ class Recipe(Config):
         if self.warmup_updates is not None and self.schedule_step != "update":
             raise ValueError("warmup_updates needs schedule_step: update; set that, or give warmup_epochs")
         return self
+
+    def passes(self, steps_per_epoch: int) -> int:
+        """Passes over the training set."""
+        return self.epochs
 
     @property
     def peak_lr(self) -> float:

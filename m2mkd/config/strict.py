@@ -96,18 +96,20 @@ def parse_yaml(text: str, where: str, *, ours: bool = True) -> Any:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def parse_json(text: str, where: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises
     ------
     InputError
-        If it is none, or a name stands twice in it.
+        If it is none, is not UTF-8, or a name stands twice in it.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
     except RecursionError:
         raise InputError(f"{where}: not valid JSON: it is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid JSON: byte {error.start} is not UTF-8") from None
     except ValueError as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(content, dict):

@@ -1,7 +1,7 @@
 """CIFAR-100 in its original form: pickles of arrays."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,19 @@ from m2mkd.pickles import PickleError
 CIFAR_SIDE = 32
 
 
-def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]]:
-    """Class names, and for ``train`` and ``val`` the images (N, 32, 32, 3) and labels (N,).
+class CifarSplit(NamedTuple):
+    """The N images of a split."""
+
+    pixels: NDArray[np.uint8]
+    """(N, 32, 32, 3)."""
+    labels: NDArray[np.int64]
+    """(N,)."""
+    names: tuple[str, ...]
+    """N, or none where the file does not name them."""
+
+
+def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, CifarSplit]]:
+    """Class names, and the images of ``train`` and ``val``.
 
     Raises
     ------
@@ -39,8 +50,15 @@ def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, 
         fit = f"{len(labels)} labels do not fit {len(pixels)} images of {len(classes)} classes"
         if labels.ndim != 1 or len(labels) != len(pixels) or sorted(set(labels.tolist())) != list(range(len(classes))):
             raise InputError(f"{archive.path}: {file}: {fit}; fetch the archive again")
-        splits[split] = pixels, labels
+        splits[split] = CifarSplit(pixels, labels, _texts(content.get(b"filenames")))
     return classes, splits
+
+
+def _texts(column: object) -> tuple[str, ...]:
+    """A column of texts; none if it is none."""
+    if not isinstance(column, list) or not all(isinstance(value, bytes | str) for value in column):
+        return ()
+    return tuple(value.decode(errors="replace") if isinstance(value, bytes) else value for value in column)
 
 
 def _names(table: Mapping[bytes, Any], archive: Archive) -> list[str]:

@@ -102,6 +102,18 @@ def download(url: str, partial: Path, title: str, largest: int, pause: float) ->
             raise InputError(str(refused).replace(url, _public(url))) from None
 
 
+def answers(url: str) -> bool:
+    """Whether a server says that it has a file; what is wrong otherwise is told by the download."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        with requests.head(url, timeout=TIMEOUT, allow_redirects=True) as answer:
+            return answer.status_code == 200
+    except (ValueError, OSError, HTTPError, http.client.HTTPException):
+        return False
+
+
 def _public(url: str) -> str:
     """An address without the name and password of who asks there."""
     return re.sub("(?<=//)[^/]*@", "", url)

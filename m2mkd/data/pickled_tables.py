@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,7 @@ def _flat(value: Any) -> Any:
 
 
 def _array(made: Built) -> NDArray[np.integer]:
+    order: Literal["C", "F"]
     match made:
         case Built(name, _, (_, shape, kind, by_columns, content)) if name in EMPTY_ARRAY:
             order = "F" if by_columns else "C"

@@ -41,6 +41,16 @@ class Batch(NamedTuple):
     ids: Tensor
     """int64, (B,), index of each image in its split."""
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same with images and targets on a device."""
+        return self._replace(images=self.images.to(device), targets=self.targets.to(device))
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """Parts for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
+        for number in range(count):
+            chosen = torch.from_numpy(mirrored_part(len(self.ids), number, count))
+            yield self if count == 1 else Batch(*(field[chosen.to(field.device)] for field in self))
+
 
 class EvalBatch(NamedTuple):
     """A batch of at most B images to measure on."""
@@ -157,13 +167,6 @@ class _Order:
         for step in range(start_step, self.steps):
             here = step * self._batch_size + self._part
             yield Draw(epoch, step, samples[here], repeats[here])
-
-
-def microbatches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Parts of a rank's batch, for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
-    for number in range(count):
-        chosen = torch.from_numpy(mirrored_part(len(batch.ids), number, count))
-        yield batch if count == 1 else Batch(*(field[chosen.to(field.device)] for field in batch))
 
 
 def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0) -> Iterator[EvalBatch]:

@@ -174,4 +174,5 @@ def _shares(numbers: Sequence[int], averaging: Averaging, like: Tensor) -> Tenso
     """Weight of each region in a mean, ``numbers`` of them in each image."""
     whole = max(sum(numbers), 1)
     weights = [1 / whole if averaging == "batch" else 1 / (max(number, 1) * len(numbers)) for number in numbers]
-    return torch.repeat_interleave(like.new_tensor(weights), torch.tensor(numbers, device=like.device), output_size=sum(numbers))
+    exact = like.new_tensor(weights, dtype=torch.promote_types(like.dtype, torch.float32))  # half precision rounds a share of many regions
+    return torch.repeat_interleave(exact, torch.tensor(numbers, device=like.device), output_size=sum(numbers))

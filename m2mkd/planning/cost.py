@@ -10,7 +10,6 @@ from m2mkd.planning.gpus import gpu_named
 from m2mkd.planning.layer_cost import LayerCost, Tensors
 from m2mkd.planning.work import Work, split_images, split_work, work_of
 from m2mkd.study.data import Data
-from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import AssembleTeacher, ImportWeights, SplitTeacher
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
@@ -150,7 +149,7 @@ def run_cost(work: Work, given: Assumptions) -> Cost:
     counted = 1 if given.nac == "released" else max(1, memory.images)
     terms = tuple((term.name, term.passes, term.cost.flops(counted)) for term in work.terms if term.cost.macs)
     training = sum(passes * flops for _, passes, flops in terms)
-    measuring = sum(cost.flops(1 if given.nac == "released" else EVAL_BATCH) for cost in work.measured)
+    measuring = sum(cost.flops(1 if given.nac == "released" else work.measured_batch) for cost in work.measured)
     speed = given.throughput(precision)
     held = [term.cost for term in work.terms if not term.again] or list(work.measured)
     trained = sum(term.cost.parameters for term in work.terms if term.use == "trained")
@@ -176,7 +175,7 @@ def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
     if work.recipe is None:
         held = sum(cost.parameters for cost in work.measured)
         live = _largest(work.measured).bytes(low)
-        return Memory(FLOAT32 * held, 0, 0, 0, 0, EVAL_BATCH * live, EVAL_BATCH if work.measured else 0)
+        return Memory(FLOAT32 * held, 0, 0, 0, 0, work.measured_batch * live, work.measured_batch if work.measured else 0)
     share = -(-work.batch // given.gpus)
     images = share if given.device_batch is None else min(share, given.device_batch)
     uses = {use: [term.cost for term in work.terms if term.use == use] for use in ("trained", "frozen", "no_grad")}

@@ -1,6 +1,6 @@
 """Runs that one job computes together, because starting a job may cost more than its work. Results and keys do not depend on it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from m2mkd.errors import InputError
@@ -12,15 +12,15 @@ from m2mkd.study.study import Study
 T = TypeVar("T")
 
 
-def job_groups(study: Study) -> list[list[Run]]:
+def job_groups(study: Study, again: Collection[str] = ()) -> list[list[Run]]:
     """Unfinished runs that one job computes: ``seeds_per_job`` of one student and, in lock step, ``modules_per_job``.
 
-    Finished ones are left out, so that one whose input was lost is redone alone.
+    Finished ones are left out, so that one whose input was lost is redone alone, unless they are among those that are computed ``again``.
     """
     alike: dict[str, list[Run]] = {}
     seedless = SeedlessKeys(study)
     for run in study.runs.values():
-        if (run.seed is not None or run.config.LOCK_STEP) and not is_done(study, run):
+        if (run.seed is not None or run.config.LOCK_STEP) and (run.id in again or not is_done(study, run)):
             alike.setdefault(seedless.key(run), []).append(run)
     groups = []
     for runs in alike.values():

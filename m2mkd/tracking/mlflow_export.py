@@ -24,6 +24,7 @@ from m2mkd.results.judge.results import Results
 from m2mkd.results.read.records import Record
 from m2mkd.results.tables.metrics import with_deviations
 from m2mkd.study.files import planned_runs
+from m2mkd.study.receipt import read_receipt
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
@@ -77,7 +78,8 @@ def _tables(study: Study) -> list[Path]:
     folder = Path(study.pages) / "tables"
     if not Path(study.receipt).is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
-    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
+    # Not whatever lies there: the receipt of the report may, or may not, be there yet.
+    return [*(Path(study.pages, name) for name in read_receipt(Path(study.receipt))["shown"]), Path(study.receipt)]
 
 
 def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[str, str]]:

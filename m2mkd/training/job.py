@@ -1,7 +1,6 @@
 """One job: runs that differ in seed or module alone, from the lock on their work folders to the published outputs."""
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -24,12 +23,14 @@ from m2mkd.signals import SignalGuard
 from m2mkd.study.data import Data
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.groups import in_lock_step
+from m2mkd.study.keys import sealed
 from m2mkd.study.phase import METRICS, PHASES, RECORD, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.state import set_normal
-from m2mkd.study.whole import is_whole, kept_folder
+from m2mkd.study.whole import kept_folder
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
+from m2mkd.training.origins import begun_from, counts, origins_of
 from m2mkd.training.store import PUBLISHED_FILES, JobStore
 from m2mkd.training.usage import Usage
 
@@ -136,9 +137,12 @@ def execute(
         if not first.config.HEAD_NODE:
             machine()  # before anything else, for it fixes the number of threads
         held.enter_context(mirrored(planned))
-        published = ranks.broadcast([one.run.id for one in planned if is_whole(one.folder, one.run)] if ranks.is_main else [])
+        origins: dict[str, dict[str, Any]] = {}
         if ranks.is_main:
-            set_normal(file for one in planned for file in inputs_of(one))
+            origins = {one.run.id: begun_from(one, say) for one in planned}
+        published = ranks.broadcast([one.run.id for one in planned if counts(one, one.folder)] if ranks.is_main else [])
+        if ranks.is_main:
+            set_normal(file for one in planned for file in [*inputs_of(one), one.redo_mark])
             for run_id in published:
                 say(f"{run_id} is here already, whole")
         for part in parts:
@@ -152,7 +156,7 @@ def execute(
             used = [job.usage.read(ranks) for job in jobs]
             if ranks.is_main:
                 for one, outcome, its in zip(pending, outcomes, used, strict=True):
-                    record_outputs(one.run, one.work, outcome, started, its)
+                    record_outputs(one.run, one.work, outcome, started, its, origins[one.run.id])
         if ranks.is_main:
             publish_outputs([one for one in planned if one.run.id not in published])
             for run_id in published:  # what a kill left after it was published
@@ -170,9 +174,9 @@ def inputs_of(planned: PlannedRun) -> list[Path]:
 def _waits(planned: PlannedRun, say: Callable[[str], object]) -> bool:
     """Whether a run was computed and only has to be published, perhaps once more, because Snakemake removed what it had not seen end."""
     work, run = planned.work, planned.run
-    if not is_whole(work, run):
+    if not counts(planned, work):
         kept = kept_folder(work)
-        if not is_whole(kept, run):
+        if not counts(planned, kept):
             (work / RECORD).unlink(missing_ok=True)  # of outputs that were damaged since
             return False
         shutil.rmtree(work, ignore_errors=True)
@@ -209,10 +213,13 @@ def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractConte
         from m2mkd.planning.work import work_of
 
         here = machine()
-        batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
+        recipe = run.config.recipe  # type: ignore[attr-defined]
+        batch: int = recipe.batch_size
         given = Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model")
         cost = run_cost(work_of(run.config, given.nac), given)
-        return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
+        return out_of_memory(
+            run.id, batch // (here.ranks.count * here.accumulation(batch, recipe.TOGETHER)), here.device, cost.memory.total
+        )
 
     return memory_explained(explain)
 
@@ -232,11 +239,13 @@ def record_outputs(
     started: float,
     used: Mapping[str, float] | None = None,
     computed: Mapping[str, Any] | None = None,
+    origins: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
     It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), and
-    where and with what it was computed (`provenance`; by default here and now).
+    where and with what it was computed (`provenance`; by default here and now);
+    code, data and inputs as they were when the run was begun (`m2mkd.training.origins.begun_from`; by default as they are now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -245,19 +254,17 @@ def record_outputs(
         save_weights(folder, outcome.weights, run.id)
     if METRICS in outputs:
         write_json(folder / METRICS, outcome.metrics)
-    write_json(
-        folder / RECORD,
-        {
-            "id": run.id,
-            "phase": run.phase,
-            "key": run.key,
-            "seed": run.seed,
-            **run.content,
-            "outputs": {name: sha256(folder / name) for name in outputs},
-            "data": {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets},
-            "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
-        },
-    )
+    content = {
+        "id": run.id,
+        "phase": run.phase,
+        "key": run.key,
+        "seed": run.seed,
+        **run.content,
+        "outputs": {name: sha256(folder / name) for name in outputs},
+        **(origins or origins_of(run, folder.parents[1])),
+        "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
+    }
+    write_json(folder / RECORD, sealed(content))
 
 
 def hardware() -> str:

@@ -21,7 +21,7 @@ CLAIM = {
     "unit": "points",
     "tolerance": "0",
     "scale": "smoke",
-    "seeds": "1",
+    "seeds": "6",
 }
 
 
@@ -51,6 +51,6 @@ def test_a_new_ablation_is_one_file_and_one_row(finished, copy_of):
     assert float(lines[0]["iid_top1_mean"]) == own["iid_top1"]
     assert lines[1]["iid_difference"] and not lines[1]["iid_difference_half_width"]
     judged = json.loads((pages / "tables/claims.json").read_text())["new_claim"]
-    assert judged == {"verdict": "inconclusive", "seeds": 1}
+    assert (judged["verdict"], judged["seeds"], judged["needs"]) == ("inconclusive", 1, "5 more seeds of each arm.")
     assert 'id="claim-new_claim"' in (pages / "report.html").read_text()
     assert "new_claim" not in (project.root / "results/smoke/tables/claims.json").read_text()

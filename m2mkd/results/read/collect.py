@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -15,8 +16,10 @@ from m2mkd.results.read.lookup import Numbers
 from m2mkd.results.read.published import PublishedNumbers
 from m2mkd.results.read.records import Record, read_record
 from m2mkd.results.read.runs_table import runs_frame
+from m2mkd.study.code import SOURCES_HERE
 from m2mkd.study.lineage import ablations_of, display_rows, served_rows
 from m2mkd.study.phases import DistillModule, Evaluate, ImportWeights, TrainProbe
+from m2mkd.study.record import Finished, finished_runs
 from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
 
@@ -36,9 +39,11 @@ class Collected:
     """Why a run, by id, is left out. Empty unless ``partial``."""
     partial: bool = False
     """Whether what is missing or wrong, and all that builds on it, is left out instead of refused."""
+    package: Path = SOURCES_HERE
+    """Sources of this suite that the runs' code is compared with."""
 
     @classmethod
-    def read(cls, study: Study, *, partial: bool = False) -> Self:
+    def read(cls, study: Study, *, partial: bool = False, package: Path = SOURCES_HERE) -> Self:
         """Read every run of a study that measures something.
 
         Parameters
@@ -47,6 +52,8 @@ class Collected:
             The graph of runs.
         partial
             Leave out what is missing or wrong, and all that builds on it, instead of refusing it.
+        package
+            Sources of this suite that the runs' code is compared with.
 
         Raises
         ------
@@ -57,8 +64,9 @@ class Collected:
             raise InputError(f"scale {study.scale_name}: its study has no run; name experiments in config/scales/{study.scale_name}.yaml")
         problems: dict[str, str] = {}
         if partial:
-            return cls(study, tuple(_usable_records(study, problems)), problems, partial)
-        return cls(study, tuple(read_record(study, run) for run in study.runs.values() if run.config.measures()))
+            return cls(study, tuple(_usable_records(study, problems)), problems, partial, package)
+        records = tuple(read_record(study, run) for run in study.runs.values() if run.config.measures())
+        return cls(study, records, package=package)
 
     @cached_property
     def by_run(self) -> dict[str, Record]:
@@ -83,6 +91,16 @@ class Collected:
             except InputError:
                 if not self.partial:
                     raise
+
+    @cached_property
+    def finished(self) -> dict[str, Finished]:
+        """How each finished run came about, by id, whether it measures something or not."""
+        return finished_runs(self.study, self.package)
+
+    @cached_property
+    def outdated(self) -> dict[str, Finished]:
+        """Those that other code computed, or that build on other outputs than lie there."""
+        return {run_id: one for run_id, one in self.finished.items() if one.is_outdated}
 
     @cached_property
     def served(self) -> dict[str, tuple[Row, ...]]:
@@ -177,9 +195,10 @@ class Collected:
 def _plateau(record: Record) -> Plateau | None:
     """The plateau of a training that measures on all classes of its data set."""
     config = record.run.config
-    images = None if isinstance(config, TrainProbe) else load.datasets()[config.data.name].val_images
+    data = config.data_sets[0]
+    images = None if isinstance(config, TrainProbe) else load.datasets()[data.name].val_images
     measured = [(line["epoch"], line["val_top1"]) for line in record.curves if "val_top1" in line]
-    return plateau(measured, images, config.data.classes) if images else None
+    return plateau(measured, images, data.classes) if images else None
 
 
 def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:

@@ -25,7 +25,7 @@ def board_table(findings: Sequence[Finding], contrasts: Sequence[Contrast]) -> D
         finding = by_id[one.id]
         if finding.comparisons:
             name = Linked(one.claim, claim_anchor(finding.claim))
-            lines.append((name, one.word, finding.verdict.why, one.needs, str(one.seeds)))
+            lines.append((name, one.word, finding.why, one.needs, str(one.seeds)))
     header = ("what is claimed", "verdict", "why", "what would decide it", "seeds")
     return DisplayTable("claims", CAPTION, header, tuple(lines)).filled()
 

@@ -102,8 +102,8 @@ def workflow_check(findings: Sequence[Finding]) -> list[str]:
         return []
     counted = listed([f"{words[word]} {word}" for word in ("smoke-pass", "smoke-fail", "not run") if words[word]])
     lines = [
-        f"Besides, the runs behind the claims of the paper are checked at this scale: {counted}. Passing means that every run is there, true "
-        "to its digest and above chance, and nothing else."
+        f"Besides, the runs behind the claims of the paper are checked at this scale: {counted}. Passing means that every run is there, "
+        "true to its digest and above chance, and nothing else."
     ]
-    failed = dict.fromkeys(finding.verdict.why for finding in claims if finding.verdict.word == "smoke-fail")
+    failed = dict.fromkeys(finding.why for finding in claims if finding.verdict.word == "smoke-fail")
     return [*lines, *failed]

@@ -58,8 +58,8 @@ def fill(page: Path) -> bool:
         raise InputError(f"{page}: cannot be read ({error}); name a page in Markdown") from None
     if not BLOCK.search(text):
         raise InputError(
-            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where they "
-            "belong"
+            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where "
+            "they belong"
         )
     new = filled(text)
     if new != text:

@@ -9,7 +9,7 @@ from m2mkd.results.read.lookup import ROW, SUMMARY, row_names
 from m2mkd.results.tables.layout import Column, Linked, Table, accuracy, column, percent, signed, table_of
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import TrainProbe
-from m2mkd.study.run import Row, RowName
+from m2mkd.study.run import Row
 
 OVER_SEEDS = "mean ± half of the 95 % interval by Student's t over seeds"
 PAPER_SCALE = "paper"
@@ -23,8 +23,8 @@ def results_table(collected: Collected, rows: Sequence[Row], name: str = "result
     """Accuracy of students: a line for each row, or for each of its out-of-distribution sets where there are several."""
     lines = row_names(rows).merge(_of_split(collected, "iid"), on=ROW).merge(_of_split(collected, "ood").drop(columns="n"), "left", on=ROW)
     lines.insert(0, "row", [f"{line.experiment}/{line.variant} ({line.profile})" for line in lines.itertuples()])
-    named = {row.name: row for row in rows}
-    lines["at_chance"] = [collected.at_chance(named[RowName(line.experiment, line.variant, line.profile)]) for line in lines.itertuples()]
+    at_chance = {tuple(row.name): collected.at_chance(row) for row in rows}
+    lines["at_chance"] = [at_chance[name] for name in lines[ROW].itertuples(index=False, name=None)]
     for split in ("iid", "ood"):
         lines = _beside_published(collected, lines, split, f"{split}_top1_mean", f"_{split}")
     exact = ["row", *ROW, "n"]

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from m2mkd.config import load
+from m2mkd.config.detection import DetectorConfig
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, NACConfig, VMoEConfig
 from m2mkd.planning.cost import Cost
 from m2mkd.results.judge.results import Results
@@ -17,11 +19,18 @@ from m2mkd.results.tables.layout import DisplayTable, percent
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import anchor_of, title_of
 from m2mkd.study.phase import METRICS, PHASES
-from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
+from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainDetector, TrainStudent
 from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
 
 SPLITS = ("iid", "ood", "fewshot")
+NETWORKS = {
+    "pretrain_meta": "meta model",
+    "assemble_teacher": "teacher",
+    "train_student": "student",
+    "train_detector": "detector",
+}
+"""What a phase trains."""
 
 
 def commands_table(study: Study, commands: Commands) -> DisplayTable:
@@ -75,7 +84,8 @@ def quoted_table(collected: Collected) -> DisplayTable:
 def evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
     """Runs behind the rows of the tables, those with the same together: anchors, title, a line a seed with its digests and one command."""
     study, every = collected.study, collected.measurements
-    accuracies = every[(every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)]
+    top1 = (every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)
+    accuracies = every[top1 | (every["metric"] == "boxes_AP")]
     by_run = {row: _by_run(of_row) for row, of_row in accuracies.groupby(ROW)}
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in study.rows:
@@ -144,9 +154,10 @@ def models_table(results: Results) -> DisplayTable:
     rows: dict[tuple[str, str, str], str] = {}
     for run in results.study.runs.values():
         config: Any = run.config
-        if isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent) and getattr(config, "distillation", None) is None:
+        trained = isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent | TrainDetector)
+        if trained and getattr(config, "distillation", None) is None:
             model = config.student if isinstance(config, TrainStudent) else config.model
-            what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
+            what = NETWORKS[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{results.costs[run.id].parameters / 1e6:.3g}"
     caption = "Networks, all that the runs train, and their parameters in millions."
     return DisplayTable(
@@ -154,7 +165,9 @@ def models_table(results: Results) -> DisplayTable:
     )
 
 
-def _sizes(model: Model) -> str:
+def _sizes(model: Model | DetectorConfig) -> str:
+    if isinstance(model, DetectorConfig):
+        return f"{model.image_size} pixels, {model.channels} channels on {_sizes(model.backbone)}"
     if isinstance(model, NACConfig):
         latents = model.latents
         return (
@@ -175,7 +188,9 @@ def training_table(study: Study) -> DisplayTable:
         config: Any = run.config
         if recipe := getattr(config, "recipe", None):
             model = getattr(config, "student", None) or config.model
-            how = (str(recipe.epochs), str(recipe.batch_size), f"{recipe.lr:g}", f"{recipe.train_share:g}", recipe.precision)
+            counted = isinstance(recipe, DetectionRecipe)
+            length, share = (f"{recipe.updates} updates", 1.0) if counted else (str(recipe.epochs), recipe.train_share)
+            how = (length, str(recipe.batch_size), f"{recipe.lr:g}", f"{share:g}", recipe.precision)
             rows.append((run.phase, model.family, str(config.data), *how))
     rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
     caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."

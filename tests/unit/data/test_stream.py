@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import ENCODED, PIXELS, Split, open_pack
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
-from m2mkd.data.stream import Batch, TrainStream, microbatches, mirrored_part
+from m2mkd.data.stream import Batch, TrainStream, mirrored_part
 from m2mkd.errors import InputError
 from tests.unit.data.small_pack import png
 from tests.unit.data.streams import EVERYTHING, PLAIN, SPLIT, same, stream
@@ -94,13 +94,13 @@ def test_a_rank_resumes_in_an_epoch():
     assert same(whole[3:], list(stream(**EVERYTHING, rank=1, ranks=2, workers=1).epoch(2, start_step=3)))
 
 
-def test_microbatches_are_ranks_of_ranks():
+def test_parts_of_a_batch_are_ranks_of_ranks():
     parts = [list(stream(rank=rank, ranks=2).epoch(0)) for rank in range(2)]
     smaller = [list(stream(rank=rank, ranks=4).epoch(0)) for rank in range(4)]
     for rank, part in enumerate(parts):
         for step, batch in enumerate(part):
-            assert same(list(microbatches(batch, 2)), [smaller[2 * rank + number][step] for number in range(2)])
-            assert same(list(microbatches(batch, 1)), [batch])
+            assert same(list(batch.parts(2)), [smaller[2 * rank + number][step] for number in range(2)])
+            assert same(list(batch.parts(1)), [batch])
 
 
 @given(parts=st.integers(1, 6), block=st.integers(1, 5))

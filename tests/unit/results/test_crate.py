@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from rocrate.rocrate import ROCrate
 from typer.testing import CliRunner
 
 from m2mkd.cli import app
+from m2mkd.data.manifest import manifest_digest
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.crate import write
@@ -24,6 +26,7 @@ from m2mkd.results.judge.results import Results
 from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.commands import Commands
 from m2mkd.results.tables.compile import compile_tables
+from m2mkd.study.keys import digest, sealed
 from m2mkd.study.phase import PHASES
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.study import Study
@@ -81,11 +84,11 @@ def sign(folder: Path, *paths: str) -> None:
     """Make the digests of changed files right again, in the manifest and in the metadata, as a forger would."""
     manifest = folder / "manifest-sha256.txt"
     for path in paths:
-        digest = sha256(folder / path)
-        manifest.write_text(re.sub(rf"\w+  {re.escape(path)}\n", f"{digest}  {path}\n", manifest.read_text()))
-        edit(folder, lambda found, path=path, digest=digest: found.get(path, {}).update(sha256=digest))
-    digest = sha256(folder / "ro-crate-metadata.json")
-    manifest.write_text(re.sub(r"\w+  ro-crate-metadata", f"{digest}  ro-crate-metadata", manifest.read_text()))
+        now = sha256(folder / path)
+        manifest.write_text(re.sub(rf"\w+  {re.escape(path)}\n", f"{now}  {path}\n", manifest.read_text()))
+        edit(folder, lambda found, path=path, now=now: found.get(quote(path), {}).update(sha256=now))
+    metadata = sha256(folder / "ro-crate-metadata.json")
+    manifest.write_text(re.sub(r"\w+  ro-crate-metadata", f"{metadata}  ro-crate-metadata", manifest.read_text()))
 
 
 def test_the_public_validator_finds_nothing_and_would_find_something(crate, tmp_path):
@@ -167,13 +170,12 @@ def test_what_people_read(crate, study):
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == pytest.approx(0.93)
     assert front["license"] == "apache-2.0" and front["datasets"] == ["digits"]
     assert "A reduced model, not the paper's." in card and "0: 90.00, 1: 92.00, 2: 97.00" in card
-    for path, digest in re.findall(r"`(results/\S+safetensors)` \| `(\w{64})`", card):
-        assert sha256(crate / path) == digest
+    for path, known in re.findall(r"`(results/\S+safetensors)` \| `(\w{64})`", card):
+        assert sha256(crate / path) == known
 
 
 @pytest.mark.parametrize("weights", ["all", "none"])
 def test_weights_are_in_it_as_wished(study, weights):
-    Path(study.root, "overview.png").unlink()  # which a study without students does not have
     crate = write_crate(Results.read(study), weights)
     checked = check_crate(crate)
     assert checked.left_out == (0 if weights == "all" else 22 + 6)
@@ -181,6 +183,7 @@ def test_weights_are_in_it_as_wished(study, weights):
 
 
 def test_from_a_crate_everything_is_compiled_as_it_was(crate, study, monkeypatch):
+    Path(study.root, "tables", f"report-{study.key}.json").unlink()  # of the report, which is made of images too
     before = {path.name: path.read_bytes() for path in Path(study.root, "tables").iterdir()}
     monkeypatch.chdir(crate)
     for path in Path(study.root, "tables").iterdir():
@@ -194,10 +197,12 @@ def rewrite(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def forge(folder: Path, run: str, change) -> None:
-    content = json.loads((folder / run).read_text())
+def forge(folder: Path, path: str, change) -> None:
+    """Change a file that carries its own digest, and make all digests of it right again, as a forger would."""
+    content = json.loads((folder / path).read_text())
     change(content)
-    rewrite(folder / run, json.dumps(content))
+    rewrite(folder / path, json.dumps(sealed(content)))
+    sign(folder, path)
 
 
 def forget(folder: Path, run: str) -> None:
@@ -208,10 +213,48 @@ def forget(folder: Path, run: str) -> None:
     sign(folder)
 
 
+def receipt_of(folder: Path, kind: str = "study") -> str:
+    return next(folder.glob(f"results/smoke/tables/{kind}-*.json")).relative_to(folder).as_posix()
+
+
 def replace_a_table(folder: Path, run: str) -> None:
     table = Path(run).parents[2] / "tables/claims.csv"
     rewrite(folder / table, "id,verdict\n")
     sign(folder, str(table))
+
+
+def replace_a_table_and_its_receipt(folder: Path, run: str, name: str = "tables/results.csv") -> None:
+    path = f"results/smoke/{name}"
+    rewrite(folder / path, (folder / path).read_text().replace("0.93", "0.99"))
+    sign(folder, path)
+    forge(folder, receipt_of(folder), lambda receipt: receipt["shown"].update({name: sha256(folder / path)}))
+
+
+def replace_a_measurement(folder: Path, run: str) -> None:
+    """Other accuracies, with every digest that follows, but the old tables."""
+    record = sorted((folder / Path(run).parents[1]).glob("evaluate/*/run.json"))[0].relative_to(folder)
+    metrics = record.with_name("metrics.json")
+    content = json.loads((folder / metrics).read_text())
+    rewrite(folder / metrics, json.dumps(content | {"top1": 0.99}))
+    sign(folder, str(metrics))
+    forge(folder, str(record), lambda found: found["outputs"].update({"metrics.json": sha256(folder / metrics)}))
+    outputs = digest(json.loads((folder / record).read_text())["outputs"])
+    forge(folder, receipt_of(folder), lambda receipt: receipt["runs"].update({"/".join(record.parts[-3:-1]): outputs}))
+
+
+def replace_a_set(folder: Path, run: str) -> None:
+    path = next(folder.glob("data/packed/digits@32/*/manifest.json")).relative_to(folder)
+    content = {name: value for name, value in json.loads((folder / path).read_text()).items() if name != "digest"}
+    content["classes"] = content["classes"][::-1]
+    rewrite(folder / path, json.dumps(content | {"digest": manifest_digest(content)}))
+    sign(folder, str(path))
+
+
+def lead_out(folder: Path, run: str) -> None:
+    path = folder / run / "metrics.json"
+    (folder.parent / "outside.json").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(folder.parent / "outside.json")
 
 
 def forget_an_evaluation(folder: Path, run: str) -> None:
@@ -219,59 +262,135 @@ def forget_an_evaluation(folder: Path, run: str) -> None:
     forget(folder, str(record.relative_to(folder)))
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (replace_a_table, r"claims\.csv: not what was compiled, by study-\w+\.json"),
-        (forget_an_evaluation, r"study-\w+\.json: lists evaluate/\w+, which is not in the crate"),
-        (lambda crate, run: rewrite(crate / run / "metrics.json", "{}"), r"metrics\.json: sha256 is .* but manifest-sha256\.txt says"),
-        (lambda crate, run: (crate / run / "metrics.json").unlink(), r"metrics\.json: absent, though manifest"),
-        (
-            lambda crate, run: [rewrite(crate / run / "metrics.json", "{}"), sign(crate, f"{run}/metrics.json")],
-            r"not the file that run\.json",
-        ),
-        (
-            lambda crate, run: [
-                forge(crate, f"{run}/run.json", lambda record: record["config"]["recipe"].update(lr=0.5)),
-                sign(crate, f"{run}/run.json"),
-            ],
-            "key does not follow from its config",
-        ),
-        (lambda crate, run: forget(crate, f"{run}/run.json"), r"builds on train_student/\w+, which is not in the crate"),
-        (lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(outputs=None)), "not a whole record of a run"),
-        (
-            lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(upstream={"a": 1})),
-            "not a whole record of a run",
-        ),
-        (
-            lambda crate, run: [edit(crate, lambda found: found["Makefile"].update(sha256="0")), sign(crate)],
-            "sha256 of Makefile is not that",
-        ),
-        (lambda crate, run: (crate / "manifest-sha256.txt").write_text("0" * 64 + "  ../x\n"), "line 1: not a sha256 and a path within"),
-        (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
-        (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
-        (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is no crate"),
-    ],
-    ids=[
-        *(
-            "table",
-            "evaluation",
-            "changed",
-            "gone",
-            "signed",
-            "configuration",
-            "upstream",
-            "outputs",
-            "roles",
-            "description",
-            "path",
-            "encoding",
-            "metadata",
-            "none",
-        ),
-    ],
-)
-def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, study, tmp_path, damage, message):
+def remove(folder: Path, path: str) -> None:
+    """Remove a file and every trace of it."""
+    (folder / path).unlink()
+    manifest = folder / "manifest-sha256.txt"
+    manifest.write_text(re.sub(rf"\w+  {re.escape(path)}\n", "", manifest.read_text()))
+    metadata = folder / "ro-crate-metadata.json"
+    content = json.loads(metadata.read_text())
+    content["@graph"] = [entity for entity in content["@graph"] if entity["@id"] != quote(path)]
+    for entity in content["@graph"]:
+        for name, value in entity.items():
+            if isinstance(value, list):
+                entity[name] = [one for one in value if one != {"@id": quote(path)}]
+    metadata.write_text(json.dumps(content))
+    sign(folder)
+
+
+def without_action(folder: Path, run: str) -> None:
+    edit(folder, lambda found: found[f"#run/{'/'.join(Path(run).parts[-2:])}"].update({"@type": "Thing"}))
+    sign(folder)
+
+
+DAMAGES = {
+    "table": (replace_a_table, r"claims\.csv: not what was compiled, by study-\w+\.json"),
+    "table and receipt": (replace_a_table_and_its_receipt, r"results\.csv: not what its runs give when they are compiled again"),
+    "metrics and receipt": (
+        lambda crate, run: replace_a_table_and_its_receipt(crate, run, "metrics.json"),
+        r"smoke/metrics\.json: not what its runs give when they are compiled again",
+    ),
+    "measurement": (replace_a_measurement, r"not what its runs give when they are compiled again \(\d+ more\)"),
+    "report": (
+        lambda crate, run: [rewrite(crate / "results/smoke/report.html", "0.99"), sign(crate, "results/smoke/report.html")],
+        r"report\.html: not what was written, by report-\w+\.json",
+    ),
+    "receipt": (lambda crate, run: remove(crate, receipt_of(crate)), r"results: has 0 receipts of tables"),
+    "receipt of the report": (lambda crate, run: remove(crate, receipt_of(crate, "report")), r"report-\w+\.json: absent"),
+    "receipt of others": (
+        lambda crate, run: forge(crate, receipt_of(crate), lambda receipt: receipt["runs"].popitem()),
+        "is not the receipt of this study",
+    ),
+    "format": (
+        lambda crate, run: forge(crate, receipt_of(crate), lambda receipt: receipt.update(format=3)),
+        r"is of tables of format 3, but this version compiles format \d",
+    ),
+    "evaluation": (forget_an_evaluation, r"study-\w+\.json: lists evaluate/\w+, which is not in the crate"),
+    "changed": (
+        lambda crate, run: rewrite(crate / run / "metrics.json", "{}"),
+        r"metrics\.json: sha256 is .* but manifest-sha256\.txt says",
+    ),
+    "gone": (lambda crate, run: (crate / run / "metrics.json").unlink(), r"metrics\.json: absent, though manifest"),
+    "signed": (
+        lambda crate, run: [rewrite(crate / run / "metrics.json", "{}"), sign(crate, f"{run}/metrics.json")],
+        r"metrics\.json: sha256 is .*, but the run recorded",
+    ),
+    "weights": (
+        lambda crate, run: [rewrite(crate / run / "model.safetensors", "others"), sign(crate, f"{run}/model.safetensors")],
+        r"model\.safetensors: not the file that run\.json",
+    ),
+    "unsealed": (
+        lambda crate, run: [rewrite(crate / run / "run.json", "{}"), sign(crate, f"{run}/run.json")],
+        r"run\.json: not a whole record",
+    ),
+    "sealed": (
+        lambda crate, run: [
+            rewrite(crate / run / "run.json", (crate / run / "run.json").read_text().replace('"Linux"', '"Lunix"')),
+            sign(crate, f"{run}/run.json"),
+        ],
+        r"run\.json: is damaged: its content is not what its digest says",
+    ),
+    "configuration": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["config"]["recipe"].update(lr=0.5)),
+        "key does not follow from its config",
+    ),
+    "upstream": (lambda crate, run: forget(crate, f"{run}/run.json"), r"lists train_student/\w+, which is not in the crate"),
+    "outputs": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(outputs=None)),
+        "not a whole record of a run",
+    ),
+    "names of outputs": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["outputs"].update({"../../../etc/passwd": "0" * 64})),
+        r"run\.json: outputs are .*\.\./\.\./\.\./etc/passwd, which are not those of train_student",
+    ),
+    "roles": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(upstream={"a": 1})),
+        "not a whole record of a run",
+    ),
+    "provenance": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.pop("provenance")),
+        r"not a whole record of a run \(KeyError: 'provenance'",
+    ),
+    "part of provenance": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["provenance"].pop("git_commit")),
+        r"run\.json: provenance has no git_commit",
+    ),
+    "action": (without_action, r"run\.json: no action of the metadata is of this run"),
+    "data of a run": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["data"].update({"digits@32": "0" * 64})),
+        r"run\.json: the run saw digits@32 with digest 0{12}\.\.\., but data/packed/digits@32/\w+ is ",
+    ),
+    "no data of a run": (
+        lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.pop("data")),
+        r"run\.json: does not say which data the run saw",
+    ),
+    "set": (replace_a_set, r"run\.json: the run saw digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is .*more"),
+    "no set": (
+        lambda crate, run: remove(crate, next(crate.glob("data/packed/digits@32/*/*.json")).relative_to(crate).as_posix()),
+        r"digits@32/\w+/manifest\.json: is not in the crate, but its runs saw that set",
+    ),
+    "link out": (lead_out, r"metrics\.json: leads out of the crate, to /"),
+    "description": (
+        lambda crate, run: [edit(crate, lambda found: found["Makefile"].update(sha256="0")), sign(crate)],
+        "sha256 of Makefile is not that",
+    ),
+    "path": (
+        lambda crate, run: (crate / "manifest-sha256.txt").write_text("0" * 64 + "  ../x\n"),
+        "line 1: not a sha256 and a path within",
+    ),
+    "twice": (
+        lambda crate, run: (crate / "manifest-sha256.txt").write_text(2 * ("0" * 64 + "  README.md\n")),
+        r"line 2: README\.md stands twice",
+    ),
+    "encoding": (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
+    "metadata": (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
+    "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is no crate"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, study, tmp_path, name):
+    damage, message = DAMAGES[name]
     elsewhere = tmp_path / "elsewhere"
     shutil.move(crate, elsewhere)
     damage(elsewhere, study.folder(first(study, "train_student").id))

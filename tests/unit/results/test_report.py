@@ -15,7 +15,8 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import once_each
-from m2mkd.results.report.write import detail_tables, result_tables, write_report
+from m2mkd.results.report.result_tables import detail_tables, result_tables
+from m2mkd.results.report.write import write_report
 from m2mkd.study.lineage import anchor_of, student_of
 from tests.fabricated import finish, plan
 

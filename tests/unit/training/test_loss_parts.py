@@ -7,7 +7,6 @@ import pytest
 from m2mkd.config.recipe import Distillation
 from m2mkd.distill.losses import Loss, distillation_loss, labels_loss, soft_cross_entropy
 from m2mkd.training.curves import read_curves
-from m2mkd.training.loop import Task  # noqa: F401  the loop's own import of losses
 from m2mkd.training.machine import Policy
 from tests.unit.training.stripes import train
 from tests.wiring import CPU
