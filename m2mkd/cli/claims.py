@@ -44,4 +44,4 @@ def claims(
         table = Table("claim", "verdict", "why", show_lines=True, title=f"Claims by the runs of scale {study.scale_name}")
         for finding in chosen:
             table.add_row(finding.claim.id, finding.verdict.word, finding.why)
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)
