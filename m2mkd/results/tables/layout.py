@@ -170,8 +170,11 @@ def as_csv(frame: pd.DataFrame) -> str:
 
 
 def _inert(value: Any) -> Any:
-    is_formula = isinstance(value, str) and FORMULA.match(value) and not NUMERIC_CELL.fullmatch(value)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str):
+        return value
+    is_formula = FORMULA.match(value) and not NUMERIC_CELL.fullmatch(value)
+    # A carriage return would end the line, for it alone is written without quotes.
+    return ("'" if is_formula else "") + value.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def percent(share: float | None) -> str:
