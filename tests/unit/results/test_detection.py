@@ -30,8 +30,18 @@ VARIANTS = ["random", "end_to_end", "m2mkd"]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    root = tmp_path_factory.mktemp("detection")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("detection")
+
+
+@pytest.fixture(autouse=True)
+def _there(root, _in_the_root, monkeypatch):
+    """Where the study lies, which names its files from there."""
+    monkeypatch.chdir(root)
+
+
+@pytest.fixture(scope="module")
+def study(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         study = plan(root, "smoke", ["coco_vmoe_base"], seeds=3)
@@ -52,7 +62,7 @@ def test_every_number_of_coco_is_in_the_table(results):
     table = detection_table(results)
     assert [row[1] for row in table.rows] == VARIANTS
     shown = dict(zip(table.header, table.rows[0], strict=True))
-    assert (shown["images"], shown["seeds"]) == ("359", "3")
+    assert (shown["images"], shown["seeds"]) == ("1000", "3")
     assert shown["boxes AP50 %"].startswith("93.00 ± ") and shown["masks AP50 %"].startswith("83.70 ± ")
     assert shown["boxes AP %"].target == "runs-coco_vmoe_base-random-corrected"
     exact = table.exact.iloc[0]
