@@ -46,4 +46,4 @@ def claims(
         )
         for finding in chosen:
             table.add_row(finding.claim.id, finding.verdict.word, finding.why, finding.verdict.needs)
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)

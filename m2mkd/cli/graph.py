@@ -124,7 +124,7 @@ def _print(title: str, comparison: Any) -> None:
         rows["recall"] = ["" if graph is intended else f"{graph.recall(intended):.3f}" for graph in graphs]
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
     console.print(f"input to mediator: density {comparison.input_density:.4f}")

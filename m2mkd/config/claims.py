@@ -1,6 +1,5 @@
 """Claims as data (``config/claims.tsv``): what is said, by whom, and what would count as reproducing it, fixed before anything is run."""
 
-import csv
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, mode
 from m2mkd.config import load
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
+from m2mkd.config.tables import read_table
 from m2mkd.errors import InputError
 
 Metric = Literal["iid_top1", "ood_top1", "graph_density"]
@@ -124,18 +124,12 @@ def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:
         If the file cannot be read, a row is not valid, or an id occurs twice; names line and field.
     """
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            lines = [(reader.line_num, line) for line in reader]
+        header, lines = read_table(path, "\t")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a table in UTF-8 ({error}); correct it") from None
     claims: dict[str, Claim] = {}
-    for number, line in lines:
-        if None in (*line, *line.values()):
-            raise InputError(f"{path}, line {number}: not as many cells as the header has; separate them by tabs")
-        claim = load.checked(Claim, line, f"{path}, line {number}")
+    for number, cells in lines:
+        claim = load.checked(Claim, dict(zip(header, cells, strict=True)), f"{path}, line {number}")
         if claim.id in claims:
             raise InputError(f"{path}, line {number}: id {claim.id} occurs twice; rename one")
         claims[claim.id] = claim

@@ -15,8 +15,9 @@ from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
-from m2mkd.config.strict import parse_json, parse_yaml
+from m2mkd.config.strict import LARGEST_JSON, LARGEST_YAML, parse_json, parse_yaml
 from m2mkd.errors import InputError
+from m2mkd.files import require_file
 
 CONFIG = Path("config")
 RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
@@ -32,6 +33,8 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
         If the file cannot be read, is not YAML in UTF-8, or is not a mapping.
     """
     try:
+        if require_file(path).st_size > LARGEST_YAML:
+            raise InputError(f"{path}: is larger than {LARGEST_YAML} bytes; a configuration is shorter")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run from the root of the project") from error
@@ -45,12 +48,27 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
     return content
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; see `parse_json`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    InputError
+        If it is no file, is larger than any of this suite, or holds no JSON object.
+    """
+    if require_file(path).st_size > LARGEST_JSON:
+        raise InputError(f"{path}: is larger than {LARGEST_JSON} bytes; no file of this suite is")
+    return parse_json(path.read_bytes(), str(path))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a file of configuration, in YAML or, by its name, in JSON; raises as `read_yaml`."""
     if path.suffix != ".json":
         return read_yaml(path)
     try:
-        return parse_json(path.read_bytes(), str(path))
+        return read_json(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file of configuration") from None
 

@@ -269,7 +269,7 @@ def _require_space(url: str, partial: Path, coming: int) -> None:
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -239,7 +239,7 @@ def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: 
 
 def _progress(title: str, total: int, stack: ExitStack) -> Callable[[int], None]:
     console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = stack.enter_context(Progress(*columns, console=console, disable=not console.is_terminal))
     task = bar.add_task(title, total=total)
     return lambda done: bar.update(task, completed=done)

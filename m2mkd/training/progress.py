@@ -32,9 +32,9 @@ class TrainingProgress:
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.live = self.console.is_terminal and not quiet
         self.bar = Progress(
-            TextColumn("{task.description}  {task.fields[epoch]}"),
+            TextColumn("{task.description}  {task.fields[epoch]}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[now]}  {task.fields[news]}"),
+            TextColumn("{task.fields[now]}  {task.fields[news]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,

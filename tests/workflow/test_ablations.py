@@ -3,14 +3,8 @@
 import csv
 import json
 
-YAML = """kind: ablation
-title: Initialisation of the experts, once more
-of: vmoe_base/end_to_end
-scales: [smoke]
-settings:
-  trunc02: {compat: {expert_init: trunc02}}
-  fastmoe: {compat: {expert_init: fastmoe}}
-"""
+from tests.workflow.studies import add_ablation
+
 CLAIM = {
     "id": "new_claim",
     "claim": "The released initialisation of the experts hurts.",
@@ -34,7 +28,7 @@ CLAIM = {
 def test_a_new_ablation_is_one_file_and_one_row(finished, copy_of):
     project = copy_of(finished)
     assert "ablations" not in project.jobs("ablations")  # scale smoke has none of its own
-    (project.root / "config/experiments/ablation_new.yaml").write_text(YAML)
+    add_ablation(project)
     claims = project.root / "config/claims.tsv"
     header = claims.read_text().partition("\n")[0].split("\t")
     claims.write_text(claims.read_text() + "\t".join(CLAIM[name] for name in header) + "\n")

@@ -17,6 +17,7 @@ from m2mkd.results.judge.pairs import Pair
 from m2mkd.results.judge.verdicts import Verdict, judge
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import UNFINISHED
+from m2mkd.study.labelled import unequal_labels
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
@@ -40,6 +41,8 @@ class Finding:
     """Ids of all runs behind it, upstream before downstream."""
     outdated: tuple[str, ...] = ()
     """Those of them that other code than this computed."""
+    unequal: str = ""
+    """How the labelled images that its arms have seen differ, in words; empty where they do not."""
     cost: float | None = None
     """GPU-hours that judging it would take, on H200 at 40 % of their peak; none where it is judged."""
     p_value: float | None = None
@@ -52,10 +55,11 @@ class Finding:
 
     @property
     def why(self) -> str:
-        """Why, in words, and how many of its runs other code computed."""
+        """Why, in words; whether its arms have seen the same labelled images; and how many of its runs other code computed."""
         count = len(self.outdated)
         other = f" Other code than this computed {count} of its {len(self.runs)} runs ('m2mkd runs list' names it)." if count else ""
-        return f"{self.verdict.why}{other}"
+        unequal = f" Its arms have seen unequal labelled images: {self.unequal}." if self.unequal else ""
+        return f"{self.verdict.why}{unequal}{other}"
 
     @property
     def pairs(self) -> list[Pair]:
@@ -105,7 +109,9 @@ class _Board:
         comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
         needed = study.with_upstream([seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
-        finding = Finding(claim, Verdict("not run", ""), comparisons=comparisons, runs=runs)
+        different = (unequal_labels(study, [rows["/".join(member)] for member in members]) for members in claim.members())
+        unequal = "; ".join(dict.fromkeys(filter(None, different)))
+        finding = Finding(claim, Verdict("not run", ""), comparisons=comparisons, runs=runs, unequal=unequal)
         if not at_scale:
             hours = self.planned_hours(claim)
             return replace(finding, verdict=replace(self._smoke(finding), needs=_at_what_cost(claim, hours)), cost=hours)

@@ -9,8 +9,10 @@ from matplotlib import rc_context
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import Record
 from m2mkd.results.report.figures import Illustration
+from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import (
     INCHES_WIDE,
+    INTERVAL,
     SERIES,
     STYLE,
     Drawing,
@@ -20,7 +22,6 @@ from m2mkd.results.report.plots import (
     curves_figure,
     intervals_figure,
     mark,
-    variant_label,
 )
 from m2mkd.results.tables.detection import BY_SIZE, detectors
 from m2mkd.statistics import summarise
@@ -139,7 +140,7 @@ def _curves(collected: Collected) -> list[Illustration]:
         }
         title = f"{heading}: training of the detector"
         figure = curves_figure(panels, percent=tuple(DETECTOR_PANELS)[1:])
-        caption = "Lines: mean over seeds. Bands, where there are several seeds: one sample standard deviation to either side."
+        caption = f"Lines: mean over seeds; bands: {INTERVAL}, where there are several."
         illustrations.append(Illustration(f"curves-{_name(heading)}", title, caption, f"Learning curves, {title}.", figure))
     return illustrations
 

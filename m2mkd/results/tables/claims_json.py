@@ -22,6 +22,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         "family": finding.family,
         "metric": claim.metric,
         "comparison": claim.comparison,
+        "direction": claim.direction,
         "scale": claim.scale,
         "profile": claim.profile,
         "verdict": verdict.word,
@@ -32,6 +33,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         "seeds_needed": claim.seeds,
         "at_once": finding.at_once,
         "weak_seeds": {arm.name: _by_seed(arm.weak) for arm in members_of(finding.comparisons) if arm.weak},
+        "unequal_labels": finding.unequal,
     }
     if finding.outdated:
         record["outdated_runs"] = len(finding.outdated)

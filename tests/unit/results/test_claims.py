@@ -1,59 +1,16 @@
 """Verdicts at their boundaries; how often they are wrong is in test_false_verdicts.py."""
 
 import random
-from pathlib import Path
 
 import pytest
 
-from m2mkd.config.claims import Claim, load_claims
-from m2mkd.errors import InputError
-from m2mkd.results.judge.arms import Arm, Seed, exact_p_value, pairs_of
+from m2mkd.results.judge.arms import exact_p_value, pairs_of
 from m2mkd.results.judge.needs import with_needs
 from m2mkd.results.judge.pairs import Pair, averaged, rounding_of
 from m2mkd.results.judge.verdicts import judge
+from tests.claimed import CLAIM, SPREAD, arm, around, claim, pair
 
-CLAIM = Claim(
-    id="gain",
-    claim="A is better than B.",
-    source="here",
-    status="PREDICTED",
-    subject="suite",
-    profile="corrected",
-    metric="iid_top1",
-    population=("one",),
-    comparison="a - b",
-    aggregate="each",
-    direction="greater",
-    size=5.0,
-    unit="points",
-    tolerance=1.0,
-    scale="small",
-    seeds=6,
-)
-SPREAD = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5)
-"""Six seeds around 0: standard deviation sqrt(17.5 / 5) = 1.8708, half width of the 95 % interval 2.570582 * 1.8708 / sqrt(6) = 1.9633."""
 HALF = 1.9633
-
-
-def pair(*differences: float, control: float = 0.5, name: str = "one") -> Pair:
-    """Seeds whose accuracies differ by so many points."""
-    return Pair(name, tuple(control + difference / 100 for difference in differences), (control,) * len(differences))
-
-
-def around(middle: float, width: float = 1.0, **changes) -> Pair:
-    """Six seeds around so many points."""
-    return pair(*(middle + width * one for one in SPREAD), **changes)
-
-
-def arm(*accuracies: float, images: int = 100) -> Arm:
-    seeds = tuple(Seed(seed, "evaluate/0", share, None, None) for seed, share in enumerate(accuracies))
-    return Arm("one", "a", "corrected", seeds, images, 0.1)
-
-
-def claim(**changes) -> Claim:
-    return Claim.model_validate(CLAIM.model_dump() | changes)
-
-
 GAIN = claim(size=None, tolerance=0.0)
 EQUAL = claim(direction="equal", size=None, tolerance=0.5)
 
@@ -363,62 +320,3 @@ def test_an_exact_test_is_of_the_population_as_it_is_spoken_of(aggregate, p_valu
     comparisons = [(arm(*(0.5 + gain / 64 for gain in one)), arm(*[0.5] * 6)) for one in gains]
     asked = claim(aggregate=aggregate, population=("one", "two"))
     assert exact_p_value(asked, comparisons) == pytest.approx(p_value)
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"direction": "value"}, "does not fit direction value"),
-        ({"comparison": "a"}, "does not fit direction greater"),
-        ({"subject": "paper"}, "cannot judge a claim of the paper"),
-        ({"direction": "equal"}, "equal has no size"),
-        ({"direction": "greater", "size": None, "aggregate": "best"}, "aggregate"),
-        ({"size": "five"}, "size: .*valid number"),
-        ({"population": "one,,two"}, "population"),
-        ({"population": "one,two,one"}, "stands twice in the population"),
-        ({"comparison": "a - one/a"}, "is compared with itself"),
-        ({"size": "-5"}, "size above 0"),
-        ({"size": "nan"}, "size: .*finite"),
-        ({"tolerance": "inf"}, "tolerance: .*finite"),
-        ({"direction": "value", "comparison": "a", "unit": "relative"}, "accuracy in percent"),
-        ({"direction": "value", "comparison": "a", "size": "101"}, "accuracy in percent"),
-        ({"tolerance": "1.7"}, "tolerance 1.7 is more than a third of size 5"),
-        ({"seeds": "5"}, "seeds 5 cannot decide; write at least 6, or 1"),
-        ({"seeds": "1"}, "seeds 1 cannot decide"),  # of a gain
-        ({"seeds": "1", "direction": "value", "comparison": "a", "aggregate": "mean"}, "seeds 1 cannot decide"),
-    ],
-)
-def test_a_wrong_row_is_refused_by_line_and_field(tmp_path: Path, changes, message):
-    row = CLAIM.model_dump(mode="json") | {"population": "one"} | {name: "" if value is None else value for name, value in changes.items()}
-    path = tmp_path / "claims.tsv"
-    path.write_text("\t".join(row) + "\n" + "\t".join(str(value) for value in row.values()) + "\n")
-    with pytest.raises(InputError, match=f"claims.tsv, line 2: .*{message}"):
-        load_claims(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda line: line[:-2], "line 3: not as many cells as the header has"),
-        (lambda line: line + b"\tmore", "line 3: not as many cells as the header has"),
-        (lambda line: line.replace(b"better", b"b\xe9tter"), "claims.tsv: not a table in UTF-8"),
-        (lambda line: line.replace(b"greater", b"grater"), "line 3: direction"),
-    ],
-)
-def test_a_damaged_file_is_refused_by_line(tmp_path: Path, change, message):
-    row = CLAIM.model_dump(mode="json") | {"population": "one"}
-    lines = ["\t".join(row).encode(), b"", change("\t".join(str(value) for value in row.values()).encode())]
-    (tmp_path / "claims.tsv").write_bytes(b"\n".join(lines))
-    with pytest.raises(InputError, match=message):
-        load_claims(tmp_path / "claims.tsv")
-
-
-def test_an_id_stands_once(tmp_path: Path):
-    row = CLAIM.model_dump(mode="json") | {"population": "one"}
-    line = "\t".join(str(value) for value in row.values())
-    (tmp_path / "claims.tsv").write_text("\n".join(["\t".join(row), line, line]))
-    with pytest.raises(InputError, match="line 3: id gain occurs twice"):
-        load_claims(tmp_path / "claims.tsv")

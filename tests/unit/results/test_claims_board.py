@@ -1,16 +1,24 @@
-"""Verdicts of the board on fabricated runs: at chance, at another scale, of other seeds, of an outlier, of a teacher."""
+"""Verdicts of the board on fabricated runs: at chance, at another scale, of other seeds, of seeds that collapse, of a teacher."""
 
+import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from m2mkd.config import load
+from m2mkd.config.claims import load_claims
 from m2mkd.planning.cost import cost_of
+from m2mkd.results.judge.board import _Board, members_named
 from m2mkd.results.judge.changes import changed_science
+from m2mkd.results.judge.results import Results
+from m2mkd.results.judge.verdicts import DECIDED
 from m2mkd.results.tables.claims_table import explanation
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.plan import build_study
-from tests.fabricated import finish, plan
-from tests.unit.results.boards import STUDENTS, board, claim, fabricate
+from tests.fabricated import ROOT, finish, plan
+from tests.unit.results.boards import GAINS, STUDENTS, board, claim, fabricate, gaining
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +46,8 @@ def test_a_whole_study(tmp_path):
     assert words == {"smoke-pass", "not run"}
 
 
-def test_an_outlier_changes_the_verdict(tmp_path):
-    gains = (0.020, 0.021, 0.022, -0.10)
-    study = fabricate(tmp_path, gains=gains, seeds=3)
-    assert board(study)["small_vmoe_iid"].verdict.word == "reproduced"
-    study = fabricate(tmp_path, gains=gains, seeds=4)
+def test_a_seed_that_collapses_is_named(tmp_path):
+    study = fabricate(tmp_path, gains=(*GAINS, -0.60), seeds=7)
     verdict = board(study)["small_vmoe_iid"].verdict
     assert verdict.word == "inconclusive"
     assert "vmoe_base: seed 6 (-60.00) stands apart from the others (+2.05 points on average)" in verdict.why
@@ -135,6 +140,34 @@ def test_a_changed_scale_judges_nothing(tmp_path):
     assert "not excluded" not in found.verdict.why and found.verdict.interval is None
     found = board(plan(tmp_path, "small", STUDENTS, change))["small_vmoe_iid"]
     assert found.verdict.word == "not run" and "this study changes recipes.vmoe_finetune.epochs=3" in found.verdict.why
+
+
+def test_a_change_of_something_else_leaves_estimates_and_verdicts(tmp_path):
+    """A claim whose own runs have the keys that they have without the change is judged as without it."""
+    before = board(fabricate(tmp_path))["small_vmoe_iid"]
+    change = ["recipes.nac_tiny_imagenet.epochs=3", "experiment_changes.nac_tiny_imagenet_scale_free.ood=[]"]
+    names = [*STUDENTS, "nac_tiny_imagenet_scale_free"]
+    study = plan(tmp_path, "small", names, change, seeds=6)
+    finish(study, gaining(study))
+    assert changed_science(study)
+    found = board(study)
+    assert found["small_vmoe_iid"].verdict == before.verdict
+    assert "this study changes" in found["small_nac_iid"].verdict.why and found["small_nac_iid"].verdict.word == "not run"
+    # Of a study without them nothing is said but that.
+    few = board(plan(tmp_path, "small", STUDENTS, change, seeds=6))
+    assert "This study has no nac_tiny_imagenet_scale_free/m2mkd" in few["small_nac_iid"].verdict.why
+    # A change of what both build on is one of both.
+    both = board(plan(tmp_path, "small", names, ["recipes.pretrain_meta.epochs=3"], seeds=6))
+    assert all("this study changes" in both[name].verdict.why for name in ("small_vmoe_iid", "small_nac_iid"))
+
+
+def test_a_variant_that_a_change_makes_is_not_judged(tmp_path):
+    change = ["experiment_changes.vmoe_base.variants.longer={recipe: vmoe_finetune, init: modules}"]
+    study = plan(tmp_path, "small", [*STUDENTS, "vmoe_base/longer"], change, seeds=6)
+    finish(study, gaining(study))
+    longer = claim("small_vmoe_iid", id="longer", comparison="longer - end_to_end")
+    published = _Board(Results.read(study), []).published
+    assert not published.has(members_named(longer), "corrected") and published.has(["vmoe_base/m2mkd", "vmoe_base/end_to_end"], "corrected")
 
 
 MORE = "experiment_changes.vmoe_base.variants.m2mkd.seeds"

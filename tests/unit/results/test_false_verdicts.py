@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from m2mkd.config.claims import Claim
 from m2mkd.results.judge.pairs import Pair
 from m2mkd.results.judge.verdicts import judge
-from tests.unit.results.test_claims import claim
+from tests.claimed import claim
 
 STUDIES = 1000
 ALLOWED = 0.05
