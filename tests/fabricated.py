@@ -15,8 +15,9 @@ from m2mkd.data.manifest import manifest_digest
 from m2mkd.files import write_json
 from m2mkd.study.data import Data
 from m2mkd.study.keys import sealed
+from m2mkd.study.measurements import PRECISIONS
 from m2mkd.study.phase import CURVES, WEIGHTS, Phase
-from m2mkd.study.phases import Evaluate, EvaluateTeacher, MeasureHybrid
+from m2mkd.study.phases import Evaluate, EvaluateDetector, EvaluateTeacher, MeasureHybrid
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
@@ -56,6 +57,8 @@ computed_here = cache(provenance)
 
 def measured(config: Phase, top1: float) -> dict:
     """What a run of an accuracy has measured."""
+    if isinstance(config, EvaluateDetector):
+        return _detected(config.data, top1)
     if not isinstance(config, Evaluate | EvaluateTeacher | MeasureHybrid):
         return {"loss": 1.0, "val_loss": 1.0, "val_top1": top1, "val_top5": 1.0}
     share, count = seen(config.data, top1)
@@ -133,6 +136,18 @@ def _out_of_distribution(data: Data, top1: float) -> dict:
     share, count = seen(data, top1 / 2)
     found = {"top1": share, "top5": 1.0, "loss": 2.0, "count": count, "classes": 6, "left_out": 0 if count == 860 else 12}
     return found | {"renditions": {"edges": share / 2, "rotated": 3 * share / 2}}
+
+
+def _detected(data: Data, share: float) -> dict:
+    """AP50 of boxes is the share and of masks a tenth less; there is no large instance, and none of the last class."""
+    found: dict[str, Any] = {"count": seen(data, share)[1], "per_class": {}, "precision_recall": {"recall": [0.0, 0.5, 1.0]}}
+    for kind, factor in (("boxes", 1.0), ("masks", 0.9)):
+        numbers: dict[str, float | None] = dict.fromkeys(PRECISIONS, share * factor / 2)
+        found[kind] = numbers | {"AP50": share * factor, "APl": None, "ARl": None}
+        found["per_class"][kind] = {str(label): share * factor / 2 for label in range(data.classes - 1)} | {str(data.classes - 1): None}
+        found["precision_recall"][kind] = {"0.5": [1.0, share * factor, 0.0], "0.75": [1.0, share * factor / 2, 0.0]}
+    box = {"boxes": [[1.0, 2.0, 30.0, 40.0]], "scores": [share], "classes": [3], "masks": [""]}
+    return found | {"examples": [{"image": 0, "size": [64, 64], **box}]}
 
 
 def edit_record(study: Study, run: Run, change: Callable[[dict], object]) -> Path:

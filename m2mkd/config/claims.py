@@ -15,6 +15,10 @@ from m2mkd.errors import InputError
 Metric = Literal["iid_top1", "ood_top1", "graph_density"]
 COMPARISON = re.compile(r"([^ ()]+)|([^ ()]+) - ([^ ()]+)|\(([^ ()]+) - ([^ ()]+)\) - \(([^ ()]+) - ([^ ()]+)\)")
 """A; A - B; or (A - B) - (C - D)."""
+FEWEST_SEEDS = 6
+"""With fewer no exact test can reach 5 %: of five pairs that all point one way the two-sided p value is 2 / 2^5."""
+LARGEST_TOLERANCE = 1 / 3
+"""Of a claimed gain: what is a third smaller is not of that size."""
 
 
 class Claim(Config):
@@ -46,11 +50,12 @@ class Claim(Config):
     unit: Literal["points", "relative", "unstated"]
     """Percentage points of accuracy, percent of B's accuracy, or not stated: then it is judged in both."""
     tolerance: NonNegativeFloat
-    """How far from ``size`` still counts as that size, in the same unit; for ``equal``, the largest difference that counts as none."""
+    """How far from ``size`` still counts as that size, in the same unit, for a gain at most a third of it; for ``equal``, the largest
+    difference that counts as none."""
     scale: str
     """Scale at which it may be judged."""
     seeds: PositiveInt
-    """Fewest seeds that it is judged with; 1 for the accuracy of a teacher, which is one run."""
+    """Fewest seeds that it is judged with, at least six; or 1 for the accuracy of a teacher, which is one run."""
 
     @field_validator("population", mode="before")
     @classmethod
@@ -78,6 +83,10 @@ class Claim(Config):
             raise ValueError("direction value needs a size from 0 to 100 in points, for it is an accuracy in percent")
         if self.direction == "greater" and self.size is not None and self.size <= 0:
             raise ValueError("direction greater needs a size above 0, or none; turn the comparison round")
+        if self.direction == "greater" and self.size is not None and self.tolerance > LARGEST_TOLERANCE * self.size:
+            raise ValueError(f"tolerance {self.tolerance:g} is more than a third of size {self.size:g}; a gain so much smaller is another")
+        if self.seeds < FEWEST_SEEDS and (self.seeds, self.direction, self.aggregate) != (1, "value", "each"):
+            raise ValueError(f"seeds {self.seeds} cannot decide; write at least {FEWEST_SEEDS}, or 1 for the accuracy of one run")
         with_itself = any(members[0] == members[1] for members in self.members() if len(members) > 1)
         if with_itself or len(set(self.population)) < len(self.population):
             raise ValueError("an experiment stands twice in the population, or is compared with itself; remove one")

@@ -9,6 +9,9 @@ from m2mkd.config.base import Config
 from m2mkd.config.compat import Value
 from m2mkd.config.models import VMoEConfig
 
+BOX_BINS, MASK_BINS = 7, 14
+"""Places along a side that the features of a region are pooled to, for its box and for its mask."""
+
 
 class Proposals(Config):
     """How many boxes of an image go from the region proposal network to the heads."""

@@ -238,6 +238,8 @@ class Scale(Config):
     """Time between two checkpoints of a training; results and keys do not depend on it."""
     checkpoint_updates: PositiveInt | None = None
     """Updates between two checkpoints; none: time alone decides."""
+    weak_below: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """By family of students, the IID accuracy (share) below which a seed's training went badly; the verdict board names such seeds."""
     data: dict[str, str] = {}
     """Data sets that stand in for those of the experiments, both as name@size."""
     models: dict[str, dict] = {}

@@ -8,13 +8,10 @@ relative positions through a fused kernel.
 from functools import reduce
 from operator import add
 
-from m2mkd.config.detection import DetectorConfig, DetectorSwitches
+from m2mkd.config.detection import BOX_BINS, MASK_BINS, DetectorConfig, DetectorSwitches
 from m2mkd.planning import transformer
 from m2mkd.planning.circuit import Count
 from m2mkd.planning.layer_cost import LayerCost, Tensors
-
-BOX_BINS, MASK_BINS = 7, 14
-LEVELS = 5
 
 
 def backbone(config: DetectorConfig, switches: DetectorSwitches, count: Count) -> LayerCost:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+DETECTED = ("boxes", "masks")
+"""What a detector finds of an instance."""
 PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's numbers of a detector, in its order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances;
 recall with so many detections an image, and of the three sizes."""
@@ -130,7 +132,7 @@ def precisions(data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
         As `number`.
     """
     count = number("count", found["count"])
-    for kind in ("boxes", "masks"):
+    for kind in DETECTED:
         for name in PRECISIONS:
             if (value := found[kind][name]) is not None:
                 yield Measurement("detection", data, f"{kind}_{name}", number(f"{kind}_{name}", value), count=count)

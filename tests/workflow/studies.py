@@ -9,6 +9,20 @@ import yaml
 
 from tests.workflow.conftest import Project
 
+ABLATION = """kind: ablation
+title: Initialisation of the experts, once more
+of: vmoe_base/end_to_end
+scales: [smoke]
+settings:
+  trunc02: {compat: {expert_init: trunc02}}
+  fastmoe: {compat: {expert_init: fastmoe}}
+"""
+
+
+def add_ablation(project: Project) -> None:
+    """Give scale smoke, which has none, an ablation; one of its settings is a run of the study."""
+    (project.root / "config/experiments/ablation_new.yaml").write_text(ABLATION)
+
 
 def tables(project: Project) -> dict[str, bytes]:
     """Contents of all tables, by name."""

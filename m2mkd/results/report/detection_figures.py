@@ -9,8 +9,10 @@ from matplotlib import rc_context
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import Record
 from m2mkd.results.report.figures import Illustration
+from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import (
     INCHES_WIDE,
+    INTERVAL,
     SERIES,
     STYLE,
     Drawing,
@@ -20,13 +22,13 @@ from m2mkd.results.report.plots import (
     curves_figure,
     intervals_figure,
     mark,
-    variant_label,
 )
-from m2mkd.results.tables.detection import BY_SIZE, KINDS, detectors
+from m2mkd.results.tables.detection import BY_SIZE, detectors
 from m2mkd.statistics import summarise
+from m2mkd.study.measurements import DETECTED
 from m2mkd.study.run import Row
 
-PANELS = {"training loss": "loss", "boxes AP50 %": "val_boxes_AP50", "masks AP50 %": "val_masks_AP50"}
+DETECTOR_PANELS = {"training loss": "loss", "boxes AP50 %": "val_boxes_AP50", "masks AP50 %": "val_masks_AP50"}
 """Column of the learning curves that each panel shows."""
 OVERLAPS = {"0.5": "-", "0.75": "--"}
 """Overlaps at which precision is drawn over recall, and how."""
@@ -55,7 +57,7 @@ def precision_recall_figure(variants: Mapping[str, Sequence[Record]]) -> Drawing
     colour = colours(variants)
     with rc_context(STYLE):
         figure = Drawing(figsize=(INCHES_WIDE, 3.4))
-        for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
+        for axes, kind in zip(figure.subplots(1, len(DETECTED), sharey=True), DETECTED, strict=True):
             for number, (variant, records) in enumerate(variants.items()):
                 for overlap, style in OVERLAPS.items():
                     recall, precision = _mean_curve(records, kind, overlap)
@@ -88,7 +90,7 @@ def by_size_figure(variants: Mapping[str, Sequence[Record]]) -> Drawing:
 def size_estimates(variants: Mapping[str, Sequence[Record]]) -> dict[str, list[Estimate]]:
     """What `by_size_figure` draws, boxes and masks apart; all sizes together stand first."""
     found: dict[str, list[Estimate]] = {}
-    for kind in KINDS:
+    for kind in DETECTED:
         for name, size in {"AP": "all", **BY_SIZE}.items():
             for variant, records in variants.items():
                 known = [100 * value for record in records if (value := record.metrics[kind][name]) is not None]
@@ -134,11 +136,11 @@ def _curves(collected: Collected) -> list[Illustration]:
         colour = colours(variants)
         panels = {
             title: [Line(variant_label(variant), _values(found, name), colour[variant]) for variant, found in variants.items()]
-            for title, name in PANELS.items()
+            for title, name in DETECTOR_PANELS.items()
         }
         title = f"{heading}: training of the detector"
-        figure = curves_figure(panels, percent=tuple(PANELS)[1:])
-        caption = "Lines: mean over seeds. Bands, where there are several seeds: one sample standard deviation to either side."
+        figure = curves_figure(panels, percent=tuple(DETECTOR_PANELS)[1:])
+        caption = f"Lines: mean over seeds; bands: {INTERVAL}, where there are several."
         illustrations.append(Illustration(f"curves-{_name(heading)}", title, caption, f"Learning curves, {title}.", figure))
     return illustrations
 

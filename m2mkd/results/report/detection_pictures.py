@@ -21,7 +21,7 @@ from m2mkd.results.report.pictures import QUALITY, Picture
 from m2mkd.results.tables.detection import detectors
 from m2mkd.study.phases import EvaluateDetector
 
-IMAGES = 4
+SHOWN_IMAGES = 4
 """Rows of a sheet."""
 SIDE = 200
 """Longer side of each image in pixels."""
@@ -45,10 +45,10 @@ def detections_sheet(record: Record) -> Image.Image | None:
     assert isinstance(config, EvaluateDetector)
     try:
         pack = open_pack(Path(config.data.folder), verify="never")
+        split = detection_split(pack, "val")
     except InputError:
         return None
-    split = detection_split(pack, "val")
-    rows = [_row(split, pack.classes, example) for example in record.metrics["examples"][:IMAGES]]
+    rows = [_row(split, pack.classes, example) for example in record.metrics["examples"][:SHOWN_IMAGES]]
     sheet = Image.new("RGB", (2 * SIDE + GAP, HEADING + len(rows) * (SIDE + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(HEADING - 4)
     for column, title in enumerate(("truth", "detections")):

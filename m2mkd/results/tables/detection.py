@@ -7,15 +7,14 @@ from m2mkd.results.read.lookup import ROW, SUMMARY, row_names
 from m2mkd.results.tables.accuracies import OVER_SEEDS, ROW_SHOWN
 from m2mkd.results.tables.layout import Table, accuracy, column, percent_with_interval, table_of
 from m2mkd.statistics import summarise
-from m2mkd.study.measurements import PRECISIONS
+from m2mkd.study.measurements import DETECTED, PRECISIONS
 from m2mkd.study.run import Row
 
 PHASE = "evaluate_detector"
-KINDS = ("boxes", "masks")
 HEADLINE = ("AP", "AP50", "AP75", "AR100")
 BY_SIZE = {"APs": "small", "APm": "medium", "APl": "large"}
 """Numbers of instances of a size, and what it is called: below 32 x 32 pixels, below 96 x 96, and above."""
-METRICS = tuple(f"{kind}_{name}" for kind in KINDS for name in PRECISIONS)
+AP_METRICS = tuple(f"{kind}_{name}" for kind in DETECTED for name in PRECISIONS)
 """What is measured of a detector."""
 
 
@@ -27,13 +26,13 @@ def detectors(collected: Collected) -> list[Row]:
 def detection_table(collected: Collected) -> Table:
     """All of COCO's numbers of every detector; shown are the first of them."""
     lines = row_names(detectors(collected))
-    for metric in METRICS:
+    for metric in AP_METRICS:
         found = collected.numbers.of("detection", metric)
         keys = [*ROW, *(name for name in ("data", "count", "n") if name in lines)]
         lines = lines.merge(found, "left", on=keys)
-    exact = [*ROW, "data", "count", "n", *(f"{metric}_{part}" for metric in METRICS for part in SUMMARY)]
+    exact = [*ROW, "data", "count", "n", *(f"{metric}_{part}" for metric in AP_METRICS for part in SUMMARY)]
     shown = ROW_SHOWN | {"set": column("data"), "images": column("count"), "seeds": column("n")}
-    shown |= {f"{kind} {name} %": accuracy(f"{kind}_{name}") for kind in KINDS for name in HEADLINE}
+    shown |= {f"{kind} {name} %": accuracy(f"{kind}_{name}") for kind in DETECTED for name in HEADLINE}
     caption = (
         f"Average precision of detectors in percent, {OVER_SEEDS}. AP is the mean over overlaps of 0.50 to 0.95, AP50 and AP75 are at one "
         "of them, AR100 is the recall with 100 detections an image."
@@ -46,7 +45,7 @@ def detection_sizes_table(collected: Collected) -> Table:
     found = [
         (*row.name, cell.data, kind, size, cell.over_seeds.n, cell.over_seeds.mean, cell.over_seeds.half_width)
         for row in detectors(collected)
-        for kind in KINDS
+        for kind in DETECTED
         for name, size in BY_SIZE.items()
         for cell in collected.numbers.cells(row, "detection", f"{kind}_{name}")
     ]
@@ -66,7 +65,7 @@ def detection_classes_table(collected: Collected) -> Table:
     names = []
     for row in detectors(collected):
         measured = [collected.by_run[run_id].metrics["per_class"] for run_id in row.measured if run_id in collected.by_run]
-        for kind in KINDS:
+        for kind in DETECTED:
             names.append(name := f"{row.variant} ({row.profile}), {kind}")
             for label in measured[0][kind]:
                 known = [value for seed in measured if (value := seed[kind][label]) is not None]

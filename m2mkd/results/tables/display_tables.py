@@ -20,7 +20,7 @@ from m2mkd.statistics import mean
 from m2mkd.study.lineage import anchor_of, title_of
 from m2mkd.study.phase import METRICS, PHASES
 from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainDetector, TrainStudent
-from m2mkd.study.run import RowName
+from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
 
 SPLITS = ("iid", "ood", "fewshot")
@@ -81,14 +81,17 @@ def quoted_table(collected: Collected) -> DisplayTable:
     return DisplayTable("published", caption, header, tuple(dict.fromkeys(lines)))
 
 
-def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
-    """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
+def evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
+    """Runs behind the rows of the tables, those with the same together: anchors, title, a line a seed with its digests and one command."""
     study, every = collected.study, collected.measurements
     top1 = (every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)
     accuracies = every[top1 | (every["metric"] == "boxes_AP")]
     by_run = {row: _by_run(of_row) for row, of_row in accuracies.groupby(ROW)}
-    found = []
+    alike: dict[tuple[str, ...], list[Row]] = {}
     for row in study.rows:
+        alike.setdefault(row.measured, []).append(row)
+    found = []
+    for row, *others in alike.values():
         shares = by_run.get(row.name, pd.DataFrame())
         names = tuple(f"{column[0]}, {column[1]}, %" for column in shares.columns)
         lines = []
@@ -99,8 +102,9 @@ def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, D
             target = commands.to(f"{study.folder(run_id)}/{METRICS}")
             lines.append(("all" if seed is None else str(seed), *cells, run_id, state, target))
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
-        caption = f"Runs behind {row.name}."
-        found.append((anchor_of(row), str(row.name), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+        title = "; ".join(str(one.name) for one in (row, *others))
+        table = DisplayTable(f"{anchor_of(row)}-table", f"Runs behind {title}.", header, tuple(lines))
+        found.append(([anchor_of(one) for one in (row, *others)], title, table))
     return [*found, *_hybrids_evidence(collected, commands)]
 
 
@@ -110,7 +114,7 @@ def _by_run(measurements: pd.DataFrame) -> pd.DataFrame:
     return measurements.pivot_table("value", "run", ["split", "data"])[list(columns)]
 
 
-def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
+def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
     """The same for the measurements of the teachers' modules, which are no row of their own."""
     study = collected.study
     lines: dict[RowName, list[tuple[str, ...]]] = {}
@@ -123,7 +127,7 @@ def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[st
     found = []
     for name, rows in lines.items():
         title, anchor = f"Modules of {name.experiment} in the meta model ({name.profile})", hybrids_anchor(name)
-        found.append((anchor, title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
+        found.append(([anchor], title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
     return found
 
 

@@ -17,7 +17,7 @@ from m2mkd.ranks import Ranks
 from m2mkd.study.phase import DETECTION_BATCH
 from m2mkd.study.phases import EvaluateDetector, TrainDetector
 
-KINDS: tuple[Kind, ...] = ("boxes", "masks")
+KINDS_OF_AP: tuple[Kind, ...] = ("boxes", "masks")
 RELEASED_EDGES = 800, 1333
 """Pixels of the shorter side in the released evaluation, and the most of the longer one."""
 FOLLOWED = ("AP", "AP50", "AP75")
@@ -42,7 +42,7 @@ def detected(detector: Detector, batches: Iterable[DetectionEvalBatch], device: 
 
 def precision_of(truth: Sequence[Truth], found: Sequence[Predictions], classes: Sequence[str]) -> dict[Kind, AveragePrecision]:
     """Average precision of boxes and of masks."""
-    return {kind: average_precision(truth, found, classes, kind) for kind in KINDS}
+    return {kind: average_precision(truth, found, classes, kind) for kind in KINDS_OF_AP}
 
 
 def measure_detector(detector: Detector, pack: Pack, device: torch.device) -> dict[str, Any]:
@@ -84,5 +84,5 @@ class Validation:
         shares = ranks.all_gather(list(detected(self.detector, batches, self.device)))
         found = sorted((one for share in shares for one in share), key=lambda one: one.image)
         measured = precision_of(truth_of(self.split), found, self.classes)
-        named = {f"val_{kind}_{name}": measured[kind].numbers[name] for kind in KINDS for name in FOLLOWED}
+        named = {f"val_{kind}_{name}": measured[kind].numbers[name] for kind in KINDS_OF_AP for name in FOLLOWED}
         return {name: value for name, value in named.items() if value is not None}

@@ -195,5 +195,5 @@ def test_images_on_the_disk_are_asked_for_before_they_are_read(tmp_path, monkeyp
 
 
 def test_a_set_smaller_than_a_batch_is_refused():
-    with pytest.raises(InputError, match="digits: 15 training images are fewer than one batch of 16; lower batch_size"):
+    with pytest.raises(InputError, match="digits student 0: 15 training images are fewer than one batch of 16; lower batch_size"):
         stream(range(15))

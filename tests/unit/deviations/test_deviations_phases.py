@@ -290,7 +290,7 @@ def test_distillation_follows_the_switches(monkeypatch, runs):
     for profile in ("released", "corrected"):
         value = {name: getattr(switch, profile) for name, switch in SWITCHES.items()}
         pair = wired(monkeypatch, *(job(run, value | changed, upstream) for changed in ({"kl_norm": SWITCHES["kl_norm"].corrected}, {})))[0]
-        losses[profile] = [task.loss(images, targets, torch.Generator()).item() for task in pair]
+        losses[profile] = [task.loss(images, targets, torch.Generator()).value.item() for task in pair]
         tasks[profile] = pair[-1]
     released, corrected = tasks["released"], tasks["corrected"]
     assert (released.decay_scalars, corrected.decay_scalars) == (True, False)

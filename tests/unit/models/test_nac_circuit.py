@@ -200,7 +200,7 @@ class Nothing(Noise):
 @pytest.mark.parametrize("mode", ["evaluation", "evaluation with noise", "training"])
 def test_no_value_of_a_tensor_is_waited_for(mode, monkeypatch):
     """Fake tensors have none: item(), bool(), nonzero() or a shape that depends on data would raise. As on an accelerator."""
-    monkeypatch.setattr("m2mkd.models.nac.noise._countable", lambda _: False)
+    monkeypatch.setattr("m2mkd.models.nac.noise._on_cpu", lambda _: False)
     with torch.device("meta"):
         nac = NAC(CONFIG, image_size=16, num_classes=5, prior=None)
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -13,7 +13,7 @@ from m2mkd.planning.layer_cost import Tensors
 from m2mkd.study.phases import EvaluateDetector, TrainDetector
 from m2mkd.study.plan import build_study
 from tests.scenes import detection_study, detector_run
-from tests.unit.planning.test_flops import counted, parameters_of, saved_bytes
+from tests.unit.planning.counting import counted, parameters_of, saved_bytes
 
 GLOBAL = DetectorSwitches(detection_init="none", detection_input="corner", detection_attention="global")
 WINDOWS = DetectorSwitches()

@@ -20,9 +20,9 @@ def gaining(study: Study, gains=GAINS):
     return lambda run, seed: 0.9 + (gains[seed] if run.id in treated else 0.0)
 
 
-def fabricate(root: Path, scale: str = "small", gains=GAINS, **changes) -> Study:
+def fabricate(root: Path, scale: str = "small", gains=GAINS, seeds: int = 6, **changes) -> Study:
     """A finished study of two students, one of which gains so much over the other."""
-    study = plan(root, scale, STUDENTS, **changes)
+    study = plan(root, scale, STUDENTS, seeds=seeds, **changes)
     finish(study, gaining(study, gains))
     return study
 

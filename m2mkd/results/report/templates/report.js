@@ -1,6 +1,8 @@
 // Reads out what a figure shows where someone points, touches or goes with the arrow keys. The page is whole without it.
 for (const figure of document.querySelectorAll("figure")) {
-  const marks = JSON.parse(figure.querySelector("script").textContent);
+  const data = figure.querySelector("script");
+  if (!data) continue;  // a picture
+  const marks = JSON.parse(data.textContent);
   const plot = figure.querySelector(".plot"), drawing = plot.querySelector("svg"), reading = figure.querySelector(".reading");
   if (!marks.length) continue;
   const { width, height } = drawing.viewBox.baseVal;
