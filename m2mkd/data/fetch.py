@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -86,7 +87,9 @@ def _local(url: str) -> Path | None:
     """The path that is meant; none for an address of the web."""
     if url.lower().startswith(("http:", "https:")):
         return None
-    return Path(unquote(url.removeprefix("file://").removeprefix("file:")))
+    address = re.match("file:(//)?", url, flags=re.IGNORECASE)
+    # In the name of a folder a percent sign stands for itself.
+    return Path(unquote(url[address.end() :])) if address else Path(url)
 
 
 def _offered(url: str) -> bool:

@@ -184,6 +184,16 @@ def test_a_folder_in_place_of_the_server(tmp_path: Path, form: str):
     assert (RAW / "set.zip").read_bytes() == CONTENT
 
 
+def test_a_percent_sign_in_the_name_of_a_folder_stands_for_itself(tmp_path: Path):
+    (tmp_path / "my%20sets").mkdir()
+    (tmp_path / "my%20sets/set.zip").write_bytes(CONTENT)
+    fetch("set", dataset(None), str(tmp_path / "my%20sets"))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    (RAW / "set.zip").unlink()
+    fetch("set", dataset(None), f"file:{tmp_path}/my%2520sets")
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
 def test_another_server_in_place_of_the_registered_one(server: Server):
     fetch("set", dataset("http://127.0.0.1:9/set.zip"), server.url, pause=0.01)
     assert (RAW / "set.zip").read_bytes() == CONTENT
