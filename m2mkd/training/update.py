@@ -220,7 +220,7 @@ class Training:
     def watch(self, accuracy: Accuracy) -> None:
         """Say so if the network stays at chance."""
         epoch = self.progress.epochs + 1
-        if (since := self.chance.stays_since(epoch, accuracy)) is not None:
+        if (since := self.chance.stays_since(epoch, accuracy.top1, accuracy.count, len(accuracy.labels.unique()))) is not None:
             self.say(f"{self.title}: val_top1 is at chance since epoch {since}, now {100 * accuracy.top1:.1f} % in epoch {epoch}")
 
     def averaged(self) -> AbstractContextManager[None]:

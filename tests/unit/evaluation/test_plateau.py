@@ -1,9 +1,7 @@
 """When a training counts as staying at chance."""
 
 import pytest
-import torch
 
-from m2mkd.evaluation.accuracy import Accuracy
 from m2mkd.evaluation.plateau import Plateau, at_chance, plateau
 from m2mkd.training.guards import ChanceWatch
 
@@ -27,12 +25,7 @@ def test_a_plateau_is_the_longest_run_of_several_measurements(curve, expected):
     assert plateau(enumerate(curve, 1), 359, 10) == expected
 
 
-def accuracy(top1, count=359):
-    labels = torch.arange(count) % 10
-    return Accuracy(count, 0.0, top1, 1.0, labels == 0, labels, labels, labels)
-
-
 def test_a_training_that_stays_is_told_once_and_again_after_it_has_left():
     watch = ChanceWatch()
-    told = [watch.stays_since(epoch, accuracy(top1)) for epoch, top1 in enumerate([0.1] * 5 + [0.5] + [0.1] * 4, 1)]
+    told = [watch.stays_since(epoch, top1, 359, 10) for epoch, top1 in enumerate([0.1] * 5 + [0.5] + [0.1] * 4, 1)]
     assert told == [None, None, 1, None, None, None, None, None, 7, None]
