@@ -93,8 +93,8 @@ class _Asked:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
-        from google.protobuf.json_format import Error as JsonError  # type: ignore[import-untyped]
-        from google.protobuf.message import Error as MessageError  # type: ignore[import-untyped]
+        from google.protobuf.json_format import Error as JsonError
+        from google.protobuf.message import Error as MessageError
         from mlflow.exceptions import MlflowException
 
         value = getattr(self._client, name)
