@@ -1,6 +1,6 @@
 """Labelled images that each arm of a comparison learns from, in all its phases, the teacher's included."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +66,13 @@ def unequal_labels(study: Study, rows: Iterable[Row]) -> str:
     if all(other == one for one in seen.values() for other in seen.values()):
         return ""
     return "; ".join(f"{name.variant} {describe(sets)}" for name, sets in seen.items())
+
+
+def unlike_first(study: Study, rows: Sequence[Row]) -> list[bool]:
+    """Whether each row has seen other labelled images than the first row of its experiment and profile."""
+    first: dict[tuple[str, str], dict[str, float]] = {}
+    seen = [label_sets(labelled_by_row(study, row)) for row in rows]
+    return [first.setdefault((row.experiment, row.profile), sets) != sets for row, sets in zip(rows, seen, strict=True)]
 
 
 def describe(sets: dict[str, float]) -> str:

@@ -58,7 +58,7 @@ class Finding:
         """Why, in words; whether its arms have seen the same labelled images; and how many of its runs other code computed."""
         count = len(self.outdated)
         other = f" Other code than this computed {count} of its {len(self.runs)} runs ('m2mkd runs list' names it)." if count else ""
-        unequal = f" Its arms have seen unequal labelled images: {self.unequal}." if self.unequal else ""
+        unequal = f" The arms saw different labelled images: {self.unequal}." if self.unequal else ""
         return f"{self.verdict.why}{unequal}{other}"
 
     @property

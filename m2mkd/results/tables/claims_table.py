@@ -58,6 +58,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
                 "gpu_hours_to_judge": finding.cost,
                 "runs": len(finding.runs),
                 "outdated_runs": len(finding.outdated),
+                "labelled_images": "unequal" if finding.unequal else "equal",
                 "why": finding.why,
                 "needs": verdict.needs,
                 "claim": claim.claim,

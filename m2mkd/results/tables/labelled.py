@@ -8,7 +8,7 @@ import pandas as pd
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.lookup import ROW
 from m2mkd.results.tables.layout import Column, Linked, Table, column, table_of
-from m2mkd.study.labelled import describe, label_sets, labelled_by_row
+from m2mkd.study.labelled import describe, label_sets, labelled_by_row, unlike_first
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.run import Row
 
@@ -18,17 +18,15 @@ LEARNERS = ("teacher", "modules", "student")
 def labelled_table(collected: Collected, rows: Sequence[Row]) -> Table:
     """A line for each arm: which labelled images it has seen, and how often in which phases; unequal arms of an experiment are marked."""
     study = collected.study
-    first: dict[tuple[str, str], dict[str, float]] = {}
     lines = []
-    for row in rows:
+    for row, unlike in zip(rows, unlike_first(study, rows), strict=True):
         labelled = labelled_by_row(study, row)
         sets = label_sets(labelled)
         line: dict[str, Any] = row.name._asdict() | {"seen": describe(sets)}
         line["images"] = _total([one.images for one in {one.data: one for one in sorted(labelled, key=lambda one: one.share)}.values()])
         for learner in LEARNERS:
             line[f"{learner}_views"] = _total([one.views for one in labelled if one.learner == learner])
-        equal = first.setdefault((row.experiment, row.profile), sets) == sets
-        lines.append(line | {"arms": "equal" if equal else "unequal"})
+        lines.append(line | {"arms": "unequal" if unlike else "equal"})
     counts = ["images", *(f"{learner}_views" for learner in LEARNERS)]
     frame = pd.DataFrame(lines, columns=[*ROW, "seen", *counts, "arms"]).astype(dict.fromkeys(counts, "Int64"))
     shown: dict[str, Column] = {name: column(name) for name in ROW}
