@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import Accuracy
-from m2mkd.evaluation.plateau import SEVERAL, plateau
+from m2mkd.evaluation.plateau import SHORTEST_PLATEAU, plateau
 from m2mkd.models.moe import MoE
 from m2mkd.ranks import Ranks
 
@@ -49,7 +49,7 @@ class ChanceWatch:
 
     def stays_since(self, epoch: int, accuracy: Accuracy) -> int | None:
         """The epoch since which every measurement is at chance, when the one after ``epoch`` makes a plateau; of one it is told once."""
-        self._measured = [*self._measured, (epoch, accuracy.top1)][-SEVERAL:]
+        self._measured = [*self._measured, (epoch, accuracy.top1)][-SHORTEST_PLATEAU:]
         found = plateau(self._measured, accuracy.count, len(accuracy.labels.unique()))
         news, self._told = found is not None and not self._told, found is not None
         return found.first if found and news else None
