@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from scipy.stats import binom
 
-SEVERAL = 3
+SHORTEST_PLATEAU = 3
 """Measurements in a row that make a plateau; fewer are a warm-up."""
 
 
@@ -38,4 +38,4 @@ def plateau(measured: Iterable[tuple[int, float]], images: int, classes: int) ->
     for epoch, top1 in measured:
         run = [*run, epoch] if at_chance(top1, images, classes) else []
         longest = max(longest, run, key=len)
-    return Plateau(longest[0], longest[-1]) if len(longest) >= SEVERAL else None
+    return Plateau(longest[0], longest[-1]) if len(longest) >= SHORTEST_PLATEAU else None

@@ -27,7 +27,7 @@ CIRCLES: dict[frozenset[str], str] = {}
 TWICE = {
     **dict.fromkeys(
         (
-            *("CHUNK", "COLUMNS", "DIGITS", "FOLDERS", "INK", "INPUTS", "MARGIN", "NAMES"),
+            *("BLOCK", "CHUNK", "COLUMNS", "DIGITS", "FOLDERS", "GROUND", "INK", "INPUTS", "MARGIN", "NAMES"),
             *("PUBLISHED", "TEXT", "VALUES"),
         ),
         "a constant of its module, which no other takes by this name",
@@ -37,6 +37,7 @@ TWICE = {
     "Backbone": "of a NAC's tokenizer, and of a detector",
     "Mark": "in a figure, and on an image",
     "Source": "of released tensors, and of the images of a split",
+    "edges": "of an image, and of what a claim takes for so",
     "origin": "of a container's image, and of a run",
 }
 """Public names of several modules beside commands, which have the names of what they do, and ``run`` of each phase; with the reason."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from m2mkd.config.claims import COMPARISON
-from m2mkd.results.report.labels import METRICS, arm_label
+from m2mkd.results.report.labels import METRIC_LABELS, arm_label
 from m2mkd.statistics import Interval
 
 NOT_RUN = "not run"
@@ -101,7 +101,7 @@ def _contrast(name: str, record: Mapping[str, Any]) -> Contrast:
         id=name,
         claim=record["claim"],
         family=record["family"],
-        metric=METRICS.get(record["metric"], record["metric"]),
+        metric=METRIC_LABELS.get(record["metric"], record["metric"]),
         arms=arms,
         direction=record["direction"],
         word=record["verdict"],

@@ -16,7 +16,7 @@ from m2mkd.study.study import Study
 ACCURACY = "validation top-1 %"
 PANELS = {"cross-entropy": "cross_entropy", "divergence": "divergence", "regulariser": "regulariser", ACCURACY: "val_top1"}
 """Column of the learning curves that each panel shows. Losses are those of training."""
-CAPTION = f"Lines: mean over seeds; bands: {INTERVAL}, where there are several of one network."
+CURVES_CAPTION = f"Lines: mean over seeds; bands: {INTERVAL}, where there are several of one network."
 Lines = Callable[[str], list[Line]]
 """The lines of a panel, by its column."""
 
@@ -67,7 +67,7 @@ def _student_curves(results: Results, curves: pd.DataFrame) -> list[Illustration
         apart = [(variant, run_id) for variant, of_row in variants.items() for run_id in of_row["run"].unique() if run_id in alone]
         names = [f"{variant_label(variant)}, seed {study.runs[run_id].seed}: {alone[run_id]}" for variant, run_id in apart]
         title = f"{student}{with_profile(study, profile)}: end-to-end training of the student"
-        caption = f"{CAPTION} Thin lines: {'; '.join(names)}." if names else CAPTION
+        caption = f"{CURVES_CAPTION} Thin lines: {'; '.join(names)}." if names else CURVES_CAPTION
         found.append(_illustration(curves_anchor(student, profile), title, _student_lines(variants, apart, names), caption))
     return found
 
@@ -89,7 +89,7 @@ def _teacher_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     found = []
     for name, of_row in _by_row(curves, "pretrain_meta", "incubate_module", "assemble_teacher"):
         title = f"{name.experiment}{with_profile(study, name.profile)}: Deep Incubation"
-        found.append(_illustration(curves_anchor(name.experiment, name.profile), title, _teacher_lines(of_row), CAPTION))
+        found.append(_illustration(curves_anchor(name.experiment, name.profile), title, _teacher_lines(of_row), CURVES_CAPTION))
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from m2mkd.results.judge.board import Finding
 from m2mkd.results.judge.results import Results
-from m2mkd.results.report.labels import listed
+from m2mkd.results.report.labels import enumerated
 from m2mkd.results.tables.accuracies import PAPER_SCALE
 from m2mkd.results.tables.claims_table import claim_anchor
 
@@ -100,7 +100,7 @@ def workflow_check(findings: Sequence[Finding]) -> list[str]:
     words = Counter(finding.verdict.word for finding in claims)
     if not words["smoke-pass"] + words["smoke-fail"]:
         return []
-    counted = listed([f"{words[word]} {word}" for word in ("smoke-pass", "smoke-fail", "not run") if words[word]])
+    counted = enumerated([f"{words[word]} {word}" for word in ("smoke-pass", "smoke-fail", "not run") if words[word]])
     lines = [
         f"Besides, the runs behind the claims of the paper are checked at this scale: {counted}. Passing means that every run is there, "
         "true to its digest and above chance, and nothing else."

@@ -10,15 +10,15 @@ from m2mkd.results.report.figures import Illustration
 from m2mkd.results.report.labels import family_label
 from m2mkd.results.report.plots import GROUND, MUTED, SERIES, STYLE, Drawing, mark
 
-INCHES_WIDE = 4.7
+FOREST_INCHES = 4.7
 """As wide as lets its text be read on a phone."""
 COLOURS = {"reproduced": 2, "holds in typical seeds": 2, "direction only": 0, "size undecided": 0, "not reproduced": 5}
 """Index in SERIES by verdict."""
 OPEN = 1
 """The same of any other."""
-ROW = 0.31
+ROW_INCHES = 0.31
 """Inches that a claim takes: a line of text, and the interval below it."""
-CAPTION = (
+FOREST_CAPTION = (
     "Difference in accuracy, in points. Dots: single seeds, paired. Thick line: 95 % interval by Student's t of one claim alone; thin line "
     "and numbers: 95 % for all claims at once, which decides. Filled: decided; hollow: open."
 )
@@ -42,7 +42,7 @@ def forest_figure(drawn: Sequence[Contrast]) -> Drawing:
         kinds.setdefault(axis_label(one), []).append(one)
     heights = [len(some) + 0.6 * len({one.family for one in some}) + 1.3 for some in kinds.values()]
     with rc_context(STYLE):
-        figure = Drawing(figsize=(INCHES_WIDE, ROW * sum(heights)))
+        figure = Drawing(figsize=(FOREST_INCHES, ROW_INCHES * sum(heights)))
         stacked = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (label, some) in zip(stacked, kinds.items(), strict=True):
             _draw_panel(axes, label, some)
@@ -108,4 +108,4 @@ def forest_illustrations(contrasts: Sequence[Contrast]) -> list[Illustration]:
     drawn = [one for one in contrasts if is_drawn(one)]
     if not drawn:
         return []
-    return [Illustration("claims", "Every claim that was judged", CAPTION, described(drawn), forest_figure(drawn))]
+    return [Illustration("claims", "Every claim that was judged", FOREST_CAPTION, described(drawn), forest_figure(drawn))]

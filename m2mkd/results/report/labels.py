@@ -1,9 +1,9 @@
 """What people call variants, families of models, metrics and the arms of a comparison."""
 
 FAMILIES = {"vmoe": "V-MoE", "nac": "NAC", "vit": "ViT"}
-METRICS = {"iid_top1": "IID", "ood_top1": "OOD", "graph_density": "density of the graph"}
+METRIC_LABELS = {"iid_top1": "IID", "ood_top1": "OOD", "graph_density": "density of the graph"}
 VARIANTS = {"m2mkd": "m2mKD", "pure_kd": "pure KD", "end_to_end": "end to end"}
-EXPERIMENTS = {"labels_only": "labels only", "equal_compute": "end to end with equal compute"}
+EXPERIMENT_LABELS = {"labels_only": "labels only", "equal_compute": "end to end with equal compute"}
 """What an arm is called that another experiment has, by a part of that experiment's name."""
 
 
@@ -16,7 +16,7 @@ def variant_label(variant: str) -> str:
 def arm_label(arm: str) -> str:
     """An arm of a claim's comparison, ``variant`` or ``experiment/variant``, as people call it."""
     experiment, _, variant = arm.rpartition("/")
-    return next((name for part, name in EXPERIMENTS.items() if part in experiment), variant_label(variant))
+    return next((name for part, name in EXPERIMENT_LABELS.items() if part in experiment), variant_label(variant))
 
 
 def family_label(family: str) -> str:
@@ -24,6 +24,6 @@ def family_label(family: str) -> str:
     return " and ".join(FAMILIES.get(one, one) for one in family.split(" and "))
 
 
-def listed(words: list[str]) -> str:
+def enumerated(words: list[str]) -> str:
     """Words as a list in a sentence."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1] if words else "")))

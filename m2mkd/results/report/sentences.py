@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast
-from m2mkd.results.report.labels import family_label, listed
+from m2mkd.results.report.labels import enumerated, family_label
 
 VERBS = {
     "reproduced": "is more accurate than {}",
@@ -108,7 +108,7 @@ def _of_family(family: str, gains: Sequence[Contrast]) -> str:
             if one.word == word:
                 rivals.setdefault(one.arms[1], []).append(" ".join(filter(None, (one.metric, one.numbers))))
         named = [f"{rival} ({', '.join(numbers)})" for rival, numbers in rivals.items()]
-        clauses.append(VERBS.get(word, OTHERWISE.format(word)).format(listed(named)))
+        clauses.append(VERBS.get(word, OTHERWISE.format(word)).format(enumerated(named)))
     return f"{family_label(family)}: m2mKD {'; it '.join(clauses)}."
 
 

@@ -6,7 +6,7 @@ from m2mkd.results.tables.detection import AP_METRICS
 from m2mkd.statistics import mean
 from m2mkd.study.run import Row, RowName
 
-MEASURED = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": AP_METRICS}
+SPLIT_METRICS = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": AP_METRICS}
 """What is measured on each kind of set."""
 BASELINE = "end_to_end"
 """Variant that the gains of the others of its experiment are over."""
@@ -28,7 +28,7 @@ def means_and_gains(collected: Collected) -> Metrics:
     for row in collected.study.rows:
         found = metrics.setdefault(row.experiment, {}).setdefault(row.variant, {}).setdefault(row.profile, {})
         baseline = rows.get(RowName(row.experiment, BASELINE, row.profile))
-        for split in MEASURED:
+        for split in SPLIT_METRICS:
             found |= {name: cell.over_seeds.mean for name, cell in _accuracies(collected, row, split).items()}
             if baseline and baseline != row:
                 found |= _gains(collected, row, baseline, split)
@@ -39,7 +39,7 @@ def with_deviations(collected: Collected, row_name: RowName) -> dict[str, float]
     """Mean of each accuracy of a row; where there are several seeds, standard deviation and 95 % interval too."""
     found: dict[str, float] = {}
     for row in (row for row in collected.study.rows if row.name == row_name):
-        for split in MEASURED:
+        for split in SPLIT_METRICS:
             for name, cell in _accuracies(collected, row, split).items():
                 over = cell.over_seeds
                 found[name] = over.mean
@@ -52,7 +52,7 @@ def with_deviations(collected: Collected, row_name: RowName) -> dict[str, float]
 def _accuracies(collected: Collected, row: Row, split: str) -> dict[str, Cell]:
     """Accuracies of a split by their name, followed by the data set where there are several."""
     found: dict[str, Cell] = {}
-    for metric in MEASURED[split]:
+    for metric in SPLIT_METRICS[split]:
         cells = collected.numbers.cells(row, split, metric)
         found |= {f"{split}_{metric}" if len(cells) == 1 else f"{split}_{metric} {cell.data}": cell for cell in cells}
     return found

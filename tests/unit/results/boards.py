@@ -12,12 +12,33 @@ from tests.fabricated import finish, plan
 STUDENTS = ("vmoe_base/end_to_end", "vmoe_base/m2mkd")
 GAINS = (0.020, 0.021, 0.022, 0.019, 0.018, 0.023)
 """Of m2mKD over from scratch, by seed."""
+GAIN = {
+    "claim": "Modules help.",
+    "family": "vmoe",
+    "metric": "iid_top1",
+    "comparison": "m2mkd - end_to_end",
+    "direction": "greater",
+    "scale": "small",
+    "verdict": "reproduced",
+    "decided": True,
+    "needs": "",
+    "seeds": 6,
+    "at_once": 3,
+    "unit": "points",
+    "estimate": 4.21,
+    "low": 3.0,
+    "high": 5.4,
+    "low_at_once": 2.04,
+    "high_at_once": 6.4,
+    "differences": {"vmoe_base": [[10, 4.0], [11, 4.42]]},
+}
+"""What ``claims.json`` says of one claim."""
 
 
 def gaining(study: Study, gains=GAINS):
     """Accuracies in which m2mKD gains so much over 90 %."""
     treated = {run_id for row in study.rows if row.variant == "m2mkd" for run_id in row.measured}
-    return lambda run, seed: 0.9 + (gains[seed] if run.id in treated else 0.0)
+    return lambda run, seed: 0.9 + (gains[seed % len(gains)] if run.id in treated else 0.0)
 
 
 def fabricate(root: Path, scale: str = "small", gains=GAINS, seeds: int = 6, **changes) -> Study:

@@ -207,8 +207,8 @@ def test_a_claim_about_one_side(tmp_path):
     study = fabricate(tmp_path)
     value = claim("nac_authors_scale_free_iid", population="vmoe_base", subject="suite", scale="small", profile="corrected", size=90.0)
     verdict = board(study, [value])["nac_authors_scale_free_iid"].verdict
-    # The seeds agree, but each was counted in 359 images: 100 * 2.570582 / sqrt(6) / (359 * sqrt(12)) = 0.08.
-    assert verdict.word == "holds in typical seeds" and "90.00 % [89.92, 90.08] lies within [89, 91]" in verdict.why
+    # The seeds agree, but each was counted in 1,000 images: 100 * 2.570582 / sqrt(6) / (1000 * sqrt(12)) = 0.03.
+    assert verdict.word == "holds in typical seeds" and "90.00 % [89.97, 90.03] lies within [89, 91]" in verdict.why
 
 
 def test_a_claim_about_a_teacher_is_judged_by_its_one_run(tmp_path):

@@ -4,10 +4,10 @@ import pytest
 
 from m2mkd.results.report.contrasts import contrasts
 from m2mkd.results.report.elsewhere import as_one
-from m2mkd.results.report.forest import CAPTION, COLOURS, forest_figure, forest_illustrations
+from m2mkd.results.report.forest import COLOURS, FOREST_CAPTION, forest_figure, forest_illustrations
 from m2mkd.results.report.plots import GROUND, SERIES
 from m2mkd.results.report.svg import inline_svg, marks_json
-from tests.unit.results.test_sentences import GAIN
+from tests.unit.results.boards import GAIN
 
 
 def drawn(**records):
@@ -42,7 +42,7 @@ def test_what_has_no_interval_is_not_drawn():
     nothing = {"estimate": None}
     assert forest_illustrations(drawn(one=nothing)) == []
     (found,) = forest_illustrations(drawn(one=nothing, two={}))
-    assert found.description.count("m2mKD - end to end, IID: +4.2 [+2.0, +6.4], reproduced") == 1 and found.caption == CAPTION
+    assert found.description.count("m2mKD - end to end, IID: +4.2 [+2.0, +6.4], reproduced") == 1 and found.caption == FOREST_CAPTION
     text = inline_svg(found.figure, found.name, found.description)
     assert GROUND not in text and "m2mKD, seed" not in text
     assert "V-MoE, m2mKD - end to end, IID, seed 11: +4.42" in marks_json(found.figure)

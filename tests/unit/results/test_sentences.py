@@ -17,28 +17,8 @@ from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.compile import compile_tables
 from tests.conftest import ROOT
 from tests.fabricated import finish
-from tests.unit.results.boards import GAINS, fabricate, gaining
+from tests.unit.results.boards import GAIN, GAINS, fabricate, gaining
 
-GAIN = {
-    "claim": "Modules help.",
-    "family": "vmoe",
-    "metric": "iid_top1",
-    "comparison": "m2mkd - end_to_end",
-    "direction": "greater",
-    "scale": "small",
-    "verdict": "reproduced",
-    "decided": True,
-    "needs": "",
-    "seeds": 6,
-    "at_once": 3,
-    "unit": "points",
-    "estimate": 4.21,
-    "low": 3.0,
-    "high": 5.4,
-    "low_at_once": 2.04,
-    "high_at_once": 6.4,
-    "differences": {"vmoe_base": [[10, 4.0], [11, 4.42]]},
-}
 PAGE = (
     "Before.\n<!-- sentences of scale small from results/small/tables/claims.json -->\nwritten before\n<!-- end of sentences -->\nAfter.\n"
 )
