@@ -34,7 +34,7 @@ def plan_workflow(
     in_container: bool = False,
     storage: Path | None = None,
 ) -> Path:
-    """Plan a study with the ablations of its scale, and write the plan.
+    """Plan a study with all else that its scale has, and write the plan.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ def plan_workflow(
     """
     tracking = set_default_tracking_uri(settings.tracking_uri)
     check_address(store_uri())
-    study, whole = build_study(settings), build_study(settings, ablations=True)
-    if whole.key == study.key:  # a scale without ablations
-        whole = study
+    study = build_study(settings)
+    beside = {"ablations": build_study(settings, ablations=True), "detection": build_study(settings, detection=True)}
+    parts = {name: part for name, part in beside.items() if part.rows and part.key != study.key}
+    whole = build_study(settings, ablations=True, detection=True) if parts else study
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     if storage is not None:
@@ -68,19 +69,18 @@ def plan_workflow(
     clear_marks(whole)
     normalise_all_mtimes(whole)
     uri = _without_secret(settings.tracking_uri)
-    write_plan(study, uri, settings.code)
-    if whole is not study:
-        write_plan(whole, uri, settings.code)
+    for planned in (study, *parts.values(), *([whole] if parts else [])):
+        write_plan(planned, uri, settings.code)
     finished = finished_runs(whole)
     outdated = {run_id: one for run_id, one in finished.items() if one.is_outdated}
     again = _mark_again(whole, outdated) if settings.code == "strict" else []
     _note(whole, outdated, again, say)
-    for pages in (study, whole):
+    for pages in (study, *parts.values()):
         _check_shown(pages, finished, say)
     for phase in PHASES:  # outputs of DVC's stages, whether the study has such runs or not
         Path(study.root, "runs", phase).mkdir(parents=True, exist_ok=True)
-    beside = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
-    graph = as_graph(study, whole, again) | beside
+    jobs = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
+    graph = as_graph(study, whole, parts, again) | jobs
     _check_receipts(study, graph["raw"])
     path = plan_folder(study.scale_name) / f"graph-{digest(graph)}.json"
     write_unless_there(path, graph)

@@ -91,17 +91,20 @@ def gc(
     overrides: SetOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
-    """List or remove run folders, and plans, that neither the study nor the scale's ablations need."""
+    """List or remove run folders, and plans, that neither the study nor the scale's ablations and detectors need."""
     from m2mkd.study.plan import build_study
     from m2mkd.study.state import surplus, surplus_plans
     from m2mkd.surplus import remove
     from m2mkd.workflows import require_none
 
     settings = read_settings(scale, experiment, overrides)
-    study, whole = build_study(settings), build_study(settings, ablations=True)
+    studies = [
+        build_study(settings, ablations=ablations, detection=detection) for ablations in (True, False) for detection in (True, False)
+    ]
+    whole = studies[0]
     if delete:
         require_none("runs gc --delete")
-    found = [*surplus(whole), *surplus_plans(whole, {study.key, whole.key})]
+    found = [*surplus(whole), *surplus_plans(whole, {study.key for study in studies})]
     for path in found:
         state = "not needed" if not delete else "removed" if remove(path) else "left, for a job holds it"
         typer.echo(f"{state}: {path}")

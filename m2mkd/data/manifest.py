@@ -64,6 +64,8 @@ class Manifest(_Exact):
     splits: dict[FileWord, SplitFacts]
     source: dict[str, Any]
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")], FileFacts]
+    prepared_from: dict[str, str] = Field(default_factory=dict)
+    """Digests of the files that a subset was prepared from, which may be others elsewhere; the digest of the manifest is not over them."""
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
@@ -100,8 +102,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest, which names the digests of all files."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    """Digest of a manifest, which names the digests of all files; the same from whatever file a subset was prepared."""
+    content = {key: value for key, value in manifest.items() if key != "prepared_from"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(path: Path, what: str, folder: Path) -> InputError:

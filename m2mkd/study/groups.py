@@ -56,10 +56,12 @@ def index_of(run: Run) -> int:
 def in_lock_step(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of one job, in parts that train together: the modules of one seed, or every run for itself.
 
+    What runs for themselves are built on may differ: several variants of a student are evaluated in one configuration.
+
     Raises
     ------
     InputError
-        If one job cannot compute them, because they differ in more than seed and module.
+        If one job cannot compute them, because their configurations differ in more than seed and module, or the meta models of modules do.
     """
     first = runs[0]
     left_out = {"seed", "index"} if first.config.LOCK_STEP else {"seed"}

@@ -5,6 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+DETECTED = ("boxes", "masks")
+"""What a detector finds of an instance."""
+PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""COCO's numbers of a detector, in its order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances;
+recall with so many detections an image, and of the three sizes."""
 ROUNDING = 1e-9
 """What shares may be off by, for they are quotients."""
 
@@ -13,11 +18,11 @@ ROUNDING = 1e-9
 class Measurement:
     """One number."""
 
-    split: Literal["iid", "ood", "fewshot", "graph"]
+    split: Literal["iid", "ood", "fewshot", "graph", "detection"]
     data: str
     """Data set, as name@size."""
     metric: str
-    """top1, top5 (shares from 0 to 1), loss, classes, left_out, density."""
+    """top1, top5 (shares from 0 to 1), loss, classes, left_out, density; of a detector each of `PRECISIONS` of boxes and of masks."""
     value: float
     rendition: str = ""
     """Kind of image that it is about; empty: all of them."""
@@ -118,6 +123,21 @@ def _check_confusion(found: Mapping[str, Any], count: int, top1: float | None) -
         raise ValueError("per_class and confusion are not of the same images")
 
 
+def precisions(data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
+    """Average precision and recall of a detector, of ``boxes`` and of ``masks``; those that there are no instances for are left out.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As `number`.
+    """
+    count = number("count", found["count"])
+    for kind in DETECTED:
+        for name in PRECISIONS:
+            if (value := found[kind][name]) is not None:
+                yield Measurement("detection", data, f"{kind}_{name}", number(f"{kind}_{name}", value), count=count)
+
+
 def number(name: str, value: Any) -> Any:
     """A measured number, as it is.
 
@@ -128,7 +148,7 @@ def number(name: str, value: Any) -> Any:
     """
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{name} is {value}, which is no finite number")
-    if name.startswith(("top1", "top5", "val_top")) and not 0 <= value <= 1:
+    if name.startswith(("top1", "top5", "val_top", "boxes_", "masks_")) and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, but a share from 0 to 1 is needed")
     if name in ("loss", "val_loss") and value < 0:
         raise ValueError(f"{name} is {value}, but no cross-entropy is below 0")

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from m2mkd.containers import inside
 from m2mkd.files import publish, sha256, write_json
@@ -87,7 +87,20 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
+class PhaseCode(Protocol):
+    """What computes the runs of a phase, as a module of `m2mkd.training.phases` does; those of modules have ``run_together`` too."""
+
+    def run(self, job: Job[Any], /) -> Outcome: ...
+
+
+def execute(
+    planned: Sequence[PlannedRun],
+    machine: Callable[[], Machine],
+    say: Callable[[str], object],
+    ranks: Ranks = ALONE,
+    *,
+    code: PhaseCode | None = None,
+) -> None:
     """Compute runs and publish the outputs of all of them at the end.
 
     Finished ones wait in the work folder, so that an interruption costs no more than the steps since the last checkpoint; a published
@@ -103,6 +116,8 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
         Told what is going on.
     ranks
         The processes that share the work.
+    code
+        What computes them; by default that of their phase.
 
     Raises
     ------
@@ -114,7 +129,7 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
     by_id = {one.run.id: one for one in planned}
     parts = in_lock_step([one.run for one in planned])
     first = planned[0].run
-    phase = importlib.import_module(f"m2mkd.training.phases.{first.phase}")
+    phase: Any = code or importlib.import_module(f"m2mkd.training.phases.{first.phase}")
     with ExitStack() as held:
         held.enter_context(SignalGuard(at_once=True))
         for run_id in sorted(by_id) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
@@ -198,10 +213,13 @@ def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractConte
         from m2mkd.planning.work import work_of
 
         here = machine()
-        batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
+        recipe = run.config.recipe  # type: ignore[attr-defined]
+        batch: int = recipe.batch_size
         given = Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model")
         cost = run_cost(work_of(run.config, given.nac), given)
-        return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
+        return out_of_memory(
+            run.id, batch // (here.ranks.count * here.accumulation(batch, recipe.TOGETHER)), here.device, cost.memory.total
+        )
 
     return memory_explained(explain)
 
@@ -220,11 +238,13 @@ def record_outputs(
     outcome: Outcome,
     started: float,
     used: Mapping[str, float] | None = None,
+    computed: Mapping[str, Any] | None = None,
     origins: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
     It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), and
+    where and with what it was computed (`provenance`; by default here and now);
     code, data and inputs as they were when the run was begun (`m2mkd.training.origins.begun_from`; by default as they are now).
     """
     ended = time.time()
@@ -242,7 +262,7 @@ def record_outputs(
         **run.content,
         "outputs": {name: sha256(folder / name) for name in outputs},
         **(origins or origins_of(run, folder.parents[1])),
-        "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
+        "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
     }
     write_json(folder / RECORD, sealed(content))
 

@@ -21,7 +21,7 @@ from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import common
-from m2mkd.training.update import Task
+from m2mkd.training.task import Task
 from tests.tiny import TinyPack, noise
 from tests.wiring import MemoryStore, run_phase
 

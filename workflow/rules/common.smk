@@ -106,12 +106,13 @@ def phase_of(run_id):
     return phase
 
 
-def results(selected, whole=False):
-    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of phase and run selects."""
+def results(selected, whole=False, part=None):
+    """Outputs of every run of the study, of a part of what its scale has, or of all that, which a predicate of phase and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if (whole or run["study"]) and selected(phase_of(run_id), run)
+        if (whole or (part in run["parts"] if part else run["study"]))
+        and selected(phase_of(run_id), run)
         for name in PLAN["phases"][phase_of(run_id)]["outputs"]
     ]
 

@@ -117,7 +117,7 @@ def _check_counts(run: Run, measurements: Iterable[Measurement]) -> None:
 def _parsed(text: bytes, path: str, fix: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 

@@ -1,15 +1,12 @@
 """Nothing else stands in the place of a prepared set, or of a source file, under the same name."""
 
 import hashlib
-import io
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from m2mkd.cli import app
@@ -21,6 +18,7 @@ from m2mkd.results.judge.results import Results
 from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.data import resolve_data
 from tests.fabricated import edit_record, finish, first, plan
+from tests.unit.data.grey import archive
 
 
 @pytest.fixture
@@ -107,17 +105,6 @@ def test_more_images_than_the_set_has_were_not_measured(study):
     edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": hashlib.sha256(path.read_bytes()).hexdigest()}))
     with pytest.raises(InputError, match=r"metrics\.json: 718 images of digits@32 were measured, but it has 359"):
         Results.read(study)
-
-
-def archive(path: Path, shade: int) -> None:
-    """Two classes of a grey image each, for training and for validation."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as file:
-        for split in ("train", "val"):
-            for name in ("a", "b"):
-                buffer = io.BytesIO()
-                Image.new("RGB", (40, 40), (shade, shade, shade)).save(buffer, "PNG")
-                file.writestr(f"set/{split}/{name}/0.png", buffer.getvalue())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import build_vmoe_module
 from m2mkd.seeds import forked_rng
-from m2mkd.training import update
+from m2mkd.training import shares
 from m2mkd.training.loop import Task, Trainee, fit
 from m2mkd.training.machine import Machine
 
@@ -74,7 +74,7 @@ def test_what_is_remembered_goes_with_the_batch(tmp_path):
     _, _, shared = distil(tmp_path, (1, 2), 4)
     gc.collect()
     assert not len(shared._reached)
-    assert not len(update._divided)
+    assert not len(shares.divided)
 
 
 def test_compiled_hybrids_share_it_too():

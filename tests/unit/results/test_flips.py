@@ -32,7 +32,7 @@ from m2mkd.study.study import Study
 from m2mkd.training import job
 from m2mkd.workflow import plan_workflow
 from tests.fabricated import ROOT, finish, plan
-from tests.unit.data.test_recorded import archive
+from tests.unit.data.grey import archive
 
 FLIPS = 3
 """Of each kind of file; one bit each."""

@@ -174,7 +174,7 @@ def test_the_command_works_from_the_plan_alone(study):
 def test_an_edited_recipe_changes_nothing_in_what_was_planned(study):
     run = of_phase(study, "pretrain_meta")[0]
     path = Path("config/scales/smoke.yaml")
-    path.write_text(path.read_text().replace("pretrain_meta: {epochs: 2}", "pretrain_meta: {epochs: 7}"))
+    path.write_text(path.read_text().replace("pretrain_meta: {epochs: 2,", "pretrain_meta: {epochs: 7,"))
     assert smoke().key != study.key
     (found,) = find_runs([run.id], load.settings(SETTINGS))
     assert found.run == run and found.run.config.recipe.epochs == 2
