@@ -64,9 +64,9 @@ class Finished:
             read_planned(path)
 
     def data_verify(self) -> None:
-        for folder in Path("data/packed").glob("*/*"):
-            open_pack(folder, verify="always")
-            require_seen(folder)
+        for manifest in Path("data/packed").glob("*/*/manifest.json"):
+            open_pack(manifest.parent, verify="always")
+            require_seen(manifest.parent)
         require_sources("grey", {"grey.zip": sha256(Path("data/raw/grey.zip"))})
 
     def runs_verify(self) -> None:
@@ -94,7 +94,7 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Iterator[Finished]:
+def project(tmp_path_factory) -> Iterator[tuple[Path, Finished]]:
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -116,8 +116,15 @@ def finished(tmp_path_factory) -> Iterator[Finished]:
         write_report(Results.read(study))
         write_json(Path(study.root, "tracking.json"), {"study": study.key, "store": "sqlite:///results/mlflow.db", "runs": len(study.runs)})
         write_crate(Results.read(study))
-        yield Finished(study, graph)
+        yield root, Finished(study, graph)
         load.forget_files()
+
+
+@pytest.fixture
+def finished(project, monkeypatch) -> Finished:
+    """The study, in whose folder the test works; tests put back what they change."""
+    monkeypatch.chdir(project[0])
+    return project[1]
 
 
 def in_runs(name: str) -> Callable[[Study], str]:
@@ -177,7 +184,7 @@ OF_THE_CRATE = (
 )
 
 
-def flips(path: Path) -> Iterator[None]:
+def flips(path: Path, count: int = FLIPS) -> Iterator[None]:
     """Let the file have one wrong bit, at one place after another; time and size stay as they were."""
     content, state = path.read_bytes(), path.stat()
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4]))
@@ -187,7 +194,7 @@ def flips(path: Path) -> Iterator[None]:
         path.write_bytes(text)
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
-    for place in generator.integers(len(content), size=FLIPS):
+    for place in generator.integers(len(content), size=count):
         changed = bytearray(content)
         changed[place] ^= 1 << int(generator.integers(8))
         put(bytes(changed))
@@ -211,17 +218,18 @@ def test_nothing_is_noticed_where_nothing_is_wrong(finished):
 def test_a_flipped_bit_is_noticed(finished, kind):
     path = one_file(NOTICED[kind](finished.study))
     assert [finished.noticed_by() for _ in flips(path)].count(None) == 0
+    assert finished.noticed_by() is None
 
 
 @pytest.mark.parametrize("kind", ["weights of a module"])
 def test_weights_that_no_table_is_made_from_decide_nothing_that_is_shown(finished, kind):
-    for _ in flips(one_file(NOTICED[kind](finished.study))):
+    for _ in flips(one_file(NOTICED[kind](finished.study)), 1):
         assert finished.noticed_by() == "runs_verify" and finished.shows_the_same()
 
 
 @pytest.mark.parametrize("kind", IDLE)
 def test_a_flipped_bit_of_a_note_decides_nothing(finished, kind):
-    for _ in flips(one_file(IDLE[kind](finished.study))):
+    for _ in flips(one_file(IDLE[kind](finished.study)), 1):
         assert finished.noticed_by() is None and finished.shows_the_same()
 
 
