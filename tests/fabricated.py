@@ -44,7 +44,7 @@ def plan(
         shutil.copytree(ROOT / "config", root / "config")
         shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
         small = root / "config/scales/small.yaml"
-        small.write_text(re.sub(r"(?m)^seeds: .*$", f"seeds: {len(SEEDS)}", small.read_text()))
+        small.write_text(re.sub(r"(?m)^seeds: .*$", f"seeds: {len(SEEDS)}", small.read_text()).replace("{seeds: [16, 17]}", "{}"))
     changes = load.parse_overrides(list(overrides))
     if seeds is not None:
         changes |= {"seeds": seeds}
