@@ -156,7 +156,7 @@ def execute(
             used = [job.usage.read(ranks) for job in jobs]
             if ranks.is_main:
                 for one, outcome, its in zip(pending, outcomes, used, strict=True):
-                    record_outputs(one.run, one.work, outcome, started, its, origins[one.run.id])
+                    record_outputs(one.run, one.work, outcome, started, its, origins=origins[one.run.id])
         if ranks.is_main:
             publish_outputs([one for one in planned if one.run.id not in published])
             for run_id in published:  # what a kill left after it was published
@@ -238,14 +238,15 @@ def record_outputs(
     outcome: Outcome,
     started: float,
     used: Mapping[str, float] | None = None,
+    *,
     computed: Mapping[str, Any] | None = None,
     origins: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
-    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), and
-    where and with what it was computed (`provenance`; by default here and now);
-    code, data and inputs as they were when the run was begun (`m2mkd.training.origins.begun_from`; by default as they are now).
+    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one), where
+    and with what it was computed (`provenance`; by default here and now), and code, data and inputs as they were when the run was begun
+    (`m2mkd.training.origins.begun_from`; by default as they are now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from m2mkd.training import job as jobs
 from m2mkd.training.job import Outcome
 from m2mkd.training.origins import CODE, SEVERAL
 from tests.conftest import ROOT
-from tests.fabricated import edit_record, publish
-from tests.tiny import smoke
-from tests.wiring import plan_of, pretending
+from tests.fabricated import edit_record, pretend_data, publish
+from tests.tiny import of_phase, smoke
+from tests.wiring import Pretended, plan_of
 
 
 @pytest.fixture
@@ -28,21 +28,17 @@ def study(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def computed(study, monkeypatch):
-    """An evaluation, with the student below it, and how often it was computed."""
-    seen: list[str] = []
-
-    def compute(job):
-        seen.append(job.title)
-        return Outcome({"top1": len(seen)})
-
-    run = pretending(monkeypatch, study, "evaluate", compute)[0]
+def computed(study):
+    """An evaluation, with the student below it, what was computed of it, and what computes it."""
+    run = of_phase(study, "evaluate")[0]
     publish(study, study.runs[run.parents[0]], 0.5)
-    return run, seen
+    pretend_data(run.config)
+    pretended = Pretended(lambda job: Outcome({"top1": len(pretended.seen)}))
+    return run, pretended.seen, lambda rule="named": execute(study, run, pretended, rule)
 
 
-def execute(study, run, code="named") -> None:
-    jobs.execute([replace(plan_of(study, run)[0], code=code)], lambda: None, print)
+def execute(study, run, pretended, rule) -> None:
+    jobs.execute([replace(plan_of(study, run)[0], code=rule)], lambda: None, print, code=pretended)
 
 
 def record_of(study, run) -> dict:
@@ -50,8 +46,8 @@ def record_of(study, run) -> dict:
 
 
 def test_a_record_says_code_data_and_inputs(study, computed):
-    run, _ = computed
-    execute(study, run)
+    run, _, compute = computed
+    compute()
     record = record_of(study, run)
     assert record["code"] == code_of("evaluate")
     assert record["data"] == {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets}
@@ -61,33 +57,33 @@ def test_a_record_says_code_data_and_inputs(study, computed):
 
 
 def test_what_other_code_computed_stays_unless_that_is_asked_for(study, computed):
-    run, seen = computed
-    execute(study, run)
+    run, seen, compute = computed
+    compute()
     edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
-    execute(study, run)
+    compute()
     assert len(seen) == 1 and finished_runs(study)[run.id].changed == ("m2mkd.models.vit",)
-    execute(study, run, "strict")
+    compute("strict")
     assert len(seen) == 2 and not finished_runs(study)[run.id].is_outdated
-    execute(study, run, "strict")
+    compute("strict")
     assert len(seen) == 2
 
 
 def test_a_run_that_does_not_say_which_code_is_whole_even_then(study, computed):
-    run, seen = computed
-    execute(study, run)
+    run, seen, compute = computed
+    compute()
     edit_record(study, run, lambda record: [record.pop("code"), record.pop("inputs")])
-    execute(study, run, "strict")
+    compute("strict")
     assert len(seen) == 1 and finished_runs(study)[run.id].changed is None
 
 
 def test_a_run_below_that_was_computed_anew_with_another_result_is_noticed(study, computed):
-    run, seen = computed
-    execute(study, run)
+    run, seen, compute = computed
+    compute()
     publish(study, study.runs[run.parents[0]], 0.5)
     assert finished_runs(study)[run.id].replaced == ()
     publish(study, study.runs[run.parents[0]], 0.6)
     assert finished_runs(study)[run.id].replaced == run.parents
-    execute(study, run, "strict")
+    compute("strict")
     assert len(seen) == 2 and finished_runs(study)[run.id].replaced == ()
 
 
@@ -100,24 +96,24 @@ def begun_by_other_code(study, run) -> Path:
 
 
 def test_a_run_that_two_versions_computed_in_turn_says_so(study, computed):
-    run, _ = computed
+    run, _, compute = computed
     begun_by_other_code(study, run)
-    execute(study, run)
+    compute()
     assert record_of(study, run)["code"]["m2mkd.models.vit"] == SEVERAL
     assert finished_runs(study)[run.id].changed == ("m2mkd.models.vit",)
 
 
-def test_strictly_it_is_begun_anew(study, computed, monkeypatch):
-    run, _ = computed
+def test_strictly_it_is_begun_anew(study, computed):
+    run, *_ = computed
     work = begun_by_other_code(study, run)
     there = []
-    pretending(monkeypatch, study, "evaluate", lambda job: [there.append((work / "checkpoint").exists()), Outcome({})][1])
-    execute(study, run, "strict")
+    pretended = Pretended(lambda job: Outcome({"seen": there.append((work / "checkpoint").exists())}))
+    execute(study, run, pretended, "strict")
     assert there == [False] and record_of(study, run)["code"] == code_of("evaluate")
 
 
 def test_a_set_that_was_exchanged_since_the_run_below_is_refused(study, computed):
-    run, seen = computed
+    run, seen, compute = computed
     manifest = Path(run.config.data.manifest)
     content = {name: value for name, value in json.loads(manifest.read_text()).items() if name != "digest"} | {
         "classes": list("9876543210")
@@ -125,5 +121,5 @@ def test_a_set_that_was_exchanged_since_the_run_below_is_refused(study, computed
     manifest.unlink()
     manifest.write_text(json.dumps(content | {"digest": manifest_digest(content)}))
     with pytest.raises(InputError, match=rf"{run.parents[0]}: saw digits@32 with digest \w+\.\.\., but now it is .*data verify digits"):
-        execute(study, run)
+        compute()
     assert seen == []
