@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from m2mkd.errors import InputError
-from m2mkd.evaluation.plateau import SEVERAL, plateau
+from m2mkd.evaluation.plateau import SHORTEST_PLATEAU, plateau
 from m2mkd.models.moe import MoE
 from m2mkd.ranks import Ranks
 
@@ -48,7 +48,7 @@ class ChanceWatch:
 
     def stays_since(self, epoch: int, top1: float, images: int, classes: int) -> int | None:
         """The epoch since which every measurement is at chance, when the one after ``epoch`` makes a plateau; of one it is told once."""
-        self._measured = [*self._measured, (epoch, top1)][-SEVERAL:]
+        self._measured = [*self._measured, (epoch, top1)][-SHORTEST_PLATEAU:]
         found = plateau(self._measured, images, classes)
         news, self._told = found is not None and not self._told, found is not None
         return found.first if found and news else None

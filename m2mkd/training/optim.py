@@ -97,7 +97,7 @@ class LearningRate:
             return
         units = steps_per_epoch if recipe.schedule_step == "update" else 1
         warmup = recipe.warmup_epochs * units if recipe.warmup_updates is None else recipe.warmup_updates
-        if warmup and warmup >= recipe.epochs * units:
+        if recipe.warmup_updates and warmup >= recipe.epochs * units:
             raise InputError(f"the recipe's warmup_updates {warmup} leave nothing of its {recipe.epochs * units} updates; lower them")
         if recipe.schedule == "cosine":
             self.schedule = CosineLRScheduler(

@@ -13,7 +13,7 @@ from m2mkd.data.stream import Batch
 from m2mkd.distill.losses import Loss
 from m2mkd.training.task import Task
 
-_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
 
 
@@ -33,7 +33,7 @@ def micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch |
     """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
     if count == 1:
         return [batch]
-    known = _divided.setdefault(batch.ids, {})
+    known = divided.setdefault(batch.ids, {})
     if count not in known:
         known[count] = list(batch.parts(count))
     return known[count]

@@ -27,8 +27,6 @@ class Task:
     it is made of several parts, each has its own curve."""
     predict: Callable[[Tensor], Tensor] | None = None
     """From images to logits (B, C), without noise; none where ``measure`` is given."""
-    measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
-    """From this rank's validation batches to what all of them come to, each number's name beginning with ``val_``; none: accuracy."""
     no_weight_decay: Collection[str] = ()
     """Parameters without weight decay."""
     meter: Meter | None = None
@@ -45,6 +43,8 @@ class Task:
     """As in `m2mkd.training.optim.LearningRate`."""
     predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
     """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
+    measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
+    """From this rank's validation batches to what all of them come to, each number's name beginning with ``val_``; none: accuracy."""
 
 
 @dataclass(frozen=True)

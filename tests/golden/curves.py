@@ -46,6 +46,7 @@ RECIPES = (
     "incubate_module",
     "assemble_teacher",
     "distill_module",
+    "distill_nac_module",
     "vmoe_end_to_end_100",
     "nac_tiny_imagenet",
     "probe_vmoe",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2mkd import upstream
 from m2mkd.config.recipe import Distillation, Recipe
-from m2mkd.data.stream import views
+from m2mkd.data.draws import views
 from m2mkd.distill.hybrid import DistillationHybrid, IncubationHybrid
 from m2mkd.distill.losses import distillation_loss, kd_divergence, soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly

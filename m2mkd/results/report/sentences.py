@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast
-from m2mkd.results.report.labels import enumerated, family_label
+from m2mkd.results.report.labels import family_label, listed
 
 VERBS = {
     "reproduced": "is more accurate than {}",
@@ -17,6 +17,8 @@ VERBS = {
     NOT_RUN: "was not compared with {}",
 }
 """What a verdict says of m2mKD and its rivals, in the order in which a sentence says it."""
+LESS = "is less accurate than {}"
+"""What it says where the whole interval lies below 0, last."""
 OTHERWISE = "is judged '{}' against {{}}"
 """The same of a verdict without a verb of its own."""
 
@@ -99,17 +101,22 @@ def _range(counts: Sequence[int]) -> str:
 
 def _of_family(family: str, gains: Sequence[Contrast]) -> str:
     """One sentence: every verdict once, with the rivals that it is about."""
-    words = [word for word in VERBS if any(one.word == word for one in gains)]
-    words += [word for word in dict.fromkeys(one.word for one in gains) if word not in VERBS]
+    told = {one.id: _verb(one) for one in gains}
     clauses = []
-    for word in words:
+    for verb in sorted(set(told.values()), key=[*VERBS.values(), LESS, *told.values()].index):
         rivals: dict[str, list[str]] = {}
         for one in gains:
-            if one.word == word:
+            if told[one.id] == verb:
                 rivals.setdefault(one.arms[1], []).append(" ".join(filter(None, (one.metric, one.numbers))))
         named = [f"{rival} ({', '.join(numbers)})" for rival, numbers in rivals.items()]
-        clauses.append(VERBS.get(word, OTHERWISE.format(word)).format(enumerated(named)))
+        clauses.append(verb.format(listed(named)))
     return f"{family_label(family)}: m2mKD {'; it '.join(clauses)}."
+
+
+def _verb(one: Contrast) -> str:
+    if one.word == "not reproduced" and one.joint and one.joint.high < 0:
+        return LESS
+    return VERBS.get(one.word, OTHERWISE.format(one.word))
 
 
 def _tally(contrasts: Sequence[Contrast]) -> str:

@@ -37,6 +37,8 @@ def test_each_verdict_says_something_else():
     assert said(one={"verdict": "inconclusive", "decided": False}).families == [
         "V-MoE: m2mKD is undecided against end to end (IID +4.2 [+2.0, +6.4])."
     ]
+    below = {"verdict": "not reproduced", "estimate": -3.0, "low_at_once": -5.0, "high_at_once": -1.0}
+    assert said(one=below).families == ["V-MoE: m2mKD is less accurate than end to end (IID -3.0 [-5.0, -1.0])."]
     assert "'of a new kind'" in said(one={"verdict": "of a new kind"}).families[0]
 
 
@@ -87,9 +89,7 @@ def test_without_a_verdict_nothing_is_said_to_hold():
     assert answer_of([], "small").to_markdown() == "Scale small judges no claim here."
 
 
-@pytest.mark.parametrize(
-    ("gains", "verb"), [(GAINS, "is more accurate"), (tuple(-gain for gain in GAINS), "is not shown to be more accurate")]
-)
+@pytest.mark.parametrize(("gains", "verb"), [(GAINS, "is more accurate"), (tuple(-gain for gain in GAINS), "is less accurate")])
 def test_other_verdicts_are_other_sentences_in_report_and_page(tmp_path, monkeypatch, gains, verb):
     monkeypatch.chdir(tmp_path)
     study = fabricate(tmp_path, gains=(0.02, -0.03, 0.01, 0.0, -0.01, 0.03), seeds=6)
