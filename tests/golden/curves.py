@@ -49,6 +49,7 @@ RECIPES = (
     "distill_nac_module",
     "vmoe_end_to_end_100",
     "nac_tiny_imagenet",
+    "nac_tiny_imagenet_finetune",
     "probe_vmoe",
 )
 SHORT = {"epochs": 4, "batch_size": 8, "train_share": 1.0, "eval_every": 1, "warmup_epochs": 1, "drop_path": 0.2, "lr": 3e-3}

@@ -20,6 +20,7 @@ from m2mkd.training.curves import read_curves
 from m2mkd.training.guards import ExpertWatch, LossWatch, memory_explained, out_of_memory
 from m2mkd.training.job import execute
 from tests import forked
+from tests.fabricated import pretend_data
 from tests.unit.training.stripes import RECIPE, stripes, train
 from tests.wiring import CPU, Pretended
 
@@ -147,6 +148,7 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
     study = forked.planned()
     planned = planned_runs(study)[forked.student(study).id]
     monkeypatch.chdir(tmp_path)
+    pretend_data(planned.run.config)
     with pytest.raises(InputError) as told:
         execute([planned], lambda: replace(CPU, device_batch=8), print, code=Pretended(fail))
     expected = r"train_student/\w+: out of memory with 8 images at a time on cpu; the plan is 0\.0 GB; try --device-batch 4"
