@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast
-from m2mkd.results.report.labels import family_label, listed
+from m2mkd.results.report.labels import enumerated, family_label
 
 VERBS = {
     "reproduced": "is more accurate than {}",
@@ -109,7 +109,7 @@ def _of_family(family: str, gains: Sequence[Contrast]) -> str:
             if told[one.id] == verb:
                 rivals.setdefault(one.arms[1], []).append(" ".join(filter(None, (one.metric, one.numbers))))
         named = [f"{rival} ({', '.join(numbers)})" for rival, numbers in rivals.items()]
-        clauses.append(verb.format(listed(named)))
+        clauses.append(verb.format(enumerated(named)))
     return f"{family_label(family)}: m2mKD {'; it '.join(clauses)}."
 
 
