@@ -245,8 +245,8 @@ def record_outputs(
     """Write the outputs of a run; its record comes last and marks it as finished.
 
     It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one),
-    where and with what it was computed (`provenance`; by default here and now), and code, data and inputs as they were when the run was begun
-    (`m2mkd.training.origins.begun_from`; by default as they are now).
+    where and with what it was computed (`provenance`; by default here and now), and code, data and inputs as they were when the run was
+    begun (`m2mkd.training.origins.begun_from`; by default as they are now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
