@@ -37,7 +37,7 @@ from m2mkd.training.job import Job, Outcome
 def run(job: Job[MeasureChance]) -> Outcome:
     """Guess among the classes."""
     classes = job.config.data.classes
-    return Outcome({"top1": 1 / classes, "top5": 5 / classes, "loss": math.log(classes), "count": 1})
+    return Outcome({"top1": 1 / classes, "top5": 5 / classes, "loss": math.log(classes), "count": 10 * classes})
 '''
 FORMULA = """
 
