@@ -31,12 +31,22 @@ export DVC_NO_ANALYTICS := true
 # Without bytecode every job would compile its libraries again, which costs more than many jobs.
 unexport PYTHONDONTWRITEBYTECODE
 
-SCALE ?=
+CODE ?=
 
-.PHONY: reproduce test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
+.PHONY: reproduce study pages test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
-	@m2mkd reproduce $(if $(SCALE),--scale $(SCALE))
+	@m2mkd reproduce$(if $(SCALE),$(error the study of a scale is: make study SCALE=$(SCALE))) $(if $(CODE),--code $(CODE))
+
+study: $(VENV)/.ok-run
+	@m2mkd reproduce --scale $(or $(SCALE),$(error of which scale of config/scales? make study SCALE=tiny-imagenet-100)) $(if $(CODE),--code $(CODE))
+
+# What the pages of this project say of the small study: its board, its picture, and the sentences that follow from the board.
+pages: reproduce
+	mkdir -p docs/studies/small
+	cp results/small/tables/claims.json docs/studies/small/
+	cp results/small/overview.png docs/small-study.png
+	m2mkd sentences README.md docs/results.md
 
 test: $(VENV)/.ok-dev $(AUDIT)/.ok
 	pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

@@ -13,6 +13,7 @@ from m2mkd.detection.sampling import match_anchors
 from m2mkd.detection.start import start_from
 from m2mkd.errors import InputError
 from m2mkd.models.vmoe import VMoE
+from m2mkd.training.phases.train_detector import FVCORE_SLACK
 
 RELEASED = DetectorConfig(backbone=PAPER.models["vmoe_base"], image_size=224)
 CORRECTED = DetectorConfig(backbone=PAPER.models["vmoe_base"])
@@ -102,5 +103,18 @@ def detection_attention() -> Effect:
     )
 
 
-DETECTOR = (detection_init, detection_input, unreachable, channel_order, layer_decay, detection_attention)
+def schedule_slack() -> Effect:
+    """Updates whose learning rate is another than the configuration says (D21)."""
+    recipe = PAPER.detection_recipes["detection_released"]
+    limits = (recipe.warmup_updates, *recipe.milestones)
+    near = [update for limit in limits for update in range(limit - 5, limit + 5)]
+
+    def measure(compat: dict) -> int:
+        slack = FVCORE_SLACK * recipe.updates if compat["schedule_slack"] == "fvcore" else 0.0
+        return sum(recipe.rate_factor(update, slack) != recipe.rate_factor(update) for update in near)
+
+    return both("schedule_slack", "updates of 1,475,000 at another rate than the configuration names", measure, "{}")
+
+
+DETECTOR = (detection_init, detection_input, unreachable, channel_order, layer_decay, detection_attention, schedule_slack)
 """Below half a second each."""

@@ -13,6 +13,7 @@ from m2mkd.data.pack import Split
 from m2mkd.distill.losses import kd_divergence
 from m2mkd.evaluation.released import twice_counted, whole_batches
 from m2mkd.models.build import build_module, build_student
+from m2mkd.models.build import graph_fit_cut as cut_of_the_fit
 from m2mkd.models.moe import MoE
 from m2mkd.models.nac.graphs import adjacency_matrix, prior_graph, prior_signatures
 from m2mkd.models.nac.kernel import cosine_distance
@@ -105,7 +106,7 @@ def module_states() -> Effect:
 
 def nac_module(index: int, compat: dict) -> nn.Module:
     """A module of the NAC for ImageNet, between stitch layers of the published width."""
-    sizes = {"image_size": 224, "num_classes": 1000, "stitch_width": 1280, "drop_path": 0.0, "state_seed": 0, "places": 8}
+    sizes = {"image_size": 224, "num_classes": 1000, "stitch_width": 1280, "drop_path": 0.0, "state_seed": 0, "batch_size": 8}
     return build_module(PAPER.models["nac_imagenet"], index, compat=compat, **sizes)  # type: ignore[arg-type]
 
 
@@ -113,7 +114,7 @@ def graph(cut: str | float) -> tuple[Tensor, Tensor]:
     """Scale-free graph of 256 mediators, and the signatures fitted to it."""
     config = PAPER.models["nac_tiny_imagenet"]
     adjacency = adjacency_matrix(prior_graph("scale_free", config.graph, 256, 0))
-    return adjacency, prior_signatures(config, "scale_free", 0, None if cut == "truncation" else float(cut))
+    return adjacency, prior_signatures(config, "scale_free", 0, cut_of_the_fit({"graph_fit_cut": cut}))
 
 
 def graph_fit_cut() -> Effect:

@@ -124,7 +124,7 @@ def steps(size: str, index: int, batch: int, device: str, precision: str) -> Ste
         student.zero_grad(set_to_none=True)
         with cast():
             logits = hybrid(images)
-            loss = distillation_loss(logits.student, targets, logits.teacher, distillation, "batch")
+            loss = distillation_loss(logits.student, targets, logits.teacher, distillation, "batch").value
         loss.backward()
         return loss.detach()
 

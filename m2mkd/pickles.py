@@ -10,20 +10,23 @@ import pickletools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 MOST_OPCODES = 2_000_000
 """Opcodes of one pickle; they bound its time and its memory, as each makes one value at most. A large checkpoint has a tenth of them."""
 ORDERED = "collections.OrderedDict"
 """What is a mapping like any other, since mappings keep their order."""
+SET = "builtins.set"
+"""What a set is made by, in whatever protocol."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
+EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 """Opcodes whose argument is the value."""
+PYTHON_2_TEXT = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 
 
 class PickleError(ValueError):
@@ -61,6 +64,8 @@ def walk(
     allowed: Callable[[str], bool],
     calls: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
     persistent: Callable[[Any], Any] | None = None,
+    *,
+    encoding: Literal["latin-1", "bytes"] = "latin-1",
 ) -> Any:
     """Read one pickle of protocol 0 to 5.
 
@@ -75,12 +80,14 @@ def walk(
         raise `PickleError` at wrong ones. Any other call gives a `Built`.
     persistent
         What stands for a persistent id; None where there are none.
+    encoding
+        What becomes of the text of Python 2: text, or bytes.
 
     Returns
     -------
     Any
-        None, numbers, text (that of Python 2 as Latin-1), bytes, lists (sets too), tuples, dicts (ordered ones too), `Named`, `Built`,
-        and what ``calls`` and ``persistent`` gave. A value may stand in several places, and within itself.
+        None, numbers, text, bytes, lists, tuples, dicts (ordered ones too), `Named`, `Built` (sets too), and what ``calls`` and
+        ``persistent`` gave. A value may stand in several places, and within itself.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def walk(
     PickleError
         If it is damaged, has too many opcodes, or does what no plain data needs.
     """
-    machine = _Machine(allowed, calls, persistent)
+    machine = _Machine(allowed, calls, persistent, encoding == "bytes")
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
             if count == MOST_OPCODES:
@@ -106,7 +113,11 @@ class _Machine:
     """The stack machine of pickle, without its calls."""
 
     def __init__(
-        self, allowed: Callable[[str], bool], calls: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any] | None
+        self,
+        allowed: Callable[[str], bool],
+        calls: Mapping[str, Callable[..., Any]],
+        persistent: Callable[[Any], Any] | None,
+        text_is_bytes: bool,
     ) -> None:
         self._allowed, self._calls, self._persistent = allowed, calls, persistent
         self._stack: list[Any] = []
@@ -114,8 +125,10 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._steps: dict[str, Callable[[str, Any], object]] = {
             **dict.fromkeys(VALUES, lambda _, argument: self._stack.append(argument)),
+            **dict.fromkeys(PYTHON_2_TEXT, lambda _, text: self._stack.append(text.encode("latin-1") if text_is_bytes else text)),
             **dict.fromkeys(CONSTANTS, lambda opcode, _: self._stack.append(CONSTANTS[opcode])),
             **dict.fromkeys(EMPTY, lambda opcode, _: self._stack.append(EMPTY[opcode]())),
+            "EMPTY_SET": lambda *_: self._stack.append(Built(SET, ())),
             **dict.fromkeys(("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"), self._remember),
             **dict.fromkeys(("BINGET", "LONG_BINGET", "GET"), lambda _, index: self._stack.append(self._memo[index])),
             "POP": lambda *_: self._stack.pop(),
@@ -166,8 +179,10 @@ class _Machine:
         """Make a container of some values, or add them to the one that is on the stack."""
         if opcode == "TUPLE":
             self._stack.append(tuple(items))
-        elif opcode in {"LIST", "FROZENSET"}:
+        elif opcode == "LIST":
             self._stack.append(items)
+        elif opcode == "FROZENSET":
+            self._stack.append(Built(SET, (items,)))
         elif opcode == "DICT":
             self._stack.append({})
             self._group("SETITEMS", items)
@@ -175,7 +190,7 @@ class _Machine:
             there = self._stack[-1]
             if opcode == "SETITEMS" and isinstance(there, dict):
                 there.update(zip(map(_key, items[::2]), items[1::2], strict=True))
-            elif opcode != "SETITEMS" and isinstance(there, list):
+            elif opcode == "APPENDS" and isinstance(there, list):
                 there.extend(items)
             elif not isinstance(there, Built):  # a container of another kind, whose items nobody needs
                 raise PickleError(f"it adds to a {type(there).__name__}")

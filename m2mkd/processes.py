@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 from filelock import Timeout
 
+from m2mkd.files import read_note
 from m2mkd.locks import hold
 
 PATIENCE = 10.0
@@ -27,7 +28,7 @@ def _alive(identity: dict[str, float] | None) -> psutil.Process | None:
     try:
         process = psutil.Process(int(identity["pid"]))
         same = process.create_time() == identity["created"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):  # also what no process wrote
         return None
     return process if same else None
 
@@ -132,12 +133,9 @@ def _write(path: Path, record: dict) -> None:
 
 
 def _read(path: Path) -> dict:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
+    record = read_note(path)
     # Process ids of another machine on a shared file system mean nothing here.
-    return record if record.get("host") == socket.gethostname() else {}
+    return record if isinstance(record, dict) and record.get("host") == socket.gethostname() else {}
 
 
 def _end_or_announce(owner: Path, say: Callable[[str], object]) -> None:

@@ -192,22 +192,6 @@ def permutation_test(differences: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
-def smallest_p_value(seeds: int) -> float:
-    """Smallest two-sided p value that an exact test on so many pairs can reach: 0.0625 with 5, 0.03125 with 6."""
-    return min(1.0, 2.0 ** (1 - seeds))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values so that judging all of them keeps the level of one (Holm 1979), in the given order."""
-    # Of the libraries at hand none has it: scipy.stats.false_discovery_control keeps another promise, and statsmodels is not among them.
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def power_of_t_test(difference: float, spread: float, seeds: int, level: float = LEVEL) -> float:
     """Probability that the two-sided t interval of so many differences excludes 0 on the right side.
 
@@ -220,7 +204,8 @@ def power_of_t_test(difference: float, spread: float, seeds: int, level: float =
     """
     from scipy.special import nctdtr
 
-    return 1 - float(nctdtr(seeds - 1, abs(difference) / spread * math.sqrt(seeds), _t(seeds, level)))
+    missed = float(nctdtr(seeds - 1, abs(difference) / spread * math.sqrt(seeds), _t(seeds, level)))
+    return 1.0 if math.isnan(missed) else 1 - missed  # it is NaN where it would be below 1e-90
 
 
 def minimum_detectable_difference(spread: float, seeds: int, level: float = LEVEL, power: float = POWER) -> float:
@@ -247,6 +232,11 @@ def seeds_for_half_width(spread: float, half_width: float, level: float = LEVEL)
     if spread == 0:
         return 2
     return _fewest(lambda seeds: _t(seeds, level) * spread / math.sqrt(seeds) <= half_width)
+
+
+def seeds_to_exclude(share: float, level: float = LEVEL) -> int | None:
+    """Fewest seeds, none of which collapses, that exclude that so large a share does; none if that takes more than 10,000."""
+    return _fewest(lambda seeds: binomial_interval(0, seeds, level).high < share) if share > 0 else None
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

@@ -1,23 +1,27 @@
 """Planning for the workflow: everything that Snakemake and its jobs read is written once, before any of them starts."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from m2mkd.config.experiment import Settings
 from m2mkd.containers.image import for_workflow
 from m2mkd.errors import InputError
-from m2mkd.files import require_writable, write_json
+from m2mkd.files import read_note, require_writable, write_json
 from m2mkd.marks import clear_marks
 from m2mkd.planning.request import Terms, requests
+from m2mkd.study.code import code_of
 from m2mkd.study.differences import plan_differences
-from m2mkd.study.files import plan_folder, read_study, write_plan
+from m2mkd.study.files import plan_folder, read_study, redo_mark, write_plan, write_unless_there
 from m2mkd.study.graph import as_graph
 from m2mkd.study.keys import digest
 from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
-from m2mkd.study.state import normalise_all_mtimes
+from m2mkd.study.receipt import disagreements, remove_receipts
+from m2mkd.study.record import Finished, code_in_words, finished_runs
+from m2mkd.study.state import NORMAL_MTIME, is_done, normalise_all_mtimes
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import check_address, set_default_tracking_uri, store_uri
 
@@ -30,7 +34,7 @@ def plan_workflow(
     in_container: bool = False,
     storage: Path | None = None,
 ) -> Path:
-    """Plan a study with the ablations of its scale, and write the plan.
+    """Plan a study with all else that its scale has, and write the plan.
 
     Parameters
     ----------
@@ -53,9 +57,10 @@ def plan_workflow(
     """
     tracking = set_default_tracking_uri(settings.tracking_uri)
     check_address(store_uri())
-    study, whole = build_study(settings), build_study(settings, ablations=True)
-    if whole.key == study.key:  # a scale without ablations
-        whole = study
+    study = build_study(settings)
+    beside = {"ablations": build_study(settings, ablations=True), "detection": build_study(settings, detection=True)}
+    parts = {name: part for name, part in beside.items() if part.rows and part.key != study.key}
+    whole = build_study(settings, ablations=True, detection=True) if parts else study
     container = for_workflow(settings, study.scale.threads, enter=in_container)
     require_writable(Path(study.root))
     if storage is not None:
@@ -64,19 +69,42 @@ def plan_workflow(
     clear_marks(whole)
     normalise_all_mtimes(whole)
     uri = _without_secret(settings.tracking_uri)
-    write_plan(study, uri)
-    if whole is not study:
-        write_plan(whole, uri)
-    _note(whole, say)
+    for planned in (study, *parts.values(), *([whole] if parts else [])):
+        write_plan(planned, uri, settings.code)
+    finished = finished_runs(whole)
+    outdated = {run_id: one for run_id, one in finished.items() if one.is_outdated}
+    again = _mark_again(whole, outdated) if settings.code == "strict" else []
+    _note(whole, outdated, again, say)
+    for pages in (study, *parts.values()):
+        _check_shown(pages, finished, say)
     for phase in PHASES:  # outputs of DVC's stages, whether the study has such runs or not
         Path(study.root, "runs", phase).mkdir(parents=True, exist_ok=True)
-    beside = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
-    graph = as_graph(study, whole) | beside
+    jobs = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
+    graph = as_graph(study, whole, parts, again) | jobs
     _check_receipts(study, graph["raw"])
     path = plan_folder(study.scale_name) / f"graph-{digest(graph)}.json"
-    if not path.is_file():
-        write_json(path, graph)
+    write_unless_there(path, graph)
     return path
+
+
+def _mark_again(study: Study, outdated: Mapping[str, Finished]) -> list[str]:
+    """Mark finished runs that are to be computed again, and give their ids.
+
+    A mark is an input that is newer than what the run published; Snakemake compares its content, too. The job gives it their time.
+    """
+    again = [run_id for run_id in outdated if is_done(study, study.runs[run_id])]
+    for run_id in again:
+        path = redo_mark(study.scale_name, run_id)
+        write_json(path, {"run": run_id, "code": dict(code_of(study.runs[run_id].phase)), "inputs": outdated[run_id].replaced})
+        os.utime(path, (wanted := max(time.time(), NORMAL_MTIME + 1), wanted))
+    return again
+
+
+def _check_shown(study: Study, finished: Mapping[str, Finished], say: Callable[[str], object]) -> None:
+    """Remove the receipts of tables or a report that are not as they were made, or not of these runs, so that they are made again."""
+    if wrong := next(disagreements(study, finished), None):
+        say(f"m2mkd: {wrong}; tables and report are made again")
+        remove_receipts(study)
 
 
 def _link(path: Path, target: Path) -> None:
@@ -107,16 +135,22 @@ def _without_secret(uri: str | None) -> str | None:
     return uri if uri and "@" not in urlsplit(uri).netloc else None
 
 
-def _note(study: Study, say: Callable[[str], object]) -> None:
-    """Say in what the plan differs from the last one, and remember it as the last."""
+def _note(study: Study, outdated: Mapping[str, Finished], again: Sequence[str], say: Callable[[str], object]) -> None:
+    """Say in what the plan, and the code of finished runs, differ from the last plan, and remember it as the last."""
     current = plan_folder(study.scale_name) / "current.json"
-    try:
-        last = str(json.loads(current.read_text())["study"])
-        if last == study.key:
-            return
-        news = plan_differences(read_study(study.scale_name, last), study)
-    except (OSError, ValueError, KeyError, TypeError, InputError):  # there was none, or none of this version
-        news = ""
-    if news:
-        say(f"m2mkd: {news}")
-    write_json(current, {"study": study.key})
+    note = read_note(current)
+    last = note if isinstance(note, dict) else {}
+    code = {run_id: code_in_words(one) for run_id, one in sorted(outdated.items())}
+    if last.get("study") != study.key and "study" in last:
+        try:
+            news = plan_differences(read_study(study.scale_name, str(last["study"])), study)
+        except InputError:  # there was none, or none of this version
+            news = ""
+        if news:
+            say(f"m2mkd: {news}")
+    if again:
+        say(f"m2mkd: {len(again)} finished runs are computed again, for other code computed them; {again[0]}: {code[again[0]]}")
+    elif code and last.get("code") != digest(code):
+        first, fix = next(iter(code.items())), "snakemake --cores all --config code=strict"
+        say(f"m2mkd: other code computed {len(code)} finished runs, which stay ({first[0]}: {first[1]}); '{fix}' computes them again")
+    write_unless_there(current, {"study": study.key, "code": digest(code)})

@@ -1,6 +1,5 @@
 """Snakemakes that work in this folder, also on other machines that share it."""
 
-import json
 import socket
 import tempfile
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from m2mkd.errors import InputError
+from m2mkd.files import read_note
 
 RECORDS = Path("results/.workflows")
 """Where every Snakemake notes itself while it works (``workflow/rules/starts.smk``), and touches its note every ten seconds."""
@@ -25,9 +25,9 @@ def working() -> Iterator[str]:
     now = _now()
     for path in sorted(RECORDS.glob("*.json")):
         try:
-            note, age = json.loads(path.read_text()), now - path.stat().st_mtime
+            note, age = read_note(path), now - path.stat().st_mtime
             host, pid = str(note["host"]), int(note["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it has just ended
         if host != socket.gethostname() and age < SILENCE:
             yield f"process {pid} on {host}, a Snakemake that works here"

@@ -1,6 +1,7 @@
 """Where the tests find the recordings and the data packs, and how strict an absence is."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,17 @@ def packs_dir() -> Path:
 def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configuration files are found from the root of the project."""
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``m2mkd`` with arguments in this process: exit code, standard output and error."""
+    from m2mkd.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run

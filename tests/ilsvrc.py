@@ -1,13 +1,14 @@
 """ImageNet in miniature, in the form in which its makers hand it out."""
 
 import io
-import tarfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from scipy.io import savemat
+
+from tests.archives import tarred
 
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 
@@ -46,7 +47,7 @@ def write_ilsvrc(
     number_of = {wnid: number for number, wnid in enumerate(sorted(train, reverse=True), start=1)}
     _tar(
         folder / TRAIN,
-        {f"{wnid}.tar": _tarred({f"{wnid}_{n}.JPEG": image for n, image in enumerate(images)}) for wnid, images in train.items()},
+        {f"{wnid}.tar": tarred({f"{wnid}_{n}.JPEG": image for n, image in enumerate(images)}) for wnid, images in train.items()},
     )
     _tar(folder / VAL, {f"ILSVRC2012_val_{n:08}.JPEG": image for n, (_, image) in enumerate(val, start=1)})
     rows = [(number, wnid, 0) for wnid, number in number_of.items()] + [(len(train) + 1, "n00001740", len(train))]
@@ -59,14 +60,4 @@ def write_ilsvrc(
 
 
 def _tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> None:
-    path.write_bytes(_tarred(files, mode))
-
-
-def _tarred(files: Mapping[str, bytes], mode: str = "w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    path.write_bytes(tarred(files, mode))

@@ -15,10 +15,10 @@ from m2mkd.study.phase import Phase
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 from m2mkd.training import job as jobs
-from m2mkd.training.job import Job, Outcome
+from m2mkd.training.job import Job, Outcome, PhaseCode
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import common
-from m2mkd.training.update import Task
+from m2mkd.training.task import Task
 from tests.fabricated import pretend_data
 from tests.tiny import State, TinyPack, noise
 
@@ -82,15 +82,24 @@ def plan_of(study: Study, *runs: Run) -> list[PlannedRun]:
     return [planned[run.id] for run in runs]
 
 
-def execute(study: Study, *runs: Run, machine: Callable[[], Any] = lambda: None) -> None:
-    """Compute runs in one job."""
-    jobs.execute(plan_of(study, *runs), machine, print)
-
-
-def pretending(monkeypatch: pytest.MonkeyPatch, study: Study, phase: str, compute: Callable[[Job[Any]], Outcome]) -> list[Run]:
-    """Runs of a phase, which ``compute`` does in its place; with manifests of their sets."""
-    runs = [run for run in study.runs.values() if run.phase == phase]
-    for run in runs:
+def execute(study: Study, *runs: Run, machine: Callable[[], Any] = lambda: None, code: PhaseCode | None = None) -> None:
+    """Compute runs in one job; where ``code`` does that in the place of their phase, it is pretended that their data is there."""
+    for run in runs if code else ():
         pretend_data(run.config)
-    monkeypatch.setattr(import_module(f"m2mkd.training.phases.{phase}"), "run", compute)
-    return runs
+    jobs.execute(plan_of(study, *runs), machine, print, code=code)
+
+
+@dataclass
+class Pretended:
+    """What computes runs in the place of a phase."""
+
+    compute: Callable[[Job[Any]], Outcome]
+    seen: list[list[Job[Any]]] = field(default_factory=list)
+    """Jobs that were computed together."""
+
+    def run(self, job: Job[Any]) -> Outcome:
+        return self.run_together([job])[0]
+
+    def run_together(self, group: Sequence[Job[Any]]) -> list[Outcome]:
+        self.seen.append(list(group))
+        return [self.compute(job) for job in group]

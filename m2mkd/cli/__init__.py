@@ -3,12 +3,13 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from m2mkd import __version__, surroundings
-from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, study
+from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, sentences, study
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
 
@@ -18,6 +19,7 @@ app.add_typer(checkpoints.app)
 app.add_typer(plan.app)
 app.add_typer(doctor.app)
 app.add_typer(claims.app)
+app.add_typer(sentences.app)
 app.add_typer(config.app, name="config")
 app.add_typer(crate.app, name="crate")
 app.add_typer(runs.app, name="runs")
@@ -50,12 +52,12 @@ FIXES = {
 """What to do about errors of the system that are no fault of this program."""
 
 
-def main() -> None:
-    """Run the command line; bad input gives one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default that of this process; bad input gives one line and exit code 2."""
     surroundings.settle()
     try:
         inside.require_ordered_container()
-        app()
+        app(args=arguments, prog_name="m2mkd")
     except InputError as error:
         sys.exit(_refuse(str(error)))
     except OSError as error:

@@ -54,7 +54,7 @@ def evaluate(
         typer.Option(help="Noisy passes of a NAC, as the released evaluation makes one; their mean and 95 % interval are added.", min=0),
     ] = 0,
 ) -> None:
-    """Print as JSON the accuracy of a released or imported network, or of an own run's, on a prepared set."""
+    """Print as JSON the accuracy, or average precision, of a released or imported network, or of an own run's, on a prepared set."""
     from m2mkd.study.data import resolve_data
     from m2mkd.training.device import choose_device, prepare_torch
     from m2mkd.training.store import PUBLISHED_FILES
@@ -65,7 +65,12 @@ def evaluate(
     pack = PUBLISHED_FILES.pack(resolve_data(data, "--data")[0])
     names = None if classes_from is None else _class_names(classes_from)
     prepare_torch(threads)
-    result = measure_imported(imported, pack, choose_device(device), names, eval_draws)
+    if imported.kind == "vmoe_detector":
+        from m2mkd.training.phases.detecting import measure_detector
+
+        result = measure_detector(imported.build(), pack, choose_device(device))  # type: ignore[arg-type]
+    else:
+        result = measure_imported(imported, pack, choose_device(device), names, eval_draws)
     if eval_draws:
         result["draws"] = _summarised(result["draws"])
     known = {"file": str(file), "kind": imported.kind, "source": imported.source, "source_sha256": imported.source_sha256, "data": data}

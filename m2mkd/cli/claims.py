@@ -21,27 +21,29 @@ def claims(
     from m2mkd.config.claims import load_claims
     from m2mkd.errors import InputError
     from m2mkd.results.judge.results import Results
-    from m2mkd.results.tables.claims_table import claims_metrics, explanation
+    from m2mkd.results.tables.claims_json import claim_records
+    from m2mkd.results.tables.claims_table import explanation
 
     # Looked up first, so that a slip of the pen does not take the time of reading all runs.
     known = load_claims()
     if claim is not None and claim not in {found.id for found in known}:
         raise InputError(f"{claim}: no claim of that id in config/claims.tsv; it has {', '.join(found.id for found in known)}")
     study = read_study(scale, experiment, overrides, ablations=True)
-    # All of them even for one, for its exact test is corrected over the whole board.
-    findings = Results.read(study, partial=True).findings
-    chosen = [finding for finding in findings if claim in (None, finding.claim.id)]
+    # All of them even for one, which is judged at once with the others.
+    chosen = [finding for finding in Results.read(study, partial=True).findings if claim in (None, finding.claim.id)]
     if as_json:
         import json
 
-        typer.echo(json.dumps(claims_metrics(chosen), indent=1))
+        typer.echo(json.dumps(claim_records(chosen), indent=1))
     elif claim is not None:
         typer.echo(explanation(study, chosen[0]))
     else:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("claim", "verdict", "why", show_lines=True, title=f"Claims by the runs of scale {study.scale_name}")
+        table = Table(
+            "claim", "verdict", "why", "what would decide it", show_lines=True, title=f"Claims by the runs of scale {study.scale_name}"
+        )
         for finding in chosen:
-            table.add_row(finding.claim.id, finding.verdict.word, finding.verdict.why)
-        Console().print(table)
+            table.add_row(finding.claim.id, finding.verdict.word, finding.why, finding.verdict.needs)
+        Console(markup=False, emoji=False).print(table)

@@ -32,13 +32,13 @@ def crate(
 
 @app.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder of the crate.")]) -> None:
-    """Check every digest of a crate, and that each run's key follows from its configuration."""
+    """Check every digest of a crate, that each run's key follows from its configuration, and that its tables are those of its runs."""
     from m2mkd.results.crate.check import check_crate
 
     found = check_crate(folder)
     typer.echo(
         f"{found.name}: {found.files} files and {found.records} records of runs match their digests; "
-        f"{found.left_out} outputs are in it by their digest alone"
+        f"{found.left_out} outputs are in it by their digest alone; {found.compiled} files compiled anew from the runs are the same"
     )
     if found.beside:
         typer.echo(f"{len(found.beside)} files beside them are not of the crate, such as {found.beside[0]}")

@@ -22,17 +22,18 @@ def list_() -> None:
     from rich.text import Text
 
     from m2mkd.config import load
-    from m2mkd.data.fetch import raw_file
+    from m2mkd.data.fetch import present, raw_file
     from m2mkd.errors import printable
 
     table = Table("name", "what it is", "classes", "train", "val", "size", "here", "licence", box=SIMPLE, padding=(0, 1, 0, 0))
     for column in (0, 2, 3, 4, 5, 6):
         table.columns[column].no_wrap = True
     for name, dataset in load.datasets().items():
-        there = sum(raw_file(file).exists() for file in dataset.files)
-        here = f"{there} of {len(dataset.files)}" if dataset.fetched else "comes along"
+        files = present(dataset)
+        there = sum(raw_file(file).exists() for file in files)
+        here = f"{there} of {len(files)}" if dataset.fetched else "comes along"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
-        size = sum(file.bytes or 0 for file in dataset.files)
+        size = sum(file.bytes or 0 for file in files)
         cells = (name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
         table.add_row(*(Text(printable(cell)) for cell in cells))  # a title is text, whatever brackets it has
     shown = sys.stdout is not None and sys.stdout.isatty()
@@ -59,23 +60,29 @@ def fetch(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here.")] = None,
 ) -> None:
-    """Compare source files and prepared sets with their digests."""
+    """Compare source files and prepared sets with their digests, with each other, and with what finished runs saw."""
     from m2mkd.config import load
     from m2mkd.data.fetch import check, raw_file
     from m2mkd.data.pack import open_pack
+    from m2mkd.data.recorded import require_seen, require_sources
     from m2mkd.errors import InputError
 
     for name in names or load.datasets():
         dataset = load.dataset_named(name, "data verify")
-        raw = [file for file in dataset.files if raw_file(file).exists()]
+        raw = [file for files in dataset.sources for file in files if raw_file(file).exists()]
+        digests = {}
         for file in raw:
             known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
-            typer.echo(f"{raw_file(file)}: sha256 {check(raw_file(file), file, name, afresh=True)}, {known}")
+            digests[file.name] = check(raw_file(file), file, name, afresh=True)
+            typer.echo(f"{raw_file(file)}: sha256 {digests[file.name]}, {known}")
+        require_sources(name, digests)
         packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
         for manifest in packs:
             pack = open_pack(manifest.parent, verify="always")
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
-            typer.echo(f"{manifest.parent}: {counts} images, whole")
+            runs = require_seen(manifest.parent)
+            seen = f", as {runs} finished {'run' if runs == 1 else 'runs'} saw it" if runs else ""
+            typer.echo(f"{manifest.parent}: {counts} images, whole{seen}")
         if names and not raw and not packs:
             fix = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
             raise InputError(f"{name}: neither source files nor a prepared set are here; {fix}")

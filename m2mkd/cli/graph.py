@@ -64,6 +64,7 @@ def _weights(what: str, scale: str | None) -> Path | None:
 def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, profile: str | None, seed: int) -> tuple[str, Any]:
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import fitted_graph, graph_seed
+    from m2mkd.models.build import graph_fit_cut
     from m2mkd.study.phases import TrainStudent
 
     changes = [*(overrides or []), *([f"profiles=[{profile}]"] if profile else [])]
@@ -72,8 +73,7 @@ def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, pr
     config = study.runs[row.trained[0]].config
     if not isinstance(config, TrainStudent) or config.student.family != "nac" or config.prior is None:
         raise InputError(f"experiment {name}: trains no NAC, so that there is no graph; name one of the nac_ experiments")
-    cut = config.compat.get("graph_fit_cut", "truncation")
-    comparison = fitted_graph(config.student, config.prior, graph_seed(config.prior, seed), None if cut == "truncation" else float(cut))
+    comparison = fitted_graph(config.student, config.prior, graph_seed(config.prior, seed), graph_fit_cut(config.compat))
     return f"{name} at scale {study.scale_name}, {row.profile}, seed {seed}", comparison
 
 
@@ -124,7 +124,7 @@ def _print(title: str, comparison: Any) -> None:
         rows["recall"] = ["" if graph is intended else f"{graph.recall(intended):.3f}" for graph in graphs]
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
     console.print(f"input to mediator: density {comparison.input_density:.4f}")

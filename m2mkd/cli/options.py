@@ -21,7 +21,9 @@ AblationsOption = Annotated[bool, typer.Option("--ablations", help="The study to
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
 
 
-def read_settings(scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None) -> Any:
+def read_settings(
+    scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None, code: str | None = None
+) -> Any:
     from m2mkd.config import load
     from m2mkd.config.strict import parse_json
 
@@ -32,6 +34,8 @@ def read_settings(scale: str | None, experiments: list[str] | None, overrides: l
         changes["experiments"] = experiments
     if overrides:
         changes = load.merged(changes, {"overrides": load.parse_overrides(overrides)})
+    if code is not None:
+        changes["code"] = code
     return load.settings(changes)
 
 

@@ -20,6 +20,7 @@ def plan(
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
     longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
     storage: Annotated[Path | None, typer.Option(help="Where Snakemake keeps copies of an object storage's outputs.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Files that Snakemake has read its configuration from.")] = None,
 ) -> None:
     """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
     from m2mkd.config import load
@@ -27,8 +28,10 @@ def plan(
     from m2mkd.planning.request import Terms
     from m2mkd.workflow import plan_workflow
 
+    for file in read or ():
+        load.read_config(file)
     if load.CONFIG.joinpath("config.yaml").is_file():
-        load.settings()  # Snakemake, which has read it too, takes the last of two keys without a word
+        load.settings()
     terms = Terms(Assumptions(gpu, mfu, gpus), workers, longest) if gpu else None
 
     def say(news: str) -> None:
@@ -58,6 +61,17 @@ def list_(
         typer.echo("\n".join(as_lines(runs)))
 
 
+@app.command()
+def verify(
+    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+) -> None:
+    """Compare every output of the finished runs of a study with its digest, and each run with its configuration, data and code."""
+    from m2mkd.results.read.verify import verify_runs
+
+    for line in verify_runs(read_study(scale, experiment, overrides, ablations=ablations)):
+        typer.echo(line)
+
+
 @app.command("show")
 def show_run(run: str, scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None) -> None:
     """Print the configuration of one run."""
@@ -77,17 +91,20 @@ def gc(
     overrides: SetOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
 ) -> None:
-    """List or remove run folders, and plans, that neither the study nor the scale's ablations need."""
+    """List or remove run folders, and plans, that neither the study nor the scale's ablations and detectors need."""
     from m2mkd.study.plan import build_study
     from m2mkd.study.state import surplus, surplus_plans
     from m2mkd.surplus import remove
     from m2mkd.workflows import require_none
 
     settings = read_settings(scale, experiment, overrides)
-    study, whole = build_study(settings), build_study(settings, ablations=True)
+    studies = [
+        build_study(settings, ablations=ablations, detection=detection) for ablations in (True, False) for detection in (True, False)
+    ]
+    whole = studies[0]
     if delete:
         require_none("runs gc --delete")
-    found = [*surplus(whole), *surplus_plans(whole, {study.key, whole.key})]
+    found = [*surplus(whole), *surplus_plans(whole, {study.key for study in studies})]
     for path in found:
         state = "not needed" if not delete else "removed" if remove(path) else "left, for a job holds it"
         typer.echo(f"{state}: {path}")

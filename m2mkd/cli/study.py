@@ -17,6 +17,9 @@ from m2mkd.cli.options import (
 )
 
 app = typer.Typer()
+CodeOption = Annotated[
+    str | None, typer.Option(help="strict: what other code computed is computed again; named, as by default: it stays, and is named.")
+]
 PartialOption = Annotated[bool, typer.Option("--partial", help="Take the runs that are there; claims that need more say which.")]
 track = typer.Typer(no_args_is_help=True, help="Fill the MLflow store.")
 
@@ -41,8 +44,11 @@ def run(
         int | None, typer.Option(help="Most images on a device at a time; more are accumulated.", min=2, envvar="M2MKD_DEVICE_BATCH")
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
+    code: CodeOption = None,
 ) -> None:
     """Compute a run, or several that differ in seed or module alone; an interrupted one goes on where it stopped."""
+    from dataclasses import replace
+
     from m2mkd.ranks import started_by_launcher
     from m2mkd.study.lookup import find_runs
     from m2mkd.tracking.address import set_default_tracking_uri
@@ -54,7 +60,10 @@ def run(
     def say(news: str) -> None:
         typer.echo(news, err=True)
 
-    planned = find_runs(runs, read_settings(scale, experiment, overrides))
+    settings = read_settings(scale, experiment, overrides, code=code)
+    planned = find_runs(runs, settings)
+    if code is not None:
+        planned = [replace(one, code=settings.code) for one in planned]
     first = planned[0]
     set_default_tracking_uri(first.tracking_uri)
     if gpus and device != "cpu" and not started_by_launcher():  # for the ranks of torchrun, the process that started them has
@@ -128,11 +137,13 @@ def sync(
 
 
 @app.command()
-def reproduce(scale: ScaleOption = None, cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all") -> None:
+def reproduce(
+    scale: ScaleOption = None, cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all", code: CodeOption = None
+) -> None:
     """Run the whole study of a scale, after clearing away what an interrupted one left."""
     from m2mkd.reproduce import reproduce as run_workflow
 
-    raise typer.Exit(run_workflow(read_settings(scale, None, None), cores))
+    raise typer.Exit(run_workflow(read_settings(scale, None, None, code=code), cores))
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Claims as data (``config/claims.tsv``): what is said, by whom, and what would count as reproducing it, fixed before anything is run."""
 
-import csv
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,11 +9,16 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, mode
 from m2mkd.config import load
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Profile
+from m2mkd.config.tables import read_table
 from m2mkd.errors import InputError
 
 Metric = Literal["iid_top1", "ood_top1", "graph_density"]
 COMPARISON = re.compile(r"([^ ()]+)|([^ ()]+) - ([^ ()]+)|\(([^ ()]+) - ([^ ()]+)\) - \(([^ ()]+) - ([^ ()]+)\)")
 """A; A - B; or (A - B) - (C - D)."""
+FEWEST_SEEDS = 6
+"""With fewer no exact test can reach 5 %: of five pairs that all point one way the two-sided p value is 2 / 2^5."""
+LARGEST_TOLERANCE = 1 / 3
+"""Of a claimed gain: what is a third smaller is not of that size."""
 
 
 class Claim(Config):
@@ -46,11 +50,12 @@ class Claim(Config):
     unit: Literal["points", "relative", "unstated"]
     """Percentage points of accuracy, percent of B's accuracy, or not stated: then it is judged in both."""
     tolerance: NonNegativeFloat
-    """How far from ``size`` still counts as that size, in the same unit; for ``equal``, the largest difference that counts as none."""
+    """How far from ``size`` still counts as that size, in the same unit, for a gain at most a third of it; for ``equal``, the largest
+    difference that counts as none."""
     scale: str
     """Scale at which it may be judged."""
     seeds: PositiveInt
-    """Fewest seeds that it is judged with; 1 for the accuracy of a teacher, which is one run."""
+    """Fewest seeds that it is judged with, at least six; or 1 for the accuracy of a teacher, which is one run."""
 
     @field_validator("population", mode="before")
     @classmethod
@@ -78,6 +83,10 @@ class Claim(Config):
             raise ValueError("direction value needs a size from 0 to 100 in points, for it is an accuracy in percent")
         if self.direction == "greater" and self.size is not None and self.size <= 0:
             raise ValueError("direction greater needs a size above 0, or none; turn the comparison round")
+        if self.direction == "greater" and self.size is not None and self.tolerance > LARGEST_TOLERANCE * self.size:
+            raise ValueError(f"tolerance {self.tolerance:g} is more than a third of size {self.size:g}; a gain so much smaller is another")
+        if self.seeds < FEWEST_SEEDS and (self.seeds, self.direction, self.aggregate) != (1, "value", "each"):
+            raise ValueError(f"seeds {self.seeds} cannot decide; write at least {FEWEST_SEEDS}, or 1 for the accuracy of one run")
         with_itself = any(members[0] == members[1] for members in self.members() if len(members) > 1)
         if with_itself or len(set(self.population)) < len(self.population):
             raise ValueError("an experiment stands twice in the population, or is compared with itself; remove one")
@@ -115,18 +124,12 @@ def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:
         If the file cannot be read, a row is not valid, or an id occurs twice; names line and field.
     """
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            lines = [(reader.line_num, line) for line in reader]
+        header, lines = read_table(path, "\t")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a table in UTF-8 ({error}); correct it") from None
     claims: dict[str, Claim] = {}
-    for number, line in lines:
-        if None in (*line, *line.values()):
-            raise InputError(f"{path}, line {number}: not as many cells as the header has; separate them by tabs")
-        claim = load.checked(Claim, line, f"{path}, line {number}")
+    for number, cells in lines:
+        claim = load.checked(Claim, dict(zip(header, cells, strict=True)), f"{path}, line {number}")
         if claim.id in claims:
             raise InputError(f"{path}, line {number}: id {claim.id} occurs twice; rename one")
         claims[claim.id] = claim

@@ -1,9 +1,9 @@
 """The registry of data sets: what each is, where it comes from and how it is laid out."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
@@ -22,6 +22,7 @@ Layout = Literal[
     "digits_scenes",
     "tiny_imagenet",
     "tiny_imagenet_r",
+    "tiny_imagenet_rendition",
     "image_folder",
     "imagenet",
     "imagenet_r",
@@ -57,6 +58,17 @@ class SourceFile(Config):
         return f"{found} as {self.split}" if self.split else found
 
 
+class Subset(Config):
+    """That a data set is a part of what its source files hold, the same from each of several sources."""
+
+    images: str = Field(pattern=r"^[A-Za-z0-9._-][A-Za-z0-9._/-]*$")
+    """File that lists its images by class and split, relative to the root (`m2mkd.data.subsets`)."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Digest of the names and the content of its images, which no source of it may differ from."""
+    packs: tuple[SourceFile, ...] = ()
+    """Files that hold its images, too, each of which serves in place of the source files."""
+
+
 class DatasetConfig(Config):
     """One data set of ``config/datasets.yaml``."""
 
@@ -80,6 +92,25 @@ class DatasetConfig(Config):
     """How to get the source where it cannot simply be downloaded."""
     synthetic: bool = False
     """Made by image operations from another set; never to be reported as a natural one."""
+    subset: Subset | None = None
+    """Which of the images in its source files it consists of; none: all of them."""
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Self:
+        if self.subset and (self.made_here or self.layout == "coco"):
+            raise ValueError(f"a set of layout '{self.layout}' has no subset; remove the field subset")
+        return self
+
+    @property
+    def sources(self) -> tuple[tuple[SourceFile, ...], ...]:
+        """What the set can be prepared from: its source files, or of a subset one of the packs."""
+        packs = self.subset.packs if self.subset else ()
+        return (self.files, *((pack,) for pack in packs))
+
+    @property
+    def identity(self) -> list[str]:
+        """What tells its images from others: the source files as far as they are known, of a subset the images themselves."""
+        return [self.subset.sha256] if self.subset else [file.identity for file in self.files]
 
     @property
     def fetched(self) -> tuple[SourceFile, ...]:

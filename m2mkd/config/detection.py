@@ -1,13 +1,16 @@
 """Detectors: sizes of a Mask R-CNN on a V-MoE, and the switches of the release that act in it (specification detection.md)."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
 from m2mkd.config.compat import Value
 from m2mkd.config.models import VMoEConfig
+
+BOX_BINS, MASK_BINS = 7, 14
+"""Places along a side that the features of a region are pooled to, for its box and for its mask."""
 
 
 class Proposals(Config):
@@ -25,6 +28,7 @@ class DetectorConfig(Config):
     The number of classes comes from the data set.
     """
 
+    family: ClassVar[Literal["detector"]] = "detector"
     backbone: VMoEConfig
     """The V-MoE; class token, final norm and head are left out, and so are stitch layers."""
     image_size: PositiveInt = 1024

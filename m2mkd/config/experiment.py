@@ -2,45 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from m2mkd.config.base import Config, Name
 from m2mkd.config.compat import Profile, Value
+from m2mkd.config.detection_experiment import DetectionExperiment
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, Prior
 from m2mkd.config.recipe import Distillation, Recipe
-
-SEEDS_LIMIT = 1000
-"""More of them are a slip of the pen."""
-
-
-def _number(seed: object) -> object:
-    """A number that Snakemake, which reads its command line as text, left as digits."""
-    return int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 20 else seed
-
-
-def _plausible(seeds: object) -> object:
-    """One message for both forms; a union would complain of the one that was not meant."""
-    if isinstance(seeds, list | tuple):
-        seeds = [_number(seed) for seed in seeds]
-        fine = 0 < len(seeds) <= SEEDS_LIMIT and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)
-    else:
-        seeds = _number(seeds)
-        fine = type(seeds) is int and 0 < seeds <= SEEDS_LIMIT
-    if not fine:
-        raise ValueError(f"give a number of seeds from 1 to {SEEDS_LIMIT}, or a list of different whole numbers of at least 0")
-    return seeds
-
-
-Seeds = Annotated[
-    Annotated[PositiveInt, Field(le=SEEDS_LIMIT)] | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=SEEDS_LIMIT)],
-    BeforeValidator(_plausible),
-]
-"""A number n for the seeds 0 to n - 1, or a list of seeds."""
-
-
-def seeds_of(seeds: Seeds) -> tuple[int, ...]:
-    """The seeds in ascending order."""
-    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
+from m2mkd.config.seeds import Seeds
 
 
 class TeacherImports(Config):
@@ -89,6 +59,11 @@ class Distill(Config):
     loss: Distillation = Distillation()
 
 
+Codes = Literal["independent", "identical", "of_modules"]
+"""Codes that a NAC's latents start with: each its own, as released; one for all of a group; or near the one its module was distilled for.
+The released code can read the others from files that nothing in it writes (``predefined_codes_dir``, nac.md 15)."""
+
+
 class VariantImports(Config):
     """Weights of others instead of what a variant trains; files that ``m2mkd import`` wrote."""
 
@@ -107,6 +82,8 @@ class Variant(Config):
     """From scratch, or from modules distilled by m2mKD."""
     load_modules: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
     """Which modules are distilled and loaded, by number from 0; the others start from scratch."""
+    codes: Codes = "independent"
+    """How the codes of a NAC's latents start."""
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
     imports: VariantImports = VariantImports()
@@ -120,6 +97,8 @@ class Variant(Config):
             raise ValueError("give either a recipe to train the student by, or imports.student to take it from a file")
         if self.init == "scratch" and (self.load_modules != "all" or self.imports.modules is not None):
             raise ValueError("load_modules and imports.modules need init: modules")
+        if self.codes == "of_modules" and (self.init, self.load_modules) != ("modules", "all"):
+            raise ValueError("codes: of_modules needs init: modules, and all of them; change either")
         if self.imports.student is not None and (self.init != "scratch" or self.distillation is not None):
             raise ValueError("an imported student is not trained; remove init and distillation")
         if self.load_modules != "all" and (not self.load_modules or list(self.load_modules) != sorted(set(self.load_modules))):
@@ -224,7 +203,9 @@ class AblationExperiment(Config):
         return self
 
 
-Experiment = Annotated[TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment, Field(discriminator="kind")]
+Experiment = Annotated[
+    TeacherExperiment | StudentExperiment | TransferExperiment | AblationExperiment | DetectionExperiment, Field(discriminator="kind")
+]
 
 
 def _complete_or_extends(schema: dict[str, Any]) -> None:
@@ -257,14 +238,23 @@ class Scale(Config):
     """Time between two checkpoints of a training; results and keys do not depend on it."""
     checkpoint_updates: PositiveInt | None = None
     """Updates between two checkpoints; none: time alone decides."""
+    weak_below: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """By family of students, the IID accuracy (share) below which a seed's training went badly; the verdict board names such seeds."""
     data: dict[str, str] = {}
     """Data sets that stand in for those of the experiments, both as name@size."""
     models: dict[str, dict] = {}
     """Changes to architectures, by name."""
     recipes: dict[str, dict] = {}
     """Changes to recipes, by name."""
+    detectors: dict[str, dict] = {}
+    """Changes to detectors, by name."""
+    detection_recipes: dict[str, dict] = {}
+    """Changes to recipes of detectors, by name."""
     experiment_changes: dict[str, dict] = {}
     """Changes to experiments, by name."""
+
+
+CodeRule = Literal["named", "strict"]
 
 
 class Settings(Config):
@@ -284,6 +274,8 @@ class Settings(Config):
     tracking_uri: str | None = None
     """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
     before it. None: ``results/mlflow.db``, filled at the end."""
+    code: CodeRule = "named"
+    """What to do about finished runs that other code computed: they are named, or (``strict``) computed again."""
 
 
 class Catalogue(Config):
@@ -291,3 +283,7 @@ class Catalogue(Config):
 
     models: dict[Name, Model]
     recipes: dict[Name, Recipe]
+    detectors: dict[Name, dict[str, Any]]
+    """Each names its backbone among the models. Whether the two fit is seen only where a detector is asked for, as a scale may change the
+    backbone in ways that no detector takes."""
+    detection_recipes: dict[Name, DetectionRecipe]

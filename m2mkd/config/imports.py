@@ -1,11 +1,11 @@
 """Files of others that a run builds on, told by their content."""
 
 import contextlib
-import json
+import re
 from pathlib import Path
 
 from m2mkd.errors import InputError
-from m2mkd.files import sha256, write_json
+from m2mkd.files import read_note, sha256, write_json
 
 CACHE = Path("results/.digests.json")
 """Digests by path, with the size and the time of modification that they were computed at."""
@@ -24,12 +24,13 @@ def imported_digest(file: str, field: str) -> str:
         raise InputError(f"{field}: {file} is not a file; write one there with 'm2mkd import'")
     facts = path.stat()
     stamp = [facts.st_size, facts.st_mtime_ns]
-    try:
-        known = json.loads(CACHE.read_text())
-    except (OSError, ValueError):
-        known = {}
-    if known.get(file, [None])[:2] != stamp:
-        known[file] = [*stamp, sha256(path)]
-        with contextlib.suppress(OSError):  # where nothing can be written, it is computed each time
-            write_json(CACHE, known)
+    note = read_note(CACHE)
+    known = note if isinstance(note, dict) else {}
+    match known.get(file):
+        case [size, mtime, str(digest)] if [size, mtime] == stamp and re.fullmatch("[0-9a-f]{64}", digest):
+            pass
+        case _:
+            known[file] = [*stamp, sha256(path)]
+            with contextlib.suppress(OSError):  # where nothing can be written, it is computed each time
+                write_json(CACHE, known)
     return known[file][2]

@@ -13,9 +13,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from m2mkd.config.base import NAME, Name
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
+from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
-from m2mkd.config.strict import parse_yaml
+from m2mkd.config.strict import LARGEST_JSON, LARGEST_YAML, parse_json, parse_yaml
 from m2mkd.errors import InputError
+from m2mkd.files import require_file
 
 CONFIG = Path("config")
 RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
@@ -31,6 +33,8 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
         If the file cannot be read, is not YAML in UTF-8, or is not a mapping.
     """
     try:
+        if require_file(path).st_size > LARGEST_YAML:
+            raise InputError(f"{path}: is larger than {LARGEST_YAML} bytes; a configuration is shorter")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run from the root of the project") from error
@@ -42,6 +46,31 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, but a mapping of field names to values is needed")
     return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; see `parse_json`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    InputError
+        If it is no file, is larger than any of this suite, or holds no JSON object.
+    """
+    if require_file(path).st_size > LARGEST_JSON:
+        raise InputError(f"{path}: is larger than {LARGEST_JSON} bytes; no file of this suite is")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a file of configuration, in YAML or, by its name, in JSON; raises as `read_yaml`."""
+    if path.suffix != ".json":
+        return read_yaml(path)
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file of configuration") from None
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +166,12 @@ def switches() -> dict[str, Switch]:
     """The registry of compat switches by name."""
     path = CONFIG / "compat.yaml"
     return checked(dict[str, Switch], read_yaml(path), str(path))
+
+
+def forget_files() -> None:
+    """Forget what was read, before another folder is looked at."""
+    datasets.cache_clear()
+    switches.cache_clear()
 
 
 def dataset_named(name: str, field: str) -> DatasetConfig:
@@ -235,14 +270,14 @@ def _extended(content: dict[str, Any], chain: tuple[str, ...]) -> dict[str, Any]
 def catalogue(scale: Scale) -> Catalogue:
     """Architectures and recipes at a scale."""
     content = {}
-    for part, changes in (("models", scale.models), ("recipes", scale.recipes)):
-        path = CONFIG / f"{part}.yaml"
+    for part in Catalogue.model_fields:
+        path, changes = CONFIG / f"{part}.yaml", getattr(scale, part)
         base = read_yaml(path)
         for name in changes:
             if name not in base:
                 raise InputError(f"{part}.{name}: the scale or the overrides change it, but {path} has none of that name; remove it")
         content[part] = merged(base, changes)
-    return checked(Catalogue, content, "config/models.yaml and config/recipes.yaml at this scale")
+    return checked(Catalogue, content, "config/models.yaml, config/recipes.yaml and the like at this scale")
 
 
 def experiment(name: str, scale: Scale) -> Experiment:
@@ -253,8 +288,17 @@ def experiment(name: str, scale: Scale) -> Experiment:
 
 def ablations(scale_name: str, scale: Scale) -> list[str]:
     """Names of the experiments that are ablations of a scale, in alphabetical order."""
+    return _of_scale(scale_name, scale, AblationExperiment)
+
+
+def detections(scale_name: str, scale: Scale) -> list[str]:
+    """The same of detectors that a scale has beside its study."""
+    return _of_scale(scale_name, scale, DetectionExperiment)
+
+
+def _of_scale(scale_name: str, scale: Scale, kind: type[AblationExperiment | DetectionExperiment]) -> list[str]:
     names = sorted(path.stem for path in (CONFIG / "experiments").glob("*.yaml"))
-    found = {name: one for name in names if isinstance(one := experiment(name, scale), AblationExperiment)}
+    found = {name: one for name in names if isinstance(one := experiment(name, scale), kind)}
     for name, one in found.items():
         for wanted in one.scales:
             named("scales", wanted, f"{CONFIG / 'experiments' / name}.yaml: scales")

@@ -1,7 +1,7 @@
 """Recipes: how a network is trained, whatever it is."""
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -60,6 +60,8 @@ class Augmentation(Config):
 class Recipe(Config):
     """Optimiser, schedule, precision and augmentation of one phase. Batch sizes are global."""
 
+    TOGETHER: ClassVar[int] = 2
+    """Images that accumulation must not part: pairs of mixup."""
     epochs: PositiveInt
     batch_size: PositiveInt
     """Global batch size of one update; even, because mixup pairs a batch with its reverse."""
@@ -72,6 +74,9 @@ class Recipe(Config):
     scale_min_lr: bool = False
     """Whether ``min_lr`` is scaled to the batch size like ``lr``."""
     warmup_epochs: NonNegativeInt = 0
+    warmup_updates: NonNegativeInt | None = Field(None, exclude_if=lambda updates: updates is None)
+    """Updates of the warm-up instead of its epochs, so that it is as long on any number of images; needs
+    ``schedule_step: update``. Where there is none it is part of no key."""
     warmup_lr: NonNegativeFloat = 1e-6
     """Learning rate at the start of the warm-up, never scaled."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -103,7 +108,13 @@ class Recipe(Config):
             raise ValueError(f"batch_size {self.batch_size} is odd; mixup pairs a batch with its reverse, so use an even one")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.warmup_updates is not None and self.schedule_step != "update":
+            raise ValueError("warmup_updates needs schedule_step: update; set that, or give warmup_epochs")
         return self
+
+    def passes(self, steps_per_epoch: int) -> int:
+        """Passes over the training set."""
+        return self.epochs
 
     @property
     def peak_lr(self) -> float:

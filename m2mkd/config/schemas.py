@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from m2mkd.config.base import Name
 from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DatasetConfig
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.experiment import Experiment, Scale, Settings
 from m2mkd.config.models import Model
 from m2mkd.config.recipe import Recipe
@@ -21,6 +22,8 @@ FILES: dict[str, Any] = {
     "scale": Scale,
     "models": dict[Name, Model],
     "recipes": dict[Name, Recipe],
+    "detectors": dict[Name, dict[str, Any]],
+    "detection_recipes": dict[Name, DetectionRecipe],
     "datasets": dict[Name, DatasetConfig],
     "compat": dict[str, Switch],
 }

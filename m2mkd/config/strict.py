@@ -20,6 +20,14 @@ QUIRKS = [
 """Plain words that YAML 1.1 takes for something else than people, or later versions, do; and what to write."""
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 """Numbers that YAML 1.1 takes for text unless they have a dot and a sign."""
+LARGEST_YAML = 1 << 18
+"""Bytes; a file of configuration has a tenth of it."""
+LARGEST_JSON = 1 << 26
+"""Bytes; that of a prepared set of a thousand classes has a thousandth of it."""
+MOST_VALUES, DEEPEST = 50_000, 50
+"""Values of a YAML text with all that its aliases repeat, and how deep they are nested."""
+PARSERS_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What parsers and converters raise about a text besides errors of their own."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,10 +40,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping; put it in quotes", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice; remove one", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
@@ -88,26 +97,55 @@ def parse_yaml(text: str, where: str, *, ours: bool = True) -> Any:
     Raises
     ------
     InputError
-        If it is not YAML, a key stands twice in it, or a word can be read in two ways.
+        If it is not YAML, a key stands twice in it, a word can be read in two ways, or it is larger or deeper than any configuration.
     """
+    if len(text) > LARGEST_YAML:
+        raise InputError(f"{where}: is larger than {LARGEST_YAML} characters; a configuration is shorter")
     try:
-        return yaml.load(text, _StrictLoader if ours else _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        loader = (_StrictLoader if ours else _Loader)(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _values(node, {}, 1)
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {error}") from error
+    except RecursionError:
+        raise InputError(f"{where}: not valid YAML: it is nested too deep") from None
+    except PARSERS_ERRORS as error:
+        raise InputError(f"{where}: not valid YAML: {error}") from None
 
 
-def parse_json(text: str, where: str) -> dict[str, Any]:
+def _values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> int:
+    """How many values a node has, with each as often as an alias repeats it."""
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} deep, or within itself")
+    if node not in known:
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        known[node] = 1 + sum(_values(part, known, depth + 1) for part in parts)
+        if known[node] > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES} values, with those that its aliases repeat")
+    return known[node]
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises
     ------
     InputError
-        If it is none, or a name stands twice in it.
+        If it is none, is not UTF-8, a name stands twice in it, or it is larger than any of this suite.
     """
+    if len(text) > LARGEST_JSON:
+        raise InputError(f"{where}: is larger than {LARGEST_JSON} bytes; no file of this suite is")
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
     except RecursionError:
         raise InputError(f"{where}: not valid JSON: it is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid JSON: byte {error.start} is not UTF-8") from None
     except ValueError as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(content, dict):

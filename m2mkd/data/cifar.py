@@ -1,21 +1,33 @@
 """CIFAR-100 in its original form: pickles of arrays."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2mkd.data.archives import Archive
 from m2mkd.data.lists import text_of
-from m2mkd.data.pickles import LARGEST_PICKLE, read_pickle
+from m2mkd.data.pickled_tables import LARGEST_PICKLE, read_pickle
 from m2mkd.errors import InputError
+from m2mkd.pickles import PickleError
 
 CIFAR_SIDE = 32
 
 
-def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]]:
-    """Class names, and for ``train`` and ``val`` the images (N, 32, 32, 3) and labels (N,).
+class CifarSplit(NamedTuple):
+    """The N images of a split."""
+
+    pixels: NDArray[np.uint8]
+    """(N, 32, 32, 3)."""
+    labels: NDArray[np.int64]
+    """(N,)."""
+    names: tuple[str, ...]
+    """N, or none where the file does not name them."""
+
+
+def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, CifarSplit]]:
+    """Class names, and the images of ``train`` and ``val``.
 
     Raises
     ------
@@ -38,8 +50,15 @@ def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, 
         fit = f"{len(labels)} labels do not fit {len(pixels)} images of {len(classes)} classes"
         if labels.ndim != 1 or len(labels) != len(pixels) or sorted(set(labels.tolist())) != list(range(len(classes))):
             raise InputError(f"{archive.path}: {file}: {fit}; fetch the archive again")
-        splits[split] = pixels, labels
+        splits[split] = CifarSplit(pixels, labels, _texts(content.get(b"filenames")))
     return classes, splits
+
+
+def _texts(column: object) -> tuple[str, ...]:
+    """A column of texts; none if it is none."""
+    if not isinstance(column, list) or not all(isinstance(value, bytes | str) for value in column):
+        return ()
+    return tuple(value.decode(errors="replace") if isinstance(value, bytes) else value for value in column)
 
 
 def _names(table: Mapping[bytes, Any], archive: Archive) -> list[str]:
@@ -68,9 +87,7 @@ def _load(archive: Archive, file: str) -> dict[bytes, Any]:
         raise InputError(f"{archive.path}: {file} is missing; fetch the archive of the right data set")
     try:
         content = read_pickle(archive.read(names[0], LARGEST_PICKLE))
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle fails in any way
+    except PickleError as error:
         raise InputError(f"{archive.path}: {names[0]} cannot be read ({error}); fetch the archive again") from None
     if not isinstance(content, dict):
         raise InputError(f"{archive.path}: {names[0]} holds a {type(content).__name__}, not a table; fetch the archive again")

@@ -1,5 +1,6 @@
 """A picture of a data set: some images of some classes, with their names."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from m2mkd.data.detection_pack import detection_split
+from m2mkd.data.detection_pack import DetectionSplit, detection_split
 from m2mkd.data.images import covered
 from m2mkd.data.overlay import Mark, overlaid
 from m2mkd.data.pack import Pack, Split
@@ -69,15 +70,20 @@ def _instances(pack: Pack, name: str) -> Image.Image:
     _titled(sheet, pack, f"{name}: {len(split)} images, {facts['instances']} instances, {facts['crowds']} crowds")
     for place, index in enumerate(chosen):
         image = split.image(index)
-        marks = []
-        for instance in split.instances(index):
-            left, top, width, height = instance.bbox
-            caption = ("crowd of " if instance.iscrowd else "") + pack.classes[instance.label]
-            mask = bitmap(instance.mask(), *image.shape[:2])
-            marks.append(Mark((left, top, left + width, top + height), mask, instance.label, caption))
+        marks = truth_marks(split, index, pack.classes, *image.shape[:2])
         corner = MARGIN + place % ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + place // ACROSS * (LONGEST_SIDE + MARGIN)
         sheet.paste(overlaid(image, marks, LONGEST_SIDE), corner)
     return sheet
+
+
+def truth_marks(split: DetectionSplit, index: int, classes: Sequence[str], height: int, width: int) -> list[Mark]:
+    """All that is annotated of an image of that size, to be drawn over it."""
+    marks = []
+    for instance in split.instances(index):
+        left, top, across, down = instance.bbox
+        caption = ("crowd of " if instance.iscrowd else "") + classes[instance.label]
+        marks.append(Mark((left, top, left + across, top + down), bitmap(instance.mask(), height, width), instance.label, caption))
+    return marks
 
 
 def _some(split: Split, label: int) -> list[Image.Image]:

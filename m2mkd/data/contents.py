@@ -48,6 +48,8 @@ class Contents:
     splits: Mapping[str, Listing]
     squashed: bool = False
     """Whether each image is first resized to a square, its aspect not kept."""
+    rendered: bool = False
+    """Whether what it is measured on are renditions of these photographs."""
 
 
 def refuse_unplaced(archive: Archive, listings: Iterable[Listing], where: str, spared: Callable[[str], bool] = lambda name: False) -> None:

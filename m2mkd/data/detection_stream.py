@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from m2mkd.config.detection_input import DetectionInput
 from m2mkd.data.detection_pack import DetectionSplit
 from m2mkd.data.detection_transforms import augmented, shortest_edge_size
-from m2mkd.data.epochs import Epochs, as_it_is
+from m2mkd.data.draws import Draw, Order
+from m2mkd.data.epochs import EpochStream, as_it_is
 from m2mkd.data.loading import refused_in_one_line
 from m2mkd.data.samples import resized_image
 from m2mkd.data.segmentation import Polygons, Segmentation, bitmap
@@ -35,6 +36,8 @@ class Target:
     """int64, (G,), from 0."""
     masks: Sequence[Polygons] | Tensor
     """Their outlines; or bitmaps, bool (G, H, W), on the device of the boxes, where some instance has no outline."""
+    seed: int = 0
+    """Of what training draws for the image: which anchors and regions are in the loss."""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -48,6 +51,10 @@ class DetectionBatch(NamedTuple):
     targets: list[Target]
     ids: Tensor
     """int64, (B,), index of each image in its split."""
+
+    def to(self, device: torch.device) -> "DetectionBatch":
+        """The same; the stream has brought it to its device."""
+        return self
 
     def parts(self, count: int) -> Iterator["DetectionBatch"]:
         """Parts for the accumulation of gradients; part m of M of rank r of R is what rank r M + m of R M would hold."""
@@ -67,15 +74,7 @@ class DetectionEvalBatch(NamedTuple):
     """int64, (B,), index of each image in its split."""
 
 
-class DetectionDraw(NamedTuple):
-    """Which images one batch holds."""
-
-    epoch: int
-    samples: NDArray[np.int64]
-    """Index of each image in the split."""
-
-
-class DetectionStream:
+class DetectionStream(EpochStream["_Loaded", DetectionBatch]):
     """Training batches, epoch by epoch; the global batch of a step is the same for any number of ranks, and each holds a block of it.
 
     Parameters
@@ -96,6 +95,8 @@ class DetectionStream:
         Where images, boxes and classes come to lie.
     rank, ranks
         Which part of every global batch is made here, and of how many.
+    updates
+        Batches of all epochs together, the last of which may be cut short; none: there is no end.
 
     Raises
     ------
@@ -114,48 +115,11 @@ class DetectionStream:
         device: torch.device | str = "cpu",
         rank: int = 0,
         ranks: int = 1,
+        updates: int | None = None,
     ):
-        chosen = np.asarray(indices, np.int64)
-        if len(chosen) < batch_size:
-            short = f"{len(chosen)} training images are fewer than one batch of {batch_size}"
-            raise InputError(f"{split.path.parent}: {short}; lower batch_size or name a larger set")
-        self._device = torch.device(device)
-        self._order = _Order(chosen, batch_size, names, rank_block(batch_size, rank, ranks))
-        self._epochs = Epochs(_Training(split, config, names), self._order.draws, workers, self._device.type == "cuda")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return self._order.steps
-
-    def draws(self, epoch: int, start_step: int = 0) -> Iterator[DetectionDraw]:
-        """Which images this rank's part of each batch holds, from ``start_step`` on."""
-        return self._order.draws(epoch, start_step)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DetectionBatch]:
-        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
-
-        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
-        `RuntimeError`.
-        """
-        return (_batch(loaded, self._device) for loaded in self._epochs.begin(epoch, start_step))
-
-    def close(self) -> None:
-        """End the processes that load; they would not end at a signal."""
-        self._epochs.close()
-
-
-class _Order:
-    """The draws of every epoch."""
-
-    def __init__(self, indices: NDArray[np.int64], batch_size: int, names: tuple[str | int, ...], part: slice):
-        self.steps = len(indices) // batch_size
-        self._indices, self._batch_size, self._names, self._part = indices, batch_size, names, part
-
-    def draws(self, epoch: int, start_step: int) -> Iterator[DetectionDraw]:
-        order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
-        for step in range(start_step, self.steps):
-            yield DetectionDraw(epoch, order[step * self._batch_size :][: self._batch_size][self._part])
+        part = np.arange(batch_size)[rank_block(batch_size, rank, ranks)]
+        order = Order(indices, batch_size, names, part, updates=updates)
+        super().__init__(_Training(split, config, names), _batch, order, workers, device)
 
 
 def rank_block(size: int, part: int, parts: int) -> slice:
@@ -216,6 +180,8 @@ class _Loaded(NamedTuple):
     segmentations: list[tuple[Segmentation, ...]]
     """Of each image."""
     ids: Tensor
+    seeds: list[int]
+    """Of each target."""
 
 
 class _Training(Dataset[_Loaded]):
@@ -224,15 +190,16 @@ class _Training(Dataset[_Loaded]):
     def __init__(self, split: DetectionSplit, config: DetectionInput, names: tuple[str | int, ...]):
         self._split, self._config, self._names = split, config, names
 
-    def __getitem__(self, draw: DetectionDraw) -> _Loaded:
-        samples = []
+    def __getitem__(self, draw: Draw) -> _Loaded:
+        samples, seeds = [], []
         for index in draw.samples.tolist():
             generator = np.random.default_rng(derive_seed(*self._names, "augment", draw.epoch, index))
             samples.append(augmented(self._split.sample(index), self._config.augmentation, generator))
+            seeds.append(derive_seed(*self._names, "sampling", draw.epoch, index))
         pixels, shapes = _together([sample.image for sample in samples])
         boxes = torch.from_numpy(np.concatenate([sample.boxes for sample in samples]).astype(np.float32))
         classes = torch.from_numpy(np.concatenate([sample.classes for sample in samples]))
-        return _Loaded(pixels, shapes, boxes, classes, [sample.segmentations for sample in samples], torch.from_numpy(draw.samples))
+        return _Loaded(pixels, shapes, boxes, classes, [sample.segmentations for sample in samples], torch.from_numpy(draw.samples), seeds)
 
 
 class _Evaluation(Dataset[tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]], Tensor]]):
@@ -256,7 +223,7 @@ def _batch(loaded: _Loaded, device: torch.device) -> DetectionBatch:
     pixels, boxes, classes = (part.to(device, non_blocking=True) for part in (loaded.pixels, loaded.boxes, loaded.classes))
     counts = [len(segmentations) for segmentations in loaded.segmentations]
     masks = [_masks(segmentations, *shape, device) for segmentations, shape in zip(loaded.segmentations, loaded.shapes, strict=True)]
-    targets = [Target(*parts) for parts in zip(boxes.split(counts), classes.split(counts), masks, strict=True)]
+    targets = [Target(*parts) for parts in zip(boxes.split(counts), classes.split(counts), masks, loaded.seeds, strict=True)]
     return DetectionBatch(_apart(pixels, loaded.shapes), targets, loaded.ids)
 
 

@@ -102,6 +102,18 @@ def download(url: str, partial: Path, title: str, largest: int, pause: float) ->
             raise InputError(str(refused).replace(url, _public(url))) from None
 
 
+def answers(url: str) -> bool:
+    """Whether a server says that it has a file; what is wrong otherwise is told by the download."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        with requests.head(url, timeout=TIMEOUT, allow_redirects=True) as answer:
+            return answer.status_code == 200
+    except (ValueError, OSError, HTTPError, http.client.HTTPException):
+        return False
+
+
 def _public(url: str) -> str:
     """An address without the name and password of who asks there."""
     return re.sub("(?<=//)[^/]*@", "", url)
@@ -257,7 +269,7 @@ def _require_space(url: str, partial: Path, coming: int) -> None:
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,9 +1,78 @@
 """Which images, and which views of them, come together in a batch and in the parts of one."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed
+
+
+class Draw(NamedTuple):
+    """Which images one batch holds."""
+
+    epoch: int
+    step: int
+    samples: NDArray[np.int64]
+    """Index of each image in the split."""
+    repeats: NDArray[np.int64]
+    """Which view of the image it is, from 0."""
+
+
+class Order:
+    """The draws of every epoch of a stream.
+
+    With repeated augmentation the views of an image follow each other in the global order, so that they are in one batch, or in two
+    (vmoe.md 4.1); which rank has which of them is of no effect on the batch.
+
+    Parameters
+    ----------
+    indices
+        Images that are used, (N,).
+    batch_size
+        Images of the global batch; what does not fill one is dropped from an epoch.
+    names
+        What everything random is derived from.
+    part
+        Indices of the global batch that are drawn here.
+    repeats
+        Views of each image.
+    updates
+        Batches of all epochs together, the last of which may be cut short; none: there is no end.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than one batch holds.
+    """
+
+    def __init__(
+        self,
+        indices: ArrayLike,
+        batch_size: int,
+        names: tuple[str | int, ...],
+        part: NDArray[np.int64],
+        repeats: int = 1,
+        updates: int | None = None,
+    ):
+        self._indices = np.asarray(indices, dtype=np.int64)
+        if len(self._indices) < batch_size:
+            short = f"{len(self._indices)} training images are fewer than one batch of {batch_size}"
+            raise InputError(f"{' '.join(map(str, names))}: {short}; lower batch_size, or use more of the data set or a larger one")
+        self.steps = len(self._indices) // batch_size
+        """Batches in an epoch."""
+        self._batch_size, self._names, self._part, self._repeats, self._updates = batch_size, names, part, repeats, updates
+
+    def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
+        """Those of an epoch, from a step on."""
+        order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
+        samples, repeats = views(order, self._repeats)
+        end = self.steps if self._updates is None else min(self.steps, self._updates - epoch * self.steps)
+        for step in range(start_step, end):
+            here = step * self._batch_size + self._part
+            yield Draw(epoch, step, samples[here], repeats[here])
 
 
 def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

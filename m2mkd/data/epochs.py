@@ -6,10 +6,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from m2mkd.data.draws import Draw, Order
 from m2mkd.data.loading import refused_in_one_line
 from m2mkd.signals import leave_to_parent
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 def as_it_is(batch: T) -> T:
@@ -33,7 +35,7 @@ class Epochs(Generic[T]):
     """
 
     def __init__(self, made: Dataset[T], draws: Callable[[int, int], Iterator[Any]], workers: int, pinned: bool):
-        self._order = _Order(draws)
+        self._order = _Draws(draws)
         self._begun = 0
         self._running: Iterator[T] | None = None
         self._loader: DataLoader | None = DataLoader(
@@ -70,7 +72,7 @@ class Epochs(Generic[T]):
         raise RuntimeError("a newer epoch of this stream has begun, or it is closed")
 
 
-class _Order(Sampler[Any]):
+class _Draws(Sampler[Any]):
     """The draws of the epoch that is to start."""
 
     def __init__(self, draws: Callable[[int, int], Iterator[Any]]):
@@ -80,3 +82,54 @@ class _Order(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return self._draws(*self.start)
+
+
+class EpochStream(Generic[Made, T]):
+    """Training batches, epoch by epoch, which worker processes make up to what only their device is needed for.
+
+    Parameters
+    ----------
+    made
+        Makes of a draw what is handed over.
+    finished
+        Makes a batch of that, on the device.
+    order
+        The draws of every epoch.
+    workers
+        Processes that prepare batches; none: the calling one. The batches are the same.
+    device
+        Where the batches come to lie.
+    """
+
+    def __init__(
+        self,
+        made: Dataset[Made],
+        finished: Callable[[Made, torch.device], T],
+        order: Order,
+        workers: int,
+        device: torch.device | str,
+    ):
+        self._device = torch.device(device)
+        self._order, self._finished = order, finished
+        self._epochs = Epochs(made, order.draws, workers, pinned=self._device.type == "cuda")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; what does not fill a batch is dropped."""
+        return self._order.steps
+
+    def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
+        """Which images this rank's part of each batch holds, from ``start_step`` on."""
+        return self._order.draws(epoch, start_step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[T]:
+        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
+
+        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
+        `RuntimeError`.
+        """
+        return (self._finished(made, self._device) for made in self._epochs.begin(epoch, start_step))
+
+    def close(self) -> None:
+        """End the processes that load; they would not end at a signal."""
+        self._epochs.close()

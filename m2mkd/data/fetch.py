@@ -3,12 +3,14 @@
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
-from m2mkd.data.download import PAUSE, download, forget
+from m2mkd.data.download import PAUSE, answers, download, forget
+from m2mkd.data.recorded import require_sources
 from m2mkd.errors import InputError
 from m2mkd.files import publish, read_note, require_file, write_json
 
@@ -30,6 +32,8 @@ def raw_file(source: SourceFile) -> Path:
 def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
     """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
 
+    Of a subset, which any of several sources serves, the first is brought that ``origin`` has, and none where one is here.
+
     Parameters
     ----------
     name, dataset
@@ -44,16 +48,53 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
     Raises
     ------
     InputError
-        If a file must be got by hand, its source does not answer, or it is not the registered one; what was there before stays.
+        If a file must be got by hand, its source does not answer, or it is not the registered one, or not the one that a prepared set was
+        made from; what was there before stays.
     """
-    wanted = [source for source in dataset.fetched if only in (None, source.name)]
-    if only is not None and not wanted:
-        raise InputError(f"{name}: has no source file {only}; it has {', '.join(source.name for source in dataset.fetched) or 'none'}")
-    for source in wanted:
+    known = [source.name for sources in dataset.sources for source in sources] if dataset.fetched else []
+    if only is not None and only not in known:
+        raise InputError(f"{name}: has no source file {only}; it has {', '.join(known) or 'none'}")
+    serving = _serving(dataset, origin)
+    # A pack serves for whichever of the source files is asked for.
+    for source in [source for source in serving if only in (None, source.name)] or serving:
         target = raw_file(source)
         if not target.exists():
             _bring(name, dataset, source, origin, pause)
-        check(target, source, name)
+        require_sources(name, {source.name: check(target, source, name)})
+
+
+def present(dataset: DatasetConfig) -> tuple[SourceFile, ...]:
+    """What a set is prepared from here: of that which serves the first that is in ``data/raw``, else its source files."""
+    return next((files for files in dataset.sources if all(raw_file(file).exists() for file in files)), dataset.files)
+
+
+def _serving(dataset: DatasetConfig, origin: str | None) -> tuple[SourceFile, ...]:
+    """What is to be in ``data/raw``: what is there already, else the first of that which serves and ``origin`` has."""
+    if dataset.made_here:
+        return ()
+    there = present(dataset)
+    if len(dataset.sources) == 1 or origin is None or all(raw_file(file).exists() for file in there):
+        return there
+    return next((files for files in dataset.sources if all(_offered(_place(origin, file)) for file in files)), there)
+
+
+def _place(origin: str, source: SourceFile) -> str:
+    """Where a folder or an address has a file."""
+    return f"{origin.rstrip('/')}/{source.name}"
+
+
+def _local(url: str) -> Path | None:
+    """The path that is meant; none for an address of the web."""
+    if url.lower().startswith(("http:", "https:")):
+        return None
+    address = re.match("file:(//)?", url, flags=re.IGNORECASE)
+    # In the name of a folder a percent sign stands for itself.
+    return Path(unquote(url[address.end() :])) if address else Path(url)
+
+
+def _offered(url: str) -> bool:
+    local = _local(url)
+    return answers(url) if local is None else local.is_file()
 
 
 def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | None, pause: float) -> None:
@@ -61,11 +102,12 @@ def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | 
     target = raw_file(source)
     if target.is_symlink():
         raise InputError(f"{target}: is a link to {target.readlink()}, which is not there; bring that back, or remove the link")
-    url = f"{origin.rstrip('/')}/{source.name}" if origin else source.url
+    url = _place(origin, source) if origin else source.url
     if url is None:
         raise InputError(f"{name}: {dataset.obtain or 'has no source'}; put {source.name} there by hand: {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if url.lower().startswith(("http:", "https:")):
+    local = _local(url)
+    if local is None:
         partial = target.with_name(f".{target.name}.part")
         largest = source.bytes + source.bytes // TOLERANCE if source.bytes else LARGEST_DOWNLOAD
         download(url, partial, source.name, largest, pause)
@@ -76,9 +118,9 @@ def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | 
             _kept(partial).unlink(missing_ok=True)
             raise
     else:
-        local = Path(unquote(url.removeprefix("file://").removeprefix("file:")))
         if not local.is_file():
-            raise InputError(f"{name}: {local} is not a file; give the place of {source.name} with --from")
+            others = "".join(f", or of {pack.name}," for pack in (dataset.subset.packs if dataset.subset else ()))
+            raise InputError(f"{name}: {local} is not a file; give the place of {source.name}{others} with --from")
         check(local, source, name)
         partial = target.with_name(f".{target.name}.local")
         publish(local, partial)

@@ -102,6 +102,12 @@ def tiny_imagenet_r(archives: Sequence[Archive]) -> Contents:
     return Contents(*_renditions(renditions, set(tiny_imagenet_classes(tiny))), squashed=True)
 
 
+def tiny_imagenet_rendition(archives: Sequence[Archive]) -> Contents:
+    """The validation photographs of Tiny-ImageNet, of which renditions are made."""
+    contents = tiny_imagenet(archives)
+    return Contents(contents.classes, {"val": contents.splits["val"]}, rendered=True)
+
+
 def _renditions(archive: Archive, wanted: set[str] | None) -> tuple[tuple[str, ...], dict[str, Listing]]:
     images = []
     for name in archive.members:
@@ -158,6 +164,7 @@ def cub(archives: Sequence[Archive]) -> Contents:
 LAYOUTS: dict[str, Callable[[Sequence[Archive]], Contents]] = {
     "tiny_imagenet": tiny_imagenet,
     "tiny_imagenet_r": tiny_imagenet_r,
+    "tiny_imagenet_rendition": tiny_imagenet_rendition,
     "image_folder": image_folder,
     "imagenet": imagenet,
     "imagenet_r": imagenet_r,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from m2mkd.config.datasets import LARGEST_IMAGE, PREPARE_FORMAT
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import require_file
 
@@ -63,6 +64,8 @@ class Manifest(_Exact):
     splits: dict[FileWord, SplitFacts]
     source: dict[str, Any]
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")], FileFacts]
+    prepared_from: dict[str, str] = Field(default_factory=dict)
+    """Digests of the files that a subset was prepared from, which may be others elsewhere; the digest of the manifest is not over them."""
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
@@ -76,14 +79,16 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / PACK_MANIFEST
     try:
         size = require_file(path).st_size
-        manifest: Any = json.loads(path.read_bytes()) if size <= LARGEST_MANIFEST else None
+        manifest: Any = parse_json(path.read_bytes(), str(path)) if size <= LARGEST_MANIFEST else None
         digest, found = manifest.pop("digest"), manifest.get("format")
     except FileNotFoundError:
         raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (KeyError, AttributeError) as error:
         raise damaged(path, "is not a manifest", folder) from error
+    except InputError as error:
+        raise damaged(path, f"is not a manifest ({str(error).removeprefix(f'{path}: ')})", folder) from error
     if found != PREPARE_FORMAT:
         raise damaged(path, f"has format {str(found)[:40]}, but this version reads {PREPARE_FORMAT}", folder)
     if manifest_digest(manifest) != digest:
@@ -97,8 +102,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest, which names the digests of all files."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    """Digest of a manifest, which names the digests of all files; the same from whatever file a subset was prepared."""
+    content = {key: value for key, value in manifest.items() if key != "prepared_from"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(path: Path, what: str, folder: Path) -> InputError:

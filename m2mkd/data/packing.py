@@ -75,6 +75,8 @@ class Content:
     splits: Mapping[str, Source]
     source: Mapping[str, Any]
     """Where the images come from: file, sha256, and how they were made."""
+    prepared_from: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the files that served here, where others would give the same set."""
 
 
 def write_pack(
@@ -122,7 +124,7 @@ def write_pack(
             "splits": splits,
             "source": dict(content.source),
             "files": files,
-        }
+        } | ({"prepared_from": dict(content.prepared_from)} if content.prepared_from else {})
         write_json(partial / PACK_MANIFEST, manifest | {"digest": manifest_digest(manifest)})
 
 

@@ -1,36 +1,42 @@
 """From the source files of a data set to a packed one: in parallel, as a stream, resumed where an earlier attempt was cut off."""
 
 import hashlib
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m2mkd.config.datasets import DatasetConfig
+from m2mkd.data.cifar import CifarSplit
 from m2mkd.data.coco_layout import Scenes, packed_photographs
 from m2mkd.data.contents import Contents, Listing
 from m2mkd.data.detection_pack import DetectionSource
 from m2mkd.data.digits import prepare_digits
 from m2mkd.data.digits_scenes import prepare_scenes
-from m2mkd.data.fetch import check, raw_file
+from m2mkd.data.fetch import check, present, raw_file
 from m2mkd.data.images import covered, evaluated
 from m2mkd.data.layouts import ARCHIVES_OF
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
-from m2mkd.data.renditions import prepare_renditions
-from m2mkd.data.tasks import READ, found_in, packed_images, png
+from m2mkd.data.recorded import require_sources
+from m2mkd.data.renditions import RENDITIONS, prepare_renditions
+from m2mkd.data.subsets import Listed, Selection, base_name, read_selection, require_content
+from m2mkd.data.tasks import READ, Rendition, found_in, image_digests, packed_images, png, rendered_images
 from m2mkd.errors import InputError
+from m2mkd.seeds import derive_seed
 
 LARGEST_PIXELS = 64
 """Largest side at which images are stored decoded: above it, reading the pixels costs more than decoding them again."""
@@ -98,38 +104,86 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
         raise InputError(f"config/datasets.yaml: {name}: files: {found}; register {wanted}")
     if dataset.layout in GENERATED:
         return GENERATED[dataset.layout](name, dataset, size)
-    source = {}
-    for file in dataset.files:
+    used = _source_digests(name, dataset)
+    files = present(dataset)
+    paths = [raw_file(file) for file in files]
+    readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
+    read = partial(readers.read, found_in, dataset.layout, paths, [file.split for file in files], scratch)
+    facts: dict[str, Any] = {"homepage": dataset.homepage, "licence": dataset.licence}
+    if dataset.subset is None:
+        return _packable(name, read(), size, facts | {"files": used}, readers, None)
+    selection = read_selection(Path(dataset.subset.images))
+    found = read(selection)
+    require_content(dataset.subset, _digests(selection, found, readers), paths, f"config/datasets.yaml for {name}")
+    facts["subset"] = dataset.subset.model_dump(include={"images", "sha256"})
+    return replace(_packable(name, found, size, facts, readers, selection), prepared_from=used)
+
+
+def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
+    """The sha256 of each source file by its name, once it is known to be the registered one."""
+    digests = {}
+    for file in present(dataset):
         if not raw_file(file).exists():
             raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
-        source[file.name] = check(raw_file(file), file, name)
-    paths = [raw_file(file) for file in dataset.files]
-    facts = {"files": source, "homepage": dataset.homepage, "licence": dataset.licence}
-    readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
-    found = readers.read(found_in, dataset.layout, paths, [file.split for file in dataset.files], scratch)
+        digests[file.name] = check(raw_file(file), file, name)
+    require_sources(name, digests)
+    return digests
+
+
+def _digests(selection: Selection, found: Any, readers: Readers) -> Iterator[tuple[Listed, bytes]]:
+    """The images of a subset, each with the digest of its content."""
+    for split in selection.splits:
+        content = (
+            readers.in_order(image_digests, found.splits[split].members)
+            if isinstance(found, Contents)
+            else (hashlib.sha256(one.tobytes()).digest() for one in found[1][split].pixels)
+        )
+        yield from zip(selection.images(split), content, strict=True)
+
+
+def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: Readers, selection: Selection | None) -> Content:
+    """What was found in source files, as it is packed; ``selection``: the images of a subset."""
     if isinstance(found, Contents):
-        splits = {split: _source(split, listing, found.squashed, size, readers) for split, listing in found.splits.items()}
-        return Content(found.classes, splits, facts)
+        if found.rendered:
+            facts |= {"made_by": "image operations on the validation photographs", "renditions": list(RENDITIONS)}
+        pack = partial(_rendered, name) if found.rendered else _source
+        return Content(found.classes, {split: pack(split, found, size, readers, selection) for split in found.splits}, facts)
     if isinstance(found, Scenes):
         scenes = {split: _scenes(split, found, readers) for split in found.splits}
         return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
     classes, arrays = found
-    return _cifar_content(classes, arrays, size, facts)
+    return _cifar_content(classes, arrays, size, facts, named=selection is not None)
 
 
-def _source(split: str, listing: Listing, squashed: bool, size: int, readers: Readers) -> SplitSource:
-    final = size <= LARGEST_PIXELS and split == "val"
-    treat = partial(packed_images, size=size, decoded=size <= LARGEST_PIXELS, final=final, squash=squashed)
-    attributes: dict[str, NDArray] = {"name": np.array([member.name.encode() for member in listing.members])}
-    if listing.renditions:
-        attributes["rendition"] = np.array(listing.renditions)
+def _attributes(listing: Listing, selection: Selection | None) -> dict[str, Any]:
+    """Names of images, those of a subset without folders, which its sources may have otherwise; and renditions, where a set has some."""
+    names = [(base_name(member.name) if selection else member.name).encode() for member in listing.members]
+    return {"name": np.array(names)} | ({"rendition": np.array(listing.renditions)} if listing.renditions else {})
+
+
+def _source(split: str, found: Contents, size: int, readers: Readers, selection: Selection | None) -> SplitSource:
+    final, listing = size <= LARGEST_PIXELS and split == "val", found.splits[split]
+    treat = partial(packed_images, size=size, decoded=size <= LARGEST_PIXELS, final=final, squash=found.squashed)
     return SplitSource(
         lambda start: readers.in_order(treat, listing.members[start:]),
         listing.labels,
-        attributes,
+        _attributes(listing, selection),
         PIXELS if size <= LARGEST_PIXELS else ENCODED,
         final,
     )
+
+
+def _rendered(name: str, split: str, found: Contents, size: int, readers: Readers, selection: Selection | None) -> SplitSource:
+    """Every photograph of a split in each rendition, as pixels."""
+    listing = found.splits[split]
+    made = [
+        Rendition(member, kind, derive_seed("data", name, kind, base_name(member.name)))
+        for kind, member in itertools.product(RENDITIONS, listing.members)
+    ]
+    attributes = {key: np.tile(values, len(RENDITIONS)) for key, values in _attributes(listing, selection).items()}
+    attributes["rendition"] = np.repeat(list(RENDITIONS), len(listing.members))
+    treat = partial(rendered_images, size=size)
+    return SplitSource(lambda start: readers.in_order(treat, made[start:]), np.tile(listing.labels, len(RENDITIONS)), attributes)
 
 
 def _scenes(split: str, scenes: Scenes, readers: Readers) -> DetectionSource:
@@ -137,22 +191,24 @@ def _scenes(split: str, scenes: Scenes, readers: Readers) -> DetectionSource:
     return DetectionSource(lambda start: readers.in_order(packed_photographs, found.photographs[start:]), found.table, found.attributes)
 
 
-def _cifar_content(
-    classes: tuple[str, ...], splits: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]], size: int, facts: dict
-) -> Content:
+def _cifar_content(classes: tuple[str, ...], splits: dict[str, CifarSplit], size: int, facts: dict[str, Any], named: bool) -> Content:
     stored = size <= LARGEST_PIXELS
 
-    def images(pixels: NDArray[np.uint8], final: bool, start: int) -> Iterator[PackedImage]:
-        for one in pixels[start:]:
+    def images(found: CifarSplit, final: bool, start: int) -> Iterator[PackedImage]:
+        for one in found.pixels[start:]:
             image = Image.fromarray(one)
             payload = (evaluated if final else covered)(image, size).tobytes() if stored else png(image)
             yield PackedImage(payload, hashlib.sha256(one.tobytes()).digest())
 
     sources = {
         split: SplitSource(
-            partial(images, pixels, split == "val"), labels, {}, PIXELS if stored else ENCODED, final=stored and split == "val"
+            partial(images, found, split == "val"),
+            found.labels,
+            {"name": np.array([name.encode() for name in found.names])} if named else {},
+            PIXELS if stored else ENCODED,
+            final=stored and split == "val",
         )
-        for split, (pixels, labels) in splits.items()
+        for split, found in splits.items()
     }
     return Content(classes, sources, facts)
 
@@ -173,7 +229,7 @@ def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: 
     """Refuse to begin what will not fit on the disk: pixels are counted, files are about as large as the archives that they come from."""
     needed = sum(3 * size**2 * len(split) for split in content.splits.values() if split.storage == PIXELS)
     if any(split.storage == ENCODED for split in content.splits.values()):
-        needed += sum(raw_file(file).stat().st_size for file in dataset.files)
+        needed += sum(raw_file(file).stat().st_size for file in present(dataset))
     there = sum(path.stat().st_size for path in folder.with_name(f".{folder.name}.partial").glob("*"))
     free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
     if needed - there > free:
@@ -183,7 +239,7 @@ def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: 
 
 def _progress(title: str, total: int, stack: ExitStack) -> Callable[[int], None]:
     console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = stack.enter_context(Progress(*columns, console=console, disable=not console.is_terminal))
     task = bar.add_task(title, total=total)
     return lambda done: bar.update(task, completed=done)

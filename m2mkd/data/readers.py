@@ -35,10 +35,10 @@ Item = TypeVar("Item")
 class Readers:
     """A pool of such processes for the source files of one data set."""
 
-    def __init__(self, pool: ProcessPoolExecutor, processes: int, files: Sequence[Path]):
+    def __init__(self, pool: ProcessPoolExecutor, processes: int, files: Sequence[Path], seconds: float = READ_SECONDS):
         self._pool, self._files = pool, files
         self._ahead = 2 * processes
-        self._seconds = READ_SECONDS + _bytes(files) / BYTES_PER_SECOND
+        self._seconds = seconds + _bytes(files) / BYTES_PER_SECOND
 
     def read(self, function: Callable[..., Result], *arguments: object) -> Result:
         """What a function that reads source files gives.
@@ -87,7 +87,9 @@ class Readers:
 
 
 @contextmanager
-def reading(processes: int, files: Sequence[Path], mapped: bool = False) -> Iterator[Readers]:
+def reading(
+    processes: int, files: Sequence[Path], mapped: bool = False, *, memory: int = READ_MEMORY, seconds: float = READ_SECONDS
+) -> Iterator[Readers]:
     """Processes that read source files, as long as the block lasts.
 
     Parameters
@@ -98,11 +100,13 @@ def reading(processes: int, files: Sequence[Path], mapped: bool = False) -> Iter
         What they read.
     mapped
         Whether the files are mapped into memory, one at a time.
+    memory, seconds
+        Bytes, and time on a processor, that a process may take for files without a byte.
     """
-    memory = READ_MEMORY + _bytes(files) // READ_MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
+    memory += _bytes(files) // READ_MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
     _start_server()
     with ProcessPoolExecutor(processes, get_context("forkserver"), _begin, (memory,)) as pool:
-        yield Readers(pool, processes, files)
+        yield Readers(pool, processes, files, seconds)
 
 
 def _bytes(files: Sequence[Path]) -> int:

@@ -1,4 +1,4 @@
-"""Renditions of held-out digits: a small synthetic out-of-distribution set in the manner of ImageNet-R."""
+"""Renditions of held-out digits, and of any image: small synthetic out-of-distribution sets in the manner of ImageNet-R."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -45,18 +45,19 @@ def prepare_renditions(name: str, dataset: DatasetConfig, image_size: int) -> Co
 
 
 def edges(image: NDArray[np.uint8], _: np.random.Generator) -> NDArray[np.uint8]:
-    """The outlines of the strokes, white on black."""
-    slope = ndimage.gaussian_gradient_magnitude(image[..., 0].astype(np.float64), sigma=len(image) / 32)
+    """The outlines, white on black."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)
+    slope = ndimage.gaussian_gradient_magnitude(grey, sigma=len(image) / 32)
     return _rgb(slope * (255 / max(slope.max(), 1e-12)))
 
 
 def inverted(image: NDArray[np.uint8], _: np.random.Generator) -> NDArray[np.uint8]:
-    """Dark strokes on a light ground."""
+    """Dark where it was light."""
     return 255 - image
 
 
 def textured(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Strokes of one coloured texture on a ground of another."""
+    """What is light of one coloured texture, what is dark of another."""
     strokes = image / 255
     return _rgb(strokes * _texture(len(image), 190, generator) + (1 - strokes) * _texture(len(image), 65, generator))
 

@@ -18,13 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.draws import mirrored_part, views
-from m2mkd.data.epochs import Epochs
+from m2mkd.data.draws import Draw, Order, mirrored_part
+from m2mkd.data.epochs import EpochStream
 from m2mkd.data.images import evaluated
 from m2mkd.data.loading import refused_in_one_line
 from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
-from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.signals import end_with_parent
 
@@ -41,6 +40,16 @@ class Batch(NamedTuple):
     ids: Tensor
     """int64, (B,), index of each image in its split."""
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same with images and targets on a device."""
+        return self._replace(images=self.images.to(device), targets=self.targets.to(device))
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """Parts for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
+        for number in range(count):
+            chosen = torch.from_numpy(mirrored_part(len(self.ids), number, count))
+            yield self if count == 1 else Batch(*(field[chosen.to(field.device)] for field in self))
+
 
 class EvalBatch(NamedTuple):
     """A batch of at most B images to measure on."""
@@ -53,18 +62,7 @@ class EvalBatch(NamedTuple):
     """int64, (B,), index of each image in its split."""
 
 
-class Draw(NamedTuple):
-    """Which images one batch holds."""
-
-    epoch: int
-    step: int
-    samples: NDArray[np.int64]
-    """Index of each image in the split."""
-    repeats: NDArray[np.int64]
-    """Which view of the image it is, from 0."""
-
-
-class TrainStream:
+class TrainStream(EpochStream["_Augmented", Batch]):
     """Training batches, epoch by epoch.
 
     The global batch of a step is the same for any number of ranks. Each holds a block from its front and the mirror image of that block
@@ -108,62 +106,10 @@ class TrainStream:
         rank: int = 0,
         ranks: int = 1,
     ):
-        chosen = np.asarray(indices, dtype=np.int64)
-        if len(chosen) < recipe.batch_size:
-            short = f"{len(chosen)} training images are fewer than one batch of {recipe.batch_size}"
-            raise InputError(f"{names[0]}: {short}; lower batch_size or raise train_share")
-        self._device = torch.device(device)
-        self._order = _Order(chosen, recipe, names, mirrored_part(recipe.batch_size, rank, ranks))
-        self._batches = _Batches(split, num_classes, recipe, names)
-        self._epochs = Epochs(self._batches, self._order.draws, workers, self._device.type == "cuda")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch; what does not fill a batch is dropped."""
-        return self._order.steps
-
-    def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
-        """Which images this rank's part of each batch holds, from ``start_step`` on.
-
-        With repeated augmentation the views of an image follow each other in the global order, so that they are in one batch, or in two
-        (vmoe.md 4.1); which rank has which of them is of no effect on the batch.
-        """
-        return self._order.draws(epoch, start_step)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
-
-        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
-        `RuntimeError`.
-        """
-        return (self._batches.finished(batch, self._device) for batch in self._epochs.begin(epoch, start_step))
-
-    def close(self) -> None:
-        """End the processes that load; they would not end at a signal."""
-        self._epochs.close()
-
-
-class _Order:
-    """The draws of every epoch."""
-
-    def __init__(self, indices: NDArray[np.int64], recipe: Recipe, names: tuple[str | int, ...], part: NDArray[np.int64]):
-        self.steps = len(indices) // recipe.batch_size
-        self._indices, self._names, self._part = indices, names, part
-        self._batch_size, self._repeats = recipe.batch_size, recipe.augmentation.repeats
-
-    def draws(self, epoch: int, start_step: int) -> Iterator[Draw]:
-        order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
-        samples, repeats = views(order, self._repeats)
-        for step in range(start_step, self.steps):
-            here = step * self._batch_size + self._part
-            yield Draw(epoch, step, samples[here], repeats[here])
-
-
-def microbatches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Parts of a rank's batch, for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
-    for number in range(count):
-        chosen = torch.from_numpy(mirrored_part(len(batch.ids), number, count))
-        yield batch if count == 1 else Batch(*(field[chosen.to(field.device)] for field in batch))
+        part = mirrored_part(recipe.batch_size, rank, ranks)
+        batches = _Batches(split, num_classes, recipe, names)
+        order = Order(indices, recipe.batch_size, names, part, recipe.augmentation.repeats)
+        super().__init__(batches, batches.finished, order, workers, device)
 
 
 def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0) -> Iterator[EvalBatch]:

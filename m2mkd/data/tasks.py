@@ -4,17 +4,19 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from m2mkd.data.archives import Archive, open_archive
 from m2mkd.data.cifar import read_cifar
 from m2mkd.data.coco_layout import coco
-from m2mkd.data.contents import Member
+from m2mkd.data.contents import Contents, Member
 from m2mkd.data.images import BadImageError, PackedImage, covered, evaluated
 from m2mkd.data.layouts import LAYOUTS
 from m2mkd.data.parquet import parquet
+from m2mkd.data.subsets import Selection, picked, picked_arrays
 from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
@@ -27,7 +29,9 @@ READ = (*ARCHIVED, "coco", "parquet")
 """Layouts that are read from source files."""
 
 
-def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path) -> Any:
+def found_in(
+    layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path, selection: Selection | None = None
+) -> Any:
     """What the source files of a data set hold: contents, scenes, or arrays of pixels.
 
     Parameters
@@ -38,22 +42,33 @@ def found_in(layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | N
         Which split each is of, where the registry says so.
     scratch
         Where compressed archives are decompressed to, and tables written that would fill memory.
+    selection
+        Which of the images are meant; none: all of them.
     """
+    found: Any
     if layout == "parquet":
-        return parquet(paths, splits)
-    archives = [open_archive(path, scratch) for path in paths]
-    return coco(archives, scratch) if layout == "coco" else ARCHIVED[layout](archives)
+        found = parquet(paths, splits)
+    else:
+        archives = [open_archive(path, scratch) for path in paths]
+        found = coco(archives, scratch) if layout == "coco" else ARCHIVED[layout](archives)
+    if selection is None:
+        return found
+    if isinstance(found, Contents):
+        return picked(found, selection, paths[0])
+    classes, arrays = found
+    return picked_arrays(classes, arrays, selection, paths[0])
+
+
+def image_digests(members: Sequence[Member]) -> list[bytes]:
+    """The sha256 of the content of each image."""
+    return [hashlib.sha256(member.read()).digest() for member in members]
 
 
 def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
     """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where it is not to be decoded."""
     result = []
     for member in members:
-        content = member.read()
-        try:
-            image = whole_image(content, size)
-        except BadImageError as error:
-            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
+        content, image = _whole(member, size)
         if squash:
             image = image.resize((size, size), Image.Resampling.BICUBIC)
         payload = content
@@ -63,6 +78,35 @@ def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bo
             payload = png(image)
         result.append(PackedImage(payload, hashlib.sha256(content).digest()))
     return result
+
+
+class Rendition(NamedTuple):
+    """A rendition that is to be made of a photograph."""
+
+    member: Member
+    kind: str
+    seed: int
+
+
+def rendered_images(renditions: Sequence[Rendition], size: int) -> list[PackedImage]:
+    """Read photographs, and make renditions of what is measured of each at ``size``, as pixels; the digests are of the photographs."""
+    from m2mkd.data.renditions import RENDITIONS
+
+    result = []
+    for member, kind, seed in renditions:
+        content, image = _whole(member, size)
+        pixels = RENDITIONS[kind](np.asarray(evaluated(image, size)), np.random.default_rng(seed))
+        result.append(PackedImage(pixels.tobytes(), hashlib.sha256(content).digest()))
+    return result
+
+
+def _whole(member: Member, size: int) -> tuple[bytes, Image.Image]:
+    """Content of an image file, and the image."""
+    content = member.read()
+    try:
+        return content, whole_image(content, size)
+    except BadImageError as error:
+        raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
 
 
 def png(image: Image.Image) -> bytes:

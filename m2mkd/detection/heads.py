@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import clip_boxes_to_image
 
-from m2mkd.config.detection import DetectorConfig
+from m2mkd.config.detection import BOX_BINS, MASK_BINS, DetectorConfig
 from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.operators import batched_nms
@@ -22,7 +22,6 @@ from m2mkd.detection.rpn import Proposed
 from m2mkd.detection.sampling import NEGATIVE, POSITIVE, Sampler, match_regions
 from m2mkd.detection.targets import mask_targets
 
-BOX_BINS, MASK_BINS = 7, 14
 REGION_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 SCORE_THRESHOLD, DETECTION_OVERLAP = 0.05, 0.5
 Averaging = Literal["image", "batch"]
@@ -174,4 +173,5 @@ def _shares(numbers: Sequence[int], averaging: Averaging, like: Tensor) -> Tenso
     """Weight of each region in a mean, ``numbers`` of them in each image."""
     whole = max(sum(numbers), 1)
     weights = [1 / whole if averaging == "batch" else 1 / (max(number, 1) * len(numbers)) for number in numbers]
-    return torch.repeat_interleave(like.new_tensor(weights), torch.tensor(numbers, device=like.device), output_size=sum(numbers))
+    exact = like.new_tensor(weights, dtype=torch.promote_types(like.dtype, torch.float32))  # half precision rounds a share of many regions
+    return torch.repeat_interleave(exact, torch.tensor(numbers, device=like.device), output_size=sum(numbers))

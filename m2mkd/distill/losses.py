@@ -1,6 +1,6 @@
 """Losses of training and distillation (specification vmoe.md 4.2 and 5); half precision is raised to fp32."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,27 @@ from torch import Tensor
 from m2mkd.config.recipe import Distillation
 
 KLNorm = Literal["batch", "numel"]
+
+
+class Loss(NamedTuple):
+    """Loss of a batch, and what it is made of."""
+
+    value: Tensor
+    """Scalar that is minimised."""
+    parts: dict[str, Tensor]
+    """Scalars by the name of their curve: ``cross_entropy`` and ``divergence`` before they are weighted, ``regulariser`` as it is added."""
+
+    def with_regulariser(self, regulariser: Tensor | float) -> "Loss":
+        """Add the regulariser of a network, which is no tensor where the network has none."""
+        if not isinstance(regulariser, Tensor):
+            return self
+        return Loss(self.value + regulariser, self.parts | {"regulariser": regulariser})
+
+
+def labels_loss(logits: Tensor, targets: Tensor) -> Loss:
+    """Loss of a network that learns from labels alone; logits and class probabilities are (B, C)."""
+    value = soft_cross_entropy(logits, targets)
+    return Loss(value, {"cross_entropy": value})
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -50,7 +71,7 @@ def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 def distillation_loss(
     student_logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, distillation: Distillation, kl_norm: KLNorm
-) -> Tensor:
+) -> Loss:
     """Loss of a student: labels and teacher, weighted by alpha (specification vmoe.md 5, m2mKD).
 
     Parameters
@@ -71,7 +92,7 @@ def distillation_loss(
     ValueError
         If the teacher's logits are missing.
     """
-    labels = soft_cross_entropy(student_logits, targets)
+    labels = labels_loss(student_logits, targets)
     if distillation.kind == "none":
         return labels
     if teacher_logits is None:
@@ -80,7 +101,8 @@ def distillation_loss(
         term = hard_distillation(student_logits, teacher_logits)
     else:
         term = kd_divergence(student_logits, teacher_logits, distillation.tau, kl_norm)
-    return (1 - distillation.alpha) * labels + distillation.alpha * term
+    value = (1 - distillation.alpha) * labels.value + distillation.alpha * term
+    return Loss(value, labels.parts | {"divergence": term})
 
 
 def _raised(logits: Tensor) -> Tensor:

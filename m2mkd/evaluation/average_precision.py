@@ -12,10 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from m2mkd.data.annotations import Instance
 from m2mkd.data.detection_pack import DetectionSplit
 from m2mkd.data.segmentation import compressed
+from m2mkd.study.measurements import PRECISIONS
 
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""In COCO's order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances; recall with so many
-detections an image, and of the three sizes."""
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 Kind = Literal["boxes", "masks"]
@@ -51,7 +49,7 @@ class AveragePrecision:
     """Measured over a set, each from 0 to 1; none where there is no instance to measure on."""
 
     numbers: dict[str, float | None]
-    """The twelve of `NUMBERS`."""
+    """The twelve of `PRECISIONS`."""
     per_class: dict[str, float | None]
     """AP of each class, by name."""
     precision: NDArray[np.float64]
@@ -103,7 +101,7 @@ def average_precision(
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
-    numbers = dict(zip(NUMBERS, map(_known, evaluation.stats.tolist()), strict=True))
+    numbers = dict(zip(PRECISIONS, map(_known, evaluation.stats.tolist()), strict=True))
     means = [None if np.isnan(column).any() else float(column.mean()) for column in np.moveaxis(precision, 2, 0)]
     return AveragePrecision(numbers, dict(zip(classes, means, strict=True)), precision)
 

@@ -3,6 +3,8 @@
 Everything is measured in evaluation mode without noise, in plain numbers that fit into a JSON file.
 """
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,25 +136,44 @@ def _layer(name: str, entropy: Tensor, mass: Tensor, inputs: int) -> dict[str, A
 
 
 def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
-    layers = {name: module for name, module in student.named_modules() if isinstance(module, MoE)}
+    return {"layers": _experts(student, [partial(student, few) for few in images.split(AT_A_TIME)], len(images))}
+
+
+def expert_use(network: nn.Module, calls: Iterable[Callable[[], object]], images: int) -> dict[str, Any]:
+    """What `diagnose` says of a V-MoE, of any network with MoE layers.
+
+    Parameters
+    ----------
+    network
+        Holds the layers, in evaluation mode.
+    calls
+        Each lets the network see some images.
+    images
+        Number of all of them.
+    """
+    return {"images": images, **_rounded({"layers": _experts(network, calls, images)})}
+
+
+def _experts(network: nn.Module, calls: Iterable[Callable[[], object]], images: int) -> list[dict[str, Any]]:
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, MoE)}
     tokens: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(()))
     means: dict[str, Tensor] = dict.fromkeys(layers, torch.zeros(2))
 
     def see(name: str, layer: Any, arguments: dict[str, Any], _: Tensor) -> None:
         tokens[name] = tokens[name] + layer.tokens_per_expert.cpu()
         measured = torch.stack([layer.router_entropy, layer.dropped_share]).float().cpu()
-        means[name] = means[name] + measured * len(arguments["x"]) / len(images)
+        means[name] = means[name] + measured * len(arguments["x"]) / images
 
     with watched(layers, see):
-        for images_now in images.split(AT_A_TIME):
-            student(images_now)
+        for call in calls:
+            call()
     found = []
     for name, layer in layers.items():
         entropy, dropped = means[name].tolist()
         shares = (tokens[name] / tokens[name].sum()).tolist()
         limited = {} if layer.router is None else {"dropped": dropped}
         found.append({"name": name, "tokens": shares, "router_entropy": entropy, **limited})
-    return {"layers": found}
+    return found
 
 
 def _rounded(value: Any) -> Any:

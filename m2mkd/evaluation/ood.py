@@ -22,7 +22,7 @@ def measure_masked(
     device: torch.device,
     *,
     masked: bool = True,
-    part: Callable[[Split], Split] = lambda split: split,
+    subset: Callable[[Split], Split] = lambda split: split,
     meter: Meter | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def measure_masked(
     masked
         Whether the logits are cut. If not, the model's largest logit is compared with the set's own label, as the released
         code does for V-MoE, whatever class either number means (vmoe.md finding 6).
-    part
+    subset
         Gives the images of the split that count; by default all of them.
     meter
         How the accuracy is reported; none: as the mean of all images.
@@ -56,7 +56,7 @@ def measure_masked(
         ``top1``, ``top5``, ``loss``, ``count``, ``classes`` (common ones), ``left_out`` (images of other
         classes), and ``renditions`` (top-1 of each, where the set tells them apart).
     """
-    split = part(pack.split("val"))
+    split = subset(pack.split("val"))
     mask = class_mask(model_classes, pack.classes)
     columns, label_map = torch.from_numpy(mask.columns), torch.from_numpy(mask.labels)
     batches = eval_batches(split, pack.image_size, batch_size, workers=workers)

@@ -15,6 +15,12 @@ from m2mkd.models.nac.students import build_nac_module
 from m2mkd.models.vmoe import VMoE, build_vmoe_module
 
 
+def graph_fit_cut(compat: Mapping[str, Value]) -> float | None:
+    """Distance within which the released fit brings the neighbours of a NAC's graph; none: corrected, between hinge and truncation."""
+    cut = compat.get("graph_fit_cut", "hinge_to_truncation")
+    return None if cut == "hinge_to_truncation" else float(cut)
+
+
 def build_student(
     config: VMoEConfig | NACConfig,
     *,
@@ -54,14 +60,13 @@ def build_student(
         )
     if compat.get("block_model_groups", "graph") == "graph":
         config = config.model_copy(update={"graph": config.graph.model_copy(update={"regulariser_groups": None})})
-    cut = compat.get("graph_fit_cut", "truncation")
     return NAC(
         config,
         image_size=image_size,
         num_classes=num_classes,
         prior=prior,
         graph_seed=graph_seed,
-        graph_fit_cut=None if cut == "truncation" else float(cut),
+        graph_fit_cut=graph_fit_cut(compat),
         half_distance=compat.get("distance_precision") == "half",
     )
 
@@ -75,7 +80,7 @@ def build_module(
     stitch_width: int,
     drop_path: float,
     state_seed: int,
-    places: int = 1,
+    batch_size: int = 1,
     compat: Mapping[str, Value],
 ) -> nn.Module:
     """One module of a student between its stitch layers, with initial weights from torch's global generator.
@@ -90,8 +95,8 @@ def build_module(
         Width of the meta model.
     state_seed
         Seed of the constant code and state of a NAC's module.
-    places
-        Places in the batch, each of which has a state of its own where ``module_states`` says so.
+    batch_size
+        Samples of a batch, each of which has a state of its own where ``module_states`` says so.
     compat
         Values of ``expert_init``, ``readin_ffn_layer_scale`` and ``module_states``; absent means corrected.
     """
@@ -114,7 +119,7 @@ def build_module(
         stitch_width=stitch_width,
         readin_ffn_layer_scale=None if scale == "config" else float(scale),
         state_seed=state_seed,
-        places=places if compat.get("module_states") == "per_place" else 1,
+        num_states=batch_size if compat.get("module_states") == "per_place" else 1,
     )
 
 

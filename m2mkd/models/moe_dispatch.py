@@ -76,7 +76,13 @@ def grouped_products_pay(tokens: Tensor, hidden_features: int) -> bool:
 
 
 def mix_experts(
-    tokens: Tensor, chosen: Tensor, weights: Tensor, fc1: tuple[Tensor, Tensor], fc2: tuple[Tensor, Tensor]
+    tokens: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    fc1: tuple[Tensor, Tensor],
+    fc2: tuple[Tensor, Tensor],
+    *,
+    grouped: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the chosen experts' outputs for each token.
 
@@ -90,6 +96,8 @@ def mix_experts(
         Their weights (T, k), 0 for a dropped pair.
     fc1, fc2
         Stacked weights and biases of the experts' two layers: (E, hidden, d), (E, hidden) and (E, d, hidden), (E, d).
+    grouped
+        Whether all experts are one grouped product; none: where it pays (`grouped_products_pay`).
 
     Returns
     -------
@@ -99,7 +107,8 @@ def mix_experts(
     device = tokens.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
     tokens, weights, *parameters = (tensor.to(dtype) for tensor in (tokens, weights, *fc1, *fc2))
-    grouped = grouped_products_pay(tokens, parameters[0].shape[1])
+    if grouped is None:
+        grouped = grouped_products_pay(tokens, parameters[0].shape[1])
     dispatch = sort_by_expert(chosen, len(parameters[0]), grouped=grouped)
     with torch.autocast(device, enabled=False):
         return _Experts.apply(dispatch, tokens, weights, *parameters), dispatch.tokens_per_expert

@@ -1,6 +1,5 @@
 """Weights for people and for the next phase: safetensors, with the run they come from in the header."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,8 @@ import numpy as np
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256, write_atomically
-from m2mkd.study.phase import RECORD, WEIGHTS
+from m2mkd.study.phase import WEIGHTS
+from m2mkd.study.record import read_run_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, 
     modules = {}
     for folder, index in zip(folders, indices, strict=True):
         modules[index] = load_weights(folder)
-        found = json.loads((folder / RECORD).read_text())["config"].get("index")
+        found = read_run_json(folder)["config"].get("index")
         if found != index:
             raise InputError(f"{folder}: holds module {found}, but module {index} is wanted here; remove {folder}")
     return modules
@@ -91,9 +91,9 @@ def checked_weights(folder: Path) -> Path:
     """
     path = folder / WEIGHTS
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        record = read_run_json(folder)
         run_id, expected, actual = str(record["id"]), str(record["outputs"][WEIGHTS]), sha256(path)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read with its record ({error}); {_again(folder)}") from None
     if run_id != f"{folder.parent.name}/{folder.name}":
         raise InputError(f"{path}: is the output of {run_id}, not of the folder it lies in; {_again(folder)}")

@@ -10,7 +10,6 @@ from m2mkd.planning.gpus import gpu_named
 from m2mkd.planning.layer_cost import LayerCost, Tensors
 from m2mkd.planning.work import Work, split_images, split_work, work_of
 from m2mkd.study.data import Data
-from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import AssembleTeacher, ImportWeights, SplitTeacher
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
@@ -148,15 +147,15 @@ def run_cost(work: Work, given: Assumptions) -> Cost:
     precision = work.recipe.precision if work.recipe else "fp32"  # a run that only measures does so without autocast
     memory = _memory(work, given, precision)
     counted = 1 if given.nac == "released" else max(1, memory.images)
-    terms = tuple((term.name, term.passes, term.part.flops(counted)) for term in work.terms if term.part.macs)
+    terms = tuple((term.name, term.passes, term.cost.flops(counted)) for term in work.terms if term.cost.macs)
     training = sum(passes * flops for _, passes, flops in terms)
-    measuring = sum(part.flops(1 if given.nac == "released" else EVAL_BATCH) for part in work.measured)
+    measuring = sum(cost.flops(1 if given.nac == "released" else work.measured_batch) for cost in work.measured)
     speed = given.throughput(precision)
-    held = [term.part for term in work.terms if not term.again] or list(work.measured)
-    trained = sum(term.part.parameters for term in work.terms if term.use == "trained")
+    held = [term.cost for term in work.terms if not term.again] or list(work.measured)
+    trained = sum(term.cost.parameters for term in work.terms if term.use == "trained")
     return Cost(
-        parameters=sum(part.parameters for part in held),
-        active_parameters=sum(part.parameters - part.idle_parameters for part in held),
+        parameters=sum(cost.parameters for cost in held),
+        active_parameters=sum(cost.parameters - cost.idle_parameters for cost in held),
         trained_parameters=trained,
         terms=terms,
         images=work.images,
@@ -174,18 +173,18 @@ def run_cost(work: Work, given: Assumptions) -> Cost:
 def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
     low = 4 if precision in ("fp32", "tf32") else 2
     if work.recipe is None:
-        held = sum(part.parameters for part in work.measured)
+        held = sum(cost.parameters for cost in work.measured)
         live = _largest(work.measured).bytes(low)
-        return Memory(FLOAT32 * held, 0, 0, 0, 0, EVAL_BATCH * live, EVAL_BATCH if work.measured else 0)
+        return Memory(FLOAT32 * held, 0, 0, 0, 0, work.measured_batch * live, work.measured_batch if work.measured else 0)
     share = -(-work.batch // given.gpus)
     images = share if given.device_batch is None else min(share, given.device_batch)
-    uses = {use: [term.part for term in work.terms if term.use == use] for use in ("trained", "frozen", "no_grad")}
-    trained = sum(part.parameters for part in uses["trained"])
-    passed = trained + sum(part.parameters for part in uses["frozen"])
-    kept = sum((part.saved for part in uses["trained"]), Tensors()) + sum((part.passed for part in uses["frozen"]), Tensors())
+    uses = {use: [term.cost for term in work.terms if term.use == use] for use in ("trained", "frozen", "no_grad")}
+    trained = sum(cost.parameters for cost in uses["trained"])
+    passed = trained + sum(cost.parameters for cost in uses["frozen"])
+    kept = sum((cost.saved for cost in uses["trained"]), Tensors()) + sum((cost.passed for cost in uses["frozen"]), Tensors())
     averaged = trained if _averages(work) else 0
     return Memory(
-        parameters=FLOAT32 * (averaged + sum(term.part.parameters for term in work.terms if not term.again)),
+        parameters=FLOAT32 * (averaged + sum(term.cost.parameters for term in work.terms if not term.again)),
         copies=0 if low == FLOAT32 else low * passed,
         gradients=FLOAT32 * trained,
         moments=(8 if work.recipe.optimizer == "adamw" else 4) * trained,
@@ -200,8 +199,8 @@ def _averages(work: Work) -> bool:
     return work.recipe is not None and work.recipe.ema_decay is not None
 
 
-def _largest(parts: Iterable[LayerCost]) -> Tensors:
-    return max((part.live for part in parts), key=lambda tensors: tensors.bytes(2), default=Tensors())
+def _largest(costs: Iterable[LayerCost]) -> Tensors:
+    return max((cost.live for cost in costs), key=lambda tensors: tensors.bytes(2), default=Tensors())
 
 
 def data_sizes(study: Study) -> dict[str, int]:

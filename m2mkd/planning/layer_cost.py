@@ -73,7 +73,7 @@ class Term:
     """A part of a network with what training asks of it."""
 
     name: str
-    part: LayerCost
+    cost: LayerCost
     use: Use
     again: bool = False
     """Whether its weights are already there, as those of another term."""

@@ -20,9 +20,9 @@ def show_plan(plan: Mapping[str, Any], *, runs: bool) -> None:
     runs
         Whether to list runs, phases and variants; else experiments.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(width=WIDTH)
+        console = Console(width=WIDTH, markup=False, emoji=False)
     # Costs do not depend on the compat profile, which changes values and never sizes.
     profile, first = next(iter(plan["profiles"].items()))
     console.print(_assumptions(plan))

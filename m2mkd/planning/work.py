@@ -1,27 +1,32 @@
 """What each phase computes: which parts of which networks, trained, passed through or only run forward, on how many images."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
 from m2mkd.config import load
+from m2mkd.config.detection import DetectorSwitches
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import NACConfig, VMoEConfig
 from m2mkd.config.recipe import Recipe
 from m2mkd.errors import InputError
-from m2mkd.planning import circuit, transformer
+from m2mkd.planning import circuit, detector, transformer
 from m2mkd.planning.circuit import Count
 from m2mkd.planning.layer_cost import LayerCost, Term
 from m2mkd.study.data import Data
-from m2mkd.study.phase import Phase
+from m2mkd.study.phase import DETECTION_BATCH, EVAL_BATCH, Phase
 from m2mkd.study.phases import (
     AssembleTeacher,
     DistillModule,
     Evaluate,
+    EvaluateDetector,
     EvaluateTeacher,
     ImportWeights,
     IncubateModule,
     MeasureHybrid,
     PretrainMeta,
     SplitTeacher,
+    TrainDetector,
     TrainProbe,
     TrainStudent,
 )
@@ -37,13 +42,15 @@ class Work:
     """What one image costs in training."""
     images: int = 0
     """Views of images that it trains on, over all epochs."""
-    recipe: Recipe | None = None
+    recipe: Recipe | DetectionRecipe | None = None
     batch: int = 0
     """Global batch of an update."""
     measured: tuple[LayerCost, ...] = ()
     """What one image costs in measuring."""
     measured_images: int = 0
     """Images measured, over all epochs and sets."""
+    measured_batch: int = EVAL_BATCH
+    """Images measured at a time."""
     image_size: int = 0
     published: LayerCost = NOTHING
     """What the run writes the weights of."""
@@ -208,3 +215,36 @@ def _(config: Evaluate, count: Count) -> Work:
     student = _student(config.student, config.data, config.stitch_width, count, drawn=False)
     images = sum(split_images(data, "val") for data in config.data_sets)
     return Work(measured=(student,), measured_images=images, image_size=config.data.image_size)
+
+
+def _whole(parts: Iterable[LayerCost]) -> LayerCost:
+    return sum(parts, NOTHING)
+
+
+@work_of.register
+def _(config: TrainDetector, count: Count) -> Work:
+    model, classes, switches, recipe = config.model, config.data.classes, DetectorSwitches.of(config.compat), config.recipe
+    trained = detector.trained_parts(model, classes, switches, count)
+    passes = recipe.passes(max(1, split_images(config.data, "train") // recipe.batch_size))
+    return Work(
+        terms=tuple(Term(name, part, "trained") for name, part in trained.items()),
+        images=recipe.updates * recipe.batch_size,
+        recipe=recipe,
+        batch=recipe.batch_size,
+        measured=(_whole(detector.measured_parts(model, classes, switches, count).values()),),
+        measured_images=-(-passes // recipe.eval_every) * split_images(config.data, "val"),
+        measured_batch=DETECTION_BATCH,
+        image_size=model.image_size,
+        published=_whole(trained.values()),
+    )
+
+
+@work_of.register
+def _(config: EvaluateDetector, count: Count) -> Work:
+    parts = detector.measured_parts(config.model, config.data.classes, DetectorSwitches.of(config.compat), count)
+    return Work(
+        measured=(_whole(parts.values()),),
+        measured_images=split_images(config.data, "val"),
+        measured_batch=DETECTION_BATCH,
+        image_size=config.model.image_size,
+    )

@@ -17,7 +17,7 @@ class Data(Config):
     image_size: PositiveInt
     classes: PositiveInt
     key: str
-    """Digest of the source's digest, the preparation and the image size."""
+    """Digest of what its images are known by, the preparation and the image size."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.image_size}"
@@ -43,5 +43,5 @@ def resolve_data(text: str, field: str) -> tuple[Data, DatasetConfig]:
     """
     ref = load.data_ref(text, field)
     dataset = load.datasets()[ref.name]
-    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, [file.identity for file in dataset.files]])
+    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, dataset.identity])
     return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset

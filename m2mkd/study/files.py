@@ -6,7 +6,7 @@ whole, for tables, report and tracking.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from m2mkd.config.base import NAME
 from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import Experiment, Scale
+from m2mkd.config.experiment import CodeRule, Experiment, Scale
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import write_json
-from m2mkd.study.keys import run_key
+from m2mkd.study.keys import is_sealed, run_key, sealed
 from m2mkd.study.lineage import display_rows
 from m2mkd.study.phase import PHASES, phase_from
 from m2mkd.study.run import Row, RowName, Run
 from m2mkd.study.study import Study, scale_root
 
 EXPERIMENTS: TypeAdapter[dict[str, Experiment]] = TypeAdapter(dict[str, Experiment])
-AGAIN = "run the workflow again, which plans anew"
+PLAN_AGAIN = "run the workflow again, which plans anew"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class PlannedRun:
     checkpoint_updates: int | None
     tracking_uri: str | None = None
     """MLflow store of the study, unless the environment names one; never with credentials."""
+    code: CodeRule = "named"
+    """What is done about a result of other code."""
 
     @property
     def root(self) -> Path:
@@ -61,9 +64,14 @@ class PlannedRun:
         """Where its plan lies."""
         return plan_folder(self.scale_name) / f"{self.run.id}.json"
 
+    @property
+    def redo_mark(self) -> Path:
+        """What lies there while a finished run is planned again: an input that is newer than its outputs."""
+        return redo_mark(self.scale_name, self.run.id)
+
     def content(self) -> dict[str, Any]:
         """The same as plain values, for its file."""
-        return {
+        content = {
             "id": self.run.id,
             "format": self.run.config.FORMAT,
             **self.run.content,
@@ -73,7 +81,14 @@ class PlannedRun:
             "checkpoint_minutes": self.checkpoint_minutes,
             "checkpoint_updates": self.checkpoint_updates,
             "tracking_uri": self.tracking_uri,
+            "code": self.code,
         }
+        return sealed(content)
+
+
+def redo_mark(scale_name: str, run_id: str) -> Path:
+    """File by which the workflow knows that a finished run is to be computed again."""
+    return plan_folder(scale_name) / "again" / f"{run_id.replace('/', '-')}.json"
 
 
 def plan_folder(scale_name: str) -> Path:
@@ -83,28 +98,34 @@ def plan_folder(scale_name: str) -> Path:
     return Path(scale_root(scale_name), "plan")
 
 
-def planned_runs(study: Study, tracking_uri: str | None = None) -> dict[str, PlannedRun]:
+def planned_runs(study: Study, tracking_uri: str | None = None, code: CodeRule = "named") -> dict[str, PlannedRun]:
     """Every run of a study as its job will see it, by id."""
     rows, scale = display_rows(study), study.scale
-    beside = scale.checkpoint_minutes, scale.checkpoint_updates, tracking_uri
+    beside = scale.checkpoint_minutes, scale.checkpoint_updates, tracking_uri, code
     return {run.id: PlannedRun(run, study.scale_name, rows[run.id], *beside) for run in study.runs.values()}
 
 
-def write_plan(study: Study, tracking_uri: str | None = None) -> None:
+def write_plan(study: Study, tracking_uri: str | None = None, code: CodeRule = "named") -> None:
     """Write the plans of a study and of all its runs, each whole or not at all; those that are as they should be are left alone."""
-    for planned in planned_runs(study, tracking_uri).values():
-        _write(planned.file, planned.content())
+    for planned in planned_runs(study, tracking_uri, code).values():
+        write_unless_there(planned.file, planned.content())
+    write_unless_there(study_file(study.scale_name, study.key), study_content(study))
+
+
+def study_content(study: Study) -> dict[str, Any]:
+    """A study without its runs as plain values, for its file."""
     content = {
         "scale_name": study.scale_name,
         "scale": study.scale.model_dump(mode="json"),
         "ablations": study.ablations,
+        "detection": study.detection,
         "overrides": study.overrides,
         "selected": list(study.selected),
         "experiments": EXPERIMENTS.dump_python(study.experiments, mode="json"),
         "runs": list(study.runs),
         "rows": [[*row.name, list(row.trained), list(row.measured)] for row in study.rows],
     }
-    _write(study_file(study.scale_name, study.key), content)
+    return sealed(content)
 
 
 def study_file(scale_name: str, key: str) -> Path:
@@ -112,7 +133,8 @@ def study_file(scale_name: str, key: str) -> Path:
     return plan_folder(scale_name) / f"study-{key}.json"
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_unless_there(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, unless it is there already."""
     try:
         if json.loads(path.read_text()) == content:
             return
@@ -134,15 +156,15 @@ def read_planned(path: Path) -> PlannedRun:
     try:
         upstream = {role: tuple(ids) for role, ids in content["upstream"].items()}
         if content["format"] != PHASES[phase].FORMAT:
-            raise InputError(f"{path}: planned for format {content['format']} of {phase}, but this is {PHASES[phase].FORMAT}; {AGAIN}")
+            raise InputError(f"{path}: planned for format {content['format']} of {phase}, but this is {PHASES[phase].FORMAT}; {PLAN_AGAIN}")
         if run_key(content["format"], content["config"], content["upstream"]) != key:
-            raise InputError(f"{path}: its content is not what its name is the digest of; {AGAIN}")
+            raise InputError(f"{path}: its content is not what its name is the digest of; {PLAN_AGAIN}")
         config = phase_from(content["config"] | ({"file": content["file"]} if content["file"] is not None else {}))
         run = Run(config, upstream, set(content["experiments"]))
         row = RowName(**content["row"])
-        beside = {name: content[name] for name in ("checkpoint_minutes", "checkpoint_updates", "tracking_uri")}
+        beside = {name: content[name] for name in ("checkpoint_minutes", "checkpoint_updates", "tracking_uri", "code")}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: not a whole plan of a run ({type(error).__name__}); {AGAIN}") from None
+        raise InputError(f"{path}: not a whole plan of a run ({type(error).__name__}); {PLAN_AGAIN}") from None
     return PlannedRun(run, scale_name, row, **beside)
 
 
@@ -163,15 +185,27 @@ def read_study(scale_name: str, key: str) -> Study:
         If there is no such plan, or it or that of one of its runs is not whole.
     """
     if not re.fullmatch("[0-9a-f]{16}", key):
-        raise InputError(f"{key!r} is not the key of a study, which has 16 hexadecimal digits; {AGAIN}")
+        raise InputError(f"{key!r} is not the key of a study, which has 16 hexadecimal digits; {PLAN_AGAIN}")
+    content = _read(study_file(scale_name, key))
+    return study_from(scale_name, key, content, lambda run_id: read_planned(plan_folder(scale_name) / f"{run_id}.json").run)
+
+
+def study_from(scale_name: str, key: str, content: Mapping[str, Any], run_of: Callable[[str], Run]) -> Study:
+    """A study from what its file holds, and its runs.
+
+    Raises
+    ------
+    InputError
+        If it is not whole, or not the one of that key; and what ``run_of`` raises, which is given ids.
+    """
     path = study_file(scale_name, key)
-    content = _read(path)
     try:
-        runs = [read_planned(plan_folder(scale_name) / f"{run_id}.json").run for run_id in content["runs"]]
+        runs = [run_of(run_id) for run_id in content["runs"]]
         study = Study(
             content["scale_name"],
             Scale.model_validate(content["scale"]),
             content["ablations"],
+            content["detection"],
             content["overrides"],
             tuple(content["selected"]),
             EXPERIMENTS.validate_python(content["experiments"]),
@@ -181,9 +215,9 @@ def read_study(scale_name: str, key: str) -> Study:
         for row in study.rows:
             study.with_upstream(row.trained + row.measured)  # a KeyError where one is left out
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InputError(f"{path}: not a whole plan of a study ({type(error).__name__}); {AGAIN}") from None
-    if study.key != key:
-        raise InputError(f"{path}: its content is not what its name is the digest of; {AGAIN}")
+        raise InputError(f"{path}: not a whole plan of a study ({type(error).__name__}); {PLAN_AGAIN}") from None
+    if study.key != key or study.scale_name != scale_name:
+        raise InputError(f"{path}: its content is not what its name is the digest of; {PLAN_AGAIN}")
     return study
 
 
@@ -193,11 +227,13 @@ def _row(experiment: str, variant: str, profile: Profile, trained: list[str], me
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise InputError(f"{path}: absent; {AGAIN}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, but an object is needed; {AGAIN}")
+        raise InputError(f"{path}: absent; {PLAN_AGAIN}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {PLAN_AGAIN}") from None
+    except InputError as error:
+        raise InputError(f"{error}; {PLAN_AGAIN}") from None
+    if not is_sealed(content):
+        raise InputError(f"{path}: its content is not what its digest says, or it is of an earlier version; {PLAN_AGAIN}")
     return content

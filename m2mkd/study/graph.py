@@ -1,17 +1,20 @@
 """The graph of runs as the workflow needs it."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.load import datasets
+from m2mkd.study.files import redo_mark
 from m2mkd.study.groups import job_groups
 from m2mkd.study.phase import PHASES, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 
-def as_graph(study: Study, whole: Study) -> dict[str, Any]:
+def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingProxyType({}), again: Collection[str] = ()) -> dict[str, Any]:
     """What the workflow must know of a study.
 
     Parameters
@@ -19,16 +22,19 @@ def as_graph(study: Study, whole: Study) -> dict[str, Any]:
     study
         What the workflow computes when nothing else is asked for.
     whole
-        The same with the scale's ablations.
+        It with all else that the scale has.
+    parts
+        What else can be asked for, by name: ``ablations``, the study with them, and ``detection``, detectors; each has tables and a report.
+    again
+        Ids of finished runs that are to be computed again.
 
     Returns
     -------
     dict
-        ``scale``, ``root`` (folder of results), ``threads``, ``study`` (its key), ``ablations`` (key of the whole, and folder of its tables
-        and report; none where the scale has no ablation), ``phases`` (by name, see `_declared`), ``runs`` (for each id of the whole its
-        input files, those of them whose age does not matter, experiments, and whether the study needs it), ``groups`` (runs that one job
-        computes together, by the key of the first), ``data`` (name@size of each prepared by its folder), ``raw`` (source files that each of
-        them is made from).
+        ``scale``, ``root`` (folder of results), ``threads``, ``study`` (its key), ``parts`` (by name the key of each, and the folder of its
+        tables and report), ``phases`` (by name, see `_declared`), ``runs`` (for each id of the whole its input files, those of them whose
+        age does not matter, experiments, whether the study needs it, and which parts do), ``groups`` (runs that one job computes together,
+        by the key of the first), ``data`` (name@size of each prepared by its folder), ``raw`` (source files that each is made from).
     """
     data = {item.folder: str(item) for run in whole.runs.values() for item in run.config.data_sets}
     return {
@@ -36,27 +42,33 @@ def as_graph(study: Study, whole: Study) -> dict[str, Any]:
         "root": study.root,
         "threads": study.scale.threads,
         "study": study.key,
-        "ablations": {"study": whole.key, "pages": whole.pages} if whole is not study else None,
+        "parts": {name: {"study": part.key, "pages": part.pages} for name, part in parts.items()},
         "phases": {name: _declared(phase) for name, phase in PHASES.items()},
         "runs": {
             run.id: {
-                "inputs": _inputs(whole, run),
+                "inputs": _inputs(whole, run) + ([redo_mark(study.scale_name, run.id).as_posix()] if run.id in again else []),
                 "ancient": _foreign(whole, run),
                 "experiments": sorted(run.users),
                 "study": run.id in study.runs,
+                "parts": [name for name, part in parts.items() if run.id in part.runs],
             }
             for run in whole.runs.values()
         },
-        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole)},
+        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole, again)},
         "data": data,
         "raw": {
-            name: [f"data/raw/{file.name}" for file in datasets()[name.partition("@")[0]].fetched] for name in sorted(set(data.values()))
+            name: [f"data/raw/{file.name}" for file in _registered(name).fetched] for name in sorted(set(data.values()), key=_whole_last)
         },
     }
 
 
 def _registered(name: str) -> DatasetConfig:
     return datasets()[name.partition("@")[0]]
+
+
+def _whole_last(name: str) -> tuple[bool, str]:
+    """Key that puts whole sets behind subsets: of those that share a file the last fetches it, and a pack serves subsets alone."""
+    return _registered(name).subset is None, name
 
 
 def _declared(phase: type[Phase]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Runs that one job computes together, because starting a job may cost more than its work. Results and keys do not depend on it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from m2mkd.errors import InputError
@@ -12,15 +12,15 @@ from m2mkd.study.study import Study
 T = TypeVar("T")
 
 
-def job_groups(study: Study) -> list[list[Run]]:
+def job_groups(study: Study, again: Collection[str] = ()) -> list[list[Run]]:
     """Unfinished runs that one job computes: ``seeds_per_job`` of one student and, in lock step, ``modules_per_job``.
 
-    Finished ones are left out, so that one whose input was lost is redone alone.
+    Finished ones are left out, so that one whose input was lost is redone alone, unless they are among those that are computed ``again``.
     """
     alike: dict[str, list[Run]] = {}
     seedless = SeedlessKeys(study)
     for run in study.runs.values():
-        if (run.seed is not None or run.config.LOCK_STEP) and not is_done(study, run):
+        if (run.seed is not None or run.config.LOCK_STEP) and (run.id in again or not is_done(study, run)):
             alike.setdefault(seedless.key(run), []).append(run)
     groups = []
     for runs in alike.values():
@@ -56,10 +56,12 @@ def index_of(run: Run) -> int:
 def in_lock_step(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of one job, in parts that train together: the modules of one seed, or every run for itself.
 
+    What runs for themselves are built on may differ: several variants of a student are evaluated in one configuration.
+
     Raises
     ------
     InputError
-        If one job cannot compute them, because they differ in more than seed and module.
+        If one job cannot compute them, because their configurations differ in more than seed and module, or the meta models of modules do.
     """
     first = runs[0]
     left_out = {"seed", "index"} if first.config.LOCK_STEP else {"seed"}

@@ -25,3 +25,24 @@ def run_key(format_: int, config: Mapping[str, Any], upstream: Mapping[str, Any]
         Run ids (``phase/key``) by role.
     """
     return digest({"format": format_, "config": config, "upstream": upstream})
+
+
+SEAL = "digest"
+"""Field of a file that holds the digest of all others."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's content with its own digest, by which a changed byte gives itself away."""
+    return {**content, SEAL: _seal(content)}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Whether a file's content is what its own digest says."""
+    try:
+        return content.get(SEAL) == _seal(content)
+    except ValueError:  # numbers that canonical JSON lacks
+        return False
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return digest({name: value for name, value in content.items() if name != SEAL})

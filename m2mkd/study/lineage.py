@@ -5,6 +5,7 @@ from functools import cache
 from typing import Protocol
 
 from m2mkd.config.compat import Profile
+from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, StudentExperiment, TeacherExperiment, TransferExperiment
 from m2mkd.study.run import Row, RowName, Run
 from m2mkd.study.study import Study
@@ -61,6 +62,8 @@ def teacher_of(study: Study, row: Row) -> str:
         return row.experiment
     if isinstance(experiment, AblationExperiment):
         source = experiment.student(row.variant).partition("/")[0]
+    elif isinstance(experiment, DetectionExperiment):
+        source = experiment.student
     else:
         source, _ = student_of(study, row.experiment, row.variant)
     student = study.experiments[source]

@@ -5,13 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from m2mkd.study.phase import PHASES
+from m2mkd.study.record import code_in_words, finished_runs
 from m2mkd.study.state import is_done
 from m2mkd.study.study import Study
 
 
 def listed(study: Study) -> list[dict[str, Any]]:
-    """Every run, phase by phase: ``phase``, ``key``, ``seed`` (none where all share it), ``what``, ``done``, ``experiments``."""
-    order = list(PHASES)
+    """Every run, phase by phase.
+
+    Returns
+    -------
+    list of dict
+        ``phase``, ``key``, ``seed`` (none where all share it), ``what``, ``done``, ``experiments``; ``code``, in words whether this code
+        computed it (`m2mkd.study.record.code_in_words`); ``changed_modules``, none where the run does not say.
+    """
+    order, finished = list(PHASES), finished_runs(study)
     runs = sorted(study.runs.values(), key=lambda run: order.index(run.phase))
     return [
         {
@@ -21,6 +29,8 @@ def listed(study: Study) -> list[dict[str, Any]]:
             "what": run.what,
             "done": is_done(study, run),
             "experiments": sorted(run.users),
+            "code": code_in_words(finished.get(run.id)),
+            "changed_modules": list(changed) if (one := finished.get(run.id)) and (changed := one.changed) is not None else None,
         }
         for run in runs
     ]
@@ -33,7 +43,7 @@ def as_lines(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _cells(run: dict[str, Any]) -> tuple[str, ...]:
     seed = "" if run["seed"] is None else str(run["seed"])
-    return f"{run['phase']}/{run['key']}", run["what"], seed, "yes" if run["done"] else "no", ", ".join(run["experiments"])
+    return f"{run['phase']}/{run['key']}", run["what"], seed, "yes" if run["done"] else "no", ", ".join(run["experiments"]), run["code"]
 
 
 def show(runs: Sequence[dict[str, Any]]) -> bool:
@@ -48,6 +58,7 @@ def show(runs: Sequence[dict[str, Any]]) -> bool:
     for name in ("run", "what", "seed", "done"):
         table.add_column(name, no_wrap=True)
     table.add_column("experiments", no_wrap=True, overflow="ellipsis")
+    table.add_column("code")
     for run in runs:
         table.add_row(*map(Text, _cells(run)))
     Console().print(table)

@@ -37,7 +37,7 @@ def find_runs(run_ids: Sequence[str], settings: Settings) -> list[PlannedRun]:
 
 
 def _study_with(run_ids: Sequence[str], settings: Settings) -> Study:
-    """The study, together with the ablations only where one of the runs is none of its own, for they take time to plan."""
+    """The study; all else of its scale too only where one of the runs is none of its own, for that takes time to plan."""
     study = build_study(settings)
     own = all(any(name.startswith(run_id) for name in study.runs) for run_id in run_ids)
-    return study if own else build_study(settings, ablations=True)
+    return study if own else build_study(settings, ablations=True, detection=True)

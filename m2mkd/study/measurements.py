@@ -1,20 +1,28 @@
 """Numbers that a run measured, read from its ``metrics.json`` and checked to be what they say."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+DETECTED = ("boxes", "masks")
+"""What a detector finds of an instance."""
+PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""COCO's numbers of a detector, in its order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances;
+recall with so many detections an image, and of the three sizes."""
+ROUNDING = 1e-9
+"""What shares may be off by, for they are quotients."""
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One number."""
 
-    split: Literal["iid", "ood", "fewshot", "graph"]
+    split: Literal["iid", "ood", "fewshot", "graph", "detection"]
     data: str
     """Data set, as name@size."""
     metric: str
-    """top1, top5 (shares from 0 to 1), loss, classes, left_out, density."""
+    """top1, top5 (shares from 0 to 1), loss, classes, left_out, density; of a detector each of `PRECISIONS` of boxes and of masks."""
     value: float
     rendition: str = ""
     """Kind of image that it is about; empty: all of them."""
@@ -22,8 +30,101 @@ class Measurement:
     """Images that were measured; none where that was not recorded."""
 
 
-def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
+def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any], *, whole: bool = True) -> Iterator[Measurement]:
     """Accuracies and loss on one set.
+
+    Parameters
+    ----------
+    split, data
+        What was measured on.
+    found
+        ``count``, ``top1``, ``top5`` and ``loss``; and, where they are there, ``per_class`` and ``confusion``, which must say the same.
+    whole
+        Whether ``top1`` is the mean over the images, as it is unless it was reported as the released code does.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As `number`; a ValueError also where the numbers contradict each other.
+    """
+    count = number("count", found["count"])
+    values = {name: number(name, found[name]) for name in ("top1", "top5", "loss")}
+    for name in ("top1", "top5") if whole else ("top5",):
+        _correct(name, values[name], count)
+    if whole and values["top1"] > values["top5"]:
+        raise ValueError(f"top1 is {values['top1']}, but top5 {values['top5']}, which can be no less")
+    if "confusion" in found:
+        _check_confusion(found, count, values["top1"] if whole else None)
+    for name, value in values.items():
+        yield Measurement(split, data, name, value, count=count)
+
+
+def check_renditions(found: Mapping[str, Any], *, whole: bool = True) -> None:
+    """Refuse renditions whose mean the accuracy of all images cannot be, and counts that are none.
+
+    Raises
+    ------
+    KeyError, TypeError, AttributeError, ValueError
+        As `accuracies`.
+    """
+    shares = [number(f"top1 of rendition {name}", value) for name, value in found["renditions"].items()]
+    if whole and shares and not min(shares) - ROUNDING <= found["top1"] <= max(shares) + ROUNDING:
+        raise ValueError(f"top1 is {found['top1']}, but its renditions have {min(shares)} to {max(shares)}")
+
+
+def check_mean(name: str, value: float, parts: Sequence[float], count: int) -> None:
+    """Refuse a mean that is not that of its parts, or is of another number of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If so; names it.
+    """
+    if len(parts) != count or abs(value - sum(parts) / count) > ROUNDING:
+        raise ValueError(f"{name} is {value}, which is not the mean of {count} episodes")
+
+
+def check_last_line(metrics: Mapping[str, Any], last: Mapping[str, Any]) -> None:
+    """Refuse final measurements of a training that its learning curve does not end with.
+
+    Raises
+    ------
+    ValueError
+        If one differs; names it.
+    """
+    for name in metrics.keys() & last.keys():
+        if metrics[name] != last[name]:
+            raise ValueError(f"{name} is {metrics[name]}, but the learning curve ends with {last[name]}")
+
+
+def _correct(name: str, share: float, count: int) -> int:
+    """How many of so many images a share is."""
+    images = share * count
+    if abs(images - round(images)) > ROUNDING * count:
+        raise ValueError(f"{name} is {share}, which is no whole number of {count} images")
+    return round(images)
+
+
+def _check_confusion(found: Mapping[str, Any], count: int, top1: float | None) -> None:
+    """Refuse a table of confusions, or accuracies of classes, that are of other images than the accuracy beside them."""
+    classes = found["confusion"]["classes"]
+    images, right = [0] * len(classes), [0] * len(classes)
+    for label, predicted, number_of in found["confusion"]["images"]:
+        if not (0 <= label < len(classes) and 0 <= predicted < len(classes)):
+            raise ValueError(f"confusion has class {max(label, predicted)}, but there are {len(classes)}")
+        images[label] += number("count", number_of)
+        right[label] += number_of if label == predicted else 0
+    if sum(images) != count:
+        raise ValueError(f"confusion has {sum(images)} images, but count is {count}")
+    if top1 is not None and sum(right) != _correct("top1", top1, count):
+        raise ValueError(f"confusion has {sum(right)} of {count} images right, but top1 is {top1}")
+    shares = {name: hits / of for name, hits, of in zip(classes, right, images, strict=True) if of}
+    if found["per_class"].keys() != shares.keys() or any(abs(found["per_class"][name] - shares[name]) > ROUNDING for name in shares):
+        raise ValueError("per_class and confusion are not of the same images")
+
+
+def precisions(data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
+    """Average precision and recall of a detector, of ``boxes`` and of ``masks``; those that there are no instances for are left out.
 
     Raises
     ------
@@ -31,8 +132,10 @@ def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any]
         As `number`.
     """
     count = number("count", found["count"])
-    for name in ("top1", "top5", "loss"):
-        yield Measurement(split, data, name, number(name, found[name]), count=count)
+    for kind in DETECTED:
+        for name in PRECISIONS:
+            if (value := found[kind][name]) is not None:
+                yield Measurement("detection", data, f"{kind}_{name}", number(f"{kind}_{name}", value), count=count)
 
 
 def number(name: str, value: Any) -> Any:
@@ -41,12 +144,15 @@ def number(name: str, value: Any) -> Any:
     Raises
     ------
     ValueError
-        If it is no finite number, a share outside 0 to 1, or a count that is no whole number of at least 1; names it.
+        If it is no finite number, a share outside 0 to 1, a loss below 0, or a count that is no whole number; names it.
     """
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{name} is {value}, which is no finite number")
-    if name.endswith(("top1", "top5")) and not 0 <= value <= 1:
+    if name.startswith(("top1", "top5", "val_top", "boxes_", "masks_")) and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, but a share from 0 to 1 is needed")
-    if name in ("count", "classes") and (value < 1 or type(value) is not int):
-        raise ValueError(f"{name} is {value}, but a whole number of at least 1 is needed")
+    if name in ("loss", "val_loss") and value < 0:
+        raise ValueError(f"{name} is {value}, but no cross-entropy is below 0")
+    least = {"count": 1, "classes": 1, "left_out": 0}.get(name)
+    if least is not None and (value < least or type(value) is not int):
+        raise ValueError(f"{name} is {value}, but a whole number of at least {least} is needed")
     return value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.files import publish, sha256, write_json
-from m2mkd.study.keys import run_key
+from m2mkd.study.keys import run_key, sealed
 from m2mkd.study.phase import PHASES, RECORD, SeededPhase
 
 
@@ -142,4 +142,5 @@ def _move(run: _OldRun, new_id: str, target: Path, ids: dict[Path, str | _Unfit]
     upstream = {role: [_upstream_id(run, run_id, ids) for run_id in old] for role, old in record["upstream"].items()}
     kept = {name: value for name, value in record.items() if name not in ("slot", "replicate")}
     changed = {"id": new_id, "key": new_id.partition("/")[2], "config": run.config(), "upstream": upstream}
-    write_json(target / RECORD, kept | changed | {"seed": run.config().get("seed"), "migrated_from": f"{run.id}/{run.folder.name}"})
+    content = kept | changed | {"seed": run.config().get("seed"), "migrated_from": f"{run.id}/{run.folder.name}"}
+    write_json(target / RECORD, sealed(content))

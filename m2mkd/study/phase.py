@@ -24,6 +24,9 @@ DvcStage = Literal["teacher", "distill", "students"]
 EVAL_BATCH = 256
 """Images measured at a time; fixed, because noise in evaluation, where it is switched on, is drawn batch by batch."""
 
+DETECTION_BATCH = 8
+"""The same of a detector, whose images are larger; sums over another batch may be rounded otherwise."""
+
 PHASES: "dict[str, type[Phase]]" = {}
 """Every phase by name, in the order of the flow, which is that of their definition."""
 

@@ -5,10 +5,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from m2mkd.config.detection import DetectorConfig
+from m2mkd.config.detection_input import DetectionInput
+from m2mkd.config.detection_recipe import DetectionRecipe
+from m2mkd.config.experiment import Codes
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
-from m2mkd.study.measurements import Measurement, accuracies, number
+from m2mkd.study.measurements import Measurement, accuracies, check_mean, check_renditions, number, precisions
 from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
 
 
@@ -113,8 +117,11 @@ class MeasureHybrid(TeacherPhase):
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
         """None of its own: a table of its own shows them, and here they are only checked."""
-        for found in (metrics["meta"], *metrics["hybrids"].values()):
-            list(accuracies("iid", str(self.data), found))
+        if list(metrics["hybrids"]) != [str(index) for index in range(self.model.modules)]:
+            raise ValueError(f"hybrids are {', '.join(metrics['hybrids']) or 'none'}, but the teacher has {self.model.modules} modules")
+        counts = {next(accuracies("iid", str(self.data), found)).count or 0 for found in (metrics["meta"], *metrics["hybrids"].values())}
+        if len(counts) > 1:
+            raise ValueError(f"hybrids were measured on {min(counts)} to {max(counts)} images, but all see the same")
         return iter(())
 
 
@@ -150,6 +157,8 @@ class TrainStudent(SeededPhase):
     """Data that the modules were distilled on, where ``init`` is modules; decides which tensors fit."""
     load_modules: tuple[NonNegativeInt, ...] | None = None
     """Numbers of the modules that are loaded, in their order; none: all."""
+    codes: Codes = Field("independent", exclude_if=lambda codes: codes == "independent")
+    """How a NAC's codes start; part of no key where they are drawn independently."""
     stitch_width: PositiveInt | None
     """Width of the meta model, where a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
@@ -176,6 +185,8 @@ class TrainProbe(SeededPhase):
     recipe: Recipe
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        if episodes := metrics.get("episodes"):
+            check_mean("val_top1", metrics["val_top1"], episodes["val_top1"], self.episodes)
         for name in ("top1", "top5", "loss"):
             yield Measurement("fewshot", str(self.data), name, number(f"val_{name}", metrics[f"val_{name}"]))
 
@@ -199,13 +210,41 @@ class Evaluate(SeededPhase):
         return (self.data, *self.ood)
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
-        yield from accuracies("iid", str(self.data), metrics)
+        whole = self.compat.get("accuracy_meter") != "twice"
+        yield from accuracies("iid", str(self.data), metrics, whole=whole)
         if graph := metrics.get("diagnostics", {}).get("graph"):
             yield Measurement("graph", str(self.data), "density", number("density", graph["density"]))
         for data in self.ood:
             found, name = metrics["ood"][data.name], str(data)
-            yield from accuracies("ood", name, found)
+            check_renditions(found, whole=whole)
+            yield from accuracies("ood", name, found, whole=whole)
             for count in ("classes", "left_out"):
                 yield Measurement("ood", name, count, number(count, found[count]))
             for rendition, top1 in found["renditions"].items():
                 yield Measurement("ood", name, "top1", number("top1", top1), rendition)
+
+
+class TrainDetector(SeededPhase):
+    """A detector and segmenter on a V-MoE, which starts from random weights or from a student's."""
+
+    DIVISIBLE: ClassVar[bool] = True
+    PRIORITY: ClassVar[int] = 1
+    phase: Literal["train_detector"] = "train_detector"
+    model: DetectorConfig
+    data: Data
+    recipe: DetectionRecipe
+    init: Literal["scratch", "student"]
+
+
+class EvaluateDetector(SeededPhase):
+    """Average precision of a detector's boxes and masks on its validation set."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
+    phase: Literal["evaluate_detector"] = "evaluate_detector"
+    model: DetectorConfig
+    data: Data
+    input: DetectionInput
+    """Of the recipe that it was trained by."""
+
+    def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
+        return precisions(str(self.data), metrics)

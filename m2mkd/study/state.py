@@ -1,11 +1,11 @@
 """What of a study is on the disk."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from m2mkd.files import read_note
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
@@ -79,7 +79,5 @@ def surplus_plans(study: Study, keys: Collection[str]) -> list[Path]:
 
 def _key_in(path: Path) -> str:
     """Key of the study that a file of the plan is about."""
-    try:
-        return str(json.loads(path.read_text())["study"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    note = read_note(path)
+    return str(note.get("study", "")) if isinstance(note, dict) else ""

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from m2mkd.config.experiment import Experiment, Scale, seeds_of
+from m2mkd.config.experiment import Experiment, Scale
+from m2mkd.config.seeds import seeds_of
 from m2mkd.errors import InputError
 from m2mkd.study.keys import digest
 from m2mkd.study.run import Row, Run
 
-RESULTS_FORMAT = 3
+RESULTS_FORMAT = 4
 """Version of tables and report; raising it compiles them anew."""
 RECEIPT = "study-{}.json"
 """Name of the file that says which runs the tables beside it were compiled from, with the key of the study."""
@@ -23,6 +24,8 @@ class Study:
     scale: Scale
     ablations: bool = False
     """Whether the scale's ablations are part of it."""
+    detection: bool = False
+    """Whether it is the detectors that the scale has beside its study; with ablations: whether they are part of it."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields in which its scale differs from the file of that name, in the shape of a scale file."""
     selected: tuple[str, ...] = ()
@@ -51,7 +54,7 @@ class Study:
     @property
     def pages(self) -> str:
         """Folder of what is made of the runs: tables and report."""
-        return f"{self.root}/ablations" if self.ablations else self.root
+        return f"{self.root}/ablations" if self.ablations else f"{self.root}/detection" if self.detection else self.root
 
     @property
     def receipt(self) -> str:

@@ -1,21 +1,22 @@
 """Whether a run is finished: by the digests that it recorded, never by times or by what others remember of it."""
 
-import json
 from pathlib import Path
 
+from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.study.phase import RECORD
+from m2mkd.study.record import read_run_json
 from m2mkd.study.run import Run
 
 
 def is_whole(folder: Path, run: Run) -> bool:
     """Whether a folder holds every output of a run, each with the digest that its record has of it."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_run_json(folder)
         outputs = record["outputs"]
         wanted = {name for name in run.config.OUTPUTS if name != RECORD}
         return record["id"] == run.id and outputs.keys() == wanted and all(sha256(folder / name) == outputs[name] for name in wanted)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, InputError, KeyError, TypeError, AttributeError):
         return False
 
 

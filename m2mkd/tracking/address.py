@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from m2mkd.config.strict import PARSERS_ERRORS
 from m2mkd.errors import InputError
 from m2mkd.files import require_file, require_writable
 from m2mkd.locks import hold
@@ -82,7 +83,33 @@ def open_client() -> "MlflowClient":
     # MLflow keeps a store open by its address, which must not mean another file in another working directory.
     address = f"sqlite:///{DATABASE.resolve()}" if uri == DEFAULT_URI else uri
     with _alone(address):
-        return MlflowClient(address)
+        return cast("MlflowClient", _Asked(MlflowClient(address)))
+
+
+class _Asked:
+    """A client of a store that may answer anything: whatever its parsers raise about an answer is an error of MLflow's."""
+
+    def __init__(self, client: "MlflowClient"):
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        from google.protobuf.json_format import Error as JsonError
+        from google.protobuf.message import Error as MessageError
+        from mlflow.exceptions import MlflowException
+
+        value = getattr(self._client, name)
+        if not callable(value):
+            return value
+
+        def ask(*arguments: Any, **named: Any) -> Any:
+            try:
+                return value(*arguments, **named)
+            except MlflowException:
+                raise
+            except (*PARSERS_ERRORS, JsonError, MessageError) as error:
+                raise MlflowException(f"its answer is not one of MLflow ({type(error).__name__}: {error})") from error
+
+        return ask
 
 
 def check_address(uri: str) -> None:

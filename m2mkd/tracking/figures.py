@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from m2mkd.results.read.records import Record
+from m2mkd.results.report.detection_figures import by_size_figure, precision_recall_figure
+from m2mkd.results.report.detection_pictures import detections_sheet
 from m2mkd.results.report.graph_figures import diagnosis_figure, series_figure
 from m2mkd.results.report.plots import INK, STYLE
 from m2mkd.results.report.svg import write_png
@@ -47,7 +49,14 @@ def row_figures(variant: str, curves: SeedCurves, measured: Sequence[Record]) ->
         names = confusion[0]["classes"]
         shares = confusion_matrix([seed["images"] for seed in confusion], len(names))
         drawn["confusion.png"] = partial(confusion_figure, shares, names)
-    return {name: partial(_write, draw) for name, draw in drawn.items()}
+    detectors = [record for record in measured if "precision_recall" in record.metrics]
+    if detectors:
+        drawn["precision-recall.png"] = partial(precision_recall_figure, {variant: detectors})
+        drawn["precision-by-size.png"] = partial(by_size_figure, {variant: detectors})
+    figures: dict[str, Callable[[BinaryIO], None]] = {name: partial(_write, draw) for name, draw in drawn.items()}
+    if detectors and (sheet := detections_sheet(detectors[0])) is not None:
+        figures["detections.png"] = partial(sheet.save, format="PNG")
+    return figures
 
 
 def _write(draw: Callable[[], Figure | None], file: BinaryIO) -> None:

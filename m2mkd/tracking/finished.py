@@ -19,7 +19,7 @@ from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_point
 from m2mkd.tracking.figures import row_figures
 from m2mkd.tracking.registry import model_artifacts
 
-APART = ("diagnostics", "confusion", "per_class")
+APART = ("diagnostics", "confusion", "per_class", "precision_recall", "examples")
 """Measurements that are no single numbers: they are drawn, and stand in the artifact ``metrics.json``."""
 STUDENT = TrainStudent.model_fields["phase"].default
 IMAGE_TAGS = {"image": "image", "image_digest": "digest", "image_sbom": "sbom"}
@@ -108,7 +108,8 @@ def record_entry(planned: PlannedRun, record: Record) -> Entry:
     entry.start, entry.end = _span([record])
     entry.points = curve_points(record.curves)
     last = record.curves[-1]["epoch"] if record.curves else 0
-    entry.points += points("final/", dict(leaves({name: value for name, value in record.metrics.items() if name not in APART})), last)
+    numbers = leaves({name: value for name, value in record.metrics.items() if name not in APART})
+    entry.points += points("final/", {name: value for name, value in numbers if value is not None}, last)
     tops = [(line["val_top1"], line["epoch"]) for line in record.curves if "val_top1" in line]
     if tops:
         best, epoch = max(tops, key=lambda top: (top[0], -top[1]))

@@ -22,8 +22,9 @@ from m2mkd.errors import InputError
 from m2mkd.files import write_json
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.records import Record
-from m2mkd.results.tables.compile import final_metrics
+from m2mkd.results.tables.metrics import with_deviations
 from m2mkd.study.files import planned_runs
+from m2mkd.study.receipt import read_receipt
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
@@ -77,7 +78,8 @@ def _tables(study: Study) -> list[Path]:
     folder = Path(study.pages) / "tables"
     if not Path(study.receipt).is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
-    return [*(path for path in sorted(folder.iterdir()) if not path.name.startswith(".")), Path(study.pages) / "metrics.json"]
+    # Not whatever lies there: the receipt of the report may, or may not, be there yet.
+    return [*(Path(study.pages, name) for name in read_receipt(Path(study.receipt))["shown"]), Path(study.receipt)]
 
 
 def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[str, str]]:
@@ -92,7 +94,7 @@ def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[s
 
     if tables:
         put(study_entry(study, records, tables))
-    planned, final = planned_runs(study), final_metrics(results)
+    planned = planned_runs(study)
     grouped: dict[RowName, list[Record]] = {row.name: [] for row in study.rows}
     for record in records:
         grouped.setdefault(planned[record.run.id].row, []).append(record)
@@ -101,8 +103,7 @@ def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[s
         own = own_records(results, row_name)
         if not members and not own:
             continue
-        accuracies = final.get(row_name.experiment, {}).get(row_name.variant, {}).get(row_name.profile, {})
-        parent_id = put(row_entry(study, row_name, members, own, accuracies))
+        parent_id = put(row_entry(study, row_name, members, own, with_deviations(results, row_name)))
         for record in members:
             child = record_entry(planned[record.run.id], record)
             child.tags |= {"used_by": served[record.run.id][:TAG_LENGTH], "mlflow.parentRunId": parent_id}

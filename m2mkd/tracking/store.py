@@ -78,11 +78,14 @@ class Store:
 
     def _search(self, filter_string: str) -> "list[Run]":
         found: list[Run] = []
-        token = None
+        token, seen = None, set()
         while True:
             page = self.client.search_runs([self.experiment_id], filter_string, max_results=1000, page_token=token)
             found += page
             token = page.token
+            if token in seen:
+                raise InputError("MLflow store: gives the same page again and again; check MLFLOW_TRACKING_URI")
+            seen.add(token)
             if not token:
                 return sorted(found, key=lambda run: run.info.run_id)
 
@@ -250,7 +253,11 @@ def open_store(experiment: str) -> Iterator[Store]:
     try:
         yield Store(open_client(), experiment)
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).strip().splitlines()[0].replace(str(DATABASE.resolve()), str(DATABASE)).replace(uri, without_credentials(uri))
+        reason = (
+            (str(error).strip().splitlines() or [type(error).__name__])[0]
+            .replace(str(DATABASE.resolve()), str(DATABASE))
+            .replace(uri, without_credentials(uri))
+        )
         fix = (
             f"if it is damaged, remove {DATABASE} and run 'm2mkd track sync' again, which fills it from the runs"
             if uri == DEFAULT_URI

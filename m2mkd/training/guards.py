@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from m2mkd.errors import InputError
+from m2mkd.evaluation.plateau import SHORTEST_PLATEAU, plateau
 from m2mkd.models.moe import MoE
 from m2mkd.ranks import Ranks
 
@@ -36,6 +37,21 @@ class LossWatch:
             return None
         self._last.clear()
         return usual
+
+
+class ChanceWatch:
+    """Tells a training that stays at chance."""
+
+    def __init__(self) -> None:
+        self._measured: list[tuple[int, float]] = []
+        self._told = False
+
+    def stays_since(self, epoch: int, top1: float, images: int, classes: int) -> int | None:
+        """The epoch since which every measurement is at chance, when the one after ``epoch`` makes a plateau; of one it is told once."""
+        self._measured = [*self._measured, (epoch, top1)][-SHORTEST_PLATEAU:]
+        found = plateau(self._measured, images, classes)
+        news, self._told = found is not None and not self._told, found is not None
+        return found.first if found and news else None
 
 
 class ExpertWatch:

@@ -1,7 +1,6 @@
 """One job: runs that differ in seed or module alone, from the lock on their work folders to the published outputs."""
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -13,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from m2mkd.containers import inside
 from m2mkd.files import publish, sha256, write_json
@@ -24,12 +23,14 @@ from m2mkd.signals import SignalGuard
 from m2mkd.study.data import Data
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.groups import in_lock_step
+from m2mkd.study.keys import sealed
 from m2mkd.study.phase import METRICS, PHASES, RECORD, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.state import set_normal
-from m2mkd.study.whole import is_whole, kept_folder
+from m2mkd.study.whole import kept_folder
 from m2mkd.tracking.live import mirrored
 from m2mkd.training.machine import Machine
+from m2mkd.training.origins import begun_from, counts, origins_of
 from m2mkd.training.store import PUBLISHED_FILES, JobStore
 from m2mkd.training.usage import Usage
 
@@ -86,7 +87,20 @@ class Outcome:
     weights: "Mapping[str, Tensor] | None" = None
 
 
-def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: Callable[[str], object], ranks: Ranks = ALONE) -> None:
+class PhaseCode(Protocol):
+    """What computes the runs of a phase, as a module of `m2mkd.training.phases` does; those of modules have ``run_together`` too."""
+
+    def run(self, job: Job[Any], /) -> Outcome: ...
+
+
+def execute(
+    planned: Sequence[PlannedRun],
+    machine: Callable[[], Machine],
+    say: Callable[[str], object],
+    ranks: Ranks = ALONE,
+    *,
+    code: PhaseCode | None = None,
+) -> None:
     """Compute runs and publish the outputs of all of them at the end.
 
     Finished ones wait in the work folder, so that an interruption costs no more than the steps since the last checkpoint; a published
@@ -102,6 +116,8 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
         Told what is going on.
     ranks
         The processes that share the work.
+    code
+        What computes them; by default that of their phase.
 
     Raises
     ------
@@ -113,7 +129,7 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
     by_id = {one.run.id: one for one in planned}
     parts = in_lock_step([one.run for one in planned])
     first = planned[0].run
-    phase = importlib.import_module(f"m2mkd.training.phases.{first.phase}")
+    phase: Any = code or importlib.import_module(f"m2mkd.training.phases.{first.phase}")
     with ExitStack() as held:
         held.enter_context(SignalGuard(at_once=True))
         for run_id in sorted(by_id) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
@@ -121,9 +137,12 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
         if not first.config.HEAD_NODE:
             machine()  # before anything else, for it fixes the number of threads
         held.enter_context(mirrored(planned))
-        published = ranks.broadcast([one.run.id for one in planned if is_whole(one.folder, one.run)] if ranks.is_main else [])
+        origins: dict[str, dict[str, Any]] = {}
         if ranks.is_main:
-            set_normal(file for one in planned for file in inputs_of(one))
+            origins = {one.run.id: begun_from(one, say) for one in planned}
+        published = ranks.broadcast([one.run.id for one in planned if counts(one, one.folder)] if ranks.is_main else [])
+        if ranks.is_main:
+            set_normal(file for one in planned for file in [*inputs_of(one), one.redo_mark])
             for run_id in published:
                 say(f"{run_id} is here already, whole")
         for part in parts:
@@ -137,7 +156,7 @@ def execute(planned: Sequence[PlannedRun], machine: Callable[[], Machine], say: 
             used = [job.usage.read(ranks) for job in jobs]
             if ranks.is_main:
                 for one, outcome, its in zip(pending, outcomes, used, strict=True):
-                    record_outputs(one.run, one.work, outcome, started, its)
+                    record_outputs(one.run, one.work, outcome, started, its, origins=origins[one.run.id])
         if ranks.is_main:
             publish_outputs([one for one in planned if one.run.id not in published])
             for run_id in published:  # what a kill left after it was published
@@ -155,9 +174,9 @@ def inputs_of(planned: PlannedRun) -> list[Path]:
 def _waits(planned: PlannedRun, say: Callable[[str], object]) -> bool:
     """Whether a run was computed and only has to be published, perhaps once more, because Snakemake removed what it had not seen end."""
     work, run = planned.work, planned.run
-    if not is_whole(work, run):
+    if not counts(planned, work):
         kept = kept_folder(work)
-        if not is_whole(kept, run):
+        if not counts(planned, kept):
             (work / RECORD).unlink(missing_ok=True)  # of outputs that were damaged since
             return False
         shutil.rmtree(work, ignore_errors=True)
@@ -194,10 +213,13 @@ def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractConte
         from m2mkd.planning.work import work_of
 
         here = machine()
-        batch: int = run.config.recipe.batch_size  # type: ignore[attr-defined]
+        recipe = run.config.recipe  # type: ignore[attr-defined]
+        batch: int = recipe.batch_size
         given = Assumptions(gpus=here.ranks.count, device_batch=here.device_batch, nac="model")
         cost = run_cost(work_of(run.config, given.nac), given)
-        return out_of_memory(run.id, batch // (here.ranks.count * here.accumulation(batch)), here.device, cost.memory.total)
+        return out_of_memory(
+            run.id, batch // (here.ranks.count * here.accumulation(batch, recipe.TOGETHER)), here.device, cost.memory.total
+        )
 
     return memory_explained(explain)
 
@@ -210,10 +232,21 @@ def job_of(planned: PlannedRun, machine: Callable[[], Machine], *, together: int
     return Job(run.config, upstream, planned.work, machine, title, Usage(together=together))
 
 
-def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, used: Mapping[str, float] | None = None) -> None:
+def record_outputs(
+    run: Run,
+    folder: Path,
+    outcome: Outcome,
+    started: float,
+    used: Mapping[str, float] | None = None,
+    *,
+    computed: Mapping[str, Any] | None = None,
+    origins: Mapping[str, Any] | None = None,
+) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
-    It notes when this session began, and what was used in all of them (`m2mkd.training.usage.Usage.read`); by default the time of this one.
+    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one),
+    where and with what it was computed (`provenance`; by default here and now), and code, data and inputs as they were when the run was
+    begun (`m2mkd.training.origins.begun_from`; by default as they are now).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,19 +255,17 @@ def record_outputs(run: Run, folder: Path, outcome: Outcome, started: float, use
         save_weights(folder, outcome.weights, run.id)
     if METRICS in outputs:
         write_json(folder / METRICS, outcome.metrics)
-    write_json(
-        folder / RECORD,
-        {
-            "id": run.id,
-            "phase": run.phase,
-            "key": run.key,
-            "seed": run.seed,
-            **run.content,
-            "outputs": {name: sha256(folder / name) for name in outputs},
-            "data": {str(data): json.loads(Path(data.manifest).read_text())["digest"] for data in run.config.data_sets},
-            "provenance": provenance() | {"started": started, "ended": ended, "seconds": ended - started} | dict(used or {}),
-        },
-    )
+    content = {
+        "id": run.id,
+        "phase": run.phase,
+        "key": run.key,
+        "seed": run.seed,
+        **run.content,
+        "outputs": {name: sha256(folder / name) for name in outputs},
+        **(origins or origins_of(run, folder.parents[1])),
+        "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
+    }
+    write_json(folder / RECORD, sealed(content))
 
 
 def hardware() -> str:

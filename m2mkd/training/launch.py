@@ -44,7 +44,8 @@ def ranks_for(config: Phase, wanted: int, device_batch: int | None, arguments: S
     started = started_by_launcher()
     if started and wanted not in (1, here.count):
         raise InputError(f"--ranks {wanted}: this process is one of {here.count} that torchrun started; leave --ranks out")
-    accumulation(config.recipe.batch_size, here.count if started else wanted, device_batch)  # type: ignore[attr-defined]  # or a refusal
+    recipe = config.recipe  # type: ignore[attr-defined]
+    accumulation(recipe.batch_size, here.count if started else wanted, device_batch, recipe.TOGETHER)  # or a refusal
     if wanted > 1 and not started:
         sys.exit(run_ranks(wanted, arguments))
     if here.count > 1 and sys.platform == "linux":

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.stream import EvalBatch, TrainStream
+from m2mkd.data.detection_stream import DetectionBatch, DetectionStream
+from m2mkd.data.stream import Batch, TrainStream
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.evaluation.diagnostics import IMAGES
@@ -16,16 +19,17 @@ from m2mkd.signals import SignalGuard
 from m2mkd.training.device import computing_in
 from m2mkd.training.machine import Machine
 from m2mkd.training.progress import TrainingProgress
-from m2mkd.training.update import Task, Trainee, Training
+from m2mkd.training.task import Task, Trainee
+from m2mkd.training.update import Training
 
 __all__ = ["Task", "Trainee", "fit"]
 
 
 def fit(
     trainees: Sequence[Trainee],
-    recipe: Recipe,
-    stream: TrainStream,
-    validation: Callable[[], Iterable[EvalBatch]],
+    recipe: Recipe | DetectionRecipe,
+    stream: TrainStream | DetectionStream,
+    validation: Callable[[], Iterable[Any]],
     names: tuple[str | int, ...],
     machine: Machine,
 ) -> list[dict[str, float]]:
@@ -42,7 +46,7 @@ def fit(
     trainees
         What is trained and how its loss is computed. They may share frozen parts, but nothing that trains.
     recipe
-        Optimiser, schedule, precision and number of epochs.
+        Optimiser, schedule, precision and length.
     stream
         Training batches, a function of epoch and step.
     validation
@@ -55,7 +59,8 @@ def fit(
     Returns
     -------
     list of dict
-        The last measurements of each: ``loss`` (mean over the last epoch), ``val_loss``, ``val_top1``, ``val_top5``.
+        The last measurements of each: ``loss`` (mean over the last epoch) and ``val_loss``, ``val_top1``, ``val_top5``, or what its task
+        measures.
 
     Raises
     ------
@@ -65,19 +70,21 @@ def fit(
         After a signal, when the state is saved.
     """
     steps, ranks = stream.steps_per_epoch, machine.ranks
+    epochs = recipe.passes(steps)
     shown = TrainingProgress(recipe, steps, quiet=not ranks.is_main)
     trainings = [Training(trainee, recipe, steps, names, machine, shown.say) for trainee in trainees]
     with shown.of({training.title: training.progress.updates for training in trainings}), SignalGuard() as caught, ExitStack() as writers:
         for training in trainings:
             writers.callback(training.checkpoints.close)
-        for epoch in range(min(training.progress.epochs for training in trainings), recipe.epochs):
+        for epoch in range(min(training.progress.epochs for training in trainings), epochs):
             # An interruption may have fallen between two checkpoints; who is ahead waits.
             present = [training for training in trainings if training.progress.epochs == epoch]
             for training in present:
                 training.begin_epoch()
             first = min(training.progress.updates for training in present) - epoch * steps
-            for step, batch in enumerate(stream.epoch(epoch, first), first):
-                there = batch._replace(images=batch.images.to(machine.device), targets=batch.targets.to(machine.device))
+            batches: Iterator[Batch | DetectionBatch] = stream.epoch(epoch, first)
+            for step, batch in enumerate(batches, first):
+                there = batch.to(machine.device)
                 for training in present:
                     if training.progress.updates == epoch * steps + step:
                         training.step(epoch, step, there)
@@ -85,13 +92,13 @@ def fit(
                         if training.checkpoints.due(training.progress.updates):
                             training.save()
                 _leave_if_asked(caught, present, ranks)
-            last = epoch + 1 == recipe.epochs
+            last = epoch + 1 == epochs
             measured = None
             if last or (epoch + 1) % recipe.eval_every == 0:
                 # Ranks agree only after the same update, so that of several each goes on to the end.
-                batches = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
+                measuring = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
                 try:
-                    measured = _validate(present, recipe, batches, machine)
+                    measured = _validate(present, recipe, measuring, machine)
                 except _AskedError:
                     _leave_if_asked(caught, present, ranks)
             for index, training in enumerate(present):
@@ -106,7 +113,7 @@ class _AskedError(Exception):
     """A signal came while something was measured, which has to be begun anew."""
 
 
-def _until_asked(caught: SignalGuard, batches: Iterable[EvalBatch]) -> Iterator[EvalBatch]:
+def _until_asked(caught: SignalGuard, batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         if caught.signal is not None:
             raise _AskedError
@@ -124,15 +131,19 @@ def _leave_if_asked(caught: SignalGuard, trainings: Sequence[Training], ranks: R
 
 
 def _validate(
-    trainings: Sequence[Training], recipe: Recipe, validation: Callable[[], Iterable[EvalBatch]], machine: Machine
+    trainings: Sequence[Training], recipe: Recipe | DetectionRecipe, validation: Callable[[], Iterable[Any]], machine: Machine
 ) -> list[dict[str, float]]:
     with ExitStack() as averaged:
         for training in trainings:
             training.task.network.eval()
             averaged.enter_context(training.averaged())
+        if all(training.task.measure for training in trainings):
+            return [training.task.measure(validation(), machine.ranks) for training in trainings if training.task.measure]
         with computing_in(recipe.precision, machine.device):
             predictors = [training.task.predictor() if training.task.predictor else training.task.predict for training in trainings]
-            measured = measure_together(predictors, validation(), machine.device, ranks=machine.ranks)
+            measured = measure_together([each for each in predictors if each], validation(), machine.device, ranks=machine.ranks)
+        for training, accuracy in zip(trainings, measured, strict=True):
+            training.watch(accuracy)
         accuracies = [metered(accuracy, training.task.meter) for accuracy, training in zip(measured, trainings, strict=True)]
         lines = [{"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5} for accuracy in accuracies]
         if machine.ranks.is_main:

@@ -37,28 +37,29 @@ class Machine:
     """Whether networks go through torch.compile."""
     checkpoints: Policy = Policy()
 
-    def accumulation(self, batch: int) -> int:
+    def accumulation(self, batch: int, together: int = 2) -> int:
         """Parts in which each rank goes through its share of a global batch; see the function of that name."""
-        return accumulation(batch, self.ranks.count, self.device_batch)
+        return accumulation(batch, self.ranks.count, self.device_batch, together)
 
 
-def accumulation(batch: int, ranks: int, device_batch: int | None) -> int:
-    """Fewest parts of each rank's share that have an even number of images, so that pairs of mixup stay together, and few enough.
+def accumulation(batch: int, ranks: int, device_batch: int | None, together: int = 2) -> int:
+    """Fewest parts of each rank's share that are few enough images, and a multiple of ``together``, by which pairs of mixup stay whole.
 
     Raises
     ------
     InputError
-        If the batch cannot be divided among the ranks, or has to be divided and is odd.
+        If the batch cannot be divided among the ranks, or has to be divided and is odd where pairs must stay whole.
     """
-    if ranks > 1 and batch % (2 * ranks):
-        fits = max(count for count in range(1, ranks) if batch % (2 * count) == 0)
-        raise InputError(f"batch_size {batch}: cannot be divided among {ranks} ranks in parts of an even number; use --ranks {fits}")
-    most = max(2, device_batch or batch)
+    evenly = "in parts of an even number" if together == 2 else "in equal parts"
+    if ranks > 1 and batch % (together * ranks):
+        fits = max(count for count in range(1, ranks) if batch % (together * count) == 0)
+        raise InputError(f"batch_size {batch}: cannot be divided among {ranks} ranks {evenly}; use --ranks {fits}")
+    most = max(together, device_batch or batch)
     if ranks == 1 and batch <= most:
         return 1
-    if batch % 2:
-        raise InputError(f"a batch of {batch} images is odd, and cannot be divided in parts of an even number; use --device-batch {batch}")
-    return next(parts for parts in range(1, batch + 1) if batch % (2 * ranks * parts) == 0 and batch <= most * ranks * parts)
+    if batch % together:
+        raise InputError(f"a batch of {batch} images is odd, and cannot be divided {evenly}; use --device-batch {batch}")
+    return next(parts for parts in range(1, batch + 1) if batch % (together * ranks * parts) == 0 and batch <= most * ranks * parts)
 
 
 def machine_for(

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
 from m2mkd.training import update
 
@@ -26,14 +27,14 @@ class TrainingProgress:
         Say nothing: for all ranks but the first.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int, *, quiet: bool = False):
-        self.epochs, self.steps, self.batch, self.quiet = recipe.epochs, steps_per_epoch, recipe.batch_size, quiet
+    def __init__(self, recipe: Recipe | DetectionRecipe, steps_per_epoch: int, *, quiet: bool = False):
+        self.epochs, self.steps, self.batch, self.quiet = recipe.passes(steps_per_epoch), steps_per_epoch, recipe.batch_size, quiet
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.live = self.console.is_terminal and not quiet
         self.bar = Progress(
-            TextColumn("{task.description}  {task.fields[epoch]}"),
+            TextColumn("{task.description}  {task.fields[epoch]}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[now]}  {task.fields[news]}"),
+            TextColumn("{task.fields[now]}  {task.fields[news]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,

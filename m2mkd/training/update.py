@@ -1,21 +1,22 @@
 """One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.stream import Batch, microbatches
+from m2mkd.data.detection_stream import DetectionBatch
+from m2mkd.data.stream import Batch
+from m2mkd.distill.losses import Loss
 from m2mkd.errors import InputError
-from m2mkd.evaluation.released import Meter
+from m2mkd.evaluation.accuracy import Accuracy
 from m2mkd.files import write_json
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phase import CURVES
@@ -23,53 +24,14 @@ from m2mkd.training.average import Average
 from m2mkd.training.checkpoint import Checkpoints
 from m2mkd.training.curves import Curves
 from m2mkd.training.device import computing_in
-from m2mkd.training.guards import ExpertWatch, LossWatch
+from m2mkd.training.guards import ChanceWatch, ExpertWatch, LossWatch
 from m2mkd.training.machine import Machine
 from m2mkd.training.optim import LearningRate, build_optimizer
-from m2mkd.training.usage import Usage
+from m2mkd.training.shares import micro_batches, shared_loss
+from m2mkd.training.task import Trainee
 
 NONFINITE = "nonfinite.json"
 """Where the batch is described whose loss or gradient was no number."""
-_divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the images of their batch and then by their number, as long as the batch is there."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a phase gives the loop: the network that trains, its loss, and its predictions."""
-
-    trained: nn.Module
-    """Its parameters that require a gradient are optimised; all of it is saved."""
-    network: nn.Module
-    """Everything that switches between training and evaluation mode; contains ``trained``."""
-    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor]
-    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss."""
-    predict: Callable[[Tensor], Tensor]
-    """From images to logits (B, C), without noise."""
-    no_weight_decay: Collection[str] = ()
-    """Parameters without weight decay."""
-    meter: Meter | None = None
-    """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
-    diagnose: Callable[[Tensor], dict[str, float]] | None = None
-    """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
-    decay_all: bool = False
-    decay_scalars: bool = False
-    late_schedule: bool = False
-    predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
-    """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """A task, and where its training is kept."""
-
-    task: Task
-    folder: Path
-    """Work folder: checkpoints, and ``metrics.jsonl``."""
-    title: str
-    """Shown with the progress."""
-    usage: Usage = field(default_factory=Usage)
-    """What is spent on it, which goes on from what the checkpoint says."""
 
 
 @dataclass
@@ -84,6 +46,8 @@ class Progress:
     """Sum of the losses of the epoch that runs."""
     counted: int = 0
     """Number of them."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Sum of each part of the losses, where there are several."""
     lr: float = 0.0
     """Learning rate of the last update."""
     skipped: int = 0
@@ -118,7 +82,7 @@ class Training:
     def __init__(
         self,
         trainee: Trainee,
-        recipe: Recipe,
+        recipe: Recipe | DetectionRecipe,
         steps_per_epoch: int,
         names: tuple[str | int, ...],
         machine: Machine,
@@ -128,12 +92,18 @@ class Training:
         self.task, self.folder, self.title, self.usage = task, trainee.folder, trainee.title, trainee.usage
         self.recipe, self.steps_per_epoch, self.names, self.say = recipe, steps_per_epoch, names, say
         self.ranks, self.device = machine.ranks, machine.device
-        self.micro_batches = machine.accumulation(recipe.batch_size)
+        self.micro_batches = machine.accumulation(recipe.batch_size, recipe.TOGETHER)
         task.network.to(self.device)
         self.optimizer = build_optimizer(
-            task.trained, recipe, task.no_weight_decay, decay_all=task.decay_all, decay_scalars=task.decay_scalars
+            task.trained,
+            recipe,
+            task.no_weight_decay,
+            decay_all=task.decay_all,
+            decay_scalars=task.decay_scalars,
+            decay_vectors=task.decay_vectors,
+            rate_factors=task.rate_factors,
         )
-        self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule)
+        self.rate = LearningRate(self.optimizer, recipe, steps_per_epoch, task.late_schedule, task.schedule_slack)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = None if recipe.ema_decay is None else Average(task.trained, recipe.ema_decay)
@@ -142,14 +112,14 @@ class Training:
         self.progress = self._restored()
         if machine.compiled:
             task.network.compile()
-        self.loss = task.loss if self.ranks.count == 1 else _shared(task)
-        self.losses, self.experts = LossWatch(), ExpertWatch(task.trained)
+        self.loss = task.loss if self.ranks.count == 1 else shared_loss(task)
+        self.losses, self.experts, self.chance = LossWatch(), ExpertWatch(task.trained), ChanceWatch()
 
     @property
     def measurements(self) -> dict[str, float]:
-        """The last ones, without those of diagnosis."""
-        last = self.progress.last
-        return {name: value for name, value in last.items() if name not in ("epoch", "step", "lr") and "/" not in name}
+        """The last ones, without those of diagnosis and without the parts of the loss."""
+        others = {"epoch", "step", "lr", *self.progress.parts}
+        return {name: value for name, value in self.progress.last.items() if name not in others and "/" not in name}
 
     def _restored(self) -> Progress:
         state = self.checkpoints.restore()
@@ -170,10 +140,10 @@ class Training:
         """Get ready for the batches of an epoch, its first or later ones."""
         self.task.network.train()
         if self.progress.updates == self.progress.epochs * self.steps_per_epoch:
-            self.progress.total, self.progress.counted = 0.0, 0
+            self.progress.total, self.progress.counted, self.progress.parts = 0.0, 0, {}
             self.experts.begin()
 
-    def step(self, epoch: int, step: int, batch: Batch) -> None:
+    def step(self, epoch: int, step: int, batch: Batch | DetectionBatch) -> None:
         """One update by this rank's share of a batch, or none if its loss or gradient is no number and that is allowed.
 
         Raises
@@ -183,8 +153,10 @@ class Training:
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        mean = sum(self._backward(epoch, step, number, few) for number, few in enumerate(_micro_batches(batch, self.micro_batches)))
-        value = self.ranks.all_reduce(torch.as_tensor(mean).cpu()).item() / (self.micro_batches * self.ranks.count)
+        parts = [self._backward(epoch, step, number, few) for number, few in enumerate(micro_batches(batch, self.micro_batches))]
+        sums = self.ranks.all_reduce(torch.stack([sum(values) for values in zip(*(part.values() for part in parts), strict=True)]).cpu())
+        means = [total / (self.micro_batches * self.ranks.count) for total in sums.tolist()]
+        value = means[0]
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
@@ -200,12 +172,16 @@ class Training:
             self.average.update()
         self.progress.total += value
         self.progress.counted += 1
+        if len(means) > 2:
+            for name, mean in zip(parts[0], means, strict=True):
+                if name != "loss":
+                    self.progress.parts[name] = self.progress.parts.get(name, 0.0) + mean
         usual = self.losses.leaps_from(value)
         if usual is not None:
             self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
 
-    def _backward(self, epoch: int, step: int, number: int, few: Batch) -> Tensor:
-        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss."""
+    def _backward(self, epoch: int, step: int, number: int, few: Batch | DetectionBatch) -> dict[str, Tensor]:
+        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss, and the parts of it."""
         # A micro-batch has the noise of its position in the batch, whichever rank has it.
         position = () if self.micro_batches * self.ranks.count == 1 else (self.ranks.rank * self.micro_batches + number,)
         noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *position))
@@ -213,10 +189,11 @@ class Training:
         with self.loss.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
             # timm's drop path draws from the global generator.
             with forked_rng(*self.names, "drop path", epoch, step, *position), computing_in(self.recipe.precision, self.device):
-                loss = self.loss(few.images, few.targets, noise)
+                found = self.loss(few.images, few.targets, noise)
+            loss, parts = found if isinstance(found, Loss) else (found, {})
             self.scaler.scale(loss if self.micro_batches == 1 else loss / self.micro_batches).backward()
         self.experts.saw()
-        return loss.detach().double()
+        return {name: value.detach().double() for name, value in {"loss": loss, **parts}.items()}
 
     def _gradient_norm(self) -> float:
         """Norm of the whole gradient, which is clipped if the recipe says so."""
@@ -226,7 +203,7 @@ class Training:
             nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip_norm, norm)
         return norm.item()
 
-    def _leave_out(self, epoch: int, step: int, batch: Batch, loss: float, norm: float) -> None:
+    def _leave_out(self, epoch: int, step: int, batch: Batch | DetectionBatch, loss: float, norm: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.progress.skipped += 1
@@ -239,6 +216,12 @@ class Training:
         if self.progress.skipped > self.recipe.skip_nonfinite:
             raise InputError(f"{where} (samples in {path}); lower the recipe's lr, set clip_norm, or allow some with skip_nonfinite")
         self.say(f"{where} (samples in {path}); left out, {self.progress.skipped} of at most {self.recipe.skip_nonfinite}")
+
+    def watch(self, accuracy: Accuracy) -> None:
+        """Say so if the network stays at chance."""
+        epoch = self.progress.epochs + 1
+        if (since := self.chance.stays_since(epoch, accuracy.top1, accuracy.count, len(accuracy.labels.unique()))) is not None:
+            self.say(f"{self.title}: val_top1 is at chance since epoch {since}, now {100 * accuracy.top1:.1f} % in epoch {epoch}")
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the weights that are measured."""
@@ -267,9 +250,10 @@ class Training:
         progress.epochs += 1
         progress.last = {
             "epoch": progress.epochs,
-            "step": progress.epochs * self.steps_per_epoch,
+            "step": progress.updates,
             "lr": progress.lr,
             "loss": progress.total / max(1, progress.counted),
+            **{name: total / max(1, progress.counted) for name, total in progress.parts.items()},
             **({"skipped": progress.skipped} if progress.skipped else {}),
             **measured,
         }
@@ -292,31 +276,3 @@ class Training:
         self.checkpoints.save(self.progress.updates, state | {"progress": asdict(self.progress)}, best=best)
         if wait:
             self.checkpoints.wait()
-
-
-class _Loss(nn.Module):
-    """A task's loss as the forward pass of a module that holds what is trained."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.trained = task.trained
-        self._compute = task.loss
-
-    def forward(self, images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
-        return self._compute(images, targets, noise)
-
-
-def _micro_batches(batch: Batch, count: int) -> Sequence[Batch]:
-    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
-    if count == 1:
-        return [batch]
-    known = _divided.setdefault(batch.images, {})
-    if count not in known:
-        known[count] = list(microbatches(batch, count))
-    return known[count]
-
-
-def _shared(task: Task) -> DistributedDataParallel:
-    """The loss of this rank's share, whose gradient is averaged over the ranks."""
-    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
-    return DistributedDataParallel(_Loss(task), find_unused_parameters=True, gradient_as_bucket_view=True)

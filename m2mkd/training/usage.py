@@ -3,11 +3,31 @@
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 from m2mkd.ranks import ALONE, Ranks
+
+
+def _torch_on_gpu() -> Any:
+    """Torch, if it is loaded and has a GPU."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
+def joules_of_gpu() -> float | None:
+    """Energy that the current GPU took since its driver was loaded; none where there is no GPU, no NVML, or no counter in it."""
+    torch = _torch_on_gpu()
+    if torch is None:
+        return None
+    try:
+        pynvml = import_module("pynvml")
+        pynvml.nvmlInit()
+        identity = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(identity)) / 1000
+    except Exception:  # not installed, or one of NVML's own errors
+        return None
 
 
 class Usage:
@@ -17,15 +37,22 @@ class Usage:
     ----------
     together
         Among how many runs that are computed at once time and energy are divided.
+    clock
+        Seconds since some moment.
+    joules
+        Energy since some moment; none where it is not counted.
     """
 
-    def __init__(self, together: int = 1) -> None:
-        self.began, self.joules, self.together = time.monotonic(), _joules(), together
+    def __init__(
+        self, together: int = 1, clock: Callable[[], float] = time.monotonic, joules: Callable[[], float | None] = joules_of_gpu
+    ) -> None:
+        self._clock, self._joules = clock, joules
+        self.began, self.joules, self.together = clock(), joules(), together
         self._before: dict[str, float] = {}
 
     def spent(self) -> dict[str, float]:
         """``seconds`` and, where NVML counts it, ``gpu_joules``, until now; the latter hold what others did on the same GPU too."""
-        found, now = {"seconds": time.monotonic() - self.began}, _joules()
+        found, now = {"seconds": self._clock() - self.began}, self._joules()
         if self.joules is not None and now is not None:
             found["gpu_joules"] = now - self.joules
         own = {name: value / self.together for name, value in found.items()}
@@ -55,23 +82,3 @@ class Usage:
             name: sum(one.get(name, 0.0) for one in everyone) if name == "gpu_joules" else max(one.get(name, 0.0) for one in everyone)
             for name in found
         }
-
-
-def _torch_on_gpu() -> Any:
-    """Torch, if it is loaded and has a GPU."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.cuda.is_available() else None
-
-
-def _joules() -> float | None:
-    """Energy that the current GPU took since its driver was loaded; none where there is no GPU, no NVML, or no counter in it."""
-    torch = _torch_on_gpu()
-    if torch is None:
-        return None
-    try:
-        pynvml = import_module("pynvml")
-        pynvml.nvmlInit()
-        identity = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(identity)) / 1000
-    except Exception:  # not installed, or one of NVML's own errors
-        return None

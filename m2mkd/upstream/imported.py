@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2mkd.config.detection import DetectorSwitches
 from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import write_atomically
@@ -163,7 +164,7 @@ def open_run(path: Path) -> Imported:
     """
     from m2mkd.models.weights import checked_weights, load_weights
     from m2mkd.study.phase import RECORD, phase_from
-    from m2mkd.study.phases import AssembleTeacher, ImportWeights, PretrainMeta, TrainStudent
+    from m2mkd.study.phases import AssembleTeacher, ImportWeights, PretrainMeta, TrainDetector, TrainStudent
 
     try:
         record = parse_json(read_text(path.parent / RECORD), RECORD)
@@ -177,12 +178,18 @@ def open_run(path: Path) -> Imported:
     match config:
         case PretrainMeta(model=architecture) | AssembleTeacher(model=architecture):
             image_size, num_classes = config.data.image_size, config.data.classes
+        case TrainDetector(model=detector, data=data, compat=compat):
+            switches = DetectorSwitches.of(compat)
+            sizes = detector.image_size, data.classes
+            description = Description("vmoe_detector", detector, *sizes, config={}, switches=switches)
+            return Imported(description, source, source_sha256, lambda: load_weights(path.parent))
         case TrainStudent(student=architecture, stitch_width=stitch_width):
             image_size, num_classes = config.data.image_size, config.data.classes
         case ImportWeights(index=None, model=architecture, stitch_width=stitch_width):
             image_size, num_classes = config.image_size, config.classes
         case _:
-            raise InputError(f"{path}: this run of {config.name()} gives no whole network; give that of train_student or assemble_teacher")
+            wanted = "train_student, train_detector or assemble_teacher"
+            raise InputError(f"{path}: this run of {config.name()} gives no whole network; give that of {wanted}")
     kept = getattr(architecture, "stitch", "dropped") == "kept"
     width = stitch_width if kept else None
     description = Description(architecture.family, architecture, image_size, num_classes, config={}, stitch_width=width)

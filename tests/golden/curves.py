@@ -21,7 +21,7 @@ from m2mkd.study.plan import build_study
 from m2mkd.training.job import Job, hardware
 from m2mkd.training.machine import Machine
 from m2mkd.training.phases import common
-from m2mkd.training.update import Task
+from m2mkd.training.task import Task
 from tests.tiny import TinyPack, noise
 from tests.wiring import MemoryStore, run_phase
 
@@ -46,8 +46,10 @@ RECIPES = (
     "incubate_module",
     "assemble_teacher",
     "distill_module",
+    "distill_nac_module",
     "vmoe_end_to_end_100",
     "nac_tiny_imagenet",
+    "nac_tiny_imagenet_finetune",
     "probe_vmoe",
 )
 SHORT = {"epochs": 4, "batch_size": 8, "train_share": 1.0, "eval_every": 1, "warmup_epochs": 1, "drop_path": 0.2, "lr": 3e-3}

@@ -34,7 +34,9 @@ def came_to(root: Path) -> dict[str, dict[str, Any]]:
         if (folder / METRICS).is_file():
             metrics = json.loads((folder / METRICS).read_text())
             content["metrics"] = hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()
-            content["loss"] = metrics["meta"]["loss"] if "meta" in metrics else metrics.get("val_loss", metrics["loss"])
+            measured = metrics.get("meta", metrics)
+            if name := next((name for name in ("val_loss", "loss") if name in measured), None):
+                content["loss"] = measured[name]
         found[f"{run.phase} {run.what} of {planned.row}"] = content
     return found
 

@@ -5,8 +5,11 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from m2mkd.data.segmentation import Polygons
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -149,3 +152,8 @@ def key_list(fixtures_dir: Path, name: str) -> dict[str, Tensor]:
     """A full-size state dict of the released ViT or V-MoE, on the meta device."""
     with gzip.open(fixtures_dir / "vmoe" / "keys" / f"{name}.tsv.gz", "rt") as file:
         return empty({key: tuple(json.loads(f"[{shape.strip('(),')}]")) for key, shape in csv.reader(file, delimiter="\t")})
+
+
+def outlines(polygons: list[list[list[float]]]) -> list[Polygons]:
+    """Of each instance, from x0 y0 x1 y1 and so on."""
+    return [tuple(np.reshape(part, (-1, 2)) for part in parts) for parts in polygons]

@@ -17,29 +17,22 @@ from torch import Tensor
 
 from m2mkd import upstream
 from m2mkd.data.detection_stream import Target
-from m2mkd.data.segmentation import Polygons
 from m2mkd.detection import names
 from m2mkd.detection.detector import Detector, Losses, sizes
 from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.sampling import NEGATIVE, POSITIVE, match_anchors, match_regions
 from m2mkd.detection.targets import mask_targets
 from tests.conftest import ROOT
+from tests.parity.released import outlines
 
 DOUBLE, LOSS = 2e-7, 1e-6
 """Largest difference over largest value; the recordings are rounded to single precision, losses are not, but some of their targets are."""
 SINGLE = 5e-5
 LOSSES = Losses("loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
 GROUPS = ("input", "tokens", "gate", "pyramid", "anchors", "rpn", "train", "roi", "mask", "test")
-
-
 FOLDER = (ROOT / os.environ.get("M2MKD_FIXTURES", "../shared/fixtures")).resolve() / "detection"
 RECORDED = [path.name.removesuffix(".meta.json") for path in sorted(FOLDER.glob("*.meta.json")) if "losses" in json.loads(path.read_text())]
 """Every recording of a network."""
-
-
-def outlines(polygons: list[list[list[float]]]) -> list[Polygons]:
-    """Of each instance, from x0 y0 x1 y1 and so on."""
-    return [tuple(np.reshape(part, (-1, 2)) for part in parts) for parts in polygons]
 
 
 class Recording:

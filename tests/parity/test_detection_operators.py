@@ -26,7 +26,7 @@ from m2mkd.detection.pooling import region_levels
 from m2mkd.detection.pyramid import channel_norm
 from m2mkd.detection.sampling import ANCHOR_MATCHER, REGION_MATCHER, RandomSampler
 from m2mkd.detection.targets import mask_targets
-from tests.parity.test_detection import outlines
+from tests.parity.released import outlines
 
 EXACT = 1e-12
 RECORDED_POOLING = [(7, 0, "aligned"), (7, 0, "legacy"), (7, 2, "aligned"), (7, 2, "legacy"), (14, 0, "aligned")]

@@ -146,18 +146,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_output(root):
     assert list((root / "results").rglob("runs")) == []
 
 
-def test_no_write_permission_is_one_line(root, monkeypatch, capsys):
+def test_no_write_permission_is_one_line(root, monkeypatch, typed):
     """Tests may run as root, for whom every folder is writable, so the refusal of the system is made up."""
-    from m2mkd import cli, files
-
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "config", "export"])
+    from m2mkd import files
 
     def refuse(path, write):
         raise PermissionError(13, "Permission denied", str(path))
 
+    monkeypatch.chdir(root)
     monkeypatch.setattr(files, "write_atomically", refuse)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 2
-    assert "Permission denied; make it writable" in capsys.readouterr().err
+    code, _, said = typed("config", "export")
+    assert code == 2 and "Permission denied; make it writable" in said

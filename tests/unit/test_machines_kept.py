@@ -25,6 +25,7 @@ from m2mkd.study.whole import is_whole, kept_folder
 from m2mkd.training import job as jobs
 from tests.conftest import ROOT
 from tests.fabricated import pretend_data
+from tests.wiring import Pretended
 
 
 @pytest.fixture
@@ -36,26 +37,18 @@ def study(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def computed(study, monkeypatch):
-    """Plans of three evaluations whose computing is pretended, and a list of those that were computed."""
-    from m2mkd.training.phases import evaluate
-
+def computed(study):
+    """Plans of three evaluations, and what computes them."""
     runs = [one for one in planned_runs(study).values() if one.run.phase == "evaluate"][:3]
     for one in runs:
         pretend_data(one.run.config)
-    seen = []
-
-    def compute(job):
-        seen.append(job.title)
-        return jobs.Outcome({"top1": 0.5})
-
-    monkeypatch.setattr(evaluate, "run", compute)
-    return runs, seen
+    return runs, Pretended(lambda job: jobs.Outcome({"top1": 0.5}))
 
 
-def execute(*planned):
+def execute(code, *planned):
+    """What the job says that computes them."""
     said = []
-    jobs.execute(planned, lambda: None, said.append)
+    jobs.execute(planned, lambda: None, said.append, code=code)
     return said
 
 
@@ -68,34 +61,34 @@ def mark(output: str) -> Path:
 
 
 def test_what_was_published_is_not_computed_again(computed):
-    (one, *_), seen = computed
-    execute(one)
+    (one, *_), code = computed
+    execute(code, one)
     before = (one.folder / "run.json").read_bytes()
-    assert "is here already, whole" in execute(one)[0]
-    assert len(seen) == 1 and (one.folder / "run.json").read_bytes() == before
+    assert "is here already, whole" in execute(code, one)[0]
+    assert len(code.seen) == 1 and (one.folder / "run.json").read_bytes() == before
 
 
 def test_what_snakemake_removed_after_it_was_published_comes_back(computed):
-    (one, *_), seen = computed
-    execute(one)
+    (one, *_), code = computed
+    execute(code, one)
     before = {path.name: path.read_bytes() for path in one.folder.iterdir()}
     for path in one.folder.iterdir():  # as Snakemake does with the outputs of a job that did not end well
         path.unlink()
-    assert "was computed before" in execute(one)[0]
-    assert len(seen) == 1 and {path.name: path.read_bytes() for path in one.folder.iterdir()} == before
+    assert "was computed before" in execute(code, one)[0]
+    assert len(code.seen) == 1 and {path.name: path.read_bytes() for path in one.folder.iterdir()} == before
 
 
 def test_a_damaged_output_is_computed_again_wherever_it_lies(computed):
-    (one, *_), seen = computed
-    execute(one)
+    (one, *_), code = computed
+    execute(code, one)
     (one.folder / "metrics.json").write_text("{}")  # a link: what was kept is damaged too
     assert not is_whole(one.folder, one.run) and not is_whole(kept_folder(one.work), one.run)
-    execute(one)
-    assert len(seen) == 2 and is_whole(one.folder, one.run)
+    execute(code, one)
+    assert len(code.seen) == 2 and is_whole(one.folder, one.run)
 
 
 def test_a_kill_while_the_work_folder_is_removed_costs_nothing(computed, monkeypatch):
-    (one, *_), seen = computed
+    (one, *_), code = computed
     one.work.mkdir(parents=True)
     (one.work / "checkpoint.pt").write_text("large")
     removing = Path.unlink
@@ -107,28 +100,32 @@ def test_a_kill_while_the_work_folder_is_removed_costs_nothing(computed, monkeyp
 
     monkeypatch.setattr(Path, "unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        execute(one)
+        execute(code, one)
     monkeypatch.setattr(Path, "unlink", removing)
     shutil.rmtree(one.folder)
-    execute(one)
-    assert len(seen) == 1 and is_whole(one.folder, one.run) and not list(one.work.parent.rglob("checkpoint.pt"))
+    execute(code, one)
+    assert len(code.seen) == 1 and is_whole(one.folder, one.run) and not list(one.work.parent.rglob("checkpoint.pt"))
+
+
+SETTLE = """
+from m2mkd import marks
+from m2mkd.config import load
+from m2mkd.study.plan import build_study
+
+marks.clear_marks(build_study(load.settings({"scale": "smoke"})))
+"""
+"""For a process of its own, for a lock does not keep out the process that has it."""
 
 
 def test_marks_of_whole_runs_are_taken_away_and_no_others(study, computed):
-    (whole, damaged, held), _ = computed
-    execute(whole), execute(damaged), execute(held)
+    (whole, damaged, held), code = computed
+    execute(code, whole), execute(code, damaged), execute(code, held)
     (damaged.folder / "metrics.json").write_text("{}")
     found = [mark(f"{one.folder}/{name}") for one in (whole, damaged, held) for name in ("metrics.json", "run.json")]
     with exclusive(held.work, "snakemake", print):
-        ask = "import sys; sys.path.insert(0, sys.argv[1]); from tests.unit.test_machines_kept import settle; settle()"
-        subprocess.run([sys.executable, "-c", ask, str(ROOT)], check=True)
+        subprocess.run([sys.executable, "-c", SETTLE], check=True)
     assert [path.exists() for path in found] == [False, False, True, True, True, True]
     assert [kept_folder(one.work).exists() for one in (whole, damaged, held)] == [False, True, True]
-
-
-def settle():
-    """In a process of its own, for a lock does not keep out the process that has it."""
-    marks.clear_marks(build_study(load.settings({"scale": "smoke"})))
 
 
 def test_the_mark_of_a_long_name_is_found(tmp_path, monkeypatch):
@@ -150,14 +147,14 @@ def test_the_mark_of_a_prepared_set_is_taken_away(study, computed):
 
 
 def test_a_clock_that_jumps_back_between_two_jobs_makes_no_input_newer(study, computed):
-    (one, *_), _ = computed
+    (one, *_), code = computed
     future = time.time() + 10 * 365 * 86400
     inputs = jobs.inputs_of(one)
     for path in inputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (future, future))
-    execute(one)
+    execute(code, one)
     assert {path.stat().st_mtime for path in inputs} == {state.NORMAL_MTIME}
     assert {path.stat().st_mtime for path in one.folder.iterdir()} == {state.NORMAL_MTIME}
     assert time.mktime((1990, 1, 1, 0, 0, 0, 0, 0, 0)) > state.NORMAL_MTIME, "no clock stands before it"
@@ -173,8 +170,8 @@ def test_what_tables_are_made_from_is_not_left_in_the_future(study, monkeypatch)
 
 
 def test_times_are_set_of_links_and_not_of_what_they_lead_to(study, computed):
-    (one, *_), _ = computed
-    execute(one)
+    (one, *_), code = computed
+    execute(code, one)
     for path in list(one.folder.iterdir()):
         cached = path.rename(Path(f"cache-{path.name}"))
         os.utime(cached, (1e9, 1e9))

@@ -80,6 +80,18 @@ def test_what_stands_for_a_call_gets_plain_arguments():
 
 
 @pytest.mark.parametrize("protocol", range(6))
+def test_a_set_is_what_would_make_it(protocol):
+    found = read(pickle.dumps([{1, 2}, frozenset([3])], protocol))
+    assert all(isinstance(one, Built) and one.name.endswith("set") for one in found)
+
+
+def test_the_text_of_python_2_is_text_or_bytes():
+    for old, text in ((b"S'a'\n.", "a"), (b"T\x01\x00\x00\x00\xe9.", "\xe9"), (b"U\x01\xe9.", "\xe9")):
+        assert read(old) == text
+        assert read(old, encoding="bytes") == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("protocol", range(6))
 def test_an_ordered_mapping_is_a_mapping(protocol):
     ordered = collections.OrderedDict(b=1, a=collections.OrderedDict())
     ordered._metadata = collections.OrderedDict(version=1)

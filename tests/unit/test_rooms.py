@@ -27,7 +27,7 @@ CIRCLES: dict[frozenset[str], str] = {}
 TWICE = {
     **dict.fromkeys(
         (
-            *("CHUNK", "COLUMNS", "CONSTANTS", "DIGITS", "FOLDERS", "INK", "INPUTS", "MARGIN", "NAMES"),
+            *("BLOCK", "CHUNK", "COLUMNS", "DIGITS", "FOLDERS", "GROUND", "INK", "INPUTS", "MARGIN", "NAMES"),
             *("PUBLISHED", "TEXT", "VALUES"),
         ),
         "a constant of its module, which no other takes by this name",
@@ -37,6 +37,7 @@ TWICE = {
     "Backbone": "of a NAC's tokenizer, and of a detector",
     "Mark": "in a figure, and on an image",
     "Source": "of released tensors, and of the images of a split",
+    "edges": "of an image, and of what a claim takes for so",
     "origin": "of a container's image, and of a run",
 }
 """Public names of several modules beside commands, which have the names of what they do, and ``run`` of each phase; with the reason."""
@@ -110,11 +111,20 @@ def test_imports_form_no_circle():
     assert circles == CIRCLES.keys()
 
 
-@pytest.mark.parametrize("folder", ["m2mkd", "tests/golden", "workflow"])
+@pytest.mark.parametrize("folder", ["m2mkd", "tests", "workflow"])
 def test_no_file_is_long(folder):
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".smk")]
     long = {path.relative_to(ROOT).as_posix(): count for path in files if (count := len(path.read_text().splitlines())) > MOST_LINES}
     assert long == {}
+
+
+def test_what_tests_share_is_in_no_file_of_tests():
+    """Else one cannot be run, moved or split without the other."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
+            assert not any(part.startswith("test_") for name in named for part in name.split(".")), path
 
 
 def defined_in(tree: ast.Module) -> set[str]:

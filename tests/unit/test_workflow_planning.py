@@ -7,8 +7,9 @@ import pytest
 
 from m2mkd.config import load
 from m2mkd.errors import InputError
+from m2mkd.study.state import NORMAL_MTIME
 from m2mkd.workflow import plan_workflow
-from tests.fabricated import plan
+from tests.fabricated import edit_record, finish, first, plan
 
 
 @pytest.fixture
@@ -57,3 +58,40 @@ def test_with_an_object_storage_results_lie_where_it_sends_them_from(settings, t
     plan_workflow(settings(), None, print, storage=tmp_path / "copies")
     with pytest.raises(InputError, match="is there already, but outputs are to be stored elsewhere"):
         plan_workflow(settings(), None, print, storage=tmp_path / "others")
+
+
+def test_strict_about_code_plans_what_other_code_computed_again(settings, tmp_path):
+    study = plan(tmp_path, "smoke")
+    finish(study)
+    run, other, unknown = (first(study, phase) for phase in ("distill_module", "train_student", "pretrain_meta"))
+    edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
+    edit_record(study, other, lambda record: record["inputs"].update({other.parents[0]: "0" * 16}) if other.parents else None)
+    edit_record(study, unknown, lambda record: [record.pop("code"), record.pop("inputs")])
+
+    def planned(**changes) -> dict:
+        return json.loads(plan_workflow(settings(**changes), None, said.append).read_text())
+
+    said: list[str] = []
+    named = planned()
+    assert [name for one in named["runs"].values() for name in one["inputs"] if "/plan/" in name] == [] and len(said) == 1
+    outdated = [run.id] + [other.id] * bool(other.parents)
+    strict = planned(code="strict")
+    marks = {run_id: name for run_id, one in strict["runs"].items() for name in one["inputs"] if "/plan/" in name}
+    assert sorted(marks) == sorted(outdated)
+    assert "finished runs are computed again" in said[1]
+    for run_id, mark in marks.items():
+        assert Path(mark).stat().st_mtime > NORMAL_MTIME >= Path(study.folder(run_id), "run.json").stat().st_mtime
+        assert json.loads(Path(strict["root"], "plan", f"{run_id}.json").read_text())["code"] == "strict"
+    assert {**strict, "runs": None} == {**named, "runs": None}
+
+
+def test_runs_that_are_computed_again_share_jobs(settings, tmp_path):
+    study = plan(tmp_path, "smoke")
+    finish(study)
+    modules = [run for run in study.runs.values() if run.phase == "distill_module"]
+    for run in modules:
+        edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
+    changes = {"overrides": {"modules_per_job": 4}}
+    assert json.loads(plan_workflow(settings(**changes), None, print).read_text())["groups"] == {}
+    groups = json.loads(plan_workflow(settings(**changes, code="strict"), None, print).read_text())["groups"]
+    assert {run_id for group in groups.values() for run_id in group} == {run.id for run in modules}

@@ -161,6 +161,16 @@ def copy_of(tmp_path: Path) -> Callable[[Project], Project]:
 
 
 @pytest.fixture(scope="module")
+def copied_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project], Project]:
+    """The same for all tests of a module."""
+
+    def copy(original: Project) -> Project:
+        return Project(Path(shutil.copytree(original.root, tmp_path_factory.mktemp("copied") / "copy", symlinks=True)), original.scale)
+
+    return copy
+
+
+@pytest.fixture(scope="module")
 def browser():
     """Chromium without a window."""
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

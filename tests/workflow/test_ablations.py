@@ -3,14 +3,8 @@
 import csv
 import json
 
-YAML = """kind: ablation
-title: Initialisation of the experts, once more
-of: vmoe_base/end_to_end
-scales: [smoke]
-settings:
-  trunc02: {compat: {expert_init: trunc02}}
-  fastmoe: {compat: {expert_init: fastmoe}}
-"""
+from tests.workflow.studies import add_ablation
+
 CLAIM = {
     "id": "new_claim",
     "claim": "The released initialisation of the experts hurts.",
@@ -27,14 +21,14 @@ CLAIM = {
     "unit": "points",
     "tolerance": "0",
     "scale": "smoke",
-    "seeds": "1",
+    "seeds": "6",
 }
 
 
 def test_a_new_ablation_is_one_file_and_one_row(finished, copy_of):
     project = copy_of(finished)
     assert "ablations" not in project.jobs("ablations")  # scale smoke has none of its own
-    (project.root / "config/experiments/ablation_new.yaml").write_text(YAML)
+    add_ablation(project)
     claims = project.root / "config/claims.tsv"
     header = claims.read_text().partition("\n")[0].split("\t")
     claims.write_text(claims.read_text() + "\t".join(CLAIM[name] for name in header) + "\n")
@@ -57,6 +51,6 @@ def test_a_new_ablation_is_one_file_and_one_row(finished, copy_of):
     assert float(lines[0]["iid_top1_mean"]) == own["iid_top1"]
     assert lines[1]["iid_difference"] and not lines[1]["iid_difference_half_width"]
     judged = json.loads((pages / "tables/claims.json").read_text())["new_claim"]
-    assert judged == {"verdict": "inconclusive", "seeds": 1}
+    assert (judged["verdict"], judged["seeds"], judged["needs"]) == ("inconclusive", 1, "5 more seeds of each arm.")
     assert 'id="claim-new_claim"' in (pages / "report.html").read_text()
     assert "new_claim" not in (project.root / "results/smoke/tables/claims.json").read_text()

@@ -10,8 +10,7 @@ import pytest
 
 from tests.workflow.conftest import prepared
 from tests.workflow.images import on_the_host
-from tests.workflow.test_interrupted import start, weights
-from tests.workflow.test_smoke import tables
+from tests.workflow.studies import start, tables, weights
 
 KILLS = 5
 

@@ -12,29 +12,9 @@ import psutil
 import pytest
 
 from tests.workflow.conftest import ROOT, Project
-from tests.workflow.test_smoke import tables
+from tests.workflow.studies import change_epochs, start, tables, weights
 
 EXPERIMENTS = ["vmoe_base/end_to_end", "vmoe_base/pure_kd"]
-
-
-def weights(project: Project) -> dict[str, bytes]:
-    """Contents of all published weights, by run."""
-    runs = project.root / "results" / project.scale / "runs"
-    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.rglob("model.safetensors"))}
-
-
-def start(project: Project, log: Path) -> subprocess.Popen:
-    """Type ``make reproduce`` in a terminal of its own; the environment is the one that runs the tests, and stays as it is."""
-    with log.open("w") as output:
-        return subprocess.Popen(
-            ["make", "--assume-old=.venv/.ok-run", "reproduce"],
-            cwd=project.root,
-            env=project.environment,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
 
 
 def wait_until_training(project: Project, process: subprocess.Popen, phase: str) -> None:
@@ -44,17 +24,6 @@ def wait_until_training(project: Project, process: subprocess.Popen, phase: str)
         assert process.poll() is None, "make ended before it could be killed"
         assert time.monotonic() < deadline, f"no job of {phase} started"
         time.sleep(0.05)
-
-
-def change_epochs(project: Project) -> None:
-    """Edit the file of the project's scale, as somebody may do who plans the next study while this one runs."""
-    import yaml
-
-    path = project.root / "config" / "scales" / f"{project.scale}.yaml"
-    content = yaml.safe_load(path.read_text())
-    for recipe in content["recipes"].values():
-        recipe["epochs"] += 1
-    path.write_text(yaml.safe_dump(content))
 
 
 def test_configuration_that_is_edited_while_jobs_wait_changes_nothing_in_them(finished, copy_of, project):

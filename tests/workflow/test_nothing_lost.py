@@ -91,16 +91,23 @@ def test_snakemake_alone_is_killed_while_its_job_goes_on(project):
     assert state_of(folder) == before
 
 
+def by_hand(project):
+    """Take a set that cannot be downloaded: a pack in place of the photographs that the scale trains on."""
+    project.scale = "tiny-imagenet-100"
+    path = project.root / "config/scales/tiny-imagenet-100.yaml"
+    path.write_text(path.read_text().replace("tiny-imagenet-100@64", "cub-20@64"))
+
+
 @pytest.mark.parametrize("call", [(), ("--forcerun", "fetch"), ("--forceall",)], ids=["killed fetch", "forcerun", "forceall"])
 def test_a_file_that_was_put_there_by_hand_stays(project, packs_dir, monkeypatch, call):
     monkeypatch.delenv("M2MKD_DATA_SOURCE", raising=False)
-    source = packs_dir / "tiny-imagenet-100x100.zip"
+    source = packs_dir / "cub20-resized224.zip"
     target = project.root / "data/raw" / source.name
     target.parent.mkdir(parents=True)
     shutil.copyfile(source, target)
     before = target.stat()
     mark(project, target)
-    project.scale = "tiny-imagenet-100"
+    by_hand(project)
     receipt = f"results/{project.scale}/fetched/{source.name}"
     project.snakemake(receipt, *call)
     after = target.stat()
@@ -113,8 +120,8 @@ def test_a_file_that_was_put_there_by_hand_stays(project, packs_dir, monkeypatch
 
 def test_what_was_refused_is_not_tried_again(project, monkeypatch):
     monkeypatch.delenv("M2MKD_DATA_SOURCE", raising=False)
-    project.scale = "tiny-imagenet-100"
-    done = project.snakemake("results/tiny-imagenet-100/fetched/tiny-imagenet-100x100.zip", check=False)
+    by_hand(project)
+    done = project.snakemake(f"results/{project.scale}/fetched/cub20-resized224.zip", check=False)
     said = done.stdout + done.stderr
     assert done.returncode and "by hand" in said and "Trying to restart" not in said
 

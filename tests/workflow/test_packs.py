@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections import Counter
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 
 from m2mkd.config import load
+from m2mkd.config.datasets import SourceFile
 from m2mkd.data.pack import open_pack
 from tests.ilsvrc import KIT, TRAIN, VAL, imagenet_wnids, write_ilsvrc
 from tests.loopback import serving
@@ -18,6 +20,7 @@ from tests.workflow.conftest import Project, copy_project
 
 PACKS = {
     "tiny-imagenet-100": "tiny-imagenet-100x100",
+    "tiny-imagenet-100-r": "tiny-imagenet-100x100",
     "tiny-imagenet-r-synthetic": "tiny-imagenet-r-SYNTHETIC",
     "imagenette-224": "imagenette224-100x40",
     "imagenet-r-synthetic": "imagenet-r-SYNTHETIC-200x4",
@@ -27,6 +30,7 @@ PACKS = {
 """Name of each in the registry, and of its manifest."""
 COUNTS = {
     "tiny-imagenet-100": {"train": 10_000, "val": 2_000},
+    "tiny-imagenet-100-r": {"val": 2_480},
     "tiny-imagenet-r-synthetic": {"val": 2_476},
     "imagenette-224": {"train": 1_000, "val": 400},
     "imagenet-r-synthetic": {"val": 800},
@@ -34,7 +38,7 @@ COUNTS = {
     "cub-20": {"train": 600, "val": 585},
 }
 STUDENTS = {
-    "on_tiny_imagenet": ("nac_tiny_imagenet", "tiny-imagenet-100@64", ["tiny-imagenet-r-synthetic@64"]),
+    "on_tiny_imagenet": ("nac_tiny_imagenet", "tiny-imagenet-100@64", ["tiny-imagenet-100-r@64", "tiny-imagenet-r-synthetic@64"]),
     "on_imagenette": ("vmoe_base", "imagenette-224@224", []),
     "on_a_thousand_classes": ("vmoe_base", "imagenet-1k@224", ["imagenet-r-synthetic@224"]),
     "on_cifar": ("vmoe_base", "cifar-100-fewshot@64", []),
@@ -92,13 +96,19 @@ def done(tmp_path_factory, packs_dir):
     configure(project)
     wnids = imagenet_wnids()
     write_ilsvrc(archives, {w: [noise(n)] for n, w in enumerate(wnids)}, [(w, noise(n)) for n, w in enumerate(wnids, start=1000)])
-    names = [file.name for name in PACKS for file in load.datasets()[name].files]
+    names = {pack_of(name).name for name in PACKS}
     files = {name: packs_dir / name for name in names} | {name: archives / name for name in (TRAIN, VAL, KIT)}
     with serving(files) as server, pytest.MonkeyPatch.context() as patch:
         server.drops = {name: path.stat().st_size // 2 for name, path in files.items()}
         patch.setenv("M2MKD_DATA_SOURCE", server.url)
         project.snakemake("all_evaluate")
     return project, server, project.run("m2mkd", "data", "verify").stdout
+
+
+def pack_of(name: str) -> SourceFile:
+    """The file that a set is prepared from here: the whole archives that subsets are also made of are not offered."""
+    (file,) = load.datasets()[name].sources[-1]
+    return file
 
 
 def evaluated(project: Project, data: str) -> dict:
@@ -121,7 +131,7 @@ def test_each_archive_was_taken_up_where_its_connection_dropped(done):
 def test_every_digest_is_as_expected(done):
     _, _, printed = done
     for name in PACKS:
-        (file,) = load.datasets()[name].files
+        file = pack_of(name)
         assert f"data/raw/{file.name}: sha256 {file.sha256}, as expected" in printed
         counts = ", ".join(f"{count} {split}" for split, count in COUNTS[name].items())
         (line,) = [line for line in printed.splitlines() if line.startswith(f"data/packed/{name}@")]
@@ -134,6 +144,8 @@ def test_a_prepared_set_holds_the_images_of_its_manifest(done, packs_dir, name):
     (folder,) = (project.root / "data/packed").glob(f"{name}@*/*/")
     pack, manifest = open_pack(folder), json.loads((packs_dir / f"{PACKS[name]}.manifest.json").read_text())
     assert {split: facts["images"] for split, facts in pack.manifest["splits"].items()} == COUNTS[name]
+    if name == "tiny-imagenet-100-r":
+        return  # tests/unit/data/test_subsets.py
     assert sum(COUNTS[name].values()) == manifest["images"] and len(pack.classes) == manifest["classes"]
     if name.startswith("cifar"):
         listed = {split: manifest["file_list"][f"cifar-100-python/{file}"] for split, file in (("train", "train"), ("val", "test"))}
@@ -142,7 +154,12 @@ def test_a_prepared_set_holds_the_images_of_its_manifest(done, packs_dir, name):
             assert found == Counter(path.split("/")[1] for path in facts["source_images"])
         return
     digests = Counter(bytes(d).hex() for split in COUNTS[name] for d in pack.split(split).attributes["sha256"])
-    images = {file: facts["sha256"] for file, facts in manifest["file_list"].items() if file.lower().endswith(("jpg", "jpeg"))}
+    whole = load.datasets()[name].subset is None
+    images = {
+        file if whole else PurePosixPath(file).name: facts["sha256"]
+        for file, facts in manifest["file_list"].items()
+        if file.lower().endswith(("jpg", "jpeg"))
+    }
     assert digests == Counter(images.values())
     for split in COUNTS[name]:
         part = pack.split(split)
@@ -171,6 +188,8 @@ def test_renditions_are_measured_on_the_classes_that_the_model_knows(done):
     tiny = evaluated(done[0], "tiny-imagenet-100")["ood"]["tiny-imagenet-r-synthetic"]
     assert (tiny["count"], tiny["left_out"], tiny["classes"]) == (1_236, 1_240, 31)
     assert set(tiny["renditions"]) == {"sketch", "edges", "cartoon", "posterise", "woodcut", "painting", "graffiti", "embroidery"}
+    made = evaluated(done[0], "tiny-imagenet-100")["ood"]["tiny-imagenet-100-r"]
+    assert (made["count"], made["left_out"], made["classes"]) == (2_480, 0, 31)
     thousand = evaluated(done[0], "imagenet-1k")["ood"]["imagenet-r-synthetic"]
     assert (thousand["count"], thousand["left_out"], thousand["classes"]) == (800, 0, 200)
 

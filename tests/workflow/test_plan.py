@@ -129,3 +129,19 @@ def test_waiting_jobs_are_looked_at_again_when_one_ends_not_every_second(project
     printed = project.snakemake("--verbose", "--until", "prepare", "--cores", "1", *options).stderr
     jobs, looks = printed.count("Finished jobid"), printed.count("Ready jobs: ")
     assert looks > jobs if again else looks == jobs > 1
+
+
+TWICE = {
+    "config/config.yaml": "scale: smoke\noverrides: {seeds: 2}\noverrides: {}\n",
+    "more.yaml": "overrides: {seeds: 2}\noverrides: {}\n",
+    "more.json": '{"overrides": {"seeds": 2}, "overrides": {}}',
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_key_that_stands_twice_is_refused_by_snakemake_too(project, name):
+    (project.root / name).write_text(TWICE[name])
+    given = [] if name.startswith("config/") else ["--configfile", name]
+    done = project.run("snakemake", "--cores", "1", "--dry-run", *given, "--config", "scale=smoke", check=False)
+    said = [line for line in done.stderr.splitlines() if line.startswith("m2mkd: ")]
+    assert done.returncode and len(said) == 1 and "'overrides' stands twice" in said[0] and name in said[0]

@@ -7,25 +7,9 @@ import shutil
 
 import pytest
 
-from tests.workflow.conftest import Project
+from tests.workflow.studies import held_gpus
 
 GPUS = ("GPU-aaaa", "GPU-bbbb")
-
-
-def held_gpus(project: Project, phase: str) -> list[tuple[str, float, float]]:
-    """GPU of each run of a phase, as its log names it, with start and end; fails if two of them had one at the same time."""
-    held: list[tuple[str, float, float]] = []
-    for record in (project.root / "results" / project.scale / "runs" / phase).glob("*/run.json"):
-        run = json.loads(record.read_text())
-        logs = (project.root / "results" / project.scale / "logs" / phase).glob("*.log")
-        # Of a job with several runs, that of the first.
-        log = next(text for path in logs if run["key"] in (text := f"{path.stem}\n{path.read_text()}"))
-        (device,) = re.findall(r"^on (\S+)$", log, re.M)
-        begin = run["provenance"]["started"]
-        end = begin + run["provenance"]["seconds"]
-        assert not [other for other in held if other[0] == device and begin < other[2] and other[1] < end]
-        held.append((device, begin, end))
-    return held
 
 
 def test_jobs_ask_for_what_is_planned_on_a_machine_that_a_profile_describes(project):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.loopback import serving
-from tests.workflow.test_smoke import tables
+from tests.workflow.studies import tables
 
 IMPORTED, ADDED = "tiny-imagenet-r-SYNTHETIC.zip", "cifar-100-fewshot-25x20.tar.gz"
 

@@ -12,9 +12,7 @@ import pytest
 
 from tests.workflow.conftest import Project, prepared
 from tests.workflow.slurm import Slurm, missing
-from tests.workflow.test_interrupted import change_epochs, weights
-from tests.workflow.test_profiles import held_gpus
-from tests.workflow.test_smoke import tables
+from tests.workflow.studies import change_epochs, held_gpus, tables, weights
 
 HERE = [
     # Without accounting, and on a file system that shows every file at once.

@@ -9,11 +9,7 @@ import pytest
 
 from m2mkd.study.phase import PHASES
 from tests.workflow.conftest import Project
-
-
-def tables(project) -> dict[str, bytes]:
-    """Contents of all tables, by name."""
-    return {path.name: path.read_bytes() for path in sorted((project.root / "results" / project.scale / "tables").iterdir())}
+from tests.workflow.studies import tables
 
 
 def test_every_phase_has_run_and_left_nothing_behind(finished):
@@ -163,10 +159,15 @@ def test_a_changed_learning_rate_is_trained_in_a_fresh_clone(kept, tmp_path):
     points = accuracies["content"]["data"]["values"]
     by_commit = [{point["row"]: point["iid_top1_mean"] for point in points if point["rev"] == rev} for rev in accuracies["revisions"]]
     assert {row for row in by_commit[0] if by_commit[0][row] != by_commit[1][row]} == {line.split(b",")[0].decode() for line in changed}
-    (curves,) = plots["learning curves"]
-    assert {point["rev"] for point in curves["content"]["data"]["values"]} == set(curves["revisions"])
+    (curves,) = plots["validation accuracy of V-MoE"]
+    points = curves["content"]["data"]["values"]
+    assert {point["rev"] for point in points} == set(curves["revisions"])
+    # One line a variant, which goes through no epoch twice and has no gap.
+    assert len({(point["rev"], point["field"], point["epoch"]) for point in points}) == len(points)
+    assert len({point["field"] for point in points}) == 3 and all(point[point["field"]] for point in points)
     shown = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)["data"]
-    assert set(shown) == {"accuracy of students", "gains that claims are about", "learning curves"}
+    drawn = {f"{what} of {student}" for what in ("validation accuracy", "training cross-entropy") for student in ("V-MoE", "NAC")}
+    assert set(shown) == {"accuracy of students", "gains that claims are about"} | drawn and all(shown[name] for name in drawn)
 
 
 def test_a_crate_is_a_target_and_goes_on_as_a_project(finished, copy_of):

@@ -32,6 +32,8 @@ def planned():
     if not workflow.is_main_process and os.environ.get("M2MKD_PLAN"):
         return os.environ["M2MKD_PLAN"]
     command = ["m2mkd", "runs", "plan", "--config", json.dumps(config), *machine()]
+    # Snakemake has read them too, and takes the last of two equal keys without a word.
+    command += [f"--read={file}" for file in workflow.configfiles]
     command += storage()
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         command.append("--in-container")
@@ -90,7 +92,7 @@ def inputs_of(run_ids):
     """What some runs build on."""
     needed = {file for run_id in run_ids for file in PLAN["runs"][run_id]["inputs"]}
     beside = {file for run_id in run_ids for file in PLAN["runs"][run_id]["ancient"]}
-    sets = {file for file in needed if file.startswith("data/")}
+    sets = {file for file in needed if file.startswith(("data/", f"{ROOT}/plan/"))}
     # Of a link into a cache of DVC Snakemake looks at the time of the file there, which is not ours to set.
     files = sorted(needed - sets) + [local(file) for file in sorted(sets)]
     return [ancient(f) if os.path.islink(f) else f for f in files] + [
@@ -104,12 +106,13 @@ def phase_of(run_id):
     return phase
 
 
-def results(selected, whole=False):
-    """Outputs of every run of the study, or of the whole with its ablations, that a predicate of phase and run selects."""
+def results(selected, whole=False, part=None):
+    """Outputs of every run of the study, of a part of what its scale has, or of all that, which a predicate of phase and run selects."""
     return [
         f"{RUNS}/{run_id}/{name}"
         for run_id, run in PLAN["runs"].items()
-        if (whole or run["study"]) and selected(phase_of(run_id), run)
+        if (whole or (part in run["parts"] if part else run["study"]))
+        and selected(phase_of(run_id), run)
         for name in PLAN["phases"][phase_of(run_id)]["outputs"]
     ]
 

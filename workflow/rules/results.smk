@@ -80,35 +80,44 @@ rule crate:
         "m2mkd crate {params.arguments} > {log:q} 2>&1"
 
 
-# The study once more, together with the ablations of its scale. Nothing else asks for it.
-if PLAN["ablations"]:
-    PAGES = PLAN["ablations"]["pages"]
+# What a scale has beside its study: the study once more together with its ablations, and detectors. Nothing else asks for it.
+for part in ("ablations", "detection"):
+    if part in PLAN["parts"]:
 
-    rule ablations:
-        input:
-            results(lambda phase, run: True, whole=True),
-            QUOTED,
-        output:
-            f"{PAGES}/tables/study-{PLAN['ablations']['study']}.json",
-            report(
-                f"{PAGES}/report.html",
-                caption="../report/report.rst",
-                category="Report of the study with its ablations",
-            ),
-            f"{PAGES}/tracking.json",
-        log:
-            f"{LOGS}/ablations.log",
-        conda:
-            "../envs/m2mkd.yaml"
-        params:
-            arguments=of_study(PLAN["ablations"]["study"]),
-        shell:
-            "(m2mkd compile {params.arguments}"
-            " && m2mkd report {params.arguments}"
-            " && m2mkd track sync {params.arguments}) > {log:q} 2>&1"
+        rule:
+            name:
+                part
+            input:
+                results(lambda phase, run: True, part=part),
+                QUOTED,
+            output:
+                f"{PLAN['parts'][part]['pages']}/tables/study-{PLAN['parts'][part]['study']}.json",
+                report(
+                    f"{PLAN['parts'][part]['pages']}/report.html",
+                    caption="../report/report.rst",
+                    category=f"Report of the study: {part}",
+                ),
+                f"{PLAN['parts'][part]['pages']}/tracking.json",
+            log:
+                f"{LOGS}/{part}.log",
+            conda:
+                "../envs/m2mkd.yaml"
+            params:
+                arguments=of_study(PLAN["parts"][part]["study"]),
+            shell:
+                "(m2mkd compile {params.arguments}"
+                " && m2mkd report {params.arguments}"
+                " && m2mkd track sync {params.arguments}) > {log:q} 2>&1"
 
-else:
+    else:
 
-    rule ablations:
-        input:
-            "config/config.yaml",
+        rule:
+            name:
+                part
+            input:
+                # Where the study itself has detectors, they are asked for.
+                results(
+                    lambda phase, _, name=part: name == "detection"
+                    and phase == "evaluate_detector"
+                )
+                or "config/config.yaml",

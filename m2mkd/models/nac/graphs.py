@@ -81,7 +81,8 @@ def prior_signatures(config: NACConfig, prior: Prior, seed: int, fit_cut: float 
     fit_cut
         Distance within which neighbours are brought by the released fit. None: the distance at which the kernel cuts, by the
         annealed fit, for the released one is far from its end when it stops: with 768 mediators and the scale-free prior, 15 %
-        of the edges within the cut are the prior's.
+        of the edges within the cut are the prior's. The annealed fit keeps neighbours beyond the hinge of the repulsion, where there is
+        one, which would otherwise drive them apart from the first update on.
 
     Returns
     -------
@@ -90,10 +91,11 @@ def prior_signatures(config: NACConfig, prior: Prior, seed: int, fit_cut: float 
     """
     adjacency = adjacency_matrix(prior_graph(prior, config.graph, config.latents.mediator, seed))
     cut = config.truncation if fit_cut is None else fit_cut
-    return fit_signatures(adjacency, config.signature_dim, seed, cut, config.graph.fit_steps, annealed=fit_cut is None)
+    hinge = config.hinge if fit_cut is None and prior != "planted_partition" else 0.0
+    return fit_signatures(adjacency, config.signature_dim, seed, cut, config.graph.fit_steps, annealed=fit_cut is None, hinge=hinge)
 
 
-def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: int, annealed: bool = False) -> Tensor:
+def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: int, annealed: bool = False, hinge: float = 0.0) -> Tensor:
     """Signatures whose distances realise a graph, from a random orthogonal start.
 
     Parameters
@@ -106,7 +108,7 @@ def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: in
         Seed of the start.
     cut
         Distance that parts edges from non-edges.
-    steps, annealed
+    steps, annealed, hinge
         As of :func:`refine_signatures`.
 
     Returns
@@ -116,11 +118,11 @@ def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: in
     """
     start = torch.empty(len(adjacency), dim, device="cpu")
     nn.init.orthogonal_(start, generator=torch.Generator().manual_seed(seed))
-    return refine_signatures(start, adjacency, cut, steps, annealed)
+    return refine_signatures(start, adjacency, cut, steps, annealed, hinge)
 
 
-def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, annealed: bool = False) -> Tensor:
-    """Signatures after Adam on the hinge that pulls neighbours within ``cut`` and pushes others beyond it.
+def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, annealed: bool = False, hinge: float = 0.0) -> Tensor:
+    """Signatures after Adam on the loss that pulls neighbours within ``cut`` and pushes others beyond it.
 
     A node counts as no neighbour of itself; its distance to itself has no gradient, so this adds a constant.
 
@@ -137,6 +139,8 @@ def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, 
     annealed
         Whether the rate falls from 0.03 to 0 along a cosine, in twice the steps or until every pair is on its side of the cut;
         otherwise it stays at 0.001, as released.
+    hinge
+        Distance within which neighbours are pushed apart, too; below ``cut``.
 
     Returns
     -------
@@ -144,23 +148,27 @@ def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, 
         (N, G), float32, without gradient.
     """
     signatures = start.clone().requires_grad_()
-    sign = torch.where(adjacency.to(start.device) != 0, 1.0, -1.0)
+    edges = adjacency.to(start.device) != 0
+    sign = torch.where(edges, 1.0, -1.0)
     optimiser = torch.optim.Adam([signatures], lr=RELEASED_RATE)
     steps = 2 * steps if annealed else steps
     with torch.enable_grad():
         for step in range(steps):
-            hinge = torch.maximum(sign * cut, sign * cosine_distance(signatures, signatures))
+            distance = cosine_distance(signatures, signatures)
+            wrong = torch.maximum(sign * cut, sign * distance)
+            if hinge:
+                wrong = torch.where(edges & (distance < hinge), cut + hinge - distance, wrong)
             if annealed:
-                if step % CHECK_EVERY == 0 and _parted(hinge.detach(), sign, cut):
+                if step % CHECK_EVERY == 0 and _parted(wrong.detach(), sign, cut):
                     break
                 optimiser.param_groups[0]["lr"] = ANNEALED_RATE * (1 + math.cos(math.pi * step / steps)) / 2
-            loss = hinge.mean()
+            loss = wrong.mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     return signatures.detach()
 
 
-def _parted(hinge: Tensor, sign: Tensor, cut: float) -> bool:
-    """Whether the hinge (N, N) of no pair of different nodes has a gradient, that is, whether the graph is realised."""
-    return bool((hinge == sign * cut).fill_diagonal_(True).all())
+def _parted(wrong: Tensor, sign: Tensor, cut: float) -> bool:
+    """Whether the loss (N, N) of no pair of different nodes has a gradient, that is, whether the graph is realised."""
+    return bool((wrong == sign * cut).fill_diagonal_(True).all())

@@ -100,7 +100,7 @@ def perturb_codes(codes: Tensor, amplitude: float, noise: Noise) -> Tensor:
     return codes + codes.detach().abs() * (amplitude * (2 * uniform - 1))
 
 
-def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Select], Tensor]) -> Tensor:
+def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Select], Tensor], *, skip: bool | None = None) -> Tensor:
     """States plus a residual branch that is dropped for a sample with probability ``rate`` (specification nac.md 2.3).
 
     Parameters
@@ -113,6 +113,9 @@ def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Selec
         Draws one uniform number for each sample, before the branch is computed.
     branch
         The branch (b, N, D), of those b samples that its argument selects from a tensor (B, ...).
+    skip
+        Whether branches that are dropped are not computed; none: on a CPU. The number of the others decides shapes then, for which an
+        accelerator would have to be waited for, and at which a compiled graph would break.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Selec
     """
     uniform = noise.draw("drop_path", (len(states),) + (1,) * (states.dim() - 1), states)
     kept = (1 - rate + uniform).floor()
-    if not _countable(kept):
+    if not (_on_cpu(kept) if skip is None else skip):
         return states + branch(lambda x: x) * (kept / (1 - rate))
     # A branch that is dropped has neither value nor gradient, and need not be computed.
     survivors = kept.flatten().nonzero()[:, 0]
@@ -131,6 +134,5 @@ def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Selec
     return states.index_add(0, survivors, survived.to(states.dtype), alpha=1 / (1 - rate))
 
 
-def _countable(tensor: Tensor) -> bool:
-    """Whether shapes may depend on values: an accelerator would have to be waited for, and a compiled graph would break."""
+def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

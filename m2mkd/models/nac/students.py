@@ -16,7 +16,7 @@ class NACModule(nn.Module):
 
     Both are constants, drawn once and kept as buffers, for the module is distilled for them. The released code draws a
     state for each place in the batch and keeps neither; here the state is one for all samples, so that any batch will do,
-    unless ``places`` asks for more.
+    unless ``num_states`` asks for more.
 
     Parameters
     ----------
@@ -26,19 +26,19 @@ class NACModule(nn.Module):
         Seed of code and state.
     has_state
         Whether the module has a latent of its own.
-    places
+    num_states
         States to draw; sample b of a batch takes state b modulo their number.
     """
 
     codes: Tensor
     states: Tensor
 
-    def __init__(self, config: NACConfig, state_seed: int, has_state: bool = True, places: int = 1):
+    def __init__(self, config: NACConfig, state_seed: int, has_state: bool = True, num_states: int = 1):
         super().__init__()
         generator = torch.Generator().manual_seed(state_seed)
         self.register_buffer("codes", torch.randn(1, config.code_dim, generator=generator, device="cpu"))
         if has_state:
-            self.register_buffer("states", torch.randn(places, 1, config.state_dim, generator=generator, device="cpu"))
+            self.register_buffer("states", torch.randn(num_states, 1, config.state_dim, generator=generator, device="cpu"))
 
     def initial(self, batch: int) -> Tensor:
         """Initial states (B, 1, D) of a batch of B samples."""
@@ -49,9 +49,9 @@ class ReadInModule(NACModule):
     """Read-in for one latent: images to one token of the meta model."""
 
     def __init__(
-        self, config: NACConfig, image_size: int, stitch_width: int, ffn_layer_scale: float | None, state_seed: int, places: int = 1
+        self, config: NACConfig, image_size: int, stitch_width: int, ffn_layer_scale: float | None, state_seed: int, num_states: int = 1
     ):
-        super().__init__(config, state_seed, places=places)
+        super().__init__(config, state_seed, num_states=num_states)
         self.tokenizer = ImageTokenizer(config.tokenizer, config.state_dim, image_size)
         self.read_in = ReadIn(config, self.tokenizer.width, ffn_layer_scale)
         self.post_stitch = nn.Linear(config.state_dim, stitch_width)
@@ -79,8 +79,8 @@ class MediatorModule(NACModule):
 class ReadOutModule(NACModule):
     """Read-out for one latent: tokens of the meta model to logits."""
 
-    def __init__(self, config: NACConfig, num_classes: int, stitch_width: int, state_seed: int, places: int = 1):
-        super().__init__(config, state_seed, places=places)
+    def __init__(self, config: NACConfig, num_classes: int, stitch_width: int, state_seed: int, num_states: int = 1):
+        super().__init__(config, state_seed, num_states=num_states)
         self.pre_stitch = nn.Linear(stitch_width, config.state_dim)
         self.layer = LatentLayer(config, kernel=None, read_out=True)
         self.tokenizer = OutputLatentPooling(config.state_dim, num_classes)
@@ -100,7 +100,7 @@ def build_nac_module(
     stitch_width: int,
     readin_ffn_layer_scale: float | None = None,
     state_seed: int,
-    places: int = 1,
+    num_states: int = 1,
 ) -> NACModule:
     """One module of a NAC, to be distilled alone.
 
@@ -121,7 +121,7 @@ def build_nac_module(
         starts the module at 1e-6.
     state_seed
         Seed of the module's constant code and state.
-    places
+    num_states
         Number of states, as in :class:`NACModule`; a mediator has none.
 
     Returns
@@ -137,7 +137,7 @@ def build_nac_module(
     if not 0 <= index < config.modules:
         raise InputError(f"module {index}: a NAC with {config.iterations} iterations has modules 0 to {config.modules - 1}")
     if index == 0:
-        return ReadInModule(config, image_size, stitch_width, readin_ffn_layer_scale, state_seed, places)
+        return ReadInModule(config, image_size, stitch_width, readin_ffn_layer_scale, state_seed, num_states)
     if index < config.modules - 1:
         return MediatorModule(config, stitch_width, state_seed)
-    return ReadOutModule(config, num_classes, stitch_width, state_seed, places)
+    return ReadOutModule(config, num_classes, stitch_width, state_seed, num_states)

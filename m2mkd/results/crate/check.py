@@ -1,26 +1,25 @@
-"""Checking a crate, wherever it lies: every digest, and that each run is what its key says."""
+"""Checking a crate, wherever it lies: every digest, that each run is what its key says, and that its tables are those of its runs."""
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import ValidationError
 from rocrate.rocrate import ROCrate
 
+from m2mkd.config import load
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.crate.contents import CRATE_MANIFEST, CRATE_METADATA
-from m2mkd.study.keys import run_key
-from m2mkd.study.phase import RECORD, phase_from
-from m2mkd.study.study import RECEIPT
+from m2mkd.results.crate.metadata import FOLDERS
+from m2mkd.results.crate.study import CrateStudy
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-RECEIPT_PATH = re.compile(rf"results/[^/]+/tables/{RECEIPT.format('[0-9a-f]+')}")
-"""What names the runs that the tables were compiled from, and the tables with their digests."""
+AGAIN = "get the crate again, or write it anew with 'm2mkd crate'"
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,14 @@ class Checked:
     """Runs."""
     left_out: int
     """Outputs of runs that are there by their digest alone."""
+    compiled: int
+    """Files, of tables above all, that were compiled anew from its runs."""
     beside: tuple[str, ...]
     """Files that the crate does not know."""
 
 
 def check_crate(folder: Path) -> Checked:
-    """Read a crate again and compare everything in it.
+    """Read a crate again and compare everything in it; nothing of it is run.
 
     Raises
     ------
@@ -51,22 +52,39 @@ def check_crate(folder: Path) -> Checked:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: absent, so this is no crate of this suite; name its folder")
     digests = _manifest(folder / CRATE_MANIFEST)
-    described, name = _described(folder)
-    records = [path for path in digests if re.fullmatch(rf"results/[^/]+/runs/[^/]+/[^/]+/{RECORD}", path)]
-    contents = {path: _record(folder / path) for path in records if (folder / path).is_file()}
-    problems = [
-        *_files(folder, digests),
-        *_entities(described, digests),
-        *(problem for path, content in contents.items() for problem in _run(path, content, digests)),
-        *(problem for path in digests if RECEIPT_PATH.fullmatch(path) for problem in _receipt(folder, path, digests)),
-    ]
-    if problems:
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{folder / problems[0]}{more}; get the crate again, or write it anew with 'm2mkd crate'")
+    described, actions, name = _described(folder)
+    try:
+        _require_good([*_files(folder, digests), *_entities(described, digests)])
+    except InputError as error:
+        raise InputError(f"{folder / str(error)}; {AGAIN}") from None
+    with chdir(folder):  # a crate is a project, whose files have the names that they have in any other
+        found = _within(folder, digests, actions)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    outputs = {f"{Path(path).parent}/{output}" for path, content in contents.items() for output in content["outputs"]}
     beside = tuple(sorted(there - set(digests) - {CRATE_MANIFEST}))
-    return Checked(name, len(digests), len(described), len(records), len(outputs - set(digests)), beside)
+    return Checked(name, len(digests), len(described), len(found.study.runs), len(found.left_out), len(found.receipt["shown"]), beside)
+
+
+def _within(folder: Path, digests: dict[str, str], actions: set[str]) -> CrateStudy:
+    """What the crate, which is the working directory, holds of a study."""
+    load.forget_files()
+    try:
+        found = CrateStudy.read(digests)
+        _require_good(found.problems(actions))
+        _require_good(found.tables_problems())
+    except InputError as error:
+        raise InputError(f"{folder / str(error).partition('; ')[0]}; {AGAIN}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # A stranger may have written anything.
+        raise InputError(f"{folder}: holds what this suite does not write ({type(error).__name__}: {error}); {AGAIN}") from None
+    finally:
+        load.forget_files()
+    return found
+
+
+def _require_good(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        raise InputError(found[0] + (f" ({len(found) - 1} more)" if len(found) > 1 else ""))
 
 
 def _manifest(path: Path) -> dict[str, str]:
@@ -79,24 +97,32 @@ def _manifest(path: Path) -> dict[str, str]:
         match = LINE.fullmatch(line)
         if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
             raise InputError(f"{path}, line {number}: not a sha256 and a path within the crate; get the crate again")
+        if match[2] in digests:
+            raise InputError(f"{path}, line {number}: {match[2]} stands twice; get the crate again")
         digests[match[2]] = match[1]
     return digests
 
 
-def _described(folder: Path) -> tuple[dict[str, Any], str]:
-    """Properties of each file that the metadata describe, and the crate's name."""
+def _described(folder: Path) -> tuple[dict[str, Any], set[str], str]:
+    """Properties of each file that the metadata describe, the ids of actions, and the crate's name."""
+    path = folder / CRATE_METADATA
     try:
+        parse_json(path.read_bytes(), str(path))  # strictly, which the library does not
         crate = ROCrate(folder)
         files = {unquote(entity.id): entity.properties() for entity in crate.data_entities if "File" in entity.type}
-        return files, str(crate.name)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError(f"{folder / CRATE_METADATA}: not the metadata of an RO-Crate ({error}); get the crate again") from None
+        actions = {entity.id for entity in crate.contextual_entities if entity.type == "CreateAction"}
+        return files, actions, str(crate.name)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise InputError(f"{path}: not the metadata of an RO-Crate ({error}); get the crate again") from None
 
 
 def _files(folder: Path, digests: dict[str, str]) -> Iterator[str]:
+    root = folder.resolve()
     for path, expected in digests.items():
         if not (folder / path).is_file():
             yield f"{path}: absent, though {CRATE_MANIFEST} lists it"
+        elif not (folder / path).resolve().is_relative_to(root):
+            yield f"{path}: leads out of the crate, to {(folder / path).resolve()}"
         elif (actual := sha256(folder / path)) != expected:
             yield f"{path}: sha256 is {actual[:12]}..., but {CRATE_MANIFEST} says {expected[:12]}..."
 
@@ -105,49 +131,7 @@ def _entities(described: dict[str, Any], digests: dict[str, str]) -> Iterator[st
     for path, properties in described.items():
         if properties.get("sha256") != digests.get(path):
             yield f"{CRATE_METADATA}: sha256 of {path} is not that of {CRATE_MANIFEST}"
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        found = {name: content[name] for name in ("id", "key", "config")}
-        upstream = {role: tuple(ids) for role, ids in dict(content["upstream"]).items()}
-        return found | {"upstream": upstream, "outputs": dict(content["outputs"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); get the crate again") from None
-
-
-def _run(path: str, content: dict[str, Any], digests: dict[str, str]) -> Iterator[str]:
-    """What is wrong with one run: its key must follow from its configuration, its outputs have their digests, its upstream be there."""
-    phase, key = Path(path).parts[-3:-1]
-    try:
-        config = phase_from(content["config"])
-    except ValidationError as error:
-        yield f"{path}: its configuration is not one of this version of the suite ({error.errors()[0]['msg']})"
-        return
-    upstream = content["upstream"]
-    if (content["id"], content["key"], run_key(config.FORMAT, config.model_dump(mode="json"), upstream)) != (f"{phase}/{key}", key, key):
-        yield f"{path}: its key does not follow from its configuration"
-    for output, digest in content["outputs"].items():
-        if digests.get(f"{Path(path).parent}/{output}", digest) != digest:
-            yield f"{Path(path).parent}/{output}: not the file that {RECORD} beside it records"
-    root = Path(path).parents[2]
-    for run_id in (run_id for ids in upstream.values() for run_id in ids):
-        if f"{root}/{run_id}/{RECORD}" not in digests:
-            yield f"{path}: builds on {run_id}, which is not in the crate"
-
-
-def _receipt(folder: Path, path: str, digests: dict[str, str]) -> Iterator[str]:
-    """What was compiled is what is here."""
-    try:
-        content = json.loads((folder / path).read_text())
-        runs, tables = list(content["runs"]), dict(content["tables"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{path}: not a whole receipt of tables ({type(error).__name__}: {error})"
-        return
-    root = Path(path).parents[1]
-    there = {"/".join(Path(name).parts[3:5]) for name in digests if name.startswith(f"{root}/runs/") and name.endswith(f"/{RECORD}")}
-    yield from (f"{path}: lists {run}, which is not in the crate" for run in runs if run not in there)
-    for name, digest in tables.items():
-        if digests.get(f"{root}/tables/{name}") != digest:
-            yield f"{root}/tables/{name}: not what was compiled, by {Path(path).name}"
+    left_out = tuple(f"{name}/" for name in FOLDERS)  # which are described as a whole
+    for path in sorted(digests.keys() - described.keys() - {CRATE_METADATA}):
+        if not path.startswith(left_out):
+            yield f"{path}: is not described in {CRATE_METADATA}"

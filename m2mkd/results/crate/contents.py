@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 from m2mkd.study.phase import WEIGHTS
 from m2mkd.study.phases import TrainStudent
+from m2mkd.study.receipt import read_receipt, report_receipt
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
@@ -63,21 +65,22 @@ def run_files(study: Study, run: Run, weights: Weights) -> list[str]:
     return names
 
 
-def result_files(study: Study) -> list[str]:
-    """Tables, metrics and report.
+def result_files(study: Study) -> dict[str, str]:
+    """Tables, metrics, report and their receipts, each with its digest by these receipts.
 
     Raises
     ------
     InputError
         If they are not those of this study.
     """
-    root = Path(study.root)
-    receipt = Path(study.receipt)
-    single = [root / "metrics.json", root / "report.html"]
-    for path in (receipt, *single):
-        if not path.is_file():
+    receipts = Path(study.receipt), report_receipt(study)
+    found: dict[str, str] = {}
+    for path in receipts:
+        try:
+            shown = read_receipt(path)["shown"]
+        except (OSError, InputError) as error:
             fix = f"run 'snakemake --cores all --config scale={study.scale_name}' with the same changes"
-            raise InputError(f"{path}: absent, so tables and report are not those of this study; {fix}")
-    tables = sorted(path for path in (root / "tables").iterdir() if path.is_file())
-    drawn = [path for path in (root / "overview.png",) if path.is_file()]  # a study without students has none
-    return [path.as_posix() for path in (*tables, *single, *drawn)]
+            why = "absent" if isinstance(error, OSError) else str(error).partition(": ")[2]
+            raise InputError(f"{path}: {why}, so tables and report are not those of this study; {fix}") from None
+        found |= {f"{study.pages}/{name}": str(digest) for name, digest in shown.items()} | {path.as_posix(): sha256(path)}
+    return found

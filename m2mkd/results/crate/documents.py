@@ -38,7 +38,7 @@ def artifact(results: Results, citation: Citation) -> str:
         planned=gpu_hours(results.costs, study.runs),
         judged=[(finding, commands_of(commands, finding)) for finding in judged],
         about_paper=[finding for finding in judged if finding.claim.subject == "paper"],
-        claims=claims_table(results.findings).without("claimed", "seeds", "exact test").to_markdown(),
+        claims=claims_table(results.findings).without("claimed", "seeds", "exact p").to_markdown(),
         everything=commands.to("all"),
         claims_command=commands.of("claims"),
         cost=cost_table(results).to_markdown(),

@@ -1,6 +1,5 @@
 """Writing a crate: everything is checked against its digest on the way, and the folder appears whole or not at all."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +8,14 @@ from rich.console import Console
 from rich.progress import track
 
 from m2mkd.errors import InputError
-from m2mkd.files import publish, replacing, sha256, write_text
+from m2mkd.files import as_json, publish, replacing, sha256, write_text
 from m2mkd.results.crate.contents import CRATE_MANIFEST, CRATE_METADATA, Weights, data_files, result_files, run_files, source_files
 from m2mkd.results.crate.documents import artifact, model_cards
 from m2mkd.results.crate.metadata import crate_graph
 from m2mkd.results.crate.people import read_citation
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.records import Record
+from m2mkd.study.files import study_content, study_file
 from m2mkd.study.study import Study
 
 
@@ -42,7 +42,8 @@ def write_crate(results: Results, weights: Weights = "students") -> Path:
     citation = read_citation()
     study, records = results.study, results.every_record
     expected = _expected(study, records, weights)
-    texts = {"ARTIFACT.md": artifact(results, citation)}
+    # What the study consists of, for whoever compiles its tables again; the runs themselves say what they are.
+    texts = {"ARTIFACT.md": artifact(results, citation), study_file(study.scale_name, study.key).as_posix(): as_json(study_content(study))}
     if weights != "none":
         texts |= model_cards(results, citation)
     target = Path(study.root) / "crate"
@@ -67,9 +68,7 @@ def write_crate(results: Results, weights: Weights = "students") -> Path:
 
 def _expected(study: Study, records: Iterable[Record], weights: Weights) -> dict[str, str | None]:
     """Files of the project that go into the crate, each with the digest that is recorded of it, if any is."""
-    expected: dict[str, str | None] = dict.fromkeys((*source_files(), *data_files(study), *result_files(study)))
-    receipt = json.loads(Path(study.receipt).read_text())
-    expected |= {f"{study.root}/tables/{name}": digest for name, digest in receipt["tables"].items()}
+    expected: dict[str, str | None] = dict.fromkeys((*source_files(), *data_files(study))) | result_files(study)
     for record in records:
         for path in run_files(study, record.run, weights):
             expected[path] = record.outputs.get(Path(path).name, record.digest)

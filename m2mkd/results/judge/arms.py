@@ -3,16 +3,13 @@
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from m2mkd.config.claims import Claim
+from m2mkd.config.claims import FEWEST_SEEDS, Claim
 from m2mkd.config.compat import Profile
-from m2mkd.results.judge.verdicts import Pair, averaged, rounding_of
+from m2mkd.results.judge.pairs import Pair, averaged, rounding_of
 from m2mkd.results.read.collect import Collected
-from m2mkd.statistics import binomial_interval, permutation_test
+from m2mkd.statistics import binomial_interval, mean, permutation_test
 from m2mkd.study.phases import Evaluate, EvaluateTeacher, ImportWeights
 from m2mkd.study.run import Row
-
-EXACT_FROM = 6
-"""Fewest seeds with which an exact test can reach 5 %."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ class Arm:
     """Accuracy of guessing, as a share."""
     imported: bool = False
     """Whether all its seeds have the same weights, those of others, whose accuracy counts once."""
+    weak: tuple[tuple[int | None, float], ...] = ()
+    """Seeds whose IID accuracy lies below what the scale takes for a training that went well, with that accuracy as a share."""
 
     @property
     def name(self) -> str:
@@ -53,8 +52,16 @@ class Arm:
     @property
     def accuracies(self) -> tuple[float, ...]:
         """Of the seeds that are there, in ascending order, so that a seed has the same index in every arm of a comparison."""
-        ordered = sorted(self.seeds, key=lambda one: one.seed or 0)
-        return tuple(seed.accuracy for seed in ordered if seed.accuracy is not None)
+        return tuple(seed.accuracy for seed in self._there if seed.accuracy is not None)
+
+    @property
+    def in_order(self) -> tuple[int | None, ...]:
+        """The seeds that are there, by number, in the order of their accuracies."""
+        return tuple(seed.seed for seed in self._there)
+
+    @property
+    def _there(self) -> list[Seed]:
+        return sorted((seed for seed in self.seeds if seed.accuracy is not None), key=lambda one: one.seed or 0)
 
     @property
     def numbered(self) -> frozenset[int | None]:
@@ -115,7 +122,14 @@ class Arms:
         classes = common[0].per_seed[0] if common else config.data.classes
         imported = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
         seeds = tuple(self._seeds(row.measured[:1] if imported else row.measured, found))
-        return Arm(row.experiment, row.variant, row.profile, seeds, cell.count if cell else None, 1 / classes, imported)
+        count = cell.count if cell else None
+        return Arm(row.experiment, row.variant, row.profile, seeds, count, 1 / classes, imported, self._weak(row, config))
+
+    def _weak(self, row: Row, config: Evaluate | EvaluateTeacher) -> tuple[tuple[int | None, float], ...]:
+        """Seeds of a student whose training went badly."""
+        floor = self.study.scale.weak_below.get(config.student.family, 0.0) if isinstance(config, Evaluate) else 0.0
+        cells = self.numbers.cells(row, "iid", "top1")
+        return tuple((seed, top1) for cell in cells for seed, top1 in zip(cell.seeds, cell.per_seed, strict=True) if top1 < floor)
 
     def _seeds(self, measured: Sequence[str], found: Mapping[int | None, float]) -> Iterator[Seed]:
         for run_id in measured:
@@ -170,11 +184,14 @@ def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
 
 def _pair(one: Arm, other: Arm | None = None, third: Arm | None = None, fourth: Arm | None = None) -> Pair:
     images = min((arm.images for arm in (one, other, third, fourth) if arm and arm.images), default=None)
-    rounding = rounding_of(images)
+    rounding, seeds = rounding_of(images), one.in_order
     if third is None or fourth is None:
-        return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding, images)
-    # Of differences only their difference is judged, in points, so that they can stand where accuracies do. Each is rounded twice.
-    return Pair(one.experiment, _differences(one, other), _differences(third, fourth), 2 * rounding)
+        return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding, images, seeds)
+    # Of differences only their difference is judged, in points, so that they can stand where accuracies do. Each is rounded twice, and of a
+    # seed both that raise it can collapse, or both that lower it.
+    first, second, minus, plus = (mean(arm.accuracies) if arm and arm.accuracies else 0.0 for arm in (one, other, third, fourth))
+    falls = first + plus, second + minus
+    return Pair(one.experiment, _differences(one, other), _differences(third, fourth), 2 * rounding, seeds=seeds, falls=falls)
 
 
 def _differences(one: Arm, other: Arm | None) -> tuple[float, ...]:
@@ -185,7 +202,7 @@ def _differences(one: Arm, other: Arm | None) -> tuple[float, ...]:
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:
     """Two-sided sign-flip test that there is no gain, of the population as the claim speaks of it; none where it cannot be made."""
     pairs = pairs_of(comparisons)
-    if claim.direction != "greater" or min(len(pair.treated) for pair in pairs) < EXACT_FROM:
+    if claim.direction != "greater" or min(len(pair.treated) for pair in pairs) < FEWEST_SEEDS:
         return None
     if claim.aggregate == "mean":
         return permutation_test(averaged(pairs).differences)

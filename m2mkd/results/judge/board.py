@@ -9,12 +9,15 @@ from m2mkd.config.compat import Profile
 from m2mkd.errors import InputError
 from m2mkd.planning.cost import Cost, cost_of
 from m2mkd.planning.summary import gpu_hours
-from m2mkd.results.judge.arms import EXACT_FROM, Arm, Arms, Comparison, exact_p_value, members_of, paired, pairs_of
-from m2mkd.results.judge.changes import changed_science
+from m2mkd.results.judge.arms import Arm, Arms, Comparison, exact_p_value, members_of, paired, pairs_of
+from m2mkd.results.judge.changes import AsPublished
+from m2mkd.results.judge.groups import at_once, families
+from m2mkd.results.judge.needs import with_needs
+from m2mkd.results.judge.pairs import Pair
 from m2mkd.results.judge.verdicts import Verdict, judge
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import UNFINISHED
-from m2mkd.statistics import holm, smallest_p_value
+from m2mkd.study.labelled import unequal_labels
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
@@ -26,18 +29,24 @@ class Finding:
 
     claim: Claim
     verdict: Verdict
+    family: str = ""
+    """Of its models: vit, vmoe or nac."""
+    at_once: int = 1
+    """Claims, this one included, whose verdicts are right together."""
     comparisons: tuple[Comparison, ...] = ()
     """The arms of each experiment of the population; empty where the study has no run of them."""
     judged: tuple[Comparison, ...] = ()
     """The same by the seeds that all arms of a comparison have, where they are judged."""
     runs: tuple[str, ...] = ()
     """Ids of all runs behind it, upstream before downstream."""
+    outdated: tuple[str, ...] = ()
+    """Those of them that other code than this computed."""
+    unequal: str = ""
+    """How the labelled images that its arms have seen differ, in words; empty where they do not."""
     cost: float | None = None
     """GPU-hours that judging it would take, on H200 at 40 % of their peak; none where it is judged."""
     p_value: float | None = None
-    """Of the exact sign-flip test; none where it is not judged, is no gain, or has too few seeds."""
-    adjusted: float | None = None
-    """The same, after Holm's correction over the board."""
+    """Of the exact sign-flip test of this claim alone, which decides nothing; none where it is no gain or has too few seeds."""
 
     @property
     def seeds(self) -> int:
@@ -45,13 +54,17 @@ class Finding:
         return min((len(arm.accuracies) for arm in members_of(self.judged or self.comparisons)), default=0)
 
     @property
-    def exact_test(self) -> str:
-        """What an exact test says, in words; empty where none applies."""
-        if self.p_value is not None and self.adjusted is not None:
-            return f"p = {self.p_value:.4g}, {self.adjusted:.4g} after Holm"
-        if self.verdict.interval is None or self.claim.direction != "greater":
-            return ""
-        return f"cannot reach 5 % with {self.seeds} seeds (smallest p {smallest_p_value(self.seeds):.4g}); {EXACT_FROM} can"
+    def why(self) -> str:
+        """Why, in words; whether its arms have seen the same labelled images; and how many of its runs other code computed."""
+        count = len(self.outdated)
+        other = f" Other code than this computed {count} of its {len(self.runs)} runs ('m2mkd runs list' names it)." if count else ""
+        unequal = f" The arms saw different labelled images: {self.unequal}." if self.unequal else ""
+        return f"{self.verdict.why}{unequal}{other}"
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """What it is judged by; empty where it is not."""
+        return pairs_of(self.judged) if self.verdict.measured else []
 
 
 def verdict_board(collected: Collected, claims: Sequence[Claim] | None = None) -> list[Finding]:
@@ -71,23 +84,22 @@ def verdict_board(collected: Collected, claims: Sequence[Claim] | None = None) -
     """
     claims = load_claims() if claims is None else claims
     board = _Board(collected, claims)
-    findings = [board.find(claim) for claim in claims]
-    tested = {index: finding.p_value for index, finding in enumerate(findings) if finding.p_value is not None}
-    for index, adjusted in zip(tested, holm(list(tested.values())), strict=True):
-        findings[index] = replace(findings[index], adjusted=adjusted)
-    return findings
+    together, family = at_once(collected.study, claims), families(collected.study, claims)
+    return [replace(board.find(claim, together[claim.id]), family=family[claim.id], at_once=together[claim.id]) for claim in claims]
 
 
 class _Board:
     """Judges single claims by one study."""
 
     def __init__(self, collected: Collected, claims: Sequence[Claim]):
-        self.study, self.changes, self.claims = collected.study, changed_science(collected.study), claims
-        self.arms = Arms(collected)
+        self.study, self.claims, self.arms = collected.study, claims, Arms(collected)
+        self.published = AsPublished(collected.study)
         self.plans: dict[tuple[str, Profile, int], tuple[Study, dict[str, Cost]]] = {}
 
-    def find(self, claim: Claim) -> Finding:
-        study, at_scale = self.study, self.study.scale_name == claim.scale and not self.changes
+    def find(self, claim: Claim, at_once: int) -> Finding:
+        """The answer to a claim, which is right together with that of so many."""
+        study = self.study
+        at_scale = study.scale_name == claim.scale and self.published.has(members_named(claim), claim.profile)
         # A reduced scale need not have the authors' profile; it judges nothing about them anyway.
         profile = claim.profile if at_scale or claim.profile in study.scale.profiles else study.scale.profiles[0]
         rows = {f"{row.experiment}/{row.variant}": row for row in study.rows if row.profile == profile}
@@ -97,32 +109,37 @@ class _Board:
         comparisons = tuple(tuple(arms["/".join(member)] for member in members) for members in claim.members())
         needed = study.with_upstream([seed.run for arm in members_of(comparisons) for seed in arm.seeds])
         runs = tuple(run_id for run_id in study.runs if run_id in needed)
-        finding = Finding(claim, Verdict("not run", ""), comparisons, runs=runs)
+        different = (unequal_labels(study, [rows["/".join(member)] for member in members]) for members in claim.members())
+        unequal = "; ".join(dict.fromkeys(filter(None, different)))
+        finding = Finding(claim, Verdict("not run", ""), comparisons=comparisons, runs=runs, unequal=unequal)
         if not at_scale:
-            return replace(finding, verdict=self._smoke(finding), cost=self.planned_hours(claim))
+            hours = self.planned_hours(claim)
+            return replace(finding, verdict=replace(self._smoke(finding), needs=_at_what_cost(claim, hours)), cost=hours)
         if not any(arm.accuracies for arm in members_of(comparisons)):
             return replace(self._not_run(claim, "None of its accuracies is there."), comparisons=comparisons, runs=runs)
-        return self._judged(finding)
+        return self._judged(finding, at_once)
 
-    def _judged(self, finding: Finding) -> Finding:
+    def _judged(self, finding: Finding, at_once: int) -> Finding:
         """Judge what is there of a claim at its own scale."""
         claim = finding.claim
         judged, left_out = paired(finding.comparisons, alike=claim.aggregate == "mean")
         finding = replace(finding, judged=judged)
         if problems := _problems(judged):
-            return replace(finding, verdict=Verdict("inconclusive", f"{problems} {_fix(judged)}"))
+            return replace(finding, verdict=Verdict("inconclusive", problems, _fix(judged)))
         if alike := _alike(judged):
-            return replace(finding, verdict=Verdict("inconclusive", alike))
-        verdict = judge(claim, pairs_of(judged))
+            return replace(finding, verdict=Verdict("inconclusive", alike, "Arms that differ."))
+        verdict = with_needs(claim, judge(claim, pairs_of(judged), at_once))
         if left_out:
             seeds = "1 seed that not all arms have is" if left_out == 1 else f"{left_out} seeds that not all arms have are"
             verdict = replace(verdict, why=f"{verdict.why} {seeds} left out.")
+        if weak := [f"{seed} of {arm.name} ({100 * top1:.2f} %)" for arm in members_of(judged) for seed, top1 in arm.weak]:
+            verdict = replace(verdict, why=f"{verdict.why} Weak {'seed' if len(weak) == 1 else 'seeds'}: {', '.join(weak)}.")
         return replace(finding, verdict=verdict, p_value=exact_p_value(claim, judged) if verdict.interval else None)
 
     def _unfit(self, claim: Claim, rows: Mapping[str, Row], profile: Profile, at_scale: bool) -> str:
         """Why the study says nothing about a claim, whatever its runs measured; empty where it does."""
         if claim.subject == "suite" and not at_scale:
-            changed = f"this study changes {', '.join(self.changes)}"
+            changed = f"this study changes {', '.join(self.published.changes)}"
             here = f"this is scale {self.study.scale_name}" if self.study.scale_name != claim.scale else changed
             return f"Judged at scale {claim.scale} alone; {here}."
         names = members_named(claim)
@@ -135,7 +152,8 @@ class _Board:
 
     def _smoke(self, finding: Finding) -> Verdict:
         """Whether the machinery works, which is all that a reduced or changed scale can say about the paper."""
-        scale = f"scale {self.study.scale_name}" + (f" with {', '.join(self.changes)}" if self.changes else "")
+        changes = self.published.changes
+        scale = f"scale {self.study.scale_name}" + (f" with {', '.join(changes)}" if changes else "")
         nothing = f"At {scale} this judges nothing about the paper."
         arms = members_of(finding.comparisons)
         failed = _problems(finding.comparisons) or next((problem for arm in arms if (problem := arm.not_above_chance)), None)
@@ -147,9 +165,7 @@ class _Board:
 
     def _not_run(self, claim: Claim, why: str) -> Finding:
         hours = self.planned_hours(claim)
-        amount = f"about {hours:,.1f}" if hours >= 0.1 else "less than 0.1"
-        cost = f"Judging it at scale {claim.scale} would cost {amount} GPU-hours (H200, 40 % of peak)."
-        return Finding(claim, Verdict("not run", f"{why} {cost}"), cost=hours)
+        return Finding(claim, Verdict("not run", why, _at_what_cost(claim, hours)), cost=hours)
 
     def planned_hours(self, claim: Claim) -> float:
         """GPU-hours of all runs that a claim is judged by, at its scale, in its profile, with as many seeds as it needs."""
@@ -180,6 +196,12 @@ class _Board:
                 raise
             self.plans[alike] = study, cost_of(study)
         return self.plans[alike]
+
+
+def _at_what_cost(claim: Claim, hours: float) -> str:
+    """What it takes to judge a claim that this study does not judge."""
+    amount = f"about {hours:,.1f}" if hours >= 0.1 else "less than 0.1"
+    return f"Scale {claim.scale} with {claim.seeds} seeds: {amount} GPU-hours (H200, 40 % of peak)."
 
 
 def _fix(comparisons: Sequence[Comparison]) -> str:

@@ -1,11 +1,16 @@
-"""In what a study differs from its scale's file."""
+"""In what a study differs from its scale's file, and which of its runs that leaves as they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from m2mkd.config import load
+from m2mkd.config.compat import Profile
+from m2mkd.errors import InputError
+from m2mkd.study.plan import build_study
+from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 
-FIELDS_WITHOUT_EFFECT = {"title", "experiments", "profiles", "seeds", "seeds_per_job", "modules_per_job", "threads"}
+FIELDS_WITHOUT_EFFECT = {"title", "experiments", "profiles", "seeds", "seeds_per_job", "modules_per_job", "threads", "weak_below"}
 """Fields of a scale that choose what is run, how often and in which jobs, but change no single result beyond its last bits."""
 
 
@@ -13,10 +18,45 @@ def changed_science(study: Study) -> list[str]:
     """Fields that make the study another than the one its scale's file describes, as dotted names with their values."""
     changed = {name: value for name, value in study.overrides.items() if name not in FIELDS_WITHOUT_EFFECT}
     if isinstance(changes := changed.pop("experiment_changes", None), dict):
-        changed["experiment_changes"] = _without_seeds(changes)
+        changed["experiment_changes"] = _seeds_alone(changes, kept=False)
     return load.as_assignments(changed)
 
 
-def _without_seeds(changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes of experiments without those that only ask for other seeds, of the experiment or of one of its variants."""
-    return {name: _without_seeds(value) if isinstance(value, dict) else value for name, value in changes.items() if name != "seeds"}
+def _seeds_alone(changes: dict[str, Any], *, kept: bool) -> dict[str, Any]:
+    """Changes of experiments without those that only ask for other seeds, of the experiment or of one of its variants; or only those."""
+    found = {name: _seeds_alone(value, kept=kept) for name, value in changes.items() if isinstance(value, dict)}
+    plain = {name: value for name, value in changes.items() if not isinstance(value, dict) and (name == "seeds") == kept}
+    return plain | {name: value for name, value in found.items() if value or not kept}
+
+
+class AsPublished:
+    """Tells which rows of a study its changes leave as its scale's file describes them."""
+
+    def __init__(self, study: Study):
+        self.study, self.changes = study, changed_science(study)
+
+    def has(self, names: Sequence[str], profile: Profile) -> bool:
+        """Whether all runs behind those rows, as far as the study has them, have the keys that they have without the changes.
+
+        A run's key is a digest of all that it builds on, too.
+
+        Parameters
+        ----------
+        names
+            Rows as experiment/variant.
+        profile
+            Compat profile of the rows.
+        """
+        here = {row.name: row.measured for row in self.study.rows}
+        named = [RowName(experiment, variant, profile) for experiment, _, variant in (one.partition("/") for one in names)]
+        wanted = [name for name in named if name in here]
+        if not self.changes or not wanted:
+            return True
+        kept = {name: value for name, value in self.study.overrides.items() if name in FIELDS_WITHOUT_EFFECT}
+        kept["experiment_changes"] = _seeds_alone(self.study.overrides.get("experiment_changes", {}), kept=True)
+        try:
+            planned = build_study(load.settings({"scale": self.study.scale_name, "experiments": list(names), "overrides": kept}))
+        except InputError:
+            return False  # one of the rows is there through the changes alone
+        published = {row.name: row.measured for row in planned.rows}
+        return all(here[name] == published.get(name) for name in wanted)

@@ -1,6 +1,6 @@
 """One study's results, read once, hashed once and judged once for all who use them: tables, report, crate, tracking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from m2mkd.planning.cost import Cost, cost_of
@@ -15,7 +15,7 @@ class Results(Collected):
     @cached_property
     def findings(self) -> list[Finding]:
         """Every claim of ``config/claims.tsv`` with its verdict, in the order of the file."""
-        return verdict_board(self)
+        return [replace(found, outdated=tuple(run for run in found.runs if run in self.outdated)) for found in verdict_board(self)]
 
     @cached_property
     def costs(self) -> dict[str, Cost]:

@@ -1,107 +1,75 @@
-"""What measured accuracies say about a claim: pure functions, never more certain than the measurements."""
+"""What measured accuracies say about a claim: pure functions, never more certain than the measurements.
+
+A claim counts as reproduced if it holds in typical seeds and, however many of the others collapse, on average over all seeds.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from m2mkd.config.claims import Claim
-from m2mkd.statistics import (
-    LEVEL,
-    Interval,
-    binomial_interval,
-    interval_of_maximum,
-    mean,
-    minimum_detectable_difference,
-    ratio_interval,
-    seeds_for_half_width,
-    seeds_to_detect,
-    simultaneous_level,
-    std,
-    t_interval,
-)
+from m2mkd.config.claims import FEWEST_SEEDS, Claim
+from m2mkd.results.judge.pairs import Pair, Unit, averaged
+from m2mkd.statistics import Interval, interval_of_maximum, simultaneous_level
 
-Unit = Literal["points", "relative"]
-Word = Literal["reproduced", "direction only", "not reproduced", "inconclusive", "not run", "smoke-pass", "smoke-fail"]
-WORST_FIRST: tuple[Word, ...] = ("not run", "not reproduced", "inconclusive", "direction only", "reproduced")
+Word = Literal[
+    "reproduced",
+    "holds in typical seeds",
+    "size undecided",
+    "direction only",
+    "not reproduced",
+    "inconclusive",
+    "not run",
+    "smoke-pass",
+    "smoke-fail",
+]
+DECIDED: frozenset[Word] = frozenset({"reproduced", "holds in typical seeds", "direction only", "not reproduced"})
+"""Verdicts that more seeds would hardly change."""
+WORST_FIRST: tuple[Word, ...] = (
+    "not reproduced",
+    "inconclusive",
+    "direction only",
+    "size undecided",
+    "holds in typical seeds",
+    "reproduced",
+)
 """How the members of a population make one verdict where the claim is about each of them."""
+LABELS: dict[Unit, str] = {"points": "points", "relative": "% of the baseline"}
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Accuracies, as shares from 0 to 1, of one member of a claim's population; the same seeds in the same order."""
+class Measured:
+    """What a claim is about, as the seeds bound it, in one unit."""
 
-    name: str
-    """Experiment."""
-    treated: tuple[float, ...]
-    """A's."""
-    control: tuple[float, ...] | None
-    """B's; none for a claim about A alone."""
-    rounding: float = 0.0
-    """Variance of one share from counting whole images, see `rounding_of`."""
-    images: int | None = None
-    """Images that measured one share; none where that is not known."""
-
-    @property
-    def is_one_accuracy(self) -> bool:
-        """Whether it is the accuracy of a single run, as a teacher's is, which has an interval over its images alone."""
-        return self.control is None and len(self.treated) == 1 and bool(self.images)
+    single: Interval
+    """95 %, of this claim alone."""
+    typical: Interval
+    """Such that those of all claims of the board hold at once with 95 %; it decides."""
+    average: Interval
+    """The same of the mean over all seeds, of which more may collapse than these show."""
+    unit: Unit
+    pair: Pair
+    """The member behind it, for saying what more seeds would do."""
+    level: float
+    """Of ``typical`` and ``average``."""
+    at_once: int
+    """Claims that are judged at once."""
 
     @property
-    def is_unpaired(self) -> bool:
-        """Whether its arms have different numbers of seeds."""
-        return self.control is not None and len(self.control) != len(self.treated)
+    def label(self) -> str:
+        """The unit in words."""
+        if self.pair.control is not None:
+            return LABELS[self.unit]
+        return "% in one run, by its images alone," if self.pair.is_one_accuracy else "%"
 
-    @property
-    def differences(self) -> list[float]:
-        """A - B in points, or A in percent, for each seed."""
-        if self.control is None:
-            return [100 * share for share in self.treated]
-        return [100 * (one - other) for one, other in zip(self.treated, self.control, strict=True)]
-
-    def interval(self, unit: Unit, level: float) -> Interval | None:
-        """Interval of what the claim is about; none where B is not known well enough to divide by."""
-        if self.images and self.is_one_accuracy:
-            found = binomial_interval(round(self.treated[0] * self.images), self.images, level)
-            return Interval(*(100 * share for share in (found.estimate, found.low, found.high)))
-        if self.control is None or unit == "points":
-            return t_interval(self.differences, level, self._rounding(unit))
-        ratio = ratio_interval(self.treated, self.control, level, self.rounding)
-        return ratio and Interval(*(100 * (bound - 1) for bound in (ratio.estimate, ratio.low, ratio.high)))
-
-    def values(self, unit: Unit) -> list[float]:
-        """The same for each seed, with their mean and spread; of a ratio to first order (delta method)."""
-        if self.control is None or unit == "points":
-            return self.differences
-        below = mean(self.control)
-        ratio = mean(self.treated) / below
-        return [100 * ((one - ratio * other) / below + ratio - 1) for one, other in zip(self.treated, self.control, strict=True)]
-
-    def spread(self, unit: Unit) -> float:
-        """Standard deviation of the values over seeds, which as in the interval is taken for no smaller than that of rounding."""
-        return max(std(self.values(unit)) or 0.0, math.sqrt(self._rounding(unit)))
-
-    def _rounding(self, unit: Unit) -> float:
-        """Variance of one value from counting whole images."""
-        if self.control is None:
-            return 1e4 * self.rounding
-        if unit == "points":
-            return 2e4 * self.rounding
-        below = mean(self.control)
-        return 1e4 * self.rounding * (1 + (mean(self.treated) / below) ** 2) / below**2
+    def __str__(self) -> str:
+        sign = "" if self.pair.control is None else "+"
+        shown = f"{self.single.estimate:{sign}.2f} {self.label} {_bounds(self.single, sign)}"
+        return shown if self.typical == self.single else f"{shown} ({_bounds(self.typical, sign)} with {self.at_once} claims at once)"
 
 
-def rounding_of(images: int | None) -> float:
-    """Variance of an accuracy from counting whole images: that of a uniform number as wide as one image."""
-    return 1 / (12 * images**2) if images else 0.0
-
-
-def averaged(pairs: Sequence[Pair]) -> Pair:
-    """The mean of a population, seed by seed."""
-    treated = tuple(mean(seed) for seed in zip(*(pair.treated for pair in pairs), strict=True))
-    controls = [pair.control for pair in pairs if pair.control is not None]
-    control = tuple(mean(seed) for seed in zip(*controls, strict=True)) if controls else None
-    return Pair("mean", treated, control, sum(pair.rounding for pair in pairs) / len(pairs) ** 2)
+def _bounds(interval: Interval, sign: str) -> str:
+    return f"[{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]"
 
 
 @dataclass(frozen=True)
@@ -110,13 +78,20 @@ class Verdict:
 
     word: Word
     why: str
-    """One sentence with the numbers that decided."""
-    interval: Interval | None = None
-    """95 %, of what the claim is about, in its unit."""
+    """In a sentence or two, with the numbers that decided."""
+    needs: str = ""
+    """What would decide it; empty where it is decided."""
+    measured: Measured | None = None
+    """None where too little is there."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 %, of this claim alone, in its unit."""
+        return self.measured.single if self.measured else None
 
 
-def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
-    """Judge a claim whose runs are all there.
+def judge(claim: Claim, pairs: Sequence[Pair], at_once: int = 1) -> Verdict:
+    """Judge a claim whose runs are all there; what would decide it is left open, see `m2mkd.results.judge.needs`.
 
     Parameters
     ----------
@@ -124,116 +99,130 @@ def judge(claim: Claim, pairs: Sequence[Pair]) -> Verdict:
         What is claimed. Where its unit is not stated it is judged in points and relatively, and holds as far as both agree.
     pairs
         One for each experiment of its population.
+    at_once
+        Number of claims, this one included, whose verdicts are to be right all at once.
 
     Returns
     -------
     Verdict
-        Of the weaker reading, where two units disagree.
+        Of the weaker reading, where two units disagree. Inconclusive with fewer than six seeds, and where some stand apart from the others.
     """
     counts = {len(arm) for pair in pairs for arm in (pair.treated, pair.control) if arm is not None}
     seeds = min(counts)
     if any(pair.is_unpaired for pair in pairs) or (claim.aggregate == "mean" and len(counts) > 1):
         some = " and ".join(str(count) for count in sorted(counts))
-        return Verdict("inconclusive", f"Arms of {some} seeds cannot be paired; weights of others count as one seed.")
-    if seeds < claim.seeds:
-        return Verdict(
-            "inconclusive", f"{seeds} of the {claim.seeds} seeds that the claim is judged with; {claim.seeds - seeds} more are needed."
-        )
-    if seeds < 2 and not (claim.aggregate == "each" and all(pair.is_one_accuracy for pair in pairs)):
-        return Verdict("inconclusive", "One seed has no interval; at least 2 are needed.")
-    found = [_judge_in(claim, pairs, unit) for unit in claim.units]
+        needs = "Arms of equal numbers of seeds."
+        return Verdict("inconclusive", f"Arms of {some} seeds cannot be paired; weights of others count as one seed.", needs)
+    one_run = claim.seeds == 1 and all(pair.is_one_accuracy for pair in pairs)
+    wanted = 1 if one_run else max(claim.seeds, FEWEST_SEEDS)
+    found = _weaker(claim, pairs, at_once) if one_run or seeds > 1 else None
+    if seeds < wanted:
+        so_far = f"{found.measured}: " if found and found.measured else ""
+        more = wanted - seeds
+        why = f"{so_far}{seeds} of the {wanted} seeds that a verdict takes."
+        needs = f"{more} more {'seed' if more == 1 else 'seeds'} of each arm."
+        return Verdict("inconclusive", why, needs, found.measured if found else None)
+    assert found is not None
+    if apart := next(filter(None, (pair.standing_apart for pair in pairs)), None):
+        so_far = f"{found.measured}, but " if found.measured else ""
+        why = f"{so_far}{apart}: of seeds of two kinds no mean is typical."
+        return Verdict("inconclusive", why, "A recipe whose seeds agree; more seeds of this one do not decide it.", found.measured)
+    return found
+
+
+def _weaker(claim: Claim, pairs: Sequence[Pair], at_once: int) -> Verdict:
+    """The verdict in the claim's unit, or the weaker one where that is not stated."""
+    found = [_judge_in(claim, pairs, unit, at_once) for unit in claim.units]
     if len(found) == 1 or found[0].word == found[1].word:
         return found[0]
     weaker = min(found, key=lambda verdict: WORST_FIRST.index(verdict.word))
     readings = "; ".join(f"{verdict.word} in {unit}" for unit, verdict in zip(("points", "relative terms"), found, strict=True))
-    return Verdict(weaker.word, f"{weaker.why} The unit is not stated: {readings}.", weaker.interval)
+    return replace(weaker, why=f"{weaker.why} The unit is not stated: {readings}.")
 
 
-def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
+def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Unit, at_once: int) -> Verdict:
     if claim.aggregate == "each":
-        return _judge_each(claim, pairs, unit)
+        return _judge_each(claim, pairs, unit, at_once)
     if claim.aggregate == "mean":
-        together = averaged(pairs)
-        return _decide(claim, together.interval(unit, LEVEL), together, unit, LEVEL)
-    level = simultaneous_level(len(pairs))
-    known = [(interval, pair) for pair in pairs if (interval := pair.interval(unit, level)) is not None]
+        return _decide(claim, _measure(averaged(pairs), unit, at_once))
+    known = [found for pair in pairs if (found := _measure(pair, unit, at_once, len(pairs)))]
     if len(known) < len(pairs):
-        return _decide(claim, None, pairs[0], unit, level)
-    best = max(known, key=lambda found: found[0].estimate)[1]
-    return _decide(claim, interval_of_maximum([interval for interval, _ in known]), best, unit, level)
+        return _decide(claim, None)
+    best = max(known, key=lambda found: found.single.estimate)
+    singles, typical, average = zip(*((found.single, found.typical, found.average) for found in known), strict=True)
+    largest = [interval_of_maximum(intervals) for intervals in (singles, typical, average)]
+    return _decide(claim, replace(best, single=largest[0], typical=largest[1], average=largest[2]))
 
 
-def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit) -> Verdict:
-    def singly(level: float) -> list[Verdict]:
-        return [_decide(claim, pair.interval(unit, level), pair, unit, level) for pair in pairs]
-
-    found = singly(LEVEL)
+def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit, at_once: int) -> Verdict:
+    found = [_decide(claim, _measure(pair, unit, at_once)) for pair in pairs]
     # Where every member passes, the whole claim does at the same level (intersection-union test). That one among several fails
     # is bound to happen by chance, and is only said where it holds at a corrected level.
-    if any(verdict.word != "reproduced" for verdict in found):
-        found = singly(simultaneous_level(len(pairs)))
+    if any(verdict.word not in ("reproduced", "holds in typical seeds") for verdict in found):
+        found = [_decide(claim, _measure(pair, unit, at_once, len(pairs))) for pair in pairs]
     worst = min(range(len(found)), key=lambda index: WORST_FIRST.index(found[index].word))
     where = f"{pairs[worst].name}: " if len(pairs) > 1 else ""
-    return Verdict(found[worst].word, where + found[worst].why, found[worst].interval)
+    return replace(found[worst], why=where + found[worst].why)
 
 
-def _decide(claim: Claim, interval: Interval | None, pair: Pair, unit: Unit, level: float) -> Verdict:
-    """Judge by one interval of that level; ``pair`` is behind it, for saying what is missing."""
-    if interval is None:
-        return Verdict("inconclusive", "The baseline's own interval holds 0, so that no gain relative to it can be bounded.")
-    label = {"points": "points", "relative": "% of the baseline"}[unit]
-    if claim.direction == "value":
-        label = "% in one run, by its images alone," if pair.is_one_accuracy else "%"
-    if claim.direction == "greater":
-        return _decide_gain(claim, interval, label, lambda: _to_detect(pair, unit, label, level))
-    return _decide_equality(claim, interval, label, lambda margin: _to_narrow(pair, unit, margin, level))
+def _measure(pair: Pair, unit: Unit, at_once: int, members: int = 1) -> Measured | None:
+    """Intervals of one member, of so many whose intervals are to hold at once; none where it bounds nothing."""
+    single, level = simultaneous_level(members), simultaneous_level(members * at_once)
+    alone, typical = pair.interval(unit, single), pair.interval(unit, level)
+    if alone is None or typical is None:
+        return None
+    return Measured(alone, typical, pair.on_average(typical, unit, level), unit, pair, level, at_once)
 
 
-def _decide_gain(claim: Claim, interval: Interval, label: str, missing: Callable[[], str]) -> Verdict:
-    size, tolerance = claim.size, claim.tolerance
-    measured = f"{interval.estimate:+.2f} {label} [{interval.low:+.2f}, {interval.high:+.2f}]"
-    claimed = "" if size is None else f"{size:g} ± {tolerance:g}"
-    too_small = size is not None and interval.high < size - tolerance
-    if interval.low > 0:
-        if too_small:
-            return Verdict("direction only", f"{measured} lies above 0, but below {claimed}.", interval)
-        if size is None:
-            return Verdict("reproduced", f"{measured} lies above 0.", interval)
-        sized = ", and beyond" if interval.low > size + tolerance else " and does not exclude"
-        return Verdict("reproduced", f"{measured} lies above 0{sized} {claimed}.", interval)
-    if interval.high <= 0:
-        return Verdict("not reproduced", f"{measured} does not lie above 0.", interval)
-    if too_small:
-        return Verdict("not reproduced", f"{measured} does not exclude 0, but excludes {claimed}.", interval)
-    return Verdict("inconclusive", f"{measured} holds 0. {missing()}", interval)
+def _decide(claim: Claim, measured: Measured | None) -> Verdict:
+    if measured is None:
+        why = "The baseline's own interval holds 0, so that no gain relative to it can be bounded."
+        return Verdict("inconclusive", why, "More seeds, for a baseline that is better known.")
+    word, because = _gain(claim, measured) if claim.direction == "greater" else _equality(claim, measured)
+    return Verdict(word, f"{measured} {because}", measured=measured)
 
 
-def _decide_equality(claim: Claim, interval: Interval, label: str, missing: Callable[[float], str]) -> Verdict:
+def _gain(claim: Claim, measured: Measured) -> tuple[Word, str]:
+    """The word, and what follows the measured numbers in the sentence that explains it."""
+    typical, (smallest, largest) = measured.typical, edges(claim)
+    claimed = "" if claim.size is None else f"{claim.size:g} ± {claim.tolerance:g}"
+    if typical.low > smallest:
+        beyond = f" and beyond {claimed}" if typical.low > largest else ""
+        return _in_which_seeds(measured.average.low > smallest, f"lies above {smallest:g}{beyond}", measured)
+    if typical.low > 0 and typical.high < smallest:
+        return "direction only", f"lies above 0, but below {claimed}."
+    if typical.low > 0:
+        return "size undecided", f"lies above 0, but partly below {claimed}."
+    if typical.high <= 0:
+        return "not reproduced", "does not lie above 0."
+    if typical.high < smallest:
+        return "not reproduced", f"does not exclude 0, but excludes {claimed}."
+    return "inconclusive", "holds 0."
+
+
+def _equality(claim: Claim, measured: Measured) -> tuple[Word, str]:
+    low, high = edges(claim)
+    band, typical, average = f"[{low:g}, {high:g}]", measured.typical, measured.average
+    if low <= typical.low and typical.high <= high:
+        return _in_which_seeds(low <= average.low and average.high <= high, f"lies within {band}", measured)
+    if typical.high < low or high < typical.low:
+        return "not reproduced", f"lies outside {band}."
+    return "inconclusive", f"lies partly within {band}."
+
+
+def edges(claim: Claim) -> tuple[float, float]:
+    """Smallest and largest of what still counts as claimed; any gain does where no size is."""
+    if claim.direction == "greater" and claim.size is None:
+        return 0.0, math.inf
     target = claim.size or 0.0
-    low, high = target - claim.tolerance, target + claim.tolerance
-    measured = f"{interval.estimate:.2f} {label} [{interval.low:.2f}, {interval.high:.2f}]"
-    band = f"[{low:g}, {high:g}]"
-    if low <= interval.low and interval.high <= high:
-        return Verdict("reproduced", f"{measured} lies within {band}.", interval)
-    if interval.high < low or high < interval.low:
-        return Verdict("not reproduced", f"{measured} lies outside {band}.", interval)
-    margin = abs(claim.tolerance - abs(interval.estimate - target))
-    return Verdict("inconclusive", f"{measured} lies partly within {band}. {missing(margin)}", interval)
+    return target - claim.tolerance, target + claim.tolerance
 
 
-def _to_detect(pair: Pair, unit: Unit, label: str, level: float) -> str:
-    """What would decide about a gain: the difference that so many seeds can find, and the seeds that the measured one takes."""
-    spread, seeds, measured = pair.spread(unit), len(pair.treated), abs(mean(pair.values(unit)))
-    detectable = minimum_detectable_difference(spread, seeds, level)
-    needed = seeds_to_detect(measured, spread, level) if measured else None
-    more = "no number of seeds up to 10,000 would find the measured one" if needed is None else f"the measured one takes {needed}"
-    return f"{seeds} seeds find {detectable:.2f} {label} with 80 % power; {more}."
-
-
-def _to_narrow(pair: Pair, unit: Unit, margin: float, level: float) -> str:
-    """What would decide about a band: the seeds whose interval, around the same estimate, ends at its edge."""
-    if len(pair.treated) < 2:
-        return "One run does not say how far seeds differ, and so not how many would decide it."
-    needed = seeds_for_half_width(pair.spread(unit), margin, level)
-    more = "No number of seeds up to 10,000" if needed is None else f"{needed} seeds"
-    return f"{more} would decide it, if estimate and spread stay."
+def _in_which_seeds(always: bool, so: str, measured: Measured) -> tuple[Word, str]:
+    """A claim that holds in typical seeds, and on average over all if ``always``."""
+    if measured.pair.is_one_accuracy:
+        return "reproduced", f"{so}."
+    if always:
+        return "reproduced", f"{so}, on average too if as many seeds collapse as these do not exclude."
+    count = len(measured.pair.treated)
+    return "holds in typical seeds", f"{so} in typical seeds; on average, collapses that {count} seeds do not exclude could undo it."

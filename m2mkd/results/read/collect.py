@@ -3,23 +3,28 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
+from m2mkd.config import load
 from m2mkd.config.experiment import AblationExperiment
 from m2mkd.errors import InputError
+from m2mkd.evaluation.plateau import Plateau, plateau
 from m2mkd.results.read.lookup import Numbers
 from m2mkd.results.read.published import PublishedNumbers
 from m2mkd.results.read.records import Record, read_record
 from m2mkd.results.read.runs_table import runs_frame
+from m2mkd.study.code import SOURCES_HERE
 from m2mkd.study.lineage import ablations_of, display_rows, served_rows
-from m2mkd.study.phases import Evaluate, ImportWeights
+from m2mkd.study.phases import DistillModule, Evaluate, ImportWeights, TrainProbe
+from m2mkd.study.record import Finished, finished_runs
 from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
 
 MEASUREMENT_COLUMNS = ["experiment", "variant", "profile", "run", "seed", "split", "data", "rendition", "metric", "value", "count"]
-EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "val_loss", "val_top1", "val_top5"]
+EPOCH_COLUMNS = ["epoch", "step", "lr", "loss", "cross_entropy", "divergence", "regulariser", "val_loss", "val_top1", "val_top5"]
 CURVE_COLUMNS = ["phase", "experiment", "variant", "profile", "run", "module", "seed", *EPOCH_COLUMNS]
 
 
@@ -34,9 +39,11 @@ class Collected:
     """Why a run, by id, is left out. Empty unless ``partial``."""
     partial: bool = False
     """Whether what is missing or wrong, and all that builds on it, is left out instead of refused."""
+    package: Path = SOURCES_HERE
+    """Sources of this suite that the runs' code is compared with."""
 
     @classmethod
-    def read(cls, study: Study, *, partial: bool = False) -> Self:
+    def read(cls, study: Study, *, partial: bool = False, package: Path = SOURCES_HERE) -> Self:
         """Read every run of a study that measures something.
 
         Parameters
@@ -45,6 +52,8 @@ class Collected:
             The graph of runs.
         partial
             Leave out what is missing or wrong, and all that builds on it, instead of refusing it.
+        package
+            Sources of this suite that the runs' code is compared with.
 
         Raises
         ------
@@ -55,8 +64,9 @@ class Collected:
             raise InputError(f"scale {study.scale_name}: its study has no run; name experiments in config/scales/{study.scale_name}.yaml")
         problems: dict[str, str] = {}
         if partial:
-            return cls(study, tuple(_usable_records(study, problems)), problems, partial)
-        return cls(study, tuple(read_record(study, run) for run in study.runs.values() if run.config.measures()))
+            return cls(study, tuple(_usable_records(study, problems)), problems, partial, package)
+        records = tuple(read_record(study, run) for run in study.runs.values() if run.config.measures())
+        return cls(study, records, package=package)
 
     @cached_property
     def by_run(self) -> dict[str, Record]:
@@ -81,6 +91,16 @@ class Collected:
             except InputError:
                 if not self.partial:
                     raise
+
+    @cached_property
+    def finished(self) -> dict[str, Finished]:
+        """How each finished run came about, by id, whether it measures something or not."""
+        return finished_runs(self.study, self.package)
+
+    @cached_property
+    def outdated(self) -> dict[str, Finished]:
+        """Those that other code computed, or that build on other outputs than lie there."""
+        return {run_id: one for run_id, one in self.finished.items() if one.is_outdated}
 
     @cached_property
     def served(self) -> dict[str, tuple[Row, ...]]:
@@ -135,8 +155,26 @@ class Collected:
             run = record.run
             where = run.phase, *self.shown_under[run.id], run.id, getattr(run.config, "index", None), run.seed
             lines += [(*where, *map(line.get, EPOCH_COLUMNS)) for line in record.curves]
-        floats = dict.fromkeys(["lr", "loss", "val_loss", "val_top1", "val_top5"], "float64")
+        floats = dict.fromkeys(EPOCH_COLUMNS[2:], "float64")
         return pd.DataFrame(lines, columns=CURVE_COLUMNS).astype({"module": "Int64", "seed": "Int64"} | floats)
+
+    @cached_property
+    def plateaus(self) -> dict[str, Plateau]:
+        """The longest time that a training has stayed at chance, by run id, of those that have."""
+        found = {record.run.id: _plateau(record) for record in self.records if record.curves}
+        return {run_id: one for run_id, one in found.items() if one}
+
+    def at_chance(self, row: Row) -> str:
+        """Trainings of a row that stay at chance for several measurements, its modules' among them, in words; empty where none does."""
+        found = []
+        for run_id, runs in ((run_id, self.study.with_upstream([run_id])) for run_id in row.trained):
+            seed = self.study.runs[run_id].seed
+            for stuck in (one for one in self.study.runs if one in runs and one in self.plateaus):
+                config, (first, last) = self.study.runs[stuck].config, self.plateaus[stuck]
+                if not config.of_teacher:
+                    module = f", module {config.index}" if isinstance(config, DistillModule) else ""
+                    found.append(f"seed {seed}{module} (epochs {first} to {last})")
+        return "; ".join(found)
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -152,6 +190,15 @@ class Collected:
     def students(self) -> list[Row]:
         """Rows of students that have numbers, ablations left out."""
         return [row for row in self.rows_measured_by("evaluate") if row.experiment not in self.ablations]
+
+
+def _plateau(record: Record) -> Plateau | None:
+    """The plateau of a training that measures on all classes of its data set."""
+    config = record.run.config
+    data = config.data_sets[0]
+    images = None if isinstance(config, TrainProbe) else load.datasets()[data.name].val_images
+    measured = [(line["epoch"], line["val_top1"]) for line in record.curves if "val_top1" in line]
+    return plateau(measured, images, data.classes) if images else None
 
 
 def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2mkd.config.tables import read_table
 from m2mkd.errors import InputError
 from m2mkd.files import write_text
 
@@ -56,22 +57,13 @@ class PublishedNumbers:
         """
         self.cells: dict[tuple[str, str, str, str], list[Published]] = {}
         for path in sorted(folder.glob("*.csv"), key=lambda path: (path.stem != PAPER, path.stem)):
-            try:
-                self._read(path)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: not a CSV file in UTF-8 ({error}); correct it") from None
-
-    def _read(self, path: Path) -> None:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(f"{path}: the columns are {reader.fieldnames}; they must be {', '.join(COLUMNS)}")
-            for line in reader:
-                self._add(path, reader.line_num, line)
+            header, lines = read_table(path, ",")
+            if tuple(header) != COLUMNS:
+                raise InputError(f"{path}: the columns are {', '.join(header)}; they must be {', '.join(COLUMNS)}")
+            for number, cells in lines:
+                self._add(path, number, dict(zip(COLUMNS, cells, strict=True)))
 
     def _add(self, path: Path, number: int, line: dict[str, str]) -> None:
-        if None in (*line, *line.values()):
-            raise InputError(f"{path}, line {number}: not {len(COLUMNS)} cells; quote a cell that has a comma, and give all of them")
         try:
             value = float(line["value"]) if line["value"] else None
             if not math.isfinite(value or 0.0):
@@ -120,8 +112,7 @@ def fill_cell(
     if not path.is_file():
         raise InputError(f"{path}: no such paper; there are {', '.join(sorted(file.stem for file in folder.glob('*.csv')))}")
     PublishedNumbers(folder)  # refuses files that are not what they should be
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))
+    lines = [list(COLUMNS), *(cells for _, cells in read_table(path, ",")[1])]
     name = " ".join(part or "''" for part in where)
     found = [line for line in lines[1:] if tuple(line[:4]) == where]
     if len(found) != 1:

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from m2mkd.config.strict import parse_json
+from m2mkd.data.recorded import manifest_here, require_recorded
 from m2mkd.errors import InputError
-from m2mkd.study.measurements import Measurement
+from m2mkd.study.measurements import Measurement, check_last_line
 from m2mkd.study.phase import CURVES, METRICS, RECORD
+from m2mkd.study.phases import TrainProbe
+from m2mkd.study.record import parse_record
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
@@ -51,10 +55,11 @@ def read_record(study: Study, run: Run) -> Record:
     if record is None:
         raise InputError(f"{path}: {UNFINISHED}; run 'snakemake --cores all --config scale={study.scale_name}'")
     try:
-        content = json.loads(record)
+        content = parse_record(record, path)
         written = {name: content[name] for name in ("id", "key", "seed", "config", "upstream")}
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
-        provenance |= {"seconds": float(provenance["seconds"]), "packages": dict(provenance.get("packages", {}))}
+        provenance |= {name: float(provenance[name]) for name in ("seconds", "started")}
+        provenance |= {"packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {fix}") from None
     expected = {
@@ -66,26 +71,53 @@ def read_record(study: Study, run: Run) -> Record:
     if written != expected:
         name, there, here = next(differences(written, expected))
         raise InputError(f"{path}: {name} is {there} in this file, but {here} in the study; {fix}")
+    if outputs.keys() != {name for name in run.config.OUTPUTS if name != RECORD}:
+        raise InputError(f"{path}: outputs are {', '.join(map(str, outputs)) or 'none'}, which are not those of {run.phase}; {fix}")
+    require_recorded(content.get("data"), run.config.data_sets, path)
     metrics: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
-    if METRICS in run.config.OUTPUTS:
-        metrics = _parsed(_verified(f"{folder}/{METRICS}", outputs.get(METRICS), fix), f"{folder}/{METRICS}", fix)
-    if CURVES in run.config.OUTPUTS:
-        lines = _verified(f"{folder}/{CURVES}", outputs.get(CURVES), fix).splitlines()
+    if METRICS in outputs:
+        metrics = parse_json(_verified(f"{folder}/{METRICS}", outputs[METRICS], fix), f"{folder}/{METRICS}")
+    if CURVES in outputs:
+        lines = _verified(f"{folder}/{CURVES}", outputs[CURVES], fix).splitlines()
         curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", fix)  # at once, which is quicker than line by line
+    measurements = _measured(run, metrics, curves, f"{folder}/{METRICS}", fix)
+    return Record(run, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content["data"])
+
+
+def _measured(run: Run, metrics: dict[str, Any], curves: list[dict[str, Any]], path: str, fix: str) -> tuple[Measurement, ...]:
+    """What a run measured, after a look at whether its numbers agree with each other and with the data."""
     try:
         measurements = tuple(run.config.measurements(metrics))
+        if curves and not isinstance(run.config, TrainProbe):  # which may report another epoch than the last, or the mean of several heads
+            check_last_line(metrics, curves[-1])
+        _check_counts(run, measurements)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}/{METRICS}: no measurement {error}; {fix}") from None
+        raise InputError(f"{path}: no measurement {error}; {fix}") from None
     except ValueError as error:
-        raise InputError(f"{folder}/{METRICS}: {error}; {fix}") from None
-    return Record(run, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content.get("data", {}))
+        raise InputError(f"{path}: {error}; {fix}") from None
+    return measurements
+
+
+def _check_counts(run: Run, measurements: Iterable[Measurement]) -> None:
+    """Refuse numbers of more or fewer images than the prepared set has, where it is here; as released, some may be left out."""
+    left_out = {one.data: one.value for one in measurements if one.metric == "left_out"}
+    counted = {one.data: one.count for one in measurements if one.count is not None}
+    for data in run.config.data_sets:
+        here = manifest_here(Path(data.folder))
+        known = here[0]["splits"].get("val") if here else None
+        if known is None or str(data) not in counted:
+            continue
+        seen = counted[str(data)] + int(left_out.get(str(data), 0))
+        fits = seen <= known["images"] if run.config.compat.get("val_remainder") == "dropped" else seen == known["images"]
+        if not fits:
+            raise ValueError(f"{seen} images of {data} were measured, but it has {known['images']}")
 
 
 def _parsed(text: bytes, path: str, fix: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 

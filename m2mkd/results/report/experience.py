@@ -1,9 +1,8 @@
 """What was easy and what was difficult, in sentences that follow from the runs and the files alone."""
 
-from collections import Counter
-
 from m2mkd.config import load
 from m2mkd.results.judge.results import Results
+from m2mkd.results.judge.verdicts import DECIDED
 from m2mkd.results.read.collect import Collected
 
 
@@ -28,13 +27,12 @@ def what_was_difficult(results: Results) -> list[str]:
     unseen = sum(cell.value is None for cell in cells)
     switches = {name for run in study.runs.values() for name in run.config.compat}
     unstated = sum(finding.claim.unit == "unstated" for finding in findings)
-    words = Counter(finding.verdict.word for finding in findings)
     lines = [
         f"Of {len(cells)} published accuracies that belong beside this study's, {unseen} were not seen by anybody here.",
         f"The released code has {len(load.switches())} known defects that change a result; {len(switches)} of them could matter in this "
         f"study (profile {' and '.join(study.scale.profiles)}), see Switches.",
         f"{unstated} of {len(findings)} claims do not say whether they mean points or per cent of the baseline: judged both ways.",
-        f"{words['not run'] + words['inconclusive']} of {len(findings)} claims could not be decided by these runs.",
+        f"{sum(finding.verdict.word not in DECIDED for finding in findings)} of {len(findings)} claims are not decided by these runs.",
     ]
     if results.problems:
         lines.append(f"{len(results.problems)} runs and seeds are missing or wrong, or build on such.")

@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.report.figures import Illustration
-from m2mkd.results.report.plots import INCHES_WIDE, INK, MUTED, SERIES, STYLE, Drawing, Line, colours, curves_figure, mark, variant_label
-from m2mkd.statistics import mean
+from m2mkd.results.report.labels import variant_label
+from m2mkd.results.report.plots import INCHES_WIDE, INK, INTERVAL, MUTED, SERIES, STYLE, Drawing, Line, colours, curves_figure, mark
+from m2mkd.statistics import mean, summarise
 from m2mkd.study.lineage import student_of
 
 if TYPE_CHECKING:
@@ -150,8 +151,9 @@ def _mark(axes: Axes, x: float, y: float, what: str) -> None:
 def _draw_senders(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: float, label: str) -> None:
     _draw_layers(axes, seeds, colour, shift, label, "effective_senders", "mean")
     for layer in range(len(seeds[0]["layers"])):
-        low, high = (mean(seed["layers"][layer]["effective_senders"]["quantiles"][quartile] for seed in seeds) for quartile in (1, 3))
-        axes.vlines(layer + shift, low, high, color=colour, alpha=0.5, linewidth=3)
+        over = summarise([seed["layers"][layer]["effective_senders"]["mean"] for seed in seeds])
+        if over.half_width is not None:
+            axes.vlines(layer + shift, over.mean - over.half_width, over.mean + over.half_width, color=colour, alpha=0.5, linewidth=3)
 
 
 def _dots(axes: Axes, lists: Sequence[Sequence[Sequence[float]]], colour: str, shift: float, label: str, factor: float = 1.0) -> None:
@@ -197,7 +199,7 @@ def _caption(variants: Mapping[str, Sequence[Diagnosis]]) -> str:
     if "tokens" in diagnosis["layers"][0]:
         return f"{where} Each dot is an expert, the experts of a layer in order of their share; 1 is an even share."
     senders = "exponential of the entropy of a receiver's attention, averaged over images and heads"
-    return f"{where} Effective senders: {senders}; bars from the first to the third quartile of the receivers. Each dot is a head."
+    return f"{where} Effective senders: {senders}; bars: {INTERVAL}. Each dot is a head."
 
 
 def _description(title: str, variants: Mapping[str, Sequence[Diagnosis]]) -> str:

@@ -10,9 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.statistics import mean, std
+from m2mkd.results.report.labels import variant_label
+from m2mkd.statistics import mean, summarise
 
-INK, MUTED, RULE = "#16191d", "#59616a", "#d3d7dc"
+INTERVAL = "95 % interval of the mean by Student's t over seeds"
+"""The one kind of error bar."""
+INK, MUTED, RULE, GROUND = "#16191d", "#59616a", "#d3d7dc", "#ffffff"
 SERIES = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a4a9e", "#8a6d00", "#a12f5a")
 """Distinguishable without colour vision, and dark enough for text on white."""
 FAMILIAR = {"end_to_end": 0, "pure_kd": 1, "m2mkd": 2}
@@ -106,13 +109,6 @@ class Line:
     """What it is, where the label does not say."""
 
 
-def variant_label(variant: str) -> str:
-    """A variant as people call it."""
-    names = {"m2mkd": "m2mKD", "pure_kd": "pure KD", "end_to_end": "end to end"}
-    stem = next((known for known in names if variant == known or variant.startswith(f"{known}_")), None)
-    return f"{names[stem]}{variant[len(stem) :].replace('_', ' ')}" if stem else variant.replace("_", " ")
-
-
 def colours(variants: Iterable[str]) -> dict[str, int]:
     """Indices in SERIES, the familiar variants always the same."""
     others = [variant for variant in dict.fromkeys(variants) if variant not in FAMILIAR]
@@ -120,7 +116,7 @@ def colours(variants: Iterable[str]) -> dict[str, int]:
 
 
 def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
-    """Horizontal bars from zero: mean, sample standard deviation, and every seed as a dot.
+    """Horizontal bars from zero: mean, its 95 % interval, and every seed as a dot.
 
     Parameters
     ----------
@@ -154,15 +150,16 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
 
 def _draw_bar(axes: Axes, position: float, name: str, bar: Bar, colour: str) -> None:
     values = [100 * value for value in bar.seeds]
-    centre, deviation = mean(values), std(values)
+    over = summarise(values)
+    centre, half = over.mean, over.half_width
     axes.barh(position, centre, height=0.72, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.8)
-    if deviation is not None:
-        axes.errorbar(centre, position, xerr=deviation, color=INK, capsize=3, linewidth=1.1)
+    if half is not None:
+        axes.errorbar(centre, position, xerr=half, color=INK, capsize=3, linewidth=1.1)
     middle = (len(values) - 1) / 2
     heights = [position + 0.16 * (index - middle) for index in range(len(values))]
     axes.scatter(values, heights, s=9, color=colour, edgecolors="none", zorder=3)
-    right = max([*values, centre + (deviation or 0)])
-    spread = "" if deviation is None else f", standard deviation {deviation:.2f}, seeds {', '.join(f'{value:.2f}' for value in values)}"
+    right = max([*values, centre + (half or 0)])
+    spread = "" if half is None else f" ± {half:.2f}, seeds {', '.join(f'{value:.2f}' for value in values)}"
     mark(axes, centre, position, f"{name}, {bar.label}: {centre:.2f}{spread}")
     axes.annotate(f"{centre:.1f}", (right, position), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.0)
 
@@ -225,7 +222,7 @@ def _draw_estimate(axes: Axes, height: float, heading: str, one: Estimate, colou
 
 
 def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] = ()) -> Drawing:
-    """Learning curves: mean over seeds, and a band of one sample standard deviation on either side.
+    """Learning curves: mean over seeds, and a band as wide as its 95 % interval.
 
     Parameters
     ----------
@@ -255,9 +252,9 @@ def _draw_line(axes: Axes, panel: str, number: int, line: Line, factor: float) -
     seeds = [[factor * value for value in line.points[epoch]] for epoch in epochs]
     means = [mean(values) for values in seeds]
     colour = SERIES[line.colour % len(SERIES)]
-    deviations = [std(values) for values in seeds]
-    for epoch, centre, deviation in zip(epochs, means, deviations, strict=True):
-        spread = "" if deviation is None else f" ± {deviation:.3g}"
+    halves = [summarise(values).half_width for values in seeds]
+    for epoch, centre, half in zip(epochs, means, halves, strict=True):
+        spread = "" if half is None or line.thin else f" ± {half:.3g}"
         mark(axes, epoch, centre, f"{line.name or line.label}, epoch {epoch}, {panel}: {centre:.4g}{spread}", number)
     (drawn,) = axes.plot(
         epochs,
@@ -270,9 +267,9 @@ def _draw_line(axes: Axes, panel: str, number: int, line: Line, factor: float) -
         label=line.label or None,
     )
     drawn.set_gid(f"series-{number}-line-{panel_id(panel)}")
-    if any(deviations) and not line.thin:
-        low = [centre - (deviation or 0.0) for centre, deviation in zip(means, deviations, strict=True)]
-        high = [centre + (deviation or 0.0) for centre, deviation in zip(means, deviations, strict=True)]
+    if any(halves) and not line.thin:
+        low = [centre - (half or 0.0) for centre, half in zip(means, halves, strict=True)]
+        high = [centre + (half or 0.0) for centre, half in zip(means, halves, strict=True)]
         band = axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
         band.set_gid(f"series-{number}-band-{panel_id(panel)}")
 

@@ -9,9 +9,11 @@ from typing import BinaryIO
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from m2mkd.results.report.plots import INK, MUTED, RULE, SERIES, STYLE, Drawing
+from m2mkd.results.report.plots import GROUND, INK, MUTED, RULE, SERIES, STYLE, Drawing
 
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{colour: f"--series-{index}" for index, colour in enumerate(SERIES)}}
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", GROUND: "--ground"} | {
+    colour: f"--series-{index}" for index, colour in enumerate(SERIES)
+}
 """Variable of the page's style sheet for each colour of the figures."""
 
 

@@ -8,8 +8,10 @@ import pandas as pd
 from m2mkd.config.experiment import AblationExperiment
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.lookup import ROW, Cell
+from m2mkd.results.tables.accuracies import mark_unequal
 from m2mkd.results.tables.layout import Column, Linked, Table, accuracy, column, percent, table_of
 from m2mkd.statistics import Summary, summarise
+from m2mkd.study.labelled import unequal_labels
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.run import Row
 
@@ -59,18 +61,21 @@ def settings_of(collected: Collected) -> list[SettingRow]:
 
 def ablations_table(collected: Collected) -> Table:
     """A line for each setting: accuracies over seeds, and its differences from the setting that it is compared with."""
-    lines = pd.DataFrame([_line(collected, setting) for setting in settings_of(collected)], columns=[*ROW, *NAMES, "n", *VALUES])
+    lines = pd.DataFrame(
+        [_line(collected, setting) for setting in settings_of(collected)], columns=[*ROW, *NAMES, "n", *VALUES, "labelled_images"]
+    )
     lines = lines.astype({"n": "Int64"} | dict.fromkeys(VALUES, "float64")).assign(ablation=lines["experiment"], setting=lines["variant"])
-    exact = ["ablation", "setting", "student", "profile", "reference", "n", *VALUES]
+    exact = ["ablation", "setting", "student", "profile", "reference", "n", *VALUES, "labelled_images"]
     shown = {"ablation": column("ablation"), "setting": column("setting"), "student": column("student"), "profile": column("profile")}
     shown |= {"compared with": column("reference"), "seeds": column("n")}
     for split, heading in SHOWN_SPLITS.items():
         shown |= {f"{heading} top-1 %": accuracy(f"{split}_top1"), f"{heading} difference": _difference(split)}
-    shown["graph %"] = _density
+    shown |= {"graph %": _density, "labelled images": mark_unequal}
     caption = (
         "Ablations: top-1 accuracy in percent, mean ± half of the 95 % interval by Student's t over seeds, and the difference in points "
         "from the setting that it is compared with, paired by seed, ± half of its 95 % interval. The intervals are not corrected for "
-        "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent."
+        "their number; claims about ablations are on the verdict board. Graph: density of a NAC's graph in use, in percent. "
+        "Labelled images are marked where they are not those of the setting that it is compared with."
     )
     return table_of("ablations", caption, lines, exact, shown)
 
@@ -79,6 +84,8 @@ def _line(collected: Collected, setting: SettingRow) -> dict[str, Any]:
     row, reference = setting.row, setting.reference
     line: dict[str, Any] = row.name._asdict() | {"student": setting.ablation.student(row.variant)}
     line["reference"] = reference.variant if reference else ""
+    compared = [row, reference] if reference else [row]
+    line["labelled_images"] = "unequal" if unequal_labels(collected.study, compared) else "equal"
     for split in SHOWN_SPLITS:
         one, gain = top1(collected, row, split), setting.gain(collected, split)
         if split == "iid":

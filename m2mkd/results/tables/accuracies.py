@@ -1,12 +1,14 @@
 """Tables of accuracies: ours as mean and 95 % interval over seeds, and beside it what the papers print."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.lookup import ROW, SUMMARY, row_names
 from m2mkd.results.tables.layout import Column, Linked, Table, accuracy, column, percent, signed, table_of
+from m2mkd.study.labelled import unlike_first
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.phases import TrainProbe
 from m2mkd.study.run import Row
@@ -23,11 +25,16 @@ def results_table(collected: Collected, rows: Sequence[Row], name: str = "result
     """Accuracy of students: a line for each row, or for each of its out-of-distribution sets where there are several."""
     lines = row_names(rows).merge(_of_split(collected, "iid"), on=ROW).merge(_of_split(collected, "ood").drop(columns="n"), "left", on=ROW)
     lines.insert(0, "row", [f"{line.experiment}/{line.variant} ({line.profile})" for line in lines.itertuples()])
+    unlike = {tuple(row.name): unlike for row, unlike in zip(rows, unlike_first(collected.study, rows), strict=True)}
+    lines["labelled_images"] = ["unequal" if unlike[name] else "equal" for name in lines[ROW].itertuples(index=False, name=None)]
+    at_chance = {tuple(row.name): collected.at_chance(row) for row in rows}
+    lines["at_chance"] = [at_chance[name] for name in lines[ROW].itertuples(index=False, name=None)]
     for split in ("iid", "ood"):
         lines = _beside_published(collected, lines, split, f"{split}_top1_mean", f"_{split}")
     exact = ["row", *ROW, "n"]
     for split in ("iid", "ood"):
         exact += [f"{split}_data", *_columns(f"{split}_top1")]
+    exact += ["at_chance", "labelled_images"]
     for split in ("iid", "ood"):
         exact += [f"published_{split}", *(f"published_{split}_{fact}" for fact in ("paper", "unit", "status")), f"difference_{split}"]
     shown = ROW_SHOWN | {
@@ -36,6 +43,8 @@ def results_table(collected: Collected, rows: Sequence[Row], name: str = "result
         "IID top-1 %": accuracy("iid_top1"),
         "OOD set": column("ood_data"),
         "OOD top-1 %": accuracy("ood_top1"),
+        "stays at chance": column("at_chance"),
+        "labelled images": mark_unequal,
         "published IID": column("quoted_iid"),
         "difference IID": signed("difference_iid"),
         "published OOD": column("quoted_ood"),
@@ -43,9 +52,15 @@ def results_table(collected: Collected, rows: Sequence[Row], name: str = "result
     }
     caption = (
         f"Top-1 accuracy in percent, {OVER_SEEDS}. Published numbers are of the published scale and data; "
-        f"a difference, ours minus theirs in points, is taken at scale {PAPER_SCALE} alone."
+        f"a difference, ours minus theirs in points, is taken at scale {PAPER_SCALE} alone. "
+        "Labelled images are marked where they are not those that the experiment's first arm has seen."
     )
     return table_of(name, caption, lines, exact, shown)
+
+
+def mark_unequal(line: Any) -> str:
+    """A mark on a line whose arm has seen other labelled images than what it is compared with."""
+    return "unequal" if line.labelled_images == "unequal" else ""
 
 
 def ood_table(collected: Collected, rows: Sequence[Row]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from m2mkd.config.claims import Claim
-from m2mkd.results.judge.arms import Arm, Seed, members_of, pairs_of
+from m2mkd.results.judge.arms import Arm, Seed, members_of
 from m2mkd.results.judge.board import Finding
 from m2mkd.results.tables.commands import Commands
 from m2mkd.results.tables.layout import Linked, Table, percent
@@ -13,10 +13,11 @@ from m2mkd.statistics import BOOTSTRAP_FROM, bootstrap_interval, sign_test
 from m2mkd.study.study import Study
 
 CAPTION = (
-    "Claims and verdicts. 95 % intervals over seeds decide, by Student's t and for relative gains by Fieller's theorem (simultaneous ones "
-    "where the claim is about a maximum, or one of many members would fail), of a teacher's one run the exact binomial one; "
-    "exact tests are shown where the seeds suffice, corrected by Holm over this table. A claim of the paper is judged at the paper's "
-    "scale alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
+    "Claims and verdicts. Intervals over at least six seeds decide, by Student's t and for relative gains by Fieller's theorem (wider ones "
+    "where the claim is about a maximum, or one of many members would fail), of a teacher's one run the exact binomial one. The first "
+    "is of one claim alone (95 %); that in brackets decides: those of all claims of this board hold at once with 95 %. Reproduced is "
+    "what holds in typical seeds and, however many of the others collapse, on average. A claim of the paper is judged at the paper's scale "
+    "alone: smoke-pass and smoke-fail say whether all its runs work at another, and nothing about the paper."
 )
 
 
@@ -29,7 +30,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
     """A line for each claim."""
     exact, shown = [], []
     for finding in findings:
-        claim, verdict, interval = finding.claim, finding.verdict, finding.verdict.interval
+        claim, verdict, measured = finding.claim, finding.verdict, finding.verdict.measured
         exact.append(
             {
                 "id": claim.id,
@@ -47,22 +48,28 @@ def claims_table(findings: Sequence[Finding]) -> Table:
                 "profile": claim.profile,
                 "seeds_needed": claim.seeds,
                 "seeds": finding.seeds,
-                "estimate": interval and interval.estimate,
-                "low": interval and interval.low,
-                "high": interval and interval.high,
+                "estimate": measured and measured.single.estimate,
+                "low": measured and measured.single.low,
+                "high": measured and measured.single.high,
+                "at_once": finding.at_once,
+                "low_at_once": measured and measured.typical.low,
+                "high_at_once": measured and measured.typical.high,
                 "p_exact": finding.p_value,
-                "p_holm": finding.adjusted,
                 "gpu_hours_to_judge": finding.cost,
                 "runs": len(finding.runs),
-                "why": verdict.why,
+                "outdated_runs": len(finding.outdated),
+                "labelled_images": "unequal" if finding.unequal else "equal",
+                "why": finding.why,
+                "needs": verdict.needs,
                 "claim": claim.claim,
                 "source": claim.source,
             }
         )
         name = Linked(claim.id, claim_anchor(claim))
         seeds = f"{finding.seeds} of {_seeds(claim)}"
-        shown.append((name, verdict.word, claim.claim, claimed(claim), verdict.why, seeds, finding.exact_test))
-    header = ("claim", "verdict", "what is claimed", "claimed", "why", "seeds", "exact test")
+        exact_p = "" if finding.p_value is None else f"{finding.p_value:.4g}"
+        shown.append((name, verdict.word, claim.claim, claimed(claim), finding.why, verdict.needs, seeds, exact_p))
+    header = ("claim", "verdict", "what is claimed", "claimed", "why", "what would decide it", "seeds", "exact p")
     return Table("claims", CAPTION, header, tuple(shown), pd.DataFrame(exact))
 
 
@@ -80,17 +87,6 @@ def claimed(claim: Claim) -> str:
 
 def _seeds(claim: Claim) -> str:
     return f"{claim.seeds} {'seed' if claim.seeds == 1 else 'seeds'}"
-
-
-def claims_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, str | float | int]]:
-    """Verdict, seeds and numbers of each claim by its id, for ``dvc metrics diff``."""
-    metrics: dict[str, dict[str, str | float | int]] = {}
-    for finding in findings:
-        found: dict[str, str | float | int] = {"verdict": finding.verdict.word, "seeds": finding.seeds}
-        if interval := finding.verdict.interval:
-            found |= {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-        metrics[finding.claim.id] = found
-    return metrics
 
 
 def in_words(arm: Arm) -> str:
@@ -121,10 +117,12 @@ def explanation(study: Study, finding: Finding) -> str:
         f"  comparison  {claim.comparison}, {claim.metric}, {claim.aggregate} of {', '.join(claim.population)}",
         f"  claimed     {claimed(claim)}, tolerance {claim.tolerance:g}, at least {_seeds(claim)}",
         "",
-        verdict.why,
+        finding.why,
     ]
-    if finding.exact_test:
-        lines.append(f"Exact sign-flip test: {finding.exact_test}.")
+    if verdict.needs:
+        lines.append(f"What would decide it: {verdict.needs}")
+    if finding.p_value is not None:
+        lines.append(f"Besides: exact sign-flip test, of this claim alone, p = {finding.p_value:.4g}.")
     lines += _besides(finding)
     for arm in members_of(finding.comparisons):
         lines += ["", f"{arm.name} ({arm.profile})"]
@@ -141,7 +139,7 @@ def explanation(study: Study, finding: Finding) -> str:
 def _besides(finding: Finding) -> list[str]:
     """What needs more seeds than most studies have, of each member of the population; it decides nothing."""
     lines = []
-    for pair in pairs_of(finding.judged) if finding.p_value is not None else ():
+    for pair in finding.pairs if finding.p_value is not None else ():
         found = f"{pair.name}, besides: exact sign test p = {sign_test(pair.differences):.4g}"
         if len(pair.treated) >= BOOTSTRAP_FROM:
             interval = bootstrap_interval(pair.differences)

@@ -1,21 +1,33 @@
 """The tables of a study, and their files."""
 
+import io
+from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
+from typing import BinaryIO
 
-from m2mkd.files import sha256, write_atomically, write_json, write_text
+from m2mkd.files import as_json, write_atomically
 from m2mkd.results.judge.results import Results
-from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.runs_table import write_runs
 from m2mkd.results.tables.ablations import ablations_table
 from m2mkd.results.tables.accuracies import fewshot_table, ood_table, renditions_table, results_table, teacher_table
-from m2mkd.results.tables.claims_table import claims_metrics, claims_table
+from m2mkd.results.tables.claims_json import claim_records
+from m2mkd.results.tables.claims_table import claims_table
+from m2mkd.results.tables.detection import detection_classes_table, detection_sizes_table, detection_table
 from m2mkd.results.tables.graphs import graphs_table
 from m2mkd.results.tables.hybrids import hybrids_table
+from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
-from m2mkd.study.study import RECEIPT
+from m2mkd.results.tables.mean_curves import mean_curves
+from m2mkd.results.tables.metrics import means_and_gains
+from m2mkd.study.receipt import remove_receipts, write_receipt
+from m2mkd.study.record import outputs_digest
 
-NAMES = ("claims", "ablations", "results", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot")
+NAMES = (
+    *("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
+    *("detection", "detection_sizes", "detection_classes"),
+)
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
 
@@ -25,38 +37,44 @@ def all_tables(results: Results) -> list[Table]:
         claims_table(results.findings),
         ablations_table(results),
         results_table(results, results.students),
+        labelled_table(results, results.students),
         ood_table(results, results.students),
         renditions_table(results, results.students),
         graphs_table(results, results.students),
         teacher_table(results),
         hybrids_table(results),
         fewshot_table(results),
+        detection_table(results),
+        detection_sizes_table(results),
+        detection_classes_table(results),
     ]
     return [table for table in tables if table.rows]
 
 
-def final_metrics(collected: Collected) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Mean of every accuracy by experiment, variant and profile; where there are several seeds, deviation and 95 % interval too."""
-    metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for row in collected.study.rows:
-        found = metrics.setdefault(row.experiment, {}).setdefault(row.variant, {}).setdefault(row.profile, {})
-        for split in ("iid", "ood", "fewshot"):
-            for metric in ("top1", "top5"):
-                cells = collected.numbers.cells(row, split, metric)
-                for cell in cells:
-                    name = f"{split}_{metric}" if len(cells) == 1 else f"{split}_{metric} {cell.data}"
-                    over = cell.over_seeds
-                    found[name] = over.mean
-                    if over.std is not None and over.half_width is not None:
-                        found[f"{name}_std"] = over.std
-                        found |= {f"{name}_low": over.mean - over.half_width, f"{name}_high": over.mean + over.half_width}
-    return metrics
+def compiled(results: Results) -> dict[str, bytes]:
+    """Contents of all files that are made of a study's runs beside the report, by their names relative to its pages.
+
+    Two studies with equal runs on equal machines, looked at by equal code, give the same bytes: no times, no paths.
+    """
+    tables = all_tables(results)
+    texts = {f"tables/{table.name}.{suffix}": write(table) for table in tables for suffix, write in FORMS}
+    texts["tables/curves.csv"] = as_csv(results.curves)
+    texts["tables/mean_curves.csv"] = as_csv(mean_curves(results.curves, results.ablations, len(results.study.scale.profiles)))
+    texts["tables/claims.json"] = as_json(claim_records(results.findings))
+    texts["metrics.json"] = as_json(means_and_gains(results))
+    frames = {"tables/runs.parquet": partial(write_runs, results.runs)}
+    frames["tables/measurements.parquet"] = partial(results.measurements.to_parquet, index=False)
+    return {name: text.encode() for name, text in texts.items()} | {name: _filled(write) for name, write in frames.items()}
+
+
+def _filled(write: Callable[[BinaryIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
 
 
 def compile_tables(results: Results) -> None:
     """Write the tables of a study, the verdict board among them, and last the receipt that names the runs in them.
-
-    Two studies with equal runs on equal machines give the same bytes: no times, no paths.
 
     Parameters
     ----------
@@ -64,27 +82,15 @@ def compile_tables(results: Results) -> None:
         What is there. If it is partial, claims that need more say so, and no receipt is written, so that the workflow compiles again
         when all is there.
     """
-    study = results.study
-    folder = Path(study.pages) / "tables"
-    tables = {table.name: table for table in all_tables(results)}
+    study, pages = results.study, Path(results.study.pages)
+    made = compiled(results)
     # First of all, so that an interruption leaves no receipt of tables that are no longer there.
-    for receipt in folder.glob(RECEIPT.format("*")):
-        receipt.unlink()
-    texts = {"curves.csv": as_csv(results.curves)}
-    for name in NAMES:
-        for suffix, write in FORMS:
-            if name in tables:
-                texts[f"{name}.{suffix}"] = write(tables[name])
-            else:  # left by another study
-                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    write_json(folder / "claims.json", claims_metrics(results.findings))
-    write_atomically(folder / "runs.parquet", partial(write_runs, results.runs))
-    write_atomically(folder / "measurements.parquet", partial(results.measurements.to_parquet, index=False))
-    write_json(Path(study.pages) / "metrics.json", final_metrics(results))
-    if results.partial:
-        return
-    digests = {name: sha256(folder / name) for name in sorted([*texts, "claims.json", "runs.parquet", "measurements.parquet"])}
-    content = {"study": study.key, "scale": study.scale_name, "runs": sorted(study.runs), "tables": digests}
-    write_json(Path(study.receipt), content)
+    remove_receipts(study)
+    for name in (f"tables/{name}.{suffix}" for name in NAMES for suffix, _ in FORMS):
+        if name not in made:  # left by another study
+            (pages / name).unlink(missing_ok=True)
+    for name, content in made.items():
+        write_atomically(pages / name, methodcaller("write", content))
+    if not results.partial:
+        runs = {run_id: outputs_digest({"outputs": record.outputs}) for run_id, record in results.by_run.items()}
+        write_receipt(study, made, dict.fromkeys(study.runs) | runs, results.outdated)

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from m2mkd.config import load
+from m2mkd.config.detection import DetectorConfig
+from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, NACConfig, VMoEConfig
 from m2mkd.planning.cost import Cost
 from m2mkd.results.judge.results import Results
@@ -17,11 +19,18 @@ from m2mkd.results.tables.layout import DisplayTable, percent
 from m2mkd.statistics import mean
 from m2mkd.study.lineage import anchor_of, title_of
 from m2mkd.study.phase import METRICS, PHASES
-from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainStudent
-from m2mkd.study.run import RowName
+from m2mkd.study.phases import AssembleTeacher, MeasureHybrid, PretrainMeta, TrainDetector, TrainStudent
+from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
 
 SPLITS = ("iid", "ood", "fewshot")
+NETWORKS = {
+    "pretrain_meta": "meta model",
+    "assemble_teacher": "teacher",
+    "train_student": "student",
+    "train_detector": "detector",
+}
+"""What a phase trains."""
 
 
 def commands_table(study: Study, commands: Commands) -> DisplayTable:
@@ -72,13 +81,17 @@ def quoted_table(collected: Collected) -> DisplayTable:
     return DisplayTable("published", caption, header, tuple(dict.fromkeys(lines)))
 
 
-def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
-    """Runs behind each row of the tables: anchor, title, and a line for each seed with its digests and one command."""
+def evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
+    """Runs behind the rows of the tables, those with the same together: anchors, title, a line a seed with its digests and one command."""
     study, every = collected.study, collected.measurements
-    accuracies = every[(every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)]
+    top1 = (every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)
+    accuracies = every[top1 | (every["metric"] == "boxes_AP")]
     by_run = {row: _by_run(of_row) for row, of_row in accuracies.groupby(ROW)}
-    found = []
+    alike: dict[tuple[str, ...], list[Row]] = {}
     for row in study.rows:
+        alike.setdefault(row.measured, []).append(row)
+    found = []
+    for row, *others in alike.values():
         shares = by_run.get(row.name, pd.DataFrame())
         names = tuple(f"{column[0]}, {column[1]}, %" for column in shares.columns)
         lines = []
@@ -89,8 +102,9 @@ def evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, D
             target = commands.to(f"{study.folder(run_id)}/{METRICS}")
             lines.append(("all" if seed is None else str(seed), *cells, run_id, state, target))
         header = ("seed", *names, "run and digest of its configuration", "sha256 of its record", "command")
-        caption = f"Runs behind {row.name}."
-        found.append((anchor_of(row), str(row.name), DisplayTable(f"{anchor_of(row)}-table", caption, header, tuple(lines))))
+        title = "; ".join(str(one.name) for one in (row, *others))
+        table = DisplayTable(f"{anchor_of(row)}-table", f"Runs behind {title}.", header, tuple(lines))
+        found.append(([anchor_of(one) for one in (row, *others)], title, table))
     return [*found, *_hybrids_evidence(collected, commands)]
 
 
@@ -100,7 +114,7 @@ def _by_run(measurements: pd.DataFrame) -> pd.DataFrame:
     return measurements.pivot_table("value", "run", ["split", "data"])[list(columns)]
 
 
-def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[str, str, DisplayTable]]:
+def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
     """The same for the measurements of the teachers' modules, which are no row of their own."""
     study = collected.study
     lines: dict[RowName, list[tuple[str, ...]]] = {}
@@ -113,7 +127,7 @@ def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[st
     found = []
     for name, rows in lines.items():
         title, anchor = f"Modules of {name.experiment} in the meta model ({name.profile})", hybrids_anchor(name)
-        found.append((anchor, title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
+        found.append(([anchor], title, DisplayTable(f"{anchor}-table", f"Runs behind {title.lower()}.", header, tuple(rows))))
     return found
 
 
@@ -140,9 +154,10 @@ def models_table(results: Results) -> DisplayTable:
     rows: dict[tuple[str, str, str], str] = {}
     for run in results.study.runs.values():
         config: Any = run.config
-        if isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent) and getattr(config, "distillation", None) is None:
+        trained = isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent | TrainDetector)
+        if trained and getattr(config, "distillation", None) is None:
             model = config.student if isinstance(config, TrainStudent) else config.model
-            what = {"pretrain_meta": "meta model", "assemble_teacher": "teacher", "train_student": "student"}[run.phase]
+            what = NETWORKS[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{results.costs[run.id].parameters / 1e6:.3g}"
     caption = "Networks, all that the runs train, and their parameters in millions."
     return DisplayTable(
@@ -150,7 +165,9 @@ def models_table(results: Results) -> DisplayTable:
     )
 
 
-def _sizes(model: Model) -> str:
+def _sizes(model: Model | DetectorConfig) -> str:
+    if isinstance(model, DetectorConfig):
+        return f"{model.image_size} pixels, {model.channels} channels on {_sizes(model.backbone)}"
     if isinstance(model, NACConfig):
         latents = model.latents
         return (
@@ -171,7 +188,9 @@ def training_table(study: Study) -> DisplayTable:
         config: Any = run.config
         if recipe := getattr(config, "recipe", None):
             model = getattr(config, "student", None) or config.model
-            how = (str(recipe.epochs), str(recipe.batch_size), f"{recipe.lr:g}", f"{recipe.train_share:g}", recipe.precision)
+            counted = isinstance(recipe, DetectionRecipe)
+            length, share = (f"{recipe.updates} updates", 1.0) if counted else (str(recipe.epochs), recipe.train_share)
+            how = (length, str(recipe.batch_size), f"{recipe.lr:g}", f"{share:g}", recipe.precision)
             rows.append((run.phase, model.family, str(config.data), *how))
     rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
     caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."

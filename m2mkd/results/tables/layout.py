@@ -13,6 +13,10 @@ from tabulate import tabulate
 from m2mkd.study.lineage import anchor_of
 
 NUMERIC_CELL = re.compile(r"[-+\d., ±]*")
+FORMULA = re.compile(r"[=+\-@\t\r]")
+"""What a spreadsheet takes for the beginning of a formula."""
+OPTION = re.compile(r"^( *)([\[*])", flags=re.MULTILINE)
+"""Beginning of a line that LaTeX takes for an option of the one before it."""
 
 
 class Linked(str):
@@ -53,11 +57,12 @@ class DisplayTable:
 
     def to_markdown(self) -> str:
         """A pipe table below its caption."""
-        return f"{self.caption}\n\n{self._tabulated('pipe')}\n"
+        return f"{_one_line(self.caption)}\n\n{self._tabulated('pipe', _markdown_cell)}\n"
 
-    def _tabulated(self, form: str) -> str:
+    def _tabulated(self, form: str, cell: Callable[[str], str]) -> str:
         align = ["left" if text else "right" for text in self.is_text]
-        return tabulate(list(self.rows), headers=list(self.header), tablefmt=form, colalign=align, disable_numparse=True)
+        header, rows = [cell(name) for name in self.header], [[cell(text) for text in row] for row in self.rows]
+        return tabulate(rows, headers=header, tablefmt=form, colalign=align, disable_numparse=True)
 
     def filled(self) -> "DisplayTable":
         """The same without the columns in which no line has anything."""
@@ -77,7 +82,8 @@ class Table(DisplayTable):
 
     def to_latex(self) -> str:
         """A ``tabular`` with the rules of the package booktabs; its caption is a comment."""
-        return f"% {self.caption}\n{self._tabulated('latex_booktabs')}\n"
+        body = OPTION.sub(r"\1{\2}", self._tabulated("latex_booktabs", _one_line))
+        return f"% {_one_line(self.caption)}\n{body}\n"
 
     def to_html(self) -> str:
         """A ``table`` element, whose cells lead to the report in the folder above."""
@@ -144,11 +150,31 @@ def _html_cell(cell: str) -> str:
     return f'<a href="../report.html#{html.escape(cell.target, quote=True)}">{text}</a>' if isinstance(cell, Linked) else text
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _markdown_cell(cell: str) -> str:
+    """A cell that neither ends itself nor its line."""
+    return _one_line(cell).replace("\\", r"\\").replace("|", r"\|")
+
+
 def as_csv(frame: pd.DataFrame) -> str:
-    """A frame as comma-separated values; an unknown value is an empty cell."""
+    """A frame as comma-separated values; an unknown value is an empty cell.
+
+    Text that a spreadsheet would run as a formula has an apostrophe before it; what reads as a number stays as it is.
+    """
     buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
+    frame.map(_inert).to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    is_formula = FORMULA.match(value) and not NUMERIC_CELL.fullmatch(value)
+    # A carriage return would end the line, for it alone is written without quotes.
+    return ("'" if is_formula else "") + value.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def percent(share: float | None) -> str:

@@ -1,9 +1,11 @@
 """From experiments and a scale to the graph of runs."""
 
 from m2mkd.config import load
+from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, Experiment, Settings, StudentExperiment, TeacherExperiment
 from m2mkd.errors import InputError
 from m2mkd.study.plan.ablations import add_setting
+from m2mkd.study.plan.detectors import add_detector
 from m2mkd.study.plan.draft import Draft
 from m2mkd.study.plan.students import add_student
 from m2mkd.study.plan.teachers import add_teacher
@@ -11,7 +13,7 @@ from m2mkd.study.plan.transfers import add_transfer
 from m2mkd.study.study import Study
 
 
-def build_study(settings: Settings, *, ablations: bool = False) -> Study:
+def build_study(settings: Settings, *, ablations: bool = False, detection: bool = False) -> Study:
     """All runs that the settings ask for.
 
     Parameters
@@ -20,6 +22,8 @@ def build_study(settings: Settings, *, ablations: bool = False) -> Study:
         Scale, experiments and overrides.
     ablations
         Add the ablations of the scale.
+    detection
+        The detectors that the scale has beside its study: alone, or added where the ablations are.
 
     Raises
     ------
@@ -28,10 +32,12 @@ def build_study(settings: Settings, *, ablations: bool = False) -> Study:
     """
     scale = load.scale(settings.scale, settings.overrides)
     overrides = load.scale_differences(load.scale(settings.scale, {}), scale) if settings.overrides else {}
-    study = Study(settings.scale, scale, ablations, overrides, settings.experiments)
+    study = Study(settings.scale, scale, ablations, detection, overrides, settings.experiments)
     catalogue = load.catalogue(scale)
-    more = load.ablations(settings.scale, scale) if ablations else []
-    for selector in [*(settings.experiments or scale.experiments), *more]:
+    selectors = [] if detection and not ablations else [*(settings.experiments or scale.experiments)]
+    selectors += load.ablations(settings.scale, scale) if ablations else []
+    selectors += load.detections(settings.scale, scale) if detection else []
+    for selector in selectors:
         name, slash, variant = selector.partition("/")
         for profile in scale.profiles:
             draft = Draft(study, scale, profile, name, catalogue, study.experiments)
@@ -43,7 +49,7 @@ def _variants(experiment: Experiment) -> list[str]:
     """Variants, or settings, that can be chosen one by one; of a teacher its only row."""
     if isinstance(experiment, TeacherExperiment):
         return ["teacher"]
-    if isinstance(experiment, StudentExperiment):
+    if isinstance(experiment, StudentExperiment | DetectionExperiment):
         return list(experiment.variants)
     return list(experiment.settings) if isinstance(experiment, AblationExperiment) else []
 
@@ -63,5 +69,8 @@ def _add(draft: Draft, name: str, variant: str | None) -> None:
     elif isinstance(experiment, AblationExperiment):
         for one in chosen:
             add_setting(draft, name, experiment, one)
+    elif isinstance(experiment, DetectionExperiment):
+        for one in chosen:
+            add_detector(draft, name, experiment, one)
     else:
         add_transfer(draft, name, experiment)

@@ -7,10 +7,13 @@ from typing import Any
 
 from m2mkd.config import load
 from m2mkd.config.compat import Profile, Value, switches_for
-from m2mkd.config.experiment import Catalogue, Experiment, Scale, Seeds, seeds_of
+from m2mkd.config.detection import DetectorConfig
+from m2mkd.config.detection_recipe import DetectionRecipe
+from m2mkd.config.experiment import Catalogue, Experiment, Scale
 from m2mkd.config.imports import imported_digest
-from m2mkd.config.models import Model, NACConfig
+from m2mkd.config.models import Model, NACConfig, VMoEConfig
 from m2mkd.config.recipe import Recipe
+from m2mkd.config.seeds import Seeds, seeds_of
 from m2mkd.errors import InputError
 from m2mkd.study.data import Data, resolve_data
 from m2mkd.study.phase import Phase
@@ -74,6 +77,30 @@ class Draft:
             raise InputError(f"{self.where}: recipe '{name}' is not in config/recipes.yaml; it has {known}")
         return self.catalogue.recipes[name]
 
+    def detector(self, name: str) -> DetectorConfig:
+        """A detector by its name, on the backbone that it names."""
+        known = self.catalogue.detectors
+        if name not in known:
+            raise InputError(f"{self.where}: detector '{name}' is not in config/detectors.yaml; it has {', '.join(sorted(known))}")
+        content = dict(known[name])
+        if isinstance(backbone := content.get("backbone"), str):
+            content["backbone"] = self.model(backbone, VMoEConfig)
+        detector: DetectorConfig = load.checked(DetectorConfig, content, f"{self.where}: detectors.{name}")
+        return detector
+
+    def detection_recipe(self, name: str) -> DetectionRecipe:
+        """A detector's recipe by its name."""
+        known = self.catalogue.detection_recipes
+        if name not in known:
+            found = ", ".join(sorted(known))
+            raise InputError(f"{self.where}: recipe '{name}' is not in config/detection_recipes.yaml; it has {found}")
+        return known[name]
+
+    def switch(self, name: str) -> Value:
+        """Value of a compat switch in this draft."""
+        value: Value = self.compat[name] if name in self.compat else getattr(load.switches()[name], self.profile)
+        return value
+
     def data(self, text: str) -> Data:
         """A data set, or what stands in for it at the draft's scale."""
         return resolve_data(self.scale.data.get(text, text), f"{self.where}: data")[0]
@@ -85,7 +112,7 @@ class Draft:
     def run(
         self,
         phase: type[Phase],
-        model: Model,
+        model: Model | DetectorConfig,
         upstream: Mapping[str, Sequence[str]],
         /,
         *,
@@ -142,9 +169,9 @@ class Draft:
         sizes: dict[str, Any] = {"image_size": data.image_size, "classes": data.classes, "stitch_width": stitch_width}
         return self.run(ImportWeights, model, {}, model=model, index=index, sha256=imported_digest(file, field), file=file, **sizes)
 
-    def check_fit(self, model: Model, data: Data) -> None:
-        """Refuse images that the model cannot cut into whole patches."""
-        if data.image_size % model.stride:
+    def check_fit(self, model: Model | DetectorConfig, data: Data) -> None:
+        """Refuse images that the model cannot cut into whole patches; a detector resizes and pads them itself."""
+        if not isinstance(model, DetectorConfig) and data.image_size % model.stride:
             name = next(name for name, known in self.catalogue.models.items() if known is model)
             what = "tokenizer's total stride" if isinstance(model, NACConfig) else "patch_size"
             raise InputError(

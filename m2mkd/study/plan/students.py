@@ -91,6 +91,8 @@ def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, see
 
 def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: int, stitch_width: int | None) -> str:
     how, student = experiment.variants[variant], _student(draft, experiment)
+    if how.codes != "independent" and not isinstance(student, NACConfig):
+        raise InputError(f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is no NAC and has none")
     upstream = {}
     if how.init == "modules":
         upstream["modules"] = modules(draft, experiment, variant, seed)
@@ -109,6 +111,7 @@ def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: in
         init=how.init,
         module_data=draft.data(experiment.distill.data) if how.init == "modules" else None,
         load_modules=None if how.load_modules == "all" else how.load_modules,
+        codes=how.codes,
         stitch_width=stitch_width,
         distillation=how.distillation,
         teacher=teacher_named(draft, experiment.teacher)[1] if how.distillation else None,

@@ -35,7 +35,7 @@ def train_together(jobs: Sequence[Job[Any]], tasks: Sequence[Task], data: Data, 
     pack = jobs[0].pack(data)
     split = pack.split("train")
     share = stratified_share(split.labels, recipe.train_share, ("share", data.name))
-    val = measured_part(jobs[0].config, pack.split("val"), released_batch(recipe.batch_size))
+    val = measured_subset(jobs[0].config, pack.split("val"), released_batch(recipe.batch_size))
     return train_on(jobs, tasks, recipe, split, share, val, data)
 
 
@@ -87,7 +87,7 @@ def released_batch(global_batch: int | None) -> int:
     return max(1, (global_batch or 1024) // RELEASED_PROCESSES)
 
 
-def measured_part(config: Phase, split: Split, batch: int) -> Split:
+def measured_subset(config: Phase, split: Split, batch: int) -> Split:
     """Images that are measured: all of them, or as released those that fill batches of ``batch``."""
     return whole_batches(split, batch) if config.compat.get("val_remainder") == "dropped" else split
 

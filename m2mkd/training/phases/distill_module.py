@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
-from m2mkd.distill.losses import distillation_loss
+from m2mkd.distill.losses import Loss, distillation_loss
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
@@ -53,15 +53,15 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
             stitch_width=config.meta.width,
             drop_path=config.recipe.drop_path,
             state_seed=derive_seed("state", config.index, job.seed),
-            places=config.recipe.batch_size,
+            batch_size=config.recipe.batch_size,
             compat=config.compat,
         )
     hybrid = DistillationHybrid(meta, config.index, student, teacher, shared)
 
-    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
+    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Loss:
         logits = hybrid(images, **noise_arguments(config.student, noise))
         value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
-        return value + regularisation(student, config.compat)
+        return value.with_regulariser(regularisation(student, config.compat))
 
     return Task(
         trained=student,

@@ -15,7 +15,7 @@ from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.common import (
     RELEASED_PROCESSES,
     RELEASED_VAL_FACTOR,
-    measured_part,
+    measured_subset,
     meter,
     released_batch,
 )
@@ -37,7 +37,7 @@ def run(job: Job[Evaluate]) -> Outcome:
     predict = evaluation(student, config.student, config.compat, derive_seed("evaluation noise", job.seed))
     pack, batch = job.pack(config.data), released_batch(config.batch_size)
     count = meter(config, RELEASED_VAL_FACTOR * batch, RELEASED_PROCESSES)
-    val = measured_part(config, pack.split("val"), batch)
+    val = measured_subset(config, pack.split("val"), batch)
     iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH, workers=workers), device)
     ood = {
         data.name: measure_masked(
@@ -47,7 +47,7 @@ def run(job: Job[Evaluate]) -> Outcome:
             EVAL_BATCH,
             device,
             masked=config.compat.get("ood_mask") != "ignored",
-            part=lambda split: measured_part(config, split, batch),
+            subset=lambda split: measured_subset(config, split, batch),
             meter=count,
             workers=workers,
         )

@@ -8,7 +8,7 @@ from m2mkd.models.weights import stages_of
 from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import EvaluateTeacher
 from m2mkd.training.job import Job, Outcome
-from m2mkd.training.phases.common import measured_part, released_batch
+from m2mkd.training.phases.common import measured_subset, released_batch
 
 
 def run(job: Job[EvaluateTeacher]) -> Outcome:
@@ -18,6 +18,6 @@ def run(job: Job[EvaluateTeacher]) -> Outcome:
     assemble(stages_of(job.weights("teacher")), teacher)
     teacher.to(device).eval()
     pack = job.pack(config.data)
-    val = measured_part(config, pack.split("val"), released_batch(config.batch_size))
+    val = measured_subset(config, pack.split("val"), released_batch(config.batch_size))
     batches = eval_batches(val, pack.image_size, EVAL_BATCH, workers=job.machine().workers)
     return Outcome(measure(teacher, batches, device).summary())

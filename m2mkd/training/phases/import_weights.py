@@ -10,6 +10,7 @@ from m2mkd.distill.transfer import check_state
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.models.build import build_module, build_student
+from m2mkd.models.names.nac import MODULE_CONSTANTS
 from m2mkd.models.vit import StagedViT
 from m2mkd.study.phases import ImportWeights
 from m2mkd.training.job import Job, Outcome
@@ -20,8 +21,6 @@ ONLY_IN_TRAINING = {"graph", "temperature", "code_noise", "layer_scale", "drop_p
 """Fields of a NAC that change nothing of a trained one in evaluation."""
 OF_THE_WHOLE = {"depths", "moe_blocks", "stitch", "latents", "iterations", "signature_dim", "truncation"}
 """Fields that a single module does not tell; the shapes of its tensors are compared all the same."""
-CONSTANTS = ("codes", "states")
-"""What a NAC's module has for itself alone; of any number in a file of others, and not part of the circuit."""
 
 
 def run(job: Job[ImportWeights]) -> Outcome:
@@ -38,9 +37,9 @@ def run(job: Job[ImportWeights]) -> Outcome:
         raise InputError(f"{path}: has changed since the workflow was planned; run the workflow again")
     check_description(found.description, config)
     with torch.device("meta"):
-        wanted = {name: tensor for name, tensor in _network(config).state_dict().items() if name not in CONSTANTS}
+        wanted = {name: tensor for name, tensor in _network(config).state_dict().items() if name not in MODULE_CONSTANTS}
     state = found.state()
-    check_state(wanted, {name: tensor for name, tensor in state.items() if name not in CONSTANTS}, str(path))
+    check_state(wanted, {name: tensor for name, tensor in state.items() if name not in MODULE_CONSTANTS}, str(path))
     return Outcome({}, {name: tensor.to(wanted[name].dtype) if name in wanted else tensor for name, tensor in state.items()})
 
 

@@ -22,7 +22,7 @@ from m2mkd.study.phase import CURVES
 from m2mkd.study.phases import TrainProbe
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
-from m2mkd.training.phases.common import late_schedule, measured_part, meter, train_on
+from m2mkd.training.phases.common import late_schedule, measured_subset, meter, train_on
 
 PROBE_PROCESSES = 4
 """Processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""
@@ -101,7 +101,7 @@ def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split
         meter=meter(config, len(val) / PROBE_PROCESSES, PROBE_PROCESSES),
         late_schedule=late_schedule(config),
     )
-    val = measured_part(config, val, len(shots))
+    val = measured_subset(config, val, len(shots))
     (measured,) = train_on([job], [task], recipe, shots, range(len(shots)), val, config.data, config.way)
     if config.compat.get("probe_report") == "best":
         lines = [json.loads(line) for line in (job.work / CURVES).read_text().splitlines()]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from m2mkd.distill.hybrid import freeze
-from m2mkd.distill.losses import distillation_loss, soft_cross_entropy
+from m2mkd.distill.losses import Loss, distillation_loss, labels_loss
+from m2mkd.distill.nac_codes import start_codes
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.diagnostics import diagnose, scalars
@@ -38,17 +39,21 @@ def run(job: Job[TrainStudent]) -> Outcome:
         )
     if config.init == "modules":
         _load_modules(job, student)
+    if isinstance(student, NAC):
+        modules = job.modules("modules", range(student.config.modules)) if config.codes == "of_modules" else {}
+        with forked_rng("codes", job.seed):
+            start_codes(student, config.codes, modules)
     teacher = _teacher(job)
 
-    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
+    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Loss:
         logits = student(images, **noise_arguments(config.student, noise))
         if teacher is None or config.distillation is None:
-            value = soft_cross_entropy(logits, targets)
+            value = labels_loss(logits, targets)
         else:
             with torch.no_grad():
                 taught = teacher(images)
             value = distillation_loss(logits, targets, taught, config.distillation, kl_norm(config))
-        return value + regularisation(student, config.compat)
+        return value.with_regulariser(regularisation(student, config.compat))
 
     if teacher is not None:
         teacher.to(job.machine().device)

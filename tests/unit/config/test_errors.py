@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from m2mkd import cli
 from m2mkd.config import load
 from m2mkd.config.datasets import LARGEST_IMAGE, DataRef
 from m2mkd.config.recipe import Augmentation
@@ -34,15 +32,12 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refusal(monkeypatch, capsys):
+def refusal(typed):
     """Runs ``m2mkd`` with arguments that it has to refuse, and gives the line."""
 
     def refuse(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["m2mkd", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        line = capsys.readouterr().err
-        assert exit_.value.code == 2
+        code, _, line = typed(*arguments)
+        assert code == 2
         assert len(line.splitlines()) == 1
         return line
 
@@ -179,12 +174,10 @@ def test_the_cpu_is_a_device():
     assert choose_device("auto").type in ("cpu", "cuda")
 
 
-def test_a_negative_number_of_workers_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "run", "pretrain_meta/", "--workers", "-1"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 2
-    assert "--workers" in capsys.readouterr().err
+def test_a_negative_number_of_workers_is_refused(typed):
+    code, _, said = typed("run", "pretrain_meta/", "--workers", "-1")
+    assert code == 2
+    assert "--workers" in said
 
 
 # --- scales that extend others ----------------------------------------------------------------------------------------
@@ -199,7 +192,7 @@ def test_a_scale_extends_through_others():
     tiny, smoke, small = (load.scale(name, {}) for name in ("tiny", "smoke", "small"))
     assert (tiny.extends, smoke.extends, small.extends) == ("smoke", "small", None)
     assert tiny.threads == 2
-    assert tiny.recipes["pretrain_meta"] == small.recipes["pretrain_meta"] | {"epochs": 5}
+    assert tiny.recipes["pretrain_meta"] == small.recipes["pretrain_meta"] | smoke.recipes["pretrain_meta"] | {"epochs": 5}
     assert tiny.recipes["distill_module"] == smoke.recipes["distill_module"]
     assert tiny.seeds == smoke.seeds
     assert tiny.models == small.models

@@ -12,8 +12,10 @@ import yaml
 from m2mkd.config import load
 from m2mkd.config.claims import Claim, load_claims
 from m2mkd.config.compat import Profile
-from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment, seeds_of
+from m2mkd.config.detection_experiment import DetectionExperiment
+from m2mkd.config.experiment import Scale, Settings, StudentExperiment, TeacherExperiment, TransferExperiment
 from m2mkd.config.models import NACConfig, ViTConfig
+from m2mkd.config.seeds import seeds_of
 from m2mkd.study.phase import PHASES
 from m2mkd.study.plan import build_study
 from m2mkd.study.study import Study
@@ -43,7 +45,9 @@ def row_names(name: str, scale: Scale) -> set[str]:
     experiment = load.experiment(name, scale)
     if isinstance(experiment, TeacherExperiment):
         return {"teacher"}
-    return set(experiment.variants) if isinstance(experiment, StudentExperiment) else set(experiment.students)
+    if isinstance(experiment, StudentExperiment | DetectionExperiment):
+        return set(experiment.variants)
+    return set(experiment.students)
 
 
 def published(path: Path) -> list[dict[str, str]]:
@@ -85,7 +89,7 @@ def test_scale_paper_runs_every_experiment_in_both_profiles_unchanged():
     scale = load.scale("paper", {})
     assert sorted(scale.experiments) == EXPERIMENTS
     assert set(scale.profiles) == set(get_args(Profile))
-    assert not (scale.data or scale.models or scale.recipes or scale.experiment_changes)
+    assert not (scale.data or scale.models or scale.recipes or scale.detectors or scale.detection_recipes or scale.experiment_changes)
 
 
 def test_scale_tiny_imagenet_reads_nothing_but_tiny_imagenet():
@@ -256,7 +260,7 @@ def test_headers_of_the_nac_experiments_quote_their_published_numbers():
 
 
 def test_switches_apply_to_phases_and_families_that_exist():
-    families = {"vit", "vmoe", "nac"}
+    families = {"vit", "vmoe", "nac", "detector"}
     for name, switch in load.switches().items():
         assert switch.released != switch.corrected, name
         for target in switch.applies:
@@ -268,18 +272,16 @@ def test_switches_apply_to_phases_and_families_that_exist():
 def test_every_switch_reaches_a_run_at_paper_scale_with_the_value_of_its_profile():
     study = whole_study("paper")
     reached = {(name, value) for run in study.runs.values() for name, value in run.config.compat.items()}
-    # The detector's switches apply to no phase yet.
-    applied = {name: switch for name, switch in load.switches().items() if switch.applies}
-    assert reached == {(name, value) for name, switch in applied.items() for value in (switch.released, switch.corrected)}
+    assert reached == {(name, value) for name, switch in load.switches().items() for value in (switch.released, switch.corrected)}
 
 
 def test_every_switch_and_finding_is_in_the_deviations():
     text = (ROOT / "docs/deviations.md").read_text()
     rows = set(re.findall(r"^\| ([A-Z]\d+) \|", text, flags=re.MULTILINE))
-    assert {f"V{i}" for i in range(1, 36)} | {f"N{i}" for i in range(1, 53)} <= rows
+    assert {f"V{i}" for i in range(1, 36)} | {f"N{i}" for i in range(1, 53)} | {f"D{i}" for i in range(1, 26)} <= rows
     assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(load.switches())
     for name, switch in load.switches().items():
-        cited = re.findall(r"[VN]\d+", switch.about)
+        cited = re.findall(r"\b[VND]\d+", switch.about)
         assert cited and set(cited) <= rows, name
         line = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert f"`{switch.released}`" in line.replace("`1.0e-6`", "`1e-06`") and f"`{switch.corrected}`" in line, name

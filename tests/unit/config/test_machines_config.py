@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from m2mkd.cli import app
 from m2mkd.config import load
 from m2mkd.config.strict import parse_json, parse_yaml
 from m2mkd.errors import InputError
@@ -83,6 +85,20 @@ def test_planning_for_the_workflow_reads_the_file_itself(tmp_path):
     plan = [sys.executable, "-m", "m2mkd", "runs", "plan", "--config", '{"scale": "smoke", "overrides": {"seeds": 2}}']
     done = subprocess.run(plan, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'overrides' stands twice" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "text"), [("more.yaml", TWICE), ("more.json", '{"overrides": {}, "overrides": {"seeds": 2}}')])
+def test_every_file_that_snakemake_was_given_is_read_as_strictly(tmp_path, monkeypatch, name, text):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    done = CliRunner().invoke(app, ["runs", "plan", "--config", '{"scale": "smoke"}', f"--read={name}"])
+    assert isinstance(done.exception, InputError) and "'overrides' stands twice" in str(done.exception) and name in str(done.exception)
+
+
+@pytest.mark.parametrize(("text", "message"), [(b"\xff{}", "byte 0 is not UTF-8"), (b"[1]", "holds a list"), (b"{", "not valid JSON")])
+def test_json_that_is_none_is_one_line(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_json(text, "a.json")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from m2mkd.data import archive_checks, archives
 from m2mkd.data.archives import open_archive
 from m2mkd.errors import InputError
-from tests.unit.test_files import not_a_file
+from tests.special_files import not_a_file
 
 FILES = {"set/a/1.jpg": b"one", "set/b/2.jpg": b"two" * 1000, "set/labels.txt": b""}
 

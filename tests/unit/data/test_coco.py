@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from m2mkd.cli import main
 from m2mkd.config import load
 from m2mkd.data.archives import open_archive
 from m2mkd.data.contact_sheet import contact_sheet
@@ -27,13 +26,6 @@ from tests.coco import HEIGHT, SQUARE, TRAIN, WIDTH, annotation, files, healthy,
 from tests.conftest import ROOT
 
 MINI = "coco-mini.zip"
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    return tmp_path / "data/raw"
 
 
 def prepared(folder: str = "packed/key", *names: str) -> dict[str, DetectionSplit]:
@@ -304,17 +296,14 @@ def test_a_set_of_the_other_kind_is_refused(mini, raw: Path):
         detection_split(mini, "test")
 
 
-def test_the_command_shows_it(mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_command_shows_it(mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed):
     folder = tmp_path / resolve_data("coco-mini@224", "")[0].folder
     folder.parent.mkdir(parents=True)
     folder.symlink_to(mini.folder)
     (tmp_path / "config").symlink_to(Path("config").absolute())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "data", "show", "coco-mini@224"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert "train: 189 images, 1747 instances and 22 crowds of 80 classes" in capsys.readouterr().out
+    code, said, _ = typed("data", "show", "coco-mini@224")
+    assert code == 0 and "train: 189 images, 1747 instances and 22 crowds of 80 classes" in said
     with Image.open("data/sheets/coco-mini@224.png") as sheet:
         assert sheet.size == contact_sheet(mini).size
 

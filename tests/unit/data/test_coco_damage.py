@@ -1,32 +1,20 @@
 """Every way in which a set in the layout of COCO can be wrong, and the one line that is said of it."""
 
-import io
 import json
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from m2mkd.cli import main
-from m2mkd.config import load
 from m2mkd.data.archives import open_archive
 from m2mkd.data.coco_layout import coco
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
+from tests.archives import refused
 from tests.coco import HEIGHT, SQUARE, WIDTH, annotation, files, healthy, photograph, record, registered, runs, write_archive
 
 Change = Callable[[dict[str, Any]], Any]
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    return tmp_path / "data/raw"
 
 
 def train(change: Change) -> dict[str, Any]:
@@ -201,16 +189,4 @@ def test_damaged_bytes_of_an_annotation_file(raw: Path):
 def test_the_command_ends_without_a_traceback(raw: Path):
     sets, message = DAMAGE["odd number of coordinates"]
     write_archive(raw / "set.zip", files(sets))
-    Path("config").mkdir()
-    Path("config/datasets.yaml").write_text(yaml.safe_dump({"set": registered().model_dump(mode="json")}))
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["m2mkd", "data", "prepare", "set@64"])
-        load.datasets.cache_clear()
-        try:
-            with redirect_stderr(said), pytest.raises(SystemExit) as ended:
-                main()
-        finally:
-            load.datasets.cache_clear()
-    (line,) = said.getvalue().splitlines()
-    assert ended.value.code == 2 and "annotation 17" in line, (message, line)
+    refused(registered(), message)

@@ -27,9 +27,10 @@ def packs(tmp_path_factory, packs_dir: Path) -> dict[str, Pack]:
         registry = load.datasets()
         patch.chdir(root)
         Path("data/raw").mkdir(parents=True)
+        Path("config").symlink_to(ROOT / "config")  # lists of subsets
         found = {}
         for name, size in (("digits", 8), ("digits-r", 8), ("tiny-imagenet-r-synthetic", 80), ("cifar-100-fewshot", 32)):
-            for file in registry[name].files:
+            for file in (file for files in registry[name].sources for file in files):
                 if (packs_dir / file.name).exists():
                     Path("data/raw", file.name).symlink_to(packs_dir / file.name)
             prepare(name, registry[name], size, Path("packed", name).absolute())

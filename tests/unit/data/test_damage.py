@@ -3,40 +3,40 @@
 import hashlib
 import io
 import pickle
-import re
 import resource
 import struct
 import subprocess
 import sys
-import tarfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import yaml
 from PIL import Image
 
-from m2mkd.cli import main
-from m2mkd.config import load
-from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
+from tests.archives import (
+    HEALTHY,
+    Files,
+    birds,
+    cifar,
+    compressed,
+    folders,
+    image,
+    lines,
+    pack,
+    refused,
+    registered,
+    renditions,
+    replaced,
+    tiny,
+    without,
+)
 from tests.conftest import ROOT
-
-Files = dict[str, bytes]
-
-
-def image(seed: int = 0, form: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (64, 64), **options) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def cut(content: bytes) -> bytes:
@@ -68,74 +68,9 @@ def vast() -> bytes:
     return content[:16] + struct.pack(">II", 60_000, 60_000) + content[24:]
 
 
-def tiny() -> Files:
-    """Tiny-ImageNet of two classes."""
-    files = {"set/wnids.txt": b"n00000002\nn00000001\n"}
-    for label in (1, 2):
-        for number in range(3):
-            files[f"set/train/n0000000{label}/images/n0000000{label}_{number}.JPEG"] = image(10 * label + number)
-        files[f"set/val/images/val_{label}.JPEG"] = image(100 + label)
-    files["set/val/val_annotations.txt"] = b"val_1.JPEG\tn00000001\t0\t0\t1\t1\nval_2.JPEG\tn00000002\t0\t0\t1\t1\n"
-    return files
-
-
-def birds() -> Files:
-    files = {"cub/classes.txt": b"1 001.Auk\n2 002.Bee\n"}
-    rows = [(number, 1 + number % 2, number < 4) for number in range(1, 7)]
-    files["cub/images.txt"] = b"".join(b"%d 00%d.X/%d.jpg\n" % (number, label, number) for number, label, _ in rows)
-    files["cub/image_class_labels.txt"] = b"".join(b"%d %d\n" % (number, label) for number, label, _ in rows)
-    files["cub/train_test_split.txt"] = b"".join(b"%d %d\n" % (number, training) for number, _, training in rows)
-    return files | {f"cub/images/00{label}.X/{number}.jpg": image(number) for number, label, _ in rows}
-
-
-def cifar(**changes) -> Files:
-    table = {b"data": np.zeros((4, 3072), np.uint8), b"fine_labels": [0, 1, 0, 1]} | changes.pop("table", {})
-    files = {
-        "c/train": pickle.dumps(table, 2),
-        "c/test": pickle.dumps(table, 2),
-        "c/meta": pickle.dumps({b"fine_label_names": [b"a", b"b"]}, 2),
-    }
-    return files | changes
-
-
-def renditions() -> Files:
-    return {f"r/n0000000{label}/art_{number}.jpg": image(number) for label in (1, 2) for number in range(2)}
-
-
-def folders() -> Files:
-    return {f"set/{split}/{name}/{number}.png": image(number, "PNG") for split in ("train", "val") for name in "ab" for number in range(2)}
-
-
-HEALTHY: dict[str, Callable[[], Files]] = {
-    "tiny_imagenet": tiny,
-    "cub": birds,
-    "cifar100": cifar,
-    "imagenet_r": renditions,
-    "image_folder": folders,
-}
-
-
 class _Evil:
     def __reduce__(self):
         return (print, ("code of a stranger runs",))
-
-
-def replaced(files: Files, **changes: bytes | None) -> Files:
-    """Files with one changed, named by the end of its name; none removes it."""
-    for end, content in changes.items():
-        (name,) = (name for name in files if name.endswith(end))
-        files = without(files, name) if content is None else files | {name: content}
-    return files
-
-
-def without(files: Files, part: str) -> Files:
-    """Files whose name does not hold ``part``."""
-    return {name: content for name, content in files.items() if part not in name}
-
-
-def lines(files: Files, end: str, change: Callable[[bytes], bytes]) -> Files:
-    (name,) = (name for name in files if name.endswith(end))
-    return files | {name: change(files[name])}
 
 
 ANNOTATIONS, SPLIT, NUMBERS = "val_annotations.txt", "train_test_split.txt", "image_class_labels.txt"
@@ -206,46 +141,15 @@ DAMAGE: dict[str, tuple[str, Files, str]] = {
 }
 
 
-def registered(layout: str, classes: int = 2, **fields) -> DatasetConfig:
-    source = SourceFile(name="set.zip", **fields.pop("source", {}))
-    return DatasetConfig(title="A set", layout=layout, classes=classes, licence="none", files=(source,), **fields)
-
-
 @pytest.fixture(autouse=True)
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    yield tmp_path / "data/raw/set.zip"
-    load.datasets.cache_clear()
-
-
-def pack(path: Path, files: Files) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-
-
-def refused(dataset: DatasetConfig, message: str) -> None:
-    """Prepare the set as people do it, which fails as it should."""
-    Path("config").mkdir()
-    Path("config/datasets.yaml").write_text(yaml.safe_dump({"set": dataset.model_dump(mode="json")}))
-    load.datasets.cache_clear()
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["m2mkd", "data", "prepare", "set@64"])
-        with redirect_stderr(said), pytest.raises(SystemExit) as ended:
-            main()
-    assert ended.value.code == 2
-    (line,) = said.getvalue().splitlines()
-    assert re.search(message, line), line
-    assert ";" in line, "says how to fix it"
-    assert not list(Path("data").glob("packed/*/*")), "no set, whole or partial"
+def archive(raw: Path) -> Path:
+    return raw / "set.zip"
 
 
 @pytest.mark.parametrize("layout", HEALTHY)
 @pytest.mark.parametrize("size", [64, 80])
-def test_the_undamaged_sets_are_prepared(raw: Path, layout: str, size: int):
-    pack(raw, HEALTHY[layout]())
+def test_the_undamaged_sets_are_prepared(archive: Path, layout: str, size: int):
+    pack(archive, HEALTHY[layout]())
     prepare("set", registered(layout), size, Path("packed/key"), processes=1)
     found = open_pack(Path("packed/key"))
     assert len(found.classes) == 2
@@ -255,9 +159,9 @@ def test_the_undamaged_sets_are_prepared(raw: Path, layout: str, size: int):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_one_line_and_leaves_nothing(raw: Path, damage: str):
+def test_damage_is_one_line_and_leaves_nothing(archive: Path, damage: str):
     layout, files, message = DAMAGE[damage]
-    pack(raw, files)
+    pack(archive, files)
     refused(registered(layout), message)
 
 
@@ -265,14 +169,14 @@ def test_there_are_at_least_twenty_five_kinds():
     assert len(DAMAGE) + 8 >= 25
 
 
-def test_a_wrong_checksum(raw: Path):
-    pack(raw, tiny())
+def test_a_wrong_checksum(archive: Path):
+    pack(archive, tiny())
     refused(registered("tiny_imagenet", source={"sha256": "0" * 64}), r"set\.zip: sha256 is .* expects 000000000000")
 
 
-def test_a_truncated_archive(raw: Path):
-    pack(raw, tiny())
-    raw.write_bytes(raw.read_bytes()[:-200])
+def test_a_truncated_archive(archive: Path):
+    pack(archive, tiny())
+    archive.write_bytes(archive.read_bytes()[:-200])
     refused(registered("tiny_imagenet"), "not a whole archive")
 
 
@@ -280,72 +184,64 @@ def test_an_absent_archive():
     refused(registered("tiny_imagenet"), "absent; run 'm2mkd data fetch set' first")
 
 
-def test_a_damaged_member(raw: Path):
-    pack(raw, tiny())
+def test_a_damaged_member(archive: Path):
+    pack(archive, tiny())
     pixels = tiny()["set/val/images/val_1.JPEG"][-100:-50]
-    raw.write_bytes(raw.read_bytes().replace(pixels, bytes(50)))
+    archive.write_bytes(archive.read_bytes().replace(pixels, bytes(50)))
     refused(registered("tiny_imagenet"), r"val_1\.JPEG cannot be read")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"), [({"classes": 3}, "classes is 3, but the source holds 2"), ({"val_images": 9}, "val_images is 9")]
 )
-def test_other_counts_than_registered(raw: Path, fields, message: str):
-    pack(raw, tiny())
+def test_other_counts_than_registered(archive: Path, fields, message: str):
+    pack(archive, tiny())
     refused(registered("tiny_imagenet", **fields), message)
 
 
-def test_a_full_disk(raw: Path):
-    pack(raw, tiny())
+def test_a_full_disk(archive: Path):
+    pack(archive, tiny())
     with _limit(3000):
         refused(registered("tiny_imagenet"), "cannot write the prepared set set .*; free space")
 
 
-def test_a_full_disk_while_an_archive_is_decompressed(raw: Path):
-    compressed(raw, folders())
+def test_a_full_disk_while_an_archive_is_decompressed(archive: Path):
+    compressed(archive, folders())
     with _limit(3000):
         refused(registered("image_folder"), "cannot write the prepared set set .*File too large.*; free space")
 
 
-def test_a_folder_in_which_nothing_may_be_written(raw: Path):
-    pack(raw, tiny())
+def test_a_folder_in_which_nothing_may_be_written(archive: Path):
+    pack(archive, tiny())
     Path("data/packed").write_text("a file where a folder should be")
     refused(registered("tiny_imagenet"), "cannot write the prepared set")
 
 
-def test_an_unreadable_archive(raw: Path, monkeypatch: pytest.MonkeyPatch):
-    pack(raw, tiny())
+def test_an_unreadable_archive(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    pack(archive, tiny())
 
     def deny(*_, **__):
-        raise PermissionError(13, "Permission denied", str(raw))
+        raise PermissionError(13, "Permission denied", str(archive))
 
     monkeypatch.setattr("m2mkd.data.fetch.write_json", deny)
     refused(registered("tiny_imagenet"), "cannot be read .*; allow reading it")
 
 
-def compressed(path: Path, files: Files) -> None:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-
-
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
-def test_an_archive_that_takes_the_place_of_another_is_read(raw: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]):
+def test_an_archive_that_takes_the_place_of_another_is_read(archive: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]):
     """Failed or interrupted, nothing of the first one is used again."""
     dataset = registered("image_folder")
 
     def fail(*_, **__):
         raise error
 
-    compressed(raw, folders())
+    compressed(archive, folders())
     with monkeypatch.context() as patch:
         patch.setattr("m2mkd.data.prepare.write_pack", fail)
         with pytest.raises(error):
             prepare("set", dataset, 64, Path("packed/key"), processes=1)
     assert bool(list(Path().glob("packed/.key.scratch/*"))) == (error is KeyboardInterrupt), "what failed leaves nothing"
-    compressed(raw, {name: image(7, "PNG") for name in folders()})
+    compressed(archive, {name: image(7, "PNG") for name in folders()})
     prepare("set", dataset, 64, Path("packed/key"), processes=1)
     assert set(map(bytes, open_pack(Path("packed/key")).split("train").attributes["sha256"])) == {hashlib.sha256(image(7, "PNG")).digest()}
     assert sorted(path.name for path in Path("packed").iterdir()) == [".key.verified", "key"]
@@ -363,20 +259,20 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_images_are_converted(raw: Path, odd: str):
-    pack(raw, replaced(tiny(), **{"n00000001_1.JPEG": ODD[odd]}))
+def test_odd_images_are_converted(archive: Path, odd: str):
+    pack(archive, replaced(tiny(), **{"n00000001_1.JPEG": ODD[odd]}))
     prepare("set", registered("tiny_imagenet"), 64, Path("packed/key"), processes=1)
     train = open_pack(Path("packed/key")).split("train")
     assert train.images.shape == (6, 64, 64, 3)
     assert train.images[1].std() > 5
 
 
-def test_an_interrupted_preparation_goes_on(raw: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_preparation_goes_on(archive: Path, monkeypatch: pytest.MonkeyPatch):
     """Killed, not failed: the packed set of the second attempt is that of an undisturbed one."""
-    pack(raw, tiny())
+    pack(archive, tiny())
     prepare("set", registered("tiny_imagenet"), 64, Path("packed/undisturbed"), processes=1)
     script = (
-        "import os; from tests.unit.data.test_damage import registered; from m2mkd.data import packing, prepare; from pathlib import Path\n"
+        "import os; from tests.archives import registered; from m2mkd.data import packing, prepare; from pathlib import Path\n"
         "packing.CHUNK = 2; mark = packing._Writer.mark\n"
         "def kill(self, images):\n"
         "    mark(self, images)\n"

@@ -24,11 +24,9 @@ SIZE = 32
 
 
 PACKS = {
-    "tiny-imagenet-100",
     "tiny-imagenet-r-synthetic",
     "imagenette-224",
     "imagenet-r-synthetic",
-    "cifar-100-fewshot",
     "cub-20",
     "coco-mini",
 }
@@ -50,15 +48,18 @@ def test_the_registry_holds_what_the_experiments_need():
         "digits-scenes": 10,
         "tiny-imagenet": 200,
         "tiny-imagenet-r": 62,
+        "tiny-imagenet-100": 100,
+        "tiny-imagenet-100-r": 31,
         "imagenet-1k": 1000,
         "imagenet-r": 200,
         "cifar-100": 100,
+        "cifar-100-fewshot": 100,
         "cub-200": 200,
         "coco-2017": 80,
     }
     for name, dataset in DATASETS.items():
         assert dataset.obtain or all(file.url for file in dataset.files), name
-        assert dataset.synthetic == (name in ("digits-r", "digits-scenes") or name.endswith("-synthetic"))
+        assert dataset.synthetic == (name in ("digits-r", "digits-scenes", "tiny-imagenet-100-r") or name.endswith("-synthetic"))
 
 
 def test_the_source_is_the_one_that_scikit_learn_loads():

@@ -20,6 +20,8 @@ from m2mkd.errors import InputError
 from tests.conftest import ROOT
 from tests.loopback import Server, serving
 
+pytestmark = pytest.mark.usefixtures("project")
+
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -28,11 +30,6 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def server() -> Iterator[Server]:
     with serving({"set.zip": CONTENT}) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def dataset(url: str | None, **fields) -> DatasetConfig:
@@ -184,6 +181,16 @@ def test_a_folder_in_place_of_the_server(tmp_path: Path, form: str):
     (tmp_path / "with spaces").mkdir()
     (tmp_path / "with spaces/set.zip").write_bytes(CONTENT)
     fetch("set", dataset(None), form.format(tmp_path / "with spaces"))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_percent_sign_in_the_name_of_a_folder_stands_for_itself(tmp_path: Path):
+    (tmp_path / "my%20sets").mkdir()
+    (tmp_path / "my%20sets/set.zip").write_bytes(CONTENT)
+    fetch("set", dataset(None), str(tmp_path / "my%20sets"))
+    assert (RAW / "set.zip").read_bytes() == CONTENT
+    (RAW / "set.zip").unlink()
+    fetch("set", dataset(None), f"file:{tmp_path}/my%2520sets")
     assert (RAW / "set.zip").read_bytes() == CONTENT
 
 

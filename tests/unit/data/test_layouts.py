@@ -40,14 +40,6 @@ def registered(layout: str, classes: int, *files: str) -> DatasetConfig:
     )
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data/raw"
-    folder.mkdir(parents=True)
-    return folder
-
-
 @pytest.mark.parametrize("size", [32, 80])
 def test_imagenet_as_its_makers_hand_it_out(raw: Path, size: int):
     write_ilsvrc(raw, TRAINED, MEASURED)

@@ -4,7 +4,6 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from m2mkd.config import load
 from m2mkd.config.datasets import DatasetConfig, SourceFile
 from m2mkd.data import parquet as reader
 from m2mkd.data.archives import open_archive
@@ -23,19 +21,11 @@ from m2mkd.data.pack import open_pack
 from m2mkd.data.parquet import ParquetRow, parquet
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
-from tests.unit.data.test_damage import image, refused
-from tests.unit.test_files import not_a_file
+from tests.archives import image, refused
+from tests.special_files import not_a_file
 
 NAMES = ["n00000002", "n00000001"]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-@pytest.fixture(autouse=True)
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    yield tmp_path / "data/raw"
-    load.datasets.cache_clear()
 
 
 def features(label: str, names: list[str] | None, image_column: str = "image") -> dict[bytes, bytes]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m2mkd.data import readers
-from m2mkd.data.readers import READ_ITEMS, reading
+from m2mkd.data.readers import READ_ITEMS, READ_SECONDS, reading
 from m2mkd.errors import InputError
 
 
@@ -48,20 +47,20 @@ def crashing_at_a_hundred(numbers: Sequence[int]) -> list[int]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(readers, "READ_MEMORY", 64 << 20)
     (tmp_path / "set.zip").write_bytes(bytes(1000))
     return Path("set.zip")
 
 
+MEMORY = 64 << 20
+"""Bytes that a reader has in these tests."""
 HARM = {"memory": (allocating, 96 << 20), "time": (spinning,), "a crash": (crashing,), "the system": (ended_by_the_system,)}
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_what_a_file_does_to_its_reader_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch, harm: str):
-    monkeypatch.setattr(readers, "READ_SECONDS", 0.3)
+def test_what_a_file_does_to_its_reader_is_one_line(file: Path, harm: str):
     start = time.monotonic()
     with (
-        reading(1, [file]) as pool,
+        reading(1, [file], memory=MEMORY, seconds=0.3) as pool,
         pytest.raises(InputError, match=r"^set\.zip: what is in it took more memory or time .*; fetch the original"),
     ):
         pool.read(*HARM[harm])
@@ -69,10 +68,10 @@ def test_what_a_file_does_to_its_reader_is_one_line(file: Path, monkeypatch: pyt
     assert [path.name for path in Path().iterdir()] == ["set.zip"], "not even what a crash leaves"
 
 
-def test_a_large_file_has_more_memory_and_time(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_file_has_more_memory_and_time(file: Path):
     with file.open("wb") as large:
         large.truncate(4 << 30)  # takes no room
-    with reading(1, [file]) as pool:
+    with reading(1, [file], memory=MEMORY) as pool:
         assert pool.read(allocating, 96 << 20) == 96 << 20
         assert pool._seconds > 800
 
@@ -80,7 +79,7 @@ def test_a_large_file_has_more_memory_and_time(file: Path, monkeypatch: pytest.M
 def test_a_file_that_is_mapped_takes_its_own_room(file: Path):
     with file.open("wb") as large:
         large.truncate(128 << 20)
-    with reading(1, [file], mapped=True) as pool:
+    with reading(1, [file], mapped=True, memory=MEMORY) as pool:
         assert pool.read(allocating, 160 << 20) == 160 << 20
 
 
@@ -101,7 +100,7 @@ def test_an_interruption_is_not_kept_waiting(file: Path):
     start = time.monotonic()
     with reading(1, [file]) as pool, pytest.raises(KeyboardInterrupt):
         pool.read(spinning)
-    assert time.monotonic() - start < readers.READ_SECONDS
+    assert time.monotonic() - start < READ_SECONDS
 
 
 def test_a_crash_in_the_midst_of_many(file: Path):

@@ -1,6 +1,5 @@
 """The training stream: what it depends on, and what it does not."""
 
-import io
 import os
 import random
 
@@ -9,32 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from m2mkd.config.recipe import Augmentation, Recipe
+from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import ENCODED, PIXELS, Split, open_pack
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
-from m2mkd.data.stream import Batch, TrainStream, eval_batches, microbatches, mirrored_part
-from m2mkd.data.transforms import normalised
+from m2mkd.data.stream import Batch, TrainStream, mirrored_part
 from m2mkd.errors import InputError
-
-GENERATOR = np.random.default_rng(0)
-SPLIT = Split(GENERATOR.integers(0, 256, (70, 16, 16, 3), dtype=np.uint8), GENERATOR.integers(0, 5, 70))
-EVERYTHING = {"repeats": 3}
-PLAIN = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip": 0, "rand_augment": None, "erase": 0, "mixup": 0, "cutmix": 0}
-
-
-def stream(
-    indices=range(70), names=("digits", "student", 0), batch_size=16, workers=0, rank=0, ranks=1, device="cpu", split=SPLIT, **augmentation
-):
-    recipe = Recipe(epochs=1, batch_size=batch_size, lr=1e-3, augmentation=Augmentation(**augmentation))
-    return TrainStream(split, list(indices), 5, recipe, names, workers, device, rank, ranks)
-
-
-def same(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
-    )
+from tests.unit.data.small_pack import png
+from tests.unit.data.streams import EVERYTHING, PLAIN, SPLIT, same, stream
 
 
 def test_a_batch_has_its_shapes():
@@ -79,12 +60,6 @@ def stored(tmp_path_factory):
     return splits
 
 
-def png(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("storage", [PIXELS, ENCODED])
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2)])
 def test_packs_give_the_same_batches_from_any_step_on(stored, storage, ranks, workers):
@@ -119,13 +94,13 @@ def test_a_rank_resumes_in_an_epoch():
     assert same(whole[3:], list(stream(**EVERYTHING, rank=1, ranks=2, workers=1).epoch(2, start_step=3)))
 
 
-def test_microbatches_are_ranks_of_ranks():
+def test_parts_of_a_batch_are_ranks_of_ranks():
     parts = [list(stream(rank=rank, ranks=2).epoch(0)) for rank in range(2)]
     smaller = [list(stream(rank=rank, ranks=4).epoch(0)) for rank in range(4)]
     for rank, part in enumerate(parts):
         for step, batch in enumerate(part):
-            assert same(list(microbatches(batch, 2)), [smaller[2 * rank + number][step] for number in range(2)])
-            assert same(list(microbatches(batch, 1)), [batch])
+            assert same(list(batch.parts(2)), [smaller[2 * rank + number][step] for number in range(2)])
+            assert same(list(batch.parts(1)), [batch])
 
 
 @given(parts=st.integers(1, 6), block=st.integers(1, 5))
@@ -184,99 +159,6 @@ def test_epochs_have_different_orders():
     assert orders[0] != orders[1] != orders[2]
 
 
-def views(augmentation, epochs=4):
-    """The unmixed images of some epochs by (image, epoch, repeat)."""
-    found, single = {}, stream(**augmentation)
-    for epoch in range(epochs):
-        for draw, batch in zip(single.draws(epoch), single.epoch(epoch), strict=True):
-            assert draw.samples.tolist() == batch.ids.tolist()
-            for sample, repeat, image in zip(draw.samples, draw.repeats, batch.images, strict=True):
-                assert (sample, epoch, repeat) not in found
-                found[sample, epoch, repeat] = image
-    return found
-
-
-def test_repeated_augmentation_gives_several_views_of_fewer_images():
-    ids = torch.cat([batch.ids for batch in stream(**EVERYTHING).epoch(0)])
-    assert len(ids) == 64
-    assert len(set(ids.tolist())) == 22  # 64 / 3, rounded up
-    assert np.all(ids[:63].reshape(-1, 3).numpy() == ids[:63:3, None].numpy())
-
-
-@pytest.mark.parametrize("kind", [{"crop_scale": (0.3, 1)}, {"erase": 1}])
-def test_augmentation_differs_between_repeats_and_epochs(kind):
-    found = views(PLAIN | kind | {"repeats": 2})
-    repeats = [(key, (key[0], key[1], 1)) for key in found if key[2] == 0 and (key[0], key[1], 1) in found]
-    epochs = [(key, (key[0], key[1] + 1, key[2])) for key in found if (key[0], key[1] + 1, key[2]) in found]
-    for pairs in (repeats, epochs):
-        assert len(pairs) > 20
-        assert np.mean([torch.equal(found[a], found[b]) for a, b in pairs]) < 0.1
-
-
-def test_a_view_does_not_depend_on_the_batch_size():
-    small, large = stream(batch_size=8, mixup=0, cutmix=0), stream(batch_size=32, mixup=0, cutmix=0)
-    images = [torch.cat([batch.images for batch in each.epoch(1)])[:64] for each in (small, large)]
-    assert torch.equal(*images)
-
-
-@pytest.mark.parametrize("mixing", [{}, {"cutmix": 0}, {"mixup": 0}, {"label_smoothing": 0}, {"mixup": 0, "cutmix": 0}])
-def test_targets_sum_to_one(mixing):
-    for batch in stream(**mixing).epoch(0):
-        torch.testing.assert_close(batch.targets.sum(1), torch.ones(16))
-        assert batch.targets.min() >= 0
-
-
-def test_without_mixing_targets_are_smoothed_labels():
-    for batch in stream(mixup=0, cutmix=0, label_smoothing=0.1).epoch(0):
-        expected = 0.02 + 0.9 * torch.nn.functional.one_hot(batch.labels, 5)
-        torch.testing.assert_close(batch.targets, expected)
-
-
-def test_mixup_blends_a_batch_with_its_reverse():
-    mixed, plain = (list(stream(**(PLAIN | {"mixup": alpha, "label_smoothing": 0})).epoch(0)) for alpha in (0.8, 0))
-    lams = []
-    for blend, clean in zip(mixed, plain, strict=True):
-        i = next(i for i in range(16) if clean.labels[i] != clean.labels[15 - i])
-        lam = blend.targets[i, clean.labels[i]]
-        torch.testing.assert_close(blend.images, lam * clean.images + (1 - lam) * clean.images.flip(0), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(blend.targets, lam * clean.targets + (1 - lam) * clean.targets.flip(0))
-        lams.append(lam.item())
-    assert len(set(lams)) == len(lams)  # one for each batch
-
-
-def test_cutmix_pastes_a_box_of_the_reverse():
-    mixed, plain = (list(stream(**(PLAIN | {"cutmix": alpha, "label_smoothing": 0})).epoch(0)) for alpha in (1.0, 0))
-    for blend, clean in zip(mixed, plain, strict=True):
-        pasted = (blend.images != clean.images).any(0).any(0)
-        assert torch.equal(blend.images, torch.where(pasted, clean.images.flip(0), clean.images))
-        i = next(i for i in range(16) if clean.labels[i] != clean.labels[15 - i])
-        assert blend.targets[i, clean.labels[i]].item() == pytest.approx(1 - pasted.float().mean().item(), abs=1e-6)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 16), (1.0, 64)])
-def test_the_share_of_cutmix(share, expected):
-    pasted = 0
-    mixing = stream(**(PLAIN | {"mixup": 0.8, "cutmix": 1.0, "cutmix_share": share}))
-    for epoch in range(16):
-        for blend in mixing.epoch(epoch):
-            clean = normalised(SPLIT.images[blend.ids.numpy()])
-            pasted += torch.equal(blend.images, torch.where(blend.images == clean, clean, clean.flip(0)))
-    assert abs(pasted - expected) <= (10 if 0 < share < 1 else 0)
-
-
-def test_mixing_draws_what_the_released_code_draws(fixtures_dir):
-    """Which of the two, and lambda before the box is cut, from numpy's seed 123 (vmoe.md 4.2)."""
-    from timm.data.mixup import Mixup
-
-    from m2mkd.seeds import forked_rng
-
-    recorded = np.load(fixtures_dir / "vmoe" / "vmoe_fixtures.npz")["mixup.seed123.lam_cutmix"]
-    with forked_rng():
-        np.random.seed(123)
-        drawn = [Mixup(0.8, 1.0, switch_prob=0.5)._params_per_batch() for _ in recorded]
-    np.testing.assert_allclose(drawn, recorded, atol=1e-12)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_global_generators_are_left_alone(workers):
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -313,41 +195,5 @@ def test_images_on_the_disk_are_asked_for_before_they_are_read(tmp_path, monkeyp
 
 
 def test_a_set_smaller_than_a_batch_is_refused():
-    with pytest.raises(InputError, match="digits: 15 training images are fewer than one batch of 16; lower batch_size"):
+    with pytest.raises(InputError, match="digits student 0: 15 training images are fewer than one batch of 16; lower batch_size"):
         stream(range(15))
-
-
-def test_evaluation_sees_every_image_in_order():
-    batches = list(eval_batches(SPLIT, 16, 32))
-    assert [len(batch.labels) for batch in batches] == [32, 32, 6]
-    assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(70))
-    assert torch.cat([batch.labels for batch in batches]).tolist() == SPLIT.labels.tolist()
-    assert torch.equal(torch.cat([batch.images for batch in batches]), normalised(SPLIT.images))
-
-
-@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 32), (2, 32), (3, 7), (4, 32), (5, 70)])
-def test_ranks_divide_an_evaluation(ranks, batch_size):
-    whole = {int(batch.ids[0]): batch for batch in eval_batches(SPLIT, 16, batch_size)}
-    parts = [batch for rank in range(ranks) for batch in eval_batches(SPLIT, 16, batch_size, rank, ranks)]
-    assert sorted(torch.cat([batch.ids for batch in parts]).tolist()) == list(range(70))
-    # Batch by batch what one rank has, so that nothing depends on what shares a batch.
-    assert same(parts, [whole[int(batch.ids[0])] for batch in parts])
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_resize_what_is_evaluated(workers):
-    raw = Split(SPLIT.images, SPLIT.labels, final=False)
-    before = torch.get_rng_state()
-    assert same(list(eval_batches(raw, 24, 32)), list(eval_batches(raw, 24, 32, workers=workers)))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_evaluation_at_another_size_resizes_and_crops():
-    ramp = Split(
-        np.linspace(0, 255, 16).astype(np.uint8)[None, None, :, None].repeat(16, 1).repeat(3, 3), np.zeros(1, np.int64), final=False
-    )
-    (batch,) = eval_batches(ramp, 64, 8)
-    assert batch.images.shape == (1, 3, 64, 64)
-    # 73 columns, of which 4 or 5 at each side are cut off: neither the darkest nor the lightest remain.
-    assert batch.images.min() > normalised(ramp.images).min()
-    assert batch.images.max() < normalised(ramp.images).max()

@@ -2,35 +2,20 @@
 
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from m2mkd.config import load
 from m2mkd.data.archives import LARGEST_FILE
 from m2mkd.data.contents import Contents
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.tasks import ARCHIVED, found_in
 from m2mkd.errors import InputError
+from tests.archives import HEALTHY, Files, birds, cifar, compressed, folders, image, lines, pack, refused, registered, renditions, tiny
 from tests.ilsvrc import KIT, TRAIN, VAL, write_ilsvrc
-from tests.unit.data.test_damage import (
-    HEALTHY,
-    Files,
-    birds,
-    cifar,
-    compressed,
-    folders,
-    image,
-    lines,
-    pack,
-    refused,
-    registered,
-    renditions,
-    tiny,
-)
 
 CLUTTER: Files = {
     "README": b"about",
@@ -45,11 +30,8 @@ CLUTTER: Files = {
 
 
 @pytest.fixture(autouse=True)
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    yield tmp_path / "data/raw/set.zip"
-    load.datasets.cache_clear()
+def archive(raw: Path) -> Path:
+    return raw / "set.zip"
 
 
 def found(path: Path, layout: str) -> dict[str, list[tuple[str, int]]]:
@@ -61,11 +43,11 @@ def found(path: Path, layout: str) -> dict[str, list[tuple[str, int]]]:
 
 @pytest.mark.parametrize("layout", HEALTHY)
 @pytest.mark.parametrize("form", ["zip", "tar"])
-def test_clutter_beside_the_folder_is_passed_over(raw: Path, layout: str, form: str):
+def test_clutter_beside_the_folder_is_passed_over(archive: Path, layout: str, form: str):
     write: Callable[[Path, Files], None] = pack if form == "zip" else compressed
-    write(raw, HEALTHY[layout]())
+    write(archive, HEALTHY[layout]())
     prepare("set", registered(layout), 64, Path("clean"), processes=1)
-    write(raw, CLUTTER | HEALTHY[layout]() | CLUTTER)
+    write(archive, CLUTTER | HEALTHY[layout]() | CLUTTER)
     prepare("set", registered(layout), 64, Path("cluttered"), processes=1)
     for split in open_pack(Path("clean")).manifest["splits"]:
         clean, cluttered = (open_pack(Path(name)).split(split) for name in ("clean", "cluttered"))
@@ -83,9 +65,9 @@ def regrouped(inner: str = "", annotated: bool = False) -> Files:
 
 @pytest.mark.parametrize("inner", ["", "images/"])
 @pytest.mark.parametrize("annotated", [False, True])
-def test_a_regrouped_tiny_imagenet(raw: Path, inner: str, annotated: bool):
-    pack(raw, regrouped(inner, annotated))
-    val = found(raw, "tiny_imagenet")["val"]
+def test_a_regrouped_tiny_imagenet(archive: Path, inner: str, annotated: bool):
+    pack(archive, regrouped(inner, annotated))
+    val = found(archive, "tiny_imagenet")["val"]
     assert [name.rpartition("/")[2] for name, _ in val] == [f"val_{number}.JPEG" for number in (1, 2, 9, 10)], (
         "in the order of the original"
     )
@@ -93,9 +75,9 @@ def test_a_regrouped_tiny_imagenet(raw: Path, inner: str, annotated: bool):
     prepare("set", registered("tiny_imagenet"), 64, Path("packed/key"), processes=1)
 
 
-def test_training_images_without_their_inner_folder(raw: Path):
-    pack(raw, {name.replace("/images/n", "/n"): content for name, content in tiny().items()})
-    assert len(found(raw, "tiny_imagenet")["train"]) == 6
+def test_training_images_without_their_inner_folder(archive: Path):
+    pack(archive, {name.replace("/images/n", "/n"): content for name, content in tiny().items()})
+    assert len(found(archive, "tiny_imagenet")["train"]) == 6
 
 
 def blank(text: bytes) -> bytes:
@@ -103,23 +85,23 @@ def blank(text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("layout", "make"), [("tiny_imagenet", tiny), ("cub", birds)])
-def test_lists_with_blank_lines_as_an_editor_saves_them(raw: Path, layout: str, make: Callable[[], Files]):
-    pack(raw, make())
-    expected = found(raw, layout)
-    pack(raw, {name: blank(content) if name.endswith(".txt") else content for name, content in make().items()})
-    assert found(raw, layout) == expected
+def test_lists_with_blank_lines_as_an_editor_saves_them(archive: Path, layout: str, make: Callable[[], Files]):
+    pack(archive, make())
+    expected = found(archive, layout)
+    pack(archive, {name: blank(content) if name.endswith(".txt") else content for name, content in make().items()})
+    assert found(archive, layout) == expected
 
 
-def test_lists_of_imagenet_with_blank_lines(raw: Path):
+def test_lists_of_imagenet_with_blank_lines(archive: Path):
     trained, measured = {"n00000001": [image(1)], "n00000002": [image(2)]}, [("n00000002", image(3)), ("n00000001", image(4))]
-    paths = [raw.parent / name for name in (TRAIN, VAL, KIT)]
-    write_ilsvrc(raw.parent, trained, measured, b"\n1\r\n\n2\n\n")
-    contents = found_in("imagenet", paths, [None] * 3, raw.parent / "scratch")
+    paths = [archive.parent / name for name in (TRAIN, VAL, KIT)]
+    write_ilsvrc(archive.parent, trained, measured, b"\n1\r\n\n2\n\n")
+    contents = found_in("imagenet", paths, [None] * 3, archive.parent / "scratch")
     assert contents.splits["val"].labels == [1, 0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-def test_names_in_another_encoding_in_the_archive_and_its_lists(raw: Path, encoding: str):
+def test_names_in_another_encoding_in_the_archive_and_its_lists(archive: Path, encoding: str):
     def named(text: str) -> str:
         return text.replace("00", "\u00e9\u00e9")
 
@@ -127,7 +109,7 @@ def test_names_in_another_encoding_in_the_archive_and_its_lists(raw: Path, encod
         named(name): named(content.decode("latin-1")).encode(encoding) if name.endswith(".txt") else content
         for name, content in birds().items()
     }
-    compressed(raw, {name.encode(encoding).decode("utf-8", "surrogateescape"): content for name, content in files.items()})
+    compressed(archive, {name.encode(encoding).decode("utf-8", "surrogateescape"): content for name, content in files.items()})
     prepare("set", registered("cub"), 64, Path("packed/key"), processes=1)
     opened = open_pack(Path("packed/key"))
     assert opened.classes == ("\u00e9\u00e91.Auk", "\u00e9\u00e92.Bee")
@@ -167,35 +149,35 @@ UNPLACED = {
 
 
 @pytest.mark.parametrize("case", UNPLACED)
-def test_an_image_is_prepared_or_refused(raw: Path, case: str):
+def test_an_image_is_prepared_or_refused(archive: Path, case: str):
     layout, files, message = UNPLACED[case]
-    pack(raw, files)
+    pack(archive, files)
     refused(registered(layout), message)
 
 
-def test_the_test_set_of_tiny_imagenet_has_no_labels_and_is_left_out(raw: Path):
-    pack(raw, tiny() | {"set/test/images/test_0.JPEG": image()})
-    assert len(found(raw, "tiny_imagenet")["val"]) == 2
+def test_the_test_set_of_tiny_imagenet_has_no_labels_and_is_left_out(archive: Path):
+    pack(archive, tiny() | {"set/test/images/test_0.JPEG": image()})
+    assert len(found(archive, "tiny_imagenet")["val"]) == 2
 
 
 @pytest.mark.parametrize("layout", ARCHIVED)
 @pytest.mark.parametrize("other", HEALTHY)
-def test_a_data_set_in_the_place_of_another_is_one_line(raw: Path, layout: str, other: str):
+def test_a_data_set_in_the_place_of_another_is_one_line(archive: Path, layout: str, other: str):
     """Where the layouts differ; folders of images named by WordNet ids are one of another kind, too."""
-    pack(raw, HEALTHY[other]())
-    paths = [raw] * {"imagenet": 3, "tiny_imagenet_r": 2}.get(layout, 1)
+    pack(archive, HEALTHY[other]())
+    paths = [archive] * {"imagenet": 3, "tiny_imagenet_r": 2}.get(layout, 1)
     if layout == other:
-        found_in(layout, paths, [None] * 3, raw.parent)
+        found_in(layout, paths, [None] * 3, archive.parent)
         return
     with pytest.raises(InputError, match=r"^/.*set\.zip: .*; (fetch|put)"):
-        found_in(layout, paths, [None] * 3, raw.parent)
+        found_in(layout, paths, [None] * 3, archive.parent)
 
 
 @pytest.mark.parametrize("layout", ARCHIVED)
-def test_what_is_no_archive_in_its_place_is_one_line(raw: Path, layout: str):
-    raw.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
+def test_what_is_no_archive_in_its_place_is_one_line(archive: Path, layout: str):
+    archive.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
     with pytest.raises(InputError, match="not a whole archive"):
-        found_in(layout, [raw] * 3, [None] * 3, raw.parent)
+        found_in(layout, [archive] * 3, [None] * 3, archive.parent)
 
 
 @pytest.mark.parametrize(("layout", "count"), [("tiny_imagenet", 1), ("imagenet", 3), ("tiny_imagenet_r", 2), ("digits", 1)])
@@ -205,20 +187,20 @@ def test_more_or_fewer_files_than_a_layout_has(layout: str, count: int):
     refused(dataset, f"set: files: layout '{layout}' is read from {count}, not from {count + 1}; register {count}")
 
 
-def test_a_training_set_of_cifar_is_larger_than_any_other_file_that_is_read_at_once(raw: Path):
+def test_a_training_set_of_cifar_is_larger_than_any_other_file_that_is_read_at_once(archive: Path):
     count = LARGEST_FILE // 3072 + 1  # the original has twice as many
     table = {b"data": np.zeros((count, 3072), np.uint8), b"fine_labels": [number % 2 for number in range(count)]}
-    pack(raw, cifar(**{"c/train": pickle.dumps(table, 3)}))
-    _, splits = found_in("cifar100", [raw], [None], raw.parent)
+    pack(archive, cifar(**{"c/train": pickle.dumps(table, 3)}))
+    _, splits = found_in("cifar100", [archive], [None], archive.parent)
     assert splits["train"][0].shape == (count, 32, 32, 3)
 
 
 @pytest.mark.parametrize("changed", ["c/meta", "c/train", "c/test"])
-def test_a_table_of_cifar_with_other_columns(raw: Path, changed: str):
+def test_a_table_of_cifar_with_other_columns(archive: Path, changed: str):
     """As that of CIFAR-10 has them."""
-    pack(raw, cifar() | {changed: b"\x80\x02}U\x06labels]K\x00as."})
+    pack(archive, cifar() | {changed: b"\x80\x02}U\x06labels]K\x00as."})
     with pytest.raises(InputError, match=r"set\.zip: (meta names no fine classes|\w+ is not a table of images \(data is missing)"):
-        found_in("cifar100", [raw], [None], raw.parent)
+        found_in("cifar100", [archive], [None], archive.parent)
 
 
 def cells(depth: int) -> bytes:
@@ -235,13 +217,13 @@ def cells(depth: int) -> bytes:
     return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content
 
 
-def test_a_matrix_that_crashes_its_reader(raw: Path):
+def test_a_matrix_that_crashes_its_reader(archive: Path):
     """In a process of its own, so that it is one line here, too."""
-    write_ilsvrc(raw.parent, {"n00000001": [image(1)]}, [("n00000001", image(3))], meta=cells(30_000))
+    write_ilsvrc(archive.parent, {"n00000001": [image(1)]}, [("n00000001", image(3))], meta=cells(30_000))
     files = tuple(registered("imagenet").files[0].model_copy(update={"name": name}) for name in (TRAIN, VAL, KIT))
     refused(registered("imagenet").model_copy(update={"files": files}), "crashed its reader|is not the table of classes")
 
 
-def test_an_annotation_of_many_columns_is_read_by_its_first_two(raw: Path):
-    pack(raw, lines(tiny(), "val_annotations.txt", lambda text: text.replace(b"\t0", b"\t0\t0")))
-    assert len(found(raw, "tiny_imagenet")["val"]) == 2
+def test_an_annotation_of_many_columns_is_read_by_its_first_two(archive: Path):
+    pack(archive, lines(tiny(), "val_annotations.txt", lambda text: text.replace(b"\t0", b"\t0\t0")))
+    assert len(found(archive, "tiny_imagenet")["val"]) == 2

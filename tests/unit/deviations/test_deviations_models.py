@@ -48,7 +48,7 @@ def student(compat, config=NAC, prior="scale_free"):
 def module(compat, index, config=NAC):
     with forked_rng("module"):
         return build_module(
-            config, index, image_size=16, num_classes=5, stitch_width=12, drop_path=0.0, state_seed=0, places=6, compat=compat
+            config, index, image_size=16, num_classes=5, stitch_width=12, drop_path=0.0, state_seed=0, batch_size=6, compat=compat
         )
 
 

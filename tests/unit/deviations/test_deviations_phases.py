@@ -197,7 +197,7 @@ def test_accuracy_meter_of_a_probe(monkeypatch, tmp_path, runs):
 
 def test_val_remainder():
     split = Split(np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10), {"rendition": np.arange(10)})
-    released, corrected = (common.measured_part(SimpleNamespace(compat=value), split, 4) for value in both("val_remainder"))
+    released, corrected = (common.measured_subset(SimpleNamespace(compat=value), split, 4) for value in both("val_remainder"))
     assert corrected is split
     np.testing.assert_array_equal(released.labels, range(8))
     np.testing.assert_array_equal(released.images.ravel(), range(8))
@@ -290,7 +290,7 @@ def test_distillation_follows_the_switches(monkeypatch, runs):
     for profile in ("released", "corrected"):
         value = {name: getattr(switch, profile) for name, switch in SWITCHES.items()}
         pair = wired(monkeypatch, *(job(run, value | changed, upstream) for changed in ({"kl_norm": SWITCHES["kl_norm"].corrected}, {})))[0]
-        losses[profile] = [task.loss(images, targets, torch.Generator()).item() for task in pair]
+        losses[profile] = [task.loss(images, targets, torch.Generator()).value.item() for task in pair]
         tasks[profile] = pair[-1]
     released, corrected = tasks["released"], tasks["corrected"]
     assert (released.decay_scalars, corrected.decay_scalars) == (True, False)

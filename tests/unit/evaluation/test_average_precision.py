@@ -10,7 +10,8 @@ from m2mkd.data.detection_pack import detection_split
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.segmentation import bitmap, compressed, run_lengths
-from m2mkd.evaluation.average_precision import NUMBERS, RECALLS, AveragePrecision, Predictions, Truth, average_precision, truth_of
+from m2mkd.evaluation.average_precision import RECALLS, AveragePrecision, Predictions, Truth, average_precision, truth_of
+from m2mkd.study.measurements import PRECISIONS
 from tests.coco import files, healthy, registered, write_archive
 
 SIDE = 200
@@ -43,7 +44,7 @@ def measured(truth, found, kind="boxes", **options) -> AveragePrecision:
 @pytest.mark.parametrize(("kind", "name"), [("boxes", "bbox"), ("masks", "segm")])
 def test_the_recorded_numbers(fixtures_dir, kind, name):
     recorded = json.loads((fixtures_dir / "detection/ap.json").read_text())
-    assert recorded["order"] == list(NUMBERS)
+    assert recorded["order"] == list(PRECISIONS)
     source, found, order = recorded["ground_truth"], [], sorted(category["id"] for category in recorded["ground_truth"]["categories"])
     truth = {image["id"]: Truth(image["height"], image["width"], []) for image in source["images"]}
     for each in source["annotations"]:
@@ -71,7 +72,7 @@ def test_the_recorded_numbers(fixtures_dir, kind, name):
 def test_everything_found(kind):
     small, large = (10, 10, 30, 30), (50, 50, 190, 190)
     result = measured([[instance(small)], [instance(large, 1)]], [detections(0, (small, 0.3, 0)), detections(1, (large, 0.2, 1))], kind)
-    assert result.numbers == pytest.approx({name: None if name in ("APm", "ARm") else 1.0 for name in NUMBERS})
+    assert result.numbers == pytest.approx({name: None if name in ("APm", "ARm") else 1.0 for name in PRECISIONS})
     assert result.per_class == pytest.approx({"cat": 1.0, "dog": 1.0, "hen": None})
     np.testing.assert_allclose(result.curve(0.75), np.ones(101))
 

@@ -1,5 +1,7 @@
 """The experts' products: both paths against a masked loop, their gradients, and what they promise about bits."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m2mkd.models import moe_dispatch
 from m2mkd.models.moe_dispatch import grouped_products_pay, mix_experts, sort_by_expert
 
 D, HIDDEN = 8, 16
@@ -19,8 +20,9 @@ def experts(number: int, seed: int, dtype: torch.dtype = torch.float64) -> list[
     return [torch.randn(shape, dtype=dtype, generator=generator).requires_grad_() for shape in shapes]
 
 
-def mix(tokens: Tensor, chosen: Tensor, weights: Tensor, parameters: list[Tensor]) -> Tensor:
-    return mix_experts(tokens, chosen, weights, (parameters[0], parameters[1]), (parameters[2], parameters[3]))[0]
+def mix(tokens: Tensor, chosen: Tensor, weights: Tensor, parameters: list[Tensor], grouped: bool | None = None) -> Tensor:
+    w1, b1, w2, b2 = parameters
+    return mix_experts(tokens, chosen, weights, (w1, b1), (w2, b2), grouped=grouped)[0]
 
 
 def masked_loop(tokens: Tensor, chosen: Tensor, weights: Tensor, parameters: list[Tensor]) -> Tensor:
@@ -61,9 +63,7 @@ def test_any_routing_equals_the_masked_loop(grouped, dtype, tolerance, routing, 
     tokens = torch.randn(len(chosen), D, dtype=dtype, generator=generator)
     weights = torch.rand(chosen.shape, dtype=dtype, generator=generator)
     parameters = experts(number, seed, dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moe_dispatch, "grouped_products_pay", lambda *_: grouped)
-        ours = outcome(mix, tokens, chosen, weights, parameters)
+    ours = outcome(partial(mix, grouped=grouped), tokens, chosen, weights, parameters)
     theirs = outcome(masked_loop, tokens, chosen, weights, parameters)
     for left, right in zip(ours, theirs, strict=True):
         torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
@@ -99,28 +99,24 @@ def test_gradients_by_finite_differences():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_grouped_and_contiguous_products_agree(monkeypatch, dtype):
+def test_grouped_and_contiguous_products_agree(dtype):
     """The same function on either path; in bfloat16 as exactly as its 8 bits allow."""
     generator = torch.Generator().manual_seed(3)
     chosen = torch.rand(64, 5, generator=generator).argsort(dim=1)[:, :2]  # of four experts and the dropped
     tokens = torch.randn(64, D, generator=generator).to(dtype)
     weights = torch.rand(64, 2, generator=generator).to(dtype)
     parameters = [(parameter.detach() / 4).to(dtype).requires_grad_() for parameter in experts(4, 1, torch.float32)]
-    results = []
-    for grouped in (False, True):
-        monkeypatch.setattr(moe_dispatch, "grouped_products_pay", lambda *_, grouped=grouped: grouped)
-        results.append(outcome(mix, tokens, chosen, weights, parameters))
+    results = [outcome(partial(mix, grouped=grouped), tokens, chosen, weights, parameters) for grouped in (False, True)]
     for left, right in zip(*results, strict=True):
         scale = left.abs().max().item()
         assert (left - right).abs().max().item() <= (2e-6 if dtype == torch.float32 else 2e-2) * scale
 
 
-def test_idle_experts_get_zero_gradients_on_either_path(monkeypatch):
+def test_idle_experts_get_zero_gradients_on_either_path():
     for grouped in (False, True):
-        monkeypatch.setattr(moe_dispatch, "grouped_products_pay", lambda *_, grouped=grouped: grouped)
         parameters = experts(4, 0, torch.float32)
         chosen, weights = torch.tensor([[1, 4], [2, 1], [1, 4]]), torch.tensor([[0.5, 0], [1, 1], [0.5, 0]])
-        mix(torch.ones(3, D), chosen, weights, parameters).sum().backward()
+        mix(torch.ones(3, D), chosen, weights, parameters, grouped).sum().backward()
         for parameter in parameters:
             assert parameter.grad[[0, 3]].count_nonzero() == 0
             assert parameter.grad[[1, 2]].abs().sum() > 0
@@ -139,16 +135,15 @@ def test_grouped_products_are_for_bfloat16_on_hopper():
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_autocast_chooses_the_dtype_of_the_products(monkeypatch, grouped):
-    monkeypatch.setattr(moe_dispatch, "grouped_products_pay", lambda *_: grouped)
+def test_autocast_chooses_the_dtype_of_the_products(grouped):
     parameters = experts(2, 0, torch.float32)
     tokens = torch.randn(4, D, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = mix(tokens, torch.tensor([[0, 1]] * 4), torch.full((4, 2), 0.5), parameters)
+        output = mix(tokens, torch.tensor([[0, 1]] * 4), torch.full((4, 2), 0.5), parameters, grouped)
     output.float().sum().backward()
     assert output.dtype == torch.bfloat16
     assert {tensor.grad.dtype for tensor in (tokens, *parameters)} == {torch.float32}
-    exact = mix(tokens, torch.tensor([[0, 1]] * 4), torch.full((4, 2), 0.5), parameters)
+    exact = mix(tokens, torch.tensor([[0, 1]] * 4), torch.full((4, 2), 0.5), parameters, grouped)
     assert (output - exact).abs().max() <= 0.02 * exact.abs().max()
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.reference_nac import ReferenceNAC
 from m2mkd.config.models import Latents, NACConfig
 from m2mkd.models.nac.noise import Noise
-from tests.unit.models.test_nac_circuit import CONFIG, IMAGES, circuit, noise
+from tests.unit.models.small_nac import CONFIG, IMAGES, circuit, noise
 
 TINY = NACConfig(state_dim=384, code_dim=384, heads=6, latents=Latents(input=64, mediator=256, output=64))
 IMAGENET = NACConfig(state_dim=512, code_dim=512, heads=8, latents=Latents(input=192, mediator=768, output=64), ffn_capacity=1.0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from m2mkd.models.nac.cache import Cache
 from m2mkd.models.nac.modulated import ModFC
-from tests.unit.models.test_nac_circuit import IMAGES, circuit, noise
+from tests.unit.models.small_nac import IMAGES, circuit, noise
 
 
 class Counted(nn.Module):

@@ -6,35 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
+from m2mkd.config.models import TokenizerConfig
 from m2mkd.errors import InputError
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.nac.noise import Noise
-
-MEDIATORS = 8
-CONFIG = NACConfig(
-    state_dim=16,
-    code_dim=8,
-    signature_dim=8,
-    heads=2,
-    head_dim=6,
-    latents=Latents(input=4, mediator=MEDIATORS, output=3),
-    iterations=2,
-    layer_scale=1.0,
-    tokenizer=TokenizerConfig(depths=(1, 1), stem_stride=2, grid_dim=4),
-    graph=GraphPriors(groups=2, fit_steps=300),
-)
-IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def circuit(prior="scale_free", seed=0, **options):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return NAC(CONFIG, image_size=16, num_classes=5, prior=prior, **options)
-
-
-def noise(seed=0):
-    return Noise.from_generator(torch.Generator().manual_seed(seed))
+from tests.unit.models.small_nac import CONFIG, IMAGES, MEDIATORS, circuit, noise
 
 
 def test_evaluation_without_noise_repeats_itself():
@@ -224,7 +200,7 @@ class Nothing(Noise):
 @pytest.mark.parametrize("mode", ["evaluation", "evaluation with noise", "training"])
 def test_no_value_of_a_tensor_is_waited_for(mode, monkeypatch):
     """Fake tensors have none: item(), bool(), nonzero() or a shape that depends on data would raise. As on an accelerator."""
-    monkeypatch.setattr("m2mkd.models.nac.noise._countable", lambda _: False)
+    monkeypatch.setattr("m2mkd.models.nac.noise._on_cpu", lambda _: False)
     with torch.device("meta"):
         nac = NAC(CONFIG, image_size=16, num_classes=5, prior=None)
     with FakeTensorMode(allow_non_fake_inputs=True):

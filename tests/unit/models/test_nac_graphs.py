@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2mkd.config.models import GraphPriors
+from m2mkd.config.models import GraphPriors, NACConfig
 from m2mkd.errors import InputError
-from m2mkd.models.nac.graphs import fit_signatures, prior_graph
+from m2mkd.models.nac.graphs import fit_signatures, prior_graph, prior_signatures
 from m2mkd.models.nac.kernel import cosine_distance
 from m2mkd.models.nac.regularisers import block_model, block_model_loss, signature_repulsion
 
@@ -126,6 +126,21 @@ def test_annealed_fit_ends_when_every_pair_is_parted(monkeypatch):
     signatures = fit_signatures(graph, 32, 0, 0.9, 1000, annealed=True)
     assert len(steps) < 500
     assert torch.equal((cosine_distance(signatures, signatures) <= 0.9).fill_diagonal_(False), graph.bool())
+
+
+@pytest.mark.parametrize("prior", ["ring_of_cliques", "scale_free", "erdos_renyi"])
+def test_the_repulsion_of_a_fitted_graph_is_zero_at_the_start(prior):
+    sizes = {"input": 8, "mediator": 32, "output": 4}
+    config = NACConfig(state_dim=8, code_dim=8, signature_dim=32, heads=2, latents=sizes, graph=PARAMETERS.model_dump())
+    graph = adjacency(prior)
+    fitted = prior_signatures(config, prior, 0, None)
+    distance = cosine_distance(fitted, fitted).fill_diagonal_(2)
+    assert distance.min() >= config.hinge
+    assert torch.equal(distance <= config.truncation, graph.bool())
+    assert signature_repulsion(fitted, config.hinge) == 0
+    # The fit without the hinge pulls neighbours inside it.
+    inside = fit_signatures(graph, 32, 0, config.truncation, 1000, annealed=True)
+    assert signature_repulsion(inside, config.hinge) < 0
 
 
 def test_graph_fitted_at_0_8_and_cut_at_0_9_is_denser_than_its_prior():

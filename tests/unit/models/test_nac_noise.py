@@ -60,25 +60,23 @@ def test_code_noise_is_bounded_by_the_code_and_has_no_gradient():
     assert torch.equal(codes.grad, torch.ones_like(codes))
 
 
-@pytest.mark.parametrize("countable", [True, False])
-def test_drop_path_drops_samples_whole_and_keeps_the_mean(countable, monkeypatch):
-    monkeypatch.setattr("m2mkd.models.nac.noise._countable", lambda _: countable)
+@pytest.mark.parametrize("skip", [True, False])
+def test_drop_path_drops_samples_whole_and_keeps_the_mean(skip):
     ones = torch.ones(20_000, 2, 3)
-    branch = drop_path(torch.zeros_like(ones), 0.1, noise(), lambda select: select(ones))
+    branch = drop_path(torch.zeros_like(ones), 0.1, noise(), lambda select: select(ones), skip=skip)
     assert torch.all(branch == branch[:, :1, :1])
     torch.testing.assert_close(branch[:, 0, 0].unique(), torch.tensor([0, 1 / 0.9]))
     assert branch.mean().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
-def test_branches_that_are_not_computed_have_the_value_and_gradient_of_dropped_ones(rate, monkeypatch):
+def test_branches_that_are_not_computed_have_the_value_and_gradient_of_dropped_ones(rate):
     results = []
-    for countable in (True, False):
-        monkeypatch.setattr("m2mkd.models.nac.noise._countable", lambda _, countable=countable: countable)
+    for skip in (True, False):
         states = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
         layer = torch.nn.Linear(3, 3, bias=False)
         torch.nn.init.constant_(layer.weight, 0.5)
-        out = drop_path(states, rate, noise(), lambda select, states=states, layer=layer: layer(select(states)).sin())
+        out = drop_path(states, rate, noise(), lambda select, states=states, layer=layer: layer(select(states)).sin(), skip=skip)
         out.square().sum().backward()
         results.append((out, states.grad, layer.weight.grad))
     for computed, masked in zip(*results, strict=True):

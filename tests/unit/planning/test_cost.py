@@ -1,11 +1,9 @@
 """GPU-hours, memory and storage of whole studies, against the specification's section 8 and against the parts that they are made of."""
 
 import json
-import sys
 
 import pytest
 
-from m2mkd import cli
 from m2mkd.config import load
 from m2mkd.data.prepare import prepare
 from m2mkd.errors import InputError
@@ -228,16 +226,8 @@ def test_a_small_model_is_planned_as_it_is_built():
 # --- the command ----------------------------------------------------------------------------------------------------------------
 
 
-def typed(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "plan", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    printed = capsys.readouterr()
-    return exit_.value.code or 0, printed.out, printed.err
-
-
-def test_the_command_prints_one_experiment(monkeypatch, capsys):
-    code, out, _ = typed(monkeypatch, capsys, "vmoe_base/m2mkd", "--scale", "paper")
+def test_the_command_prints_one_experiment(typed):
+    code, out, _ = typed("plan", "vmoe_base/m2mkd", "--scale", "paper")
     assert code == 0
     assert "H200" in out
     assert "40%" in out
@@ -246,21 +236,21 @@ def test_the_command_prints_one_experiment(monkeypatch, capsys):
     assert "/tmp" not in out
 
 
-def test_the_command_prints_all_experiments(monkeypatch, capsys):
-    code, out, _ = typed(monkeypatch, capsys, "--all", "--scale", "small", "--gpu", "l40s")
+def test_the_command_prints_all_experiments(typed):
+    code, out, _ = typed("plan", "--all", "--scale", "small", "--gpu", "l40s")
     assert code == 0
     assert "L40S" in out
     assert "all, shared runs once" in out
 
 
-def test_the_command_says_what_does_not_fit(monkeypatch, capsys):
+def test_the_command_says_what_does_not_fit(typed):
     arguments = ("teacher_deit_huge", "--scale", "paper", "--gpu", "l40s")
-    assert "1 runs do not fit in the 48 GB" in typed(monkeypatch, capsys, *arguments)[1]
-    assert "do not fit" not in typed(monkeypatch, capsys, *arguments, "--device-batch", "64")[1]
+    assert "1 runs do not fit in the 48 GB" in typed("plan", *arguments)[1]
+    assert "do not fit" not in typed("plan", *arguments, "--device-batch", "64")[1]
 
 
-def test_json_holds_every_run(monkeypatch, capsys):
-    code, out, _ = typed(monkeypatch, capsys, "vmoe_base/m2mkd", "--scale", "paper", "--json", "--gpus", "16")
+def test_json_holds_every_run(typed):
+    code, out, _ = typed("plan", "vmoe_base/m2mkd", "--scale", "paper", "--json", "--gpus", "16")
     content = json.loads(out)
     assert code == 0
     assert content["assumptions"]["gpus"] == 16
@@ -281,8 +271,8 @@ def test_json_holds_every_run(monkeypatch, capsys):
         (("vmoe_bas",), "did you mean 'vmoe_base'?"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, arguments, part):
-    code, out, err = typed(monkeypatch, capsys, *arguments, "--scale", "paper")
+def test_bad_input_is_one_line_and_status_2(typed, arguments, part):
+    code, out, err = typed("plan", *arguments, "--scale", "paper")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert part in err
 

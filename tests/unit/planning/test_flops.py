@@ -1,15 +1,9 @@
 """Parameters, FLOPs and activations of the plan, against the specification's tables and against the models themselves."""
 
-import contextlib
-from collections.abc import Callable
-
 import pytest
 import torch
 import yaml
 from pydantic import TypeAdapter
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from m2mkd.config.models import Model, NACConfig, TokenizerConfig, ViTConfig, VMoEConfig
 from m2mkd.models.build import build_module, build_student
@@ -19,11 +13,11 @@ from m2mkd.models.vmoe import build_vmoe_module
 from m2mkd.planning import circuit, transformer
 from m2mkd.planning.layer_cost import LayerCost
 from tests.conftest import ROOT
+from tests.unit.planning.counting import counted, parameters_of, saved_bytes
 
 MODELS = TypeAdapter(dict[str, Model]).validate_python(yaml.safe_load((ROOT / "config/models.yaml").read_text()))
 VMOE_BASE = MODELS["vmoe_base"]
 ORIGINAL_S = VMOE_BASE.model_copy(update={"width": 512, "heads": 8, "depths": (2, 2, 2, 2)})
-
 VIT = ViTConfig(patch_size=8, width=48, heads=4, depths=(1, 2, 2), qkv_bias=False)
 MOE = VMoEConfig(patch_size=8, width=48, heads=4, depths=(1, 2, 1), experts=4, moe_blocks="every_2")
 CIRCUIT = NACConfig(
@@ -38,9 +32,6 @@ CIRCUIT = NACConfig(
     tokenizer=TokenizerConfig(depths=(1, 2), stem_stride=2, grid_dim=8),
     drop_path=0.0,  # on a CPU dropped samples are not computed
 )
-
-
-# --- the specification's tables ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,20 +107,6 @@ def test_nac_students_of_nac_md(name, modules):
     config = MODELS[name]
     planned = [circuit.module(config, index, 224, 1000, stitch_width=1280, tokens=257, count="model").parameters for index in (0, 1, 9)]
     assert tuple(planned) == modules
-
-
-# --- the models themselves --------------------------------------------------------------------------------------------------
-
-
-def counted(forward: Callable[[], object]) -> int:
-    """FLOPs that torch counts; attention by plain products, because the counter does not know the CPU's fused one."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        forward()
-    return counter.get_total_flops()
-
-
-def parameters_of(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("config", [VIT, MODELS["deit_large"], MODELS["deit_huge"]], ids=["small", "deit_large", "deit_huge"])
@@ -212,28 +189,6 @@ def test_a_frozen_part_costs_two_forward_passes():
     x = torch.zeros(2, 17, 48, requires_grad=True)
     attention = VIT.depths[2] * 2 * (2 * 17 * 17 * VIT.width)
     assert counted(lambda: stage(x).sum().backward()) == 2 * (2 * transformer.stage(VIT, 2, 32, 10).flops() + attention)
-
-
-# --- activations --------------------------------------------------------------------------------------------------------------
-
-
-def saved_bytes(network: nn.Module, forward: Callable[[], Tensor], images: int, half: bool) -> float:
-    """Bytes that one image leaves behind for the backward pass, weights and their copies aside."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    shapes = {tuple(parameter.shape) for parameter in network.parameters()}
-    shapes |= {shape[::-1] for shape in shapes}
-    kept: dict[int, tuple[object, int]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights and tuple(tensor.shape) not in shapes:
-            kept[storage.data_ptr()] = (storage, storage.nbytes())
-        return tensor
-
-    autocast = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
-        forward().sum()
-    return sum(size for _, size in kept.values()) / images
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])

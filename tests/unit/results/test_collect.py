@@ -27,7 +27,7 @@ def test_frames_hold_every_number(study):
     top1 = found[(found["metric"] == "top1") & (found["variant"] == "m2mkd") & (found["rendition"] == "")]
     assert list(top1[top1["split"] == "iid"]["value"]) == [0.90, 0.92, 0.97]
     assert list(top1[top1["split"] == "ood"]["value"]) == [0.45, 0.46, 0.485]
-    assert set(top1["count"]) == {359, 860}
+    assert set(top1["count"]) == {1000}
     assert set(found["rendition"]) == {"", "edges", "rotated"}
     assert set(found[found["metric"] == "left_out"]["value"]) == {12.0}
 
@@ -108,5 +108,5 @@ def test_an_output_that_was_changed_is_refused(study, name):
 def test_a_broken_record_is_refused(study):
     path = Path(study.folder(first(study, "evaluate").id), "run.json")
     path.write_text(path.read_text()[:100])
-    with pytest.raises(InputError, match=r"not a whole record of a run \(JSONDecodeError"):
+    with pytest.raises(InputError, match=r"run\.json: not valid JSON: .*; remove .* and run the workflow again"):
         Results.read(study)

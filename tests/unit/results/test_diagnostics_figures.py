@@ -27,25 +27,21 @@ def vmoe_diagnosis(first=0.5):
 
 
 def diagnosed(config, top1):
-    metrics = fabricated_measured(config, top1)
+    metrics = fabricated.measured(config, top1)
     if isinstance(config, Evaluate):
         metrics["diagnostics"] = nac_diagnosis(top1) if config.student.family == "nac" else vmoe_diagnosis(top1 - 0.4)
     return metrics
 
 
-fabricated_measured = fabricated.measured
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fabricated, "measured", diagnosed)
     names = ["vmoe_base/end_to_end", "vmoe_base/m2mkd", "nac_tiny_imagenet_scale_free", "ood_tiny_imagenet_r"]
     return fabricated.plan(tmp_path, "smoke", names, seeds=2)
 
 
 def test_the_report_has_one_figure_a_student(study, tmp_path):
-    fabricated.finish(study)
+    fabricated.finish(study, metrics=diagnosed)
     write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()
     figures = re.findall(r'<figure id="figure-(parts-[^"]+)"', text)
@@ -63,8 +59,7 @@ def test_the_report_has_one_figure_a_student(study, tmp_path):
     assert graphs.count(">0.455 ± 0.064</a>") == 2 and "scale free" in graphs
 
 
-def test_without_diagnostics_there_is_no_section(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(fabricated, "measured", fabricated_measured)
+def test_without_diagnostics_there_is_no_section(study, tmp_path):
     fabricated.finish(study)
     write_report(Results.read(study))
     text = (tmp_path / "results/smoke/report.html").read_text()

@@ -1,7 +1,5 @@
 """Sides of a comparison as verdicts take them."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from m2mkd.results.judge.arms import Arm, Comparison, Seed, paired, pairs_of
@@ -9,10 +7,12 @@ from m2mkd.results.judge.arms import Arm, Comparison, Seed, paired, pairs_of
 
 def test_of_four_sides_the_difference_of_differences_is_judged():
     arms = tuple(
-        SimpleNamespace(experiment="e", accuracies=values, images=100) for values in ((0.9, 0.8), (0.5, 0.6), (0.7, 0.7), (0.6, 0.4))
+        Arm("e", "a", "corrected", (Seed(4, "evaluate/0", one, None, None), Seed(2, "evaluate/1", other, None, None)), 100, 0.1)
+        for one, other in ((0.8, 0.9), (0.6, 0.5), (0.7, 0.7), (0.4, 0.6))
     )
     (pair,) = pairs_of([arms])
     assert [list(part) for part in (pair.treated, pair.control)] == [pytest.approx([0.4, 0.2]), pytest.approx([0.1, 0.3])]
+    assert pair.seeds == (2, 4)
 
 
 def arm(name: str, *seeds: int | None, imported: bool = False) -> Arm:

@@ -1,12 +1,10 @@
 """Filling a published number that nobody had seen."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from m2mkd import cli
 from m2mkd.errors import InputError
 from m2mkd.results.read.published import COLUMNS, PublishedNumbers, fill_cell
 from tests.fabricated import ROOT
@@ -22,12 +20,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "results/published"
 
 
-def test_one_cell_and_nothing_else(folder, monkeypatch):
+def test_one_cell_and_nothing_else(folder, typed):
     before = {path.name: path.read_text().splitlines() for path in folder.glob("*.csv")}
-    monkeypatch.setattr(sys, "argv", ["m2mkd", "published", "set", "m2mkd", *CELL[:3], "66.36", "--source", SOURCE])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert not stopped.value.code
+    assert typed("published", "set", "m2mkd", *CELL[:3], "66.36", "--source", SOURCE)[0] == 0
     after = {path.name: path.read_text().splitlines() for path in folder.glob("*.csv")}
     changed = [(name, one, other) for name in before for one, other in zip(before[name], after[name], strict=True) if one != other]
     ((name, _, line),) = changed
@@ -69,7 +64,7 @@ def test_what_cannot_be_is_refused(folder, changes, message):
         (b"one,way,iid,top1,1.0,percent,a, table 1,VERIFIED", "line 2: not 8 cells; quote"),
         (b"one,way,iid,top1,1.0,percent,a", "line 2: not 8 cells"),
         (b"one,way,iid,top1,nan,percent,a,VERIFIED", "line 2: value 'nan' is not a number"),
-        (b"one,way,iid,top1,1.0,percent,\xe9,VERIFIED", "m2mkd.csv: not a CSV file in UTF-8"),
+        (b"one,way,iid,top1,1.0,percent,\xe9,VERIFIED", "m2mkd.csv: not a table in UTF-8"),
     ],
 )
 def test_a_damaged_file_is_refused_by_line(folder, line, message):

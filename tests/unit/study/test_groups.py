@@ -100,6 +100,15 @@ def test_a_job_trains_the_modules_of_one_seed_in_lock_step():
     assert in_lock_step(evaluations) == [[run] for run in evaluations]
 
 
+def test_evaluations_of_several_variants_are_computed_one_after_the_other():
+    """They differ in what was trained, not in how it is measured; where jobs are grouped, each variant has its own."""
+    study = smoke("vmoe_base/end_to_end", "vmoe_base/m2mkd", seeds=2, seeds_per_job=2)
+    evaluations = of_phase(study, "evaluate")
+    assert len({study.runs[run.upstream["student"][0]].config.init for run in evaluations}) == 2
+    assert in_lock_step(evaluations) == [[run] for run in evaluations]
+    assert [len(group) for group in job_groups(study) if group[0].phase == "evaluate"] == [2, 2]
+
+
 def test_runs_that_differ_in_more_than_seed_and_module_are_refused():
     study = smoke("vmoe_base", "nac_tiny_imagenet_scale_free", seeds=2)
     modules, evaluations, students = (of_phase(study, phase) for phase in ("distill_module", "evaluate", "train_student"))

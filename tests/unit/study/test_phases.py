@@ -91,7 +91,7 @@ def test_distillation_compares_the_two_modules_in_the_same_place(runs, wire, fam
         prefix = meta.stages[1](meta.stages[0](images))
         student, taught = (meta.stages[3](module(prefix)) for module in (task.trained, teacher))
         expected = 0.5 * soft_cross_entropy(student, targets) + 0.5 * kd_divergence(student, taught, 1.0, "batch")
-        assert torch.allclose(task.loss(images, targets, torch.Generator().manual_seed(0)), expected, atol=1e-6)
+        assert torch.allclose(task.loss(images, targets, torch.Generator().manual_seed(0)).value, expected, atol=1e-6)
         assert torch.allclose(task.predict(images), student, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_pure_distillation_learns_from_the_whole_teacher(runs, wire):
     with torch.no_grad():
         student = task.predict(images)
         expected = 0.5 * soft_cross_entropy(student, targets) + 0.5 * kd_divergence(student, teacher(images), 1.0, "batch")
-        assert torch.allclose(task.loss(images, targets, torch.Generator().manual_seed(0)), expected, atol=1e-6)
+        assert torch.allclose(task.loss(images, targets, torch.Generator().manual_seed(0)).value, expected, atol=1e-6)
 
 
 def test_scratch_and_modules_start_alike_where_no_module_brings_weights(runs, wire):

@@ -13,6 +13,7 @@ from m2mkd.config import load
 from m2mkd.errors import InputError
 from m2mkd.study.differences import plan_differences
 from m2mkd.study.files import plan_folder, planned_runs, read_planned, read_study, study_file, write_plan
+from m2mkd.study.keys import sealed
 from m2mkd.study.lookup import find_runs
 from m2mkd.study.plan import build_study
 from m2mkd.study.run import Run
@@ -42,9 +43,10 @@ def file_of(study: Study, run: Run) -> Path:
 
 
 def edit(path: Path, change) -> None:
+    """Change a plan, and make its own digest right again."""
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
 
 
 # --- what is in them --------------------------------------------------------------------------------------------------
@@ -115,9 +117,11 @@ def test_an_edited_plan_is_refused(study, change):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "absent"),
-        (lambda path: path.write_text("{"), "cannot be read"),
+        (lambda path: path.write_text("{"), "not valid JSON"),
         (lambda path: path.write_text("[]"), "holds a list, but an object is needed"),
-        (lambda path: path.write_text("{}"), r"not a whole plan of a run \(KeyError\)"),
+        (lambda path: path.write_text("{}"), "its content is not what its digest says"),
+        (lambda path: path.write_text(path.read_text().replace('"named"', '"strict"')), "its content is not what its digest says"),
+        (lambda path: edit(path, lambda content: content.clear()), r"not a whole plan of a run \(KeyError\)"),
         (lambda path: edit(path, lambda content: content.update(format=99)), "planned for format 99 of evaluate, but this is 3"),
         (lambda path: edit(path, lambda content: content.update(row=None)), "not a whole plan of a run"),
         (lambda path: edit(path, lambda content: content.pop("experiments")), "not a whole plan of a run"),
@@ -170,7 +174,7 @@ def test_the_command_works_from_the_plan_alone(study):
 def test_an_edited_recipe_changes_nothing_in_what_was_planned(study):
     run = of_phase(study, "pretrain_meta")[0]
     path = Path("config/scales/smoke.yaml")
-    path.write_text(path.read_text().replace("pretrain_meta: {epochs: 2}", "pretrain_meta: {epochs: 7}"))
+    path.write_text(path.read_text().replace("pretrain_meta: {epochs: 2,", "pretrain_meta: {epochs: 7,"))
     assert smoke().key != study.key
     (found,) = find_runs([run.id], load.settings(SETTINGS))
     assert found.run == run and found.run.config.recipe.epochs == 2

@@ -19,7 +19,7 @@ def test_the_same_configuration_gives_the_same_keys():
 
 
 def test_a_changed_recipe_changes_its_runs_and_what_builds_on_them_only():
-    before, after = smoke(), smoke(recipes={"distill_module": {"lr": 0.01}})
+    before, after = smoke(), smoke(recipes={name: {"lr": 0.01} for name in ("distill_module", "distill_nac_module")})
     for phase in ("pretrain_meta", "incubate_module", "assemble_teacher", "split_teacher", "evaluate_teacher"):
         assert ids(before, phase) == ids(after, phase)
     assert not ids(before, "distill_module") & ids(after, "distill_module")

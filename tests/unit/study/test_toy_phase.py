@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.fabricated import pretend_data
+from tests.tiny import smoke
 
 CLASS = '''
 
@@ -35,7 +37,7 @@ from m2mkd.training.job import Job, Outcome
 def run(job: Job[MeasureChance]) -> Outcome:
     """Guess among the classes."""
     classes = job.config.data.classes
-    return Outcome({"top1": 1 / classes, "top5": 5 / classes, "loss": math.log(classes), "count": 1})
+    return Outcome({"top1": 1 / classes, "top5": 5 / classes, "loss": math.log(classes), "count": 10 * classes})
 '''
 FORMULA = """
 
@@ -91,10 +93,10 @@ def graph(project):
     """The plan of the copy, with a manifest of each data set."""
     config = json.dumps({"scale": "smoke", "experiments": ["teacher_deit_large"]})
     found = json.loads((project / call(project, "m2mkd", "runs", "plan", "--config", config).strip()).read_text())
-    for folder in found["data"]:
-        manifest = project / folder / "manifest.json"
-        manifest.parent.mkdir(parents=True)
-        manifest.write_text('{"digest": "of the set"}')
+    for config in (run.config for run in smoke("teacher_deit_large").runs.values()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(project)
+            pretend_data(config)
     return found
 
 

@@ -19,8 +19,8 @@ from m2mkd.training import job as jobs
 from m2mkd.training import usage
 from m2mkd.training.curves import Curves
 from tests.conftest import ROOT
-from tests.fabricated import first, plan, pretend_data
-from tests.wiring import execute, plan_of
+from tests.fabricated import first, plan
+from tests.wiring import Pretended, execute, plan_of
 from tests.workflow.servers import free_port
 
 PATIENCE = 180
@@ -152,11 +152,9 @@ def test_a_job_is_mirrored_from_its_start_to_its_end(study, run, store, monkeypa
         curves_of(study, run).append(line(1, 3.0))
         return jobs.Outcome({"val_top1": 0.5}, {})
 
-    pretend_data(run.config)
     monkeypatch.setattr(subprocess, "Popen", Started)
-    monkeypatch.setattr("m2mkd.training.phases.pretrain_meta.run", compute)
     monkeypatch.setattr(jobs, "provenance", dict)
-    execute(study, run)
+    execute(study, run, code=Pretended(compute))
     assert events == [[run.key], "computed", "end"]
     assert Path(study.outputs(run)[0]).is_file()
 
@@ -252,21 +250,23 @@ def test_memory_and_energy_are_read_where_they_can_be(monkeypatch):
     assert (found["gpu_joules"], found["peak_gpu_memory_bytes"]) == (20.0, 2**30)
 
 
-def test_what_sessions_and_ranks_spend_adds_up(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(usage, "_joules", lambda: 10 * now)
-    first = usage.Usage(together=2)
+def test_what_sessions_and_ranks_spend_adds_up():
+    now, counted = 0.0, True
+
+    def used(together):
+        return usage.Usage(together, lambda: now, lambda: 10 * now if counted else None)
+
+    first = used(2)
     now = 8.0
     kept = first.spent()
     assert kept == {"seconds": 4.0, "gpu_joules": 40.0}
-    second = usage.Usage(together=1)
+    second = used(1)
     second.go_on_from(kept)
     second.go_on_from({"seconds": 1.0, "gpu_joules": 10.0})  # of a training before that one
     now = 9.0
     two = SimpleNamespace(all_gather=lambda mine: [mine, mine | {"gpu_joules": 60.0, "peak_memory_bytes": 2**60}])
     assert second.read(two) == {"seconds": 5.0, "gpu_joules": 110.0, "peak_memory_bytes": 2**60}
-    monkeypatch.setattr(usage, "_joules", lambda: None)
+    counted = False
     assert second.spent() == {"seconds": 5.0, "gpu_joules": 40.0}, "what is not counted any more stays"
 
 

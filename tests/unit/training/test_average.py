@@ -2,18 +2,22 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 from m2mkd.config import load
+from m2mkd.data.stream import eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.planning.cost import FLOAT32, Assumptions, cost_of
 from m2mkd.study.plan import build_study
+from m2mkd.training.curves import read_curves
 from m2mkd.training.machine import Policy
-from tests.unit.training.test_training import CPU, RECIPE, assert_same, eval_batches, read_curves, replace, stripes, train
+from tests.unit.training.stripes import RECIPE, assert_same, stripes, train
+from tests.wiring import CPU
 
 AVERAGED = RECIPE.model_copy(update={"ema_decay": 0.8})
 

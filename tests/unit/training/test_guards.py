@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from m2mkd.data.stream import eval_batches
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
@@ -15,11 +16,13 @@ from m2mkd.models.moe import MoE
 from m2mkd.ranks import ALONE
 from m2mkd.study.files import planned_runs
 from m2mkd.training import guards
+from m2mkd.training.curves import read_curves
 from m2mkd.training.guards import ExpertWatch, LossWatch, memory_explained, out_of_memory
 from m2mkd.training.job import execute
-from m2mkd.training.phases import train_student
 from tests import forked
-from tests.unit.training.test_training import CPU, RECIPE, eval_batches, read_curves, stripes, train
+from tests.fabricated import pretend_data
+from tests.unit.training.stripes import RECIPE, stripes, train
+from tests.wiring import CPU, Pretended
 
 
 class Spoilt:
@@ -142,12 +145,12 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
     def fail(job):
         raise error
 
-    monkeypatch.setattr(train_student, "run", fail)
     study = forked.planned()
     planned = planned_runs(study)[forked.student(study).id]
     monkeypatch.chdir(tmp_path)
+    pretend_data(planned.run.config)
     with pytest.raises(InputError) as told:
-        execute([planned], lambda: replace(CPU, device_batch=8), print)
+        execute([planned], lambda: replace(CPU, device_batch=8), print, code=Pretended(fail))
     expected = r"train_student/\w+: out of memory with 8 images at a time on cpu; the plan is 0\.0 GB; try --device-batch 4"
     assert re.fullmatch(expected, str(told.value))
     assert out_of_memory("x", 2, torch.device("cpu"), 3_140_000_000).endswith("the plan is 3.1 GB; try a device with more")

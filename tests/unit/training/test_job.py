@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,12 +13,11 @@ import torch
 from m2mkd.errors import InputError
 from m2mkd.models.weights import load_modules, load_weights, save_weights, stage_state, stages_of
 from m2mkd.processes import exclusive
-from m2mkd.training import usage
 from m2mkd.training.job import Outcome, record_outputs
-from m2mkd.training.phases import distill_module
 from tests.conftest import ROOT
+from tests.fabricated import pretend_data
 from tests.tiny import of_phase, smoke
-from tests.wiring import execute, pretending
+from tests.wiring import Pretended, execute
 
 
 @pytest.fixture
@@ -41,16 +39,15 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock" and path not in kept]
 
 
-def test_outputs_of_all_runs_of_a_job_appear_together(study, monkeypatch, tmp_path):
+def test_outputs_of_all_runs_of_a_job_appear_together(study, tmp_path):
     seen = []
 
     def compute(job):
         seen.append((job.seed, [folder.parent.name for folder in job.upstream["student"]], list((tmp_path / "results").rglob("runs"))))
         return Outcome({"top1": 0.5 + job.seed})
 
-    pretending(monkeypatch, study, "evaluate", compute)
     runs = measured_student(study)
-    execute(study, *runs)
+    execute(study, *runs, code=Pretended(compute))
     assert seen == [(seed, ["train_student"], []) for seed in range(3)]
     assert len({run.key for run in runs}) == 3
     for run in runs:
@@ -62,7 +59,7 @@ def test_outputs_of_all_runs_of_a_job_appear_together(study, monkeypatch, tmp_pa
     assert files_in(tmp_path / study.root / "work") == []
 
 
-def test_a_failure_publishes_nothing_and_keeps_finished_seeds(study, monkeypatch, tmp_path):
+def test_a_failure_publishes_nothing_and_keeps_finished_seeds(study, tmp_path):
     computed = []
 
     def compute(job):
@@ -72,18 +69,17 @@ def test_a_failure_publishes_nothing_and_keeps_finished_seeds(study, monkeypatch
         computed.append(job.seed)
         return Outcome({"top1": 0.0})
 
-    pretending(monkeypatch, study, "evaluate", compute)
     runs = measured_student(study)
     with pytest.raises(RuntimeError):
-        execute(study, *runs)
+        execute(study, *runs, code=Pretended(compute))
     assert not any((tmp_path / study.folder(run.id)).exists() for run in runs)
-    execute(study, *runs)
+    execute(study, *runs, code=Pretended(compute))
     assert computed == [0, 1, "failed", 2]
 
 
-def test_a_shared_run_has_no_seed(study, monkeypatch, tmp_path):
-    (run,) = pretending(monkeypatch, study, "evaluate_teacher", lambda job: Outcome({"seed": job.seed}))
-    execute(study, run)
+def test_a_shared_run_has_no_seed(study, tmp_path):
+    (run,) = of_phase(study, "evaluate_teacher")
+    execute(study, run, code=Pretended(lambda job: Outcome({"seed": job.seed})))
     folder = tmp_path / study.folder(run.id)
     record = json.loads((folder / "run.json").read_text())
     assert record["seed"] is None and "seed" not in record["config"]
@@ -91,19 +87,18 @@ def test_a_shared_run_has_no_seed(study, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def modules(study, monkeypatch):
-    """Two modules of one student with three seeds each, whose phase notes what is computed together."""
-    runs = pretending(monkeypatch, study, "distill_module", lambda job: together([job])[0])
+def modules(study):
+    """Two modules of one student with three seeds each, and what computes them."""
+    runs = of_phase(study, "distill_module")
     alike = runs[0].config.model_dump(exclude={"seed", "index"})
     chosen = [run for run in runs if run.config.model_dump(exclude={"seed", "index"}) == alike and run.config.index < 2]
-    seen = []
+    code = Pretended(lambda job: trained(job, Outcome({"module": job.config.index}, {"w": torch.tensor(job.config.index)})))
+    return sorted(chosen, key=lambda run: (run.seed, run.config.index)), code
 
-    def together(group):
-        seen.append([(job.config.index, job.seed) for job in group])
-        return [trained(job, Outcome({"module": job.config.index}, {"w": torch.tensor(job.config.index)})) for job in group]
 
-    monkeypatch.setattr(distill_module, "run_together", together)
-    return sorted(chosen, key=lambda run: (run.seed, run.config.index)), seen
+def seen(code):
+    """Module and seed of what was computed together."""
+    return [[(job.config.index, job.seed) for job in group] for group in code.seen]
 
 
 def trained(job, outcome):
@@ -113,9 +108,9 @@ def trained(job, outcome):
 
 
 def test_modules_of_one_seed_are_computed_together(study, modules, tmp_path):
-    runs, seen = modules
-    execute(study, *runs)
-    assert seen == [[(0, seed), (1, seed)] for seed in range(3)]
+    runs, code = modules
+    execute(study, *runs, code=code)
+    assert seen(code) == [[(0, seed), (1, seed)] for seed in range(3)]
     for run in runs:
         folder = tmp_path / study.folder(run.id)
         assert json.loads((folder / "metrics.json").read_text()) == {"module": run.config.index}
@@ -124,42 +119,44 @@ def test_modules_of_one_seed_are_computed_together(study, modules, tmp_path):
 
 
 def test_a_finished_module_is_not_computed_again_with_the_others(study, modules, tmp_path):
-    runs, seen = modules
+    runs, code = modules
     finished = next(run for run in runs if (run.config.index, run.seed) == (0, 1))
     folder = tmp_path / study.root / "work" / finished.id
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("")
+    pretend_data(finished.config)
     record_outputs(finished, folder, Outcome({"module": "before"}, {"w": torch.tensor(7)}), time.time())
-    execute(study, *runs)
-    assert seen == [[(0, 0), (1, 0)], [(1, 1)], [(0, 2), (1, 2)]]
+    execute(study, *runs, code=code)
+    assert seen(code) == [[(0, 0), (1, 0)], [(1, 1)], [(0, 2), (1, 2)]]
     assert load_weights(tmp_path / study.folder(finished.id))["w"] == 7
 
 
-def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path, monkeypatch):
-    runs, seen = modules
-    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: 100.0 * len(seen)))
-    execute(study, *runs)
-    for run in runs[:2]:
-        seconds = json.loads((tmp_path / study.folder(run.id) / "run.json").read_text())["provenance"]["seconds"]
-        assert seconds == 100 / 2
+def test_a_job_shared_by_several_counts_its_time_once(study, modules, tmp_path):
+    runs, code = modules
+    compute, code.compute = code.compute, lambda job: time.sleep(0.3) or compute(job)
+    began = time.monotonic()
+    execute(study, *runs[:2], code=code)
+    took = time.monotonic() - began
+    first, second = (json.loads((tmp_path / study.folder(run.id) / "run.json").read_text())["provenance"]["seconds"] for run in runs[:2])
+    assert first == pytest.approx(second, rel=0.1) and 0.6 <= first + second <= took
 
 
 def test_other_runs_are_not_computed_in_one_job(study, modules):
-    runs, seen = modules
+    runs, code = modules
     first = runs[0]
     distilled, evaluations = of_phase(study, "distill_module"), of_phase(study, "evaluate")
     other = next(run for run in distilled if run.config.student != first.config.student)
     another = next(run for run in evaluations if run.config.student != evaluations[0].config.student)
     for together in ([first, other], [first, first], [evaluations[0], another], [first, evaluations[0]]):
         with pytest.raises(InputError, match="not different seeds, or modules, of one student; compute each") as refused:
-            execute(study, *together)
+            execute(study, *together, code=code)
         assert "\n" not in str(refused.value)
-    assert seen == []
+    assert seen(code) == []
 
 
-def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
-    (run,) = pretending(monkeypatch, study, "pretrain_meta", lambda job: trained(job, Outcome({}, {"w": torch.arange(6.0)})))
-    execute(study, run)
+def test_weights_are_checked_against_their_record(study, tmp_path):
+    (run,) = of_phase(study, "pretrain_meta")
+    execute(study, run, code=Pretended(lambda job: trained(job, Outcome({}, {"w": torch.arange(6.0)}))))
     folder = tmp_path / study.folder(run.id)
     assert torch.equal(load_weights(folder)["w"], torch.arange(6.0))
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -173,8 +170,8 @@ def test_weights_are_checked_against_their_record(study, monkeypatch, tmp_path):
 
 
 def test_a_module_in_anothers_place_is_refused(study, modules, tmp_path):
-    runs, _ = modules
-    execute(study, *runs)
+    runs, code = modules
+    execute(study, *runs, code=code)
     folders = [tmp_path / study.folder(run.id) for run in runs[:2]]
     assert {index: state["w"].item() for index, state in load_modules(folders, range(2)).items()} == {0: 0, 1: 1}
     with pytest.raises(InputError, match="holds module 1, but module 0 is wanted"):
@@ -266,12 +263,12 @@ def test_a_holder_whose_starter_lives_is_waited_for(tmp_path, held):
     assert rest.splitlines()[-1] == "mine"
 
 
-def test_a_leftover_of_an_interrupted_removal_is_no_obstacle(study, monkeypatch, tmp_path):
-    run = pretending(monkeypatch, study, "evaluate", lambda job: Outcome({"top1": 0.0}))[0]
+def test_a_leftover_of_an_interrupted_removal_is_no_obstacle(study, tmp_path):
+    run = of_phase(study, "evaluate")[0]
     leftover = tmp_path / study.root / "work/evaluate" / f".{run.key}.done"
     leftover.mkdir(parents=True)
     (leftover / "checkpoint.pt").write_text("old")
-    execute(study, run)
+    execute(study, run, code=Pretended(lambda job: Outcome({"top1": 0.0})))
     assert (tmp_path / study.folder(run.id) / "run.json").is_file()
     assert sorted(path.name for path in leftover.iterdir()) == ["metrics.json", "run.json"]
 

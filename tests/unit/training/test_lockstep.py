@@ -22,7 +22,7 @@ IMAGES, BATCH, EPOCHS = 20, 8, 2
 def configs():
     """Configurations of all modules by family, with two epochs of two steps, and with drop path, which needs two blocks in a module."""
     recipe = {"epochs": EPOCHS, "batch_size": BATCH, "drop_path": 0.3, "eval_every": 1, "train_share": 1.0}
-    changes = {"recipes": {"distill_module": recipe}, "models": {"vmoe_base": {"depths": [2, 2, 2, 2]}}}
+    changes = {"recipes": {"distill_module": recipe, "distill_nac_module": recipe}, "models": {"vmoe_base": {"depths": [2, 2, 2, 2]}}}
     found = [run.config for run in of_phase(smoke(**changes), "distill_module")]
     return {family: [config for config in found if config.student.family == family] for family in ("vmoe", "nac")}
 

@@ -1,64 +1,31 @@
-"""The training loop: it learns, resumes to the bit, and schedules as specified."""
+"""The training loop: it learns, resumes to the bit, and says how far it is."""
 
 import io
-import itertools
 import json
 import os
 import re
 import signal
 import time
-from contextlib import closing
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
 
-from m2mkd.config.models import ViTConfig
-from m2mkd.config.recipe import Augmentation, Recipe
-from m2mkd.data.pack import Split
-from m2mkd.data.stream import TrainStream, eval_batches
+from m2mkd.data.stream import TrainStream
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.errors import InputError, Interrupted
-from m2mkd.models.vit import StagedViT
-from m2mkd.seeds import forked_rng
 from m2mkd.signals import SIGNALS
-from m2mkd.training import loop, progress, usage
+from m2mkd.training import progress
 from m2mkd.training.curves import Curves, read_curves
-from m2mkd.training.machine import Machine, Policy, machine_for
-from m2mkd.training.optim import LearningRate, build_optimizer
+from m2mkd.training.machine import Policy, machine_for
+from m2mkd.training.usage import Usage
+from tests.unit.training.stripes import PLAIN, RECIPE, assert_same, stripes, train
+from tests.wiring import CPU
 
-PLAIN = Augmentation(crop_scale=(0.9, 1.0), flip=0.0, rand_augment=None, erase=0.0, mixup=0.2, cutmix=0.0)
-RECIPE = Recipe(epochs=4, batch_size=8, lr=3e-3, lr_batch=None, drop_path=0.2, warmup_epochs=1, clip_norm=1.0, augmentation=PLAIN)
 PLAIN_RECIPE = RECIPE.model_copy(update={"augmentation": PLAIN.model_copy(update={"mixup": 0.0})})
-CPU = Machine(torch.device("cpu"))
-MODEL = ViTConfig(patch_size=8, width=16, heads=2, depths=(1, 1))
-
-
-def stripes(count: int) -> Split:
-    """Two classes of 16 px images that differ in where they are bright."""
-    labels = np.arange(count) % 2
-    images = np.random.default_rng(0).integers(0, 40, (count, 16, 16, 3), dtype=np.uint8)
-    images[labels == 0, :8] += 200
-    images[labels == 1, 8:] += 200
-    return Split(images, labels.astype(np.int64))
-
-
-def train(folder, recipe=RECIPE, predict=None, loss=None, machine=CPU):
-    """Train a small ViT on stripes from fixed seeds; returns it with the measurements. ``loss`` gets the model and a batch's arguments."""
-    data = stripes(32)
-    with forked_rng("model"):
-        model = StagedViT(MODEL, image_size=16, num_classes=2, drop_path=recipe.drop_path)
-    loss = loss or (lambda model, images, targets, _: soft_cross_entropy(model(images), targets))
-    task = loop.Task(model, model, lambda *batch: loss(model, *batch), predict or model, model.no_weight_decay())
-    trainees = [loop.Trainee(task, folder, "stripes")]
-    with closing(TrainStream(data, range(32), 2, recipe, ("data", "stripes", 0), machine.workers)) as stream:
-        (measured,) = loop.fit(trainees, recipe, stream, lambda: eval_batches(data, 16, 5), ("stripes",), machine)
-    return model, measured
 
 
 def test_it_learns(tmp_path):
@@ -76,13 +43,6 @@ def test_the_same_seeds_give_the_same_bits_whatever_the_global_state(tmp_path):
     second, _ = train(tmp_path / "b")
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-
-def assert_same(folder, undisturbed, first, second):
-    (model, measured), (again, measured_again) = first, second
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert measured == measured_again
-    assert (folder / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +157,8 @@ def test_a_second_signal_does_not_wait_for_the_update(tmp_path):
         train(tmp_path, loss=loss)
 
 
-def test_what_an_interrupted_session_has_spent_is_kept(tmp_path, monkeypatch):
+def test_what_an_interrupted_session_has_spent_is_kept(tmp_path):
     now = 0.0
-    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now))
 
     def loss(model, images, targets, noise):
         nonlocal now
@@ -209,9 +168,9 @@ def test_what_an_interrupted_session_has_spent_is_kept(tmp_path, monkeypatch):
         return soft_cross_entropy(model(images), targets)
 
     with pytest.raises(Interrupted):
-        train(tmp_path, loss=loss)
+        train(tmp_path, loss=loss, usage=Usage(clock=lambda: now))
     now += 1000.0  # nobody was there
-    train(tmp_path, loss=loss)
+    train(tmp_path, loss=loss, usage=Usage(clock=lambda: now))
     (newest,) = sorted(tmp_path.glob("checkpoint*"))[-1:]
     assert torch.load(newest, weights_only=True)["progress"]["spent"] == {"seconds": 16.0}
 
@@ -276,7 +235,7 @@ def test_progress_has_loss_speed_and_time_left(monkeypatch, tmp_path, terminal):
     if terminal:
         assert "epoch 4/4" in shown.getvalue() and "images/s" in shown.getvalue()
     else:
-        lines = shown.getvalue().splitlines()
+        lines = [line for line in shown.getvalue().splitlines() if "at chance" not in line]
         assert len(lines) == RECIPE.epochs
         assert re.fullmatch(r"stripes  epoch 4/4  lr .* loss 0\.\d+  val_loss .* val_top1 .*  [\d,]+ images/s  0:00:00 left", lines[-1])
 
@@ -284,74 +243,6 @@ def test_progress_has_loss_speed_and_time_left(monkeypatch, tmp_path, terminal):
 def test_fp16_is_refused_on_a_cpu(tmp_path):
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         train(tmp_path, RECIPE.model_copy(update={"precision": "fp16"}))
-
-
-@pytest.mark.parametrize(
-    ("curve", "recipe"),
-    [
-        ("PT", {"epochs": 300, "batch_size": 2048, "warmup_epochs": 20}),
-        ("MT_m2mKD", {"epochs": 100, "batch_size": 2048, "warmup_epochs": 20}),
-        ("FT", {"epochs": 100, "batch_size": 1024, "warmup_epochs": 0}),
-        ("FS", {"epochs": 100, "batch_size": 40, "warmup_epochs": 20, "lr": 2e-3, "lr_batch": None}),
-    ],
-)
-def test_released_learning_rates(fixtures_dir, curve, recipe):
-    recorded = np.load(fixtures_dir / "vmoe" / "vmoe_fixtures.npz")[f"lr.{curve}"]
-    parameter = nn.Parameter(torch.zeros(1))
-    recipe = Recipe(**({"lr": 5e-4} | recipe))
-    rate = LearningRate(torch.optim.SGD([parameter], lr=recipe.peak_lr), recipe, steps_per_epoch=3, late=True)
-    assert [rate.set(epoch, 2) for epoch in range(recipe.epochs)] == pytest.approx(recorded[: recipe.epochs], rel=1e-12)
-
-
-def test_rates_by_update_move_at_every_step():
-    parameter = nn.Parameter(torch.zeros(1))
-    recipe = Recipe(epochs=3, batch_size=2, lr=1.0, lr_batch=None, warmup_epochs=1, warmup_lr=0.0, min_lr=0.0, schedule_step="update")
-    rate = LearningRate(torch.optim.SGD([parameter], lr=1.0), recipe, steps_per_epoch=4)
-    rates = [rate.set(epoch, step) for epoch in range(3) for step in range(4)]
-    assert rates[:4] == [0.0, 0.25, 0.5, 0.75]
-    # The cosine's clock starts with the warm-up: at update 6 of 12 it stands at its half.
-    assert rates[6] == pytest.approx(0.5)
-    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-
-
-def test_weight_decay_spares_biases_norms_and_named_parameters():
-    model = StagedViT(MODEL, image_size=16, num_classes=2)
-    groups = build_optimizer(model, RECIPE, model.no_weight_decay()).param_groups
-    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
-    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
-    assert names == {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and not name.endswith((".bias", "cls_token", "pos_embed"))
-    }
-    everything = build_optimizer(model, RECIPE, decay_all=True).param_groups
-    assert sum(len(group["params"]) for group in everything if group["weight_decay"] == RECIPE.weight_decay) == len(
-        list(model.parameters())
-    )
-
-
-def test_gains_decay_only_where_asked():
-    module = nn.ParameterDict(
-        {"gain": nn.Parameter(torch.tensor(0.1)), "bias": nn.Parameter(torch.zeros(3)), "w": nn.Parameter(torch.zeros(2, 2))}
-    )
-
-    def decayed(**options):
-        groups = build_optimizer(module, RECIPE, **options).param_groups
-        return {tuple(p.shape) for group in groups if group["weight_decay"] for p in group["params"]}
-
-    assert decayed() == {(2, 2)}
-    assert decayed(decay_scalars=True) == {(2, 2), ()}
-    assert decayed(no_weight_decay={"w"}) == set()
-
-
-def test_a_late_schedule_lags_one_epoch_at_every_update():
-    def rates(late):
-        parameter = nn.Parameter(torch.zeros(1))
-        recipe = Recipe(epochs=4, batch_size=2, lr=1.0, lr_batch=None, schedule_step="update")
-        rate = LearningRate(torch.optim.SGD([parameter], lr=1.0), recipe, steps_per_epoch=3, late=late)
-        return [rate.set(epoch, step) for epoch in range(4) for step in range(3)]
-
-    assert rates(True) == rates(False)[:3] + rates(False)[:9]
 
 
 def test_a_log_shorter_than_its_checkpoint_is_refused(tmp_path):

@@ -1,6 +1,5 @@
 """What a released configuration may say, and how it is read."""
 
-import copy
 from collections import Counter
 
 import pytest
@@ -11,44 +10,8 @@ from m2mkd.errors import InputError
 from m2mkd.models.nac.noise import Noise
 from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.network import build, convert
-from tests.parity.released import TINY, empty, nac_shapes
-
-SMALL = TINY | {
-    "state_dim": 16,
-    "output_dim": 3,
-    "input_tokenizer_kwargs": {"capacity_preset": "tiny", "num_stages": 2, "positional_grid_kwargs": {"dim": 2, "grid_size": [3, 3]}},
-    "latent_graph_kwargs": TINY["latent_graph_kwargs"]
-    | {
-        "code_dim": 6,
-        "signature_dim": 5,
-        "num_heads": 3,
-        "head_dim": 4,
-        "num_input_latents": 4,
-        "num_mediator_latents": 12,
-        "num_output_latents": 3,
-        "num_iterations": 2,
-        "ffn_capacity_factor": 1.3333,
-        "read_in_kwargs": {"include_residual_in_read_in_attention": True, "num_heads": 3},
-    },
-}
-VIT = {"img_size": 16, "patch_size": 8, "num_classes": 3, "embed_dim": 8, "num_heads": 2, "mlp_ratio": 2, "divided_depths": [1, 2]}
-MODULE = VIT | {"divided_depths": [2], "num_expert": 3, "idx": 1, "moe_pos": [1]}
-
-
-def changed(config, path, value):
-    """A deep copy of ``config`` with the field at the dotted path set."""
-    config = copy.deepcopy(config)
-    section = config
-    *parents, last = path.split(".")
-    for name in parents:
-        section = section[name]
-    section[last] = value
-    return config
-
-
-def random_state(shapes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+from tests.parity.released import empty, nac_shapes
+from tests.unit.upstream.small_models import MODULE, SMALL, VIT, changed, random_state
 
 
 def test_a_circuit_of_any_size_gives_the_same_logits_each_time():

@@ -1,13 +1,12 @@
 """The released detector's files and configurations: every layout, and what is refused."""
 
 import json
-import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from m2mkd import cli, upstream
+from m2mkd import upstream
 from m2mkd.config.detection import DetectorConfig, DetectorSwitches, Proposals
 from m2mkd.config.published import published
 from m2mkd.detection import names
@@ -211,26 +210,12 @@ def test_configurations_that_do_not_fit_are_refused(change, message):
 # --- import ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def m2mkd(monkeypatch, capsys):
-    """Runs the command line in this process: exit code, standard output and error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["m2mkd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        done = capsys.readouterr()
-        return ended.value.code or 0, done.out, done.err
-
-    return run
-
-
-def test_import_keeps_what_it_finds(m2mkd, tmp_path):
+def test_import_keeps_what_it_finds(typed, tmp_path):
     ours = network()
     file, config, output = (tmp_path / name for name in ("model_final.safetensors", "config.json", "detector.safetensors"))
     save_file({name: tensor.contiguous() for name, tensor in released_state(ours, 0).items()}, file)
     config.write_text(json.dumps(CONFIG))
-    code, out, _ = m2mkd("import", file, "--kind", "vmoe_detector", "--config", config, "-o", output)
+    code, out, _ = typed("import", file, "--kind", "vmoe_detector", "--config", config, "-o", output)
     assert code == 0 and f"vmoe_detector, {len(ours.state_dict())} tensors" in out
     imported = open_imported(output)
     assert imported.architecture == ours.config
@@ -240,7 +225,7 @@ def test_import_keeps_what_it_finds(m2mkd, tmp_path):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.masks, other.masks)
 
 
-def test_a_detector_has_no_accuracy(m2mkd, tmp_path):
+def test_a_detector_has_no_accuracy(typed, tmp_path):
     from m2mkd.upstream.imported import open_released
     from m2mkd.upstream.measure import measure_imported
 

@@ -19,55 +19,11 @@ from m2mkd.upstream.configs import describe_checkpoint
 from m2mkd.upstream.imported import open_imported, open_released, open_weights, write_imported
 from m2mkd.upstream.network import build, convert
 from tests.parity.released import TINY, nac_shapes
-from tests.unit.upstream.test_config import MODULE, SMALL, VIT, random_state
-
-BLOCK = {
-    "norm1.weight": (8,),
-    "norm1.bias": (8,),
-    "attn.qkv.weight": (24, 8),
-    "attn.qkv.bias": (24,),
-    "attn.proj.weight": (8, 8),
-    "attn.proj.bias": (8,),
-    "norm2.weight": (8,),
-    "norm2.bias": (8,),
-}
-MLP = {"mlp.fc1.weight": (16, 8), "mlp.fc1.bias": (16,), "mlp.fc2.weight": (8, 16), "mlp.fc2.bias": (8,)}
-EXPERT = {"htoh4.weight": (1, 16, 8), "htoh4.bias": (1, 16), "h4toh.weight": (1, 8, 16), "h4toh.bias": (1, 8)}
-
-
-def stage_shapes(blocks, *, first=False, last=False, moe=()):
-    """Released stage-local names and shapes of the ViT and V-MoE of width 8 that these tests use."""
-    shapes = {}
-    if first:
-        shapes |= {"cls_token": (1, 1, 8), "pos_embed": (1, 5, 8), "patch_embed.proj.weight": (8, 3, 8, 8), "patch_embed.proj.bias": (8,)}
-    for block in range(blocks):
-        inside = BLOCK | (MLP if block not in moe else {"moe.gate.gate.weight": (3, 8), "moe.gate.gate.bias": (3,)})
-        if block in moe:
-            inside |= {f"moe.experts.{expert}.{name}": shape for expert in range(3) for name, shape in EXPERT.items()}
-        shapes |= {f"blocks.{block}.{name}": shape for name, shape in inside.items()}
-    return shapes | ({"norm.weight": (8,), "norm.bias": (8,), "head.weight": (3, 8), "head.bias": (3,)} if last else {})
-
-
-@pytest.fixture(scope="module")
-def stages():
-    """Stage-local states of a ViT with stages of one and two blocks."""
-    return [random_state(stage_shapes(1, first=True)), random_state(stage_shapes(2, last=True), seed=1)]
-
-
-@pytest.fixture(scope="module")
-def vit(stages):
-    """The same as the released ``model`` dict, each tensor under both names."""
-    staged = {f"stages.{i}.{name}": tensor for i, stage in enumerate(stages) for name, tensor in stage.items()}
-    flat = dict(stages[0]) | {name: tensor for name, tensor in stages[1].items() if not name.startswith("blocks.")}
-    flat |= {f"blocks.{j + 1}.{name[9:]}": tensor for j in (0, 1) for name, tensor in stages[1].items() if name.startswith(f"blocks.{j}.")}
-    return staged | flat
+from tests.unit.upstream.small_models import IMAGES, MODULE, SMALL, VIT, random_state, stage_shapes
 
 
 def module_state():
     return random_state(stage_shapes(2, moe=(1,)))
-
-
-IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
 ODD = (

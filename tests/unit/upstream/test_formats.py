@@ -21,8 +21,7 @@ from m2mkd.files import sha256
 from m2mkd.upstream.checkpoint import checkpoint_digest, read
 from m2mkd.upstream.contents import unpack
 from m2mkd.upstream.imported import open_imported, open_released, open_weights, write_imported
-from tests.unit.upstream.test_config import VIT
-from tests.unit.upstream.test_files import IMAGES, stages, vit  # noqa: F401  fixtures
+from tests.unit.upstream.small_models import IMAGES, VIT
 
 
 class Network(nn.Module):
@@ -148,14 +147,14 @@ def test_changing_what_was_read_changes_neither_the_file_nor_the_next_reading(tm
 
 
 @pytest.fixture
-def both(vit, tmp_path):  # noqa: F811
+def both(vit, tmp_path):
     """A training checkpoint with weights and their moving average."""
     average = {name: tensor + 1 for name, tensor in vit.items()}
     torch.save({"model": vit, "model_ema": average, "epoch": 3}, tmp_path / "both.pth")
     return tmp_path / "both.pth"
 
 
-def test_of_weights_and_their_average_it_says_which_it_takes(vit, both):  # noqa: F811
+def test_of_weights_and_their_average_it_says_which_it_takes(vit, both):
     told = []
     name = "stages.0.cls_token"
     last = open_released(both, "vit", VIT, say=told.append)
@@ -171,7 +170,7 @@ def test_of_weights_and_their_average_it_says_which_it_takes(vit, both):  # noqa
     assert torch.equal(loaded.get_parameter(name), vit[name])
 
 
-def test_an_average_alone_is_asked_for(vit, tmp_path):  # noqa: F811
+def test_an_average_alone_is_asked_for(vit, tmp_path):
     torch.save({"state_dict_ema": vit, "epoch": 1}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="has nothing but a moving average of the weights, 'state_dict_ema'; take it with --ema"):
         read(tmp_path / "a.pth")
@@ -196,7 +195,7 @@ def shards(folder, state, form):
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 @pytest.mark.parametrize("prefix", ["", "module._orig_mod."])
-def test_several_files_with_an_index_are_one_checkpoint(vit, tmp_path, form, prefix):  # noqa: F811
+def test_several_files_with_an_index_are_one_checkpoint(vit, tmp_path, form, prefix):
     state = {f"{prefix}{name}": tensor.clone() for name, tensor in vit.items()}
     index = shards(tmp_path, state, form)
     imported = open_released(index, "vit", VIT)
@@ -213,7 +212,7 @@ def test_several_files_with_an_index_are_one_checkpoint(vit, tmp_path, form, pre
         read(index)
 
 
-def test_a_tied_tensor_is_imported(vit, tmp_path):  # noqa: F811
+def test_a_tied_tensor_is_imported(vit, tmp_path):
     tied = {name: tensor for name, tensor in vit.items() if name.startswith("stages.")}
     tied["stages.0.blocks.0.norm2.weight"] = tied["stages.0.blocks.0.norm1.weight"]
     tied["stages.1.norm.bias"] = tied["stages.1.norm.weight"][:]

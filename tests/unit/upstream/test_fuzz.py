@@ -6,7 +6,6 @@
 import argparse
 import io
 import json
-import os
 import pickle
 import pickletools
 import struct
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -24,11 +23,10 @@ from m2mkd import upstream
 from m2mkd.errors import LONGEST, InputError
 from m2mkd.upstream.imported import open_released, open_weights, write_imported
 from tests.bounded import bounded
+from tests.fuzzing import fuzzed
 from tests.parity.released import TINY
-from tests.unit.upstream.test_config import SMALL, random_state
-from tests.unit.upstream.test_files import stage_shapes
+from tests.unit.upstream.small_models import SMALL, random_state, stage_shapes
 
-TIMES = int(os.environ.get("M2MKD_FUZZ", "1"))
 VIT = {"img_size": 16, "patch_size": 8, "num_classes": 3, "embed_dim": 8, "num_heads": 2, "mlp_ratio": 2}
 STATE = random_state(stage_shapes(1, first=True, last=True))
 
@@ -37,10 +35,6 @@ class Files(dict):
     """Their contents by name, too long to be printed."""
 
     __repr__ = object.__repr__
-
-
-def tried(examples: int) -> settings:
-    return settings(max_examples=examples * TIMES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +119,7 @@ def changed(content: bytes, what: list) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
-@tried(60)
+@fuzzed(60)
 @given(what=changes(4))
 def test_any_bytes_of_a_file(folder, whole, name, what):
     try_to_read(folder / f"bytes {name}", changed(whole[name], what))
@@ -142,7 +136,7 @@ def repacked(content: bytes, change) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["new.pth", "newer.pth", "stage.pth"])
-@tried(100)
+@fuzzed(100)
 @given(what=changes(3))
 def test_any_bytes_of_a_pickle(folder, whole, name, what):
     try_to_read(folder / f"pickle {name}", repacked(whole[name], lambda part: changed(part, what)))
@@ -171,7 +165,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("name", ["new.pth", "newer.pth", "stage.pth", "old.pth"])
-@tried(100)
+@fuzzed(100)
 @given(
     what=st.lists(
         st.tuples(
@@ -234,7 +228,7 @@ def put_somewhere(value, path: list[int], new):
 
 
 @pytest.mark.parametrize("name", ["released.safetensors", "imported.safetensors"])
-@tried(120)
+@fuzzed(120)
 @given(path=st.lists(st.integers(0, 40), min_size=1, max_size=4), new=anything)
 def test_any_values_of_a_header(folder, whole, name, path, new):
     (size,) = struct.unpack("<Q", whole[name][:8])
@@ -248,7 +242,7 @@ def test_any_values_of_a_header(folder, whole, name, path, new):
     try_to_read(folder / f"header {name}", struct.pack("<Q", len(text)) + text + whole[name][8 + size :])
 
 
-@tried(120)
+@fuzzed(120)
 @given(
     path=st.lists(st.integers(0, 40), max_size=3), new=anything | st.sampled_from(["new.pth", ".", "/dev/zero", "../a", "model.index.json"])
 )
@@ -272,7 +266,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@tried(80)
+@fuzzed(80)
 @given(path=st.lists(st.integers(0, 40), min_size=1, max_size=4), new=anything)
 def test_any_values_of_a_configuration(kind, path, new):
     with bounded(2**30, 5), pytest.raises(InputError) as refused:

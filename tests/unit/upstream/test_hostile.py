@@ -18,8 +18,7 @@ from m2mkd.errors import InputError
 from m2mkd.upstream.checkpoint import read
 from m2mkd.upstream.imported import open_imported, open_released, open_weights, write_imported
 from tests.bounded import bounded
-from tests.unit.upstream.test_config import VIT, random_state
-from tests.unit.upstream.test_files import stage_shapes
+from tests.unit.upstream.small_models import VIT, random_state, stage_shapes
 
 HUGE = 3_500_000_000
 """Numbers of four bytes in 14 GB."""

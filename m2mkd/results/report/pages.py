@@ -1,0 +1,67 @@
+"""Sentences about results in pages that people write: blocks that follow from a board that was kept, and that nobody edits."""
+
+import json
+import re
+from pathlib import Path
+
+from m2mkd.errors import InputError
+from m2mkd.files import write_text
+from m2mkd.results.report.contrasts import contrasts
+from m2mkd.results.report.sentences import answer_of
+
+BLOCK = re.compile(r"(<!-- sentences of scale (?P<scale>[\w-]+) from (?P<board>\S+) -->\n).*?(<!-- end of sentences -->)", re.DOTALL)
+"""What stands between the two lines is made by `fill`."""
+
+
+def sentences(board: Path, scale: str) -> str:
+    """What the board of a study says, in Markdown.
+
+    Parameters
+    ----------
+    board
+        The ``claims.json`` of the study.
+    scale
+        The study's scale.
+
+    Raises
+    ------
+    InputError
+        If the board cannot be read.
+    """
+    try:
+        records = json.loads(board.read_text())
+        return answer_of(contrasts(records, scale), scale).to_markdown()
+    except OSError as error:
+        raise InputError(f"{board}: cannot be read ({error.strerror}); 'm2mkd compile' writes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{board}: no verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it"
+        ) from None
+
+
+def filled(text: str, root: Path = Path()) -> str:
+    """A page with the sentences of its blocks made anew; boards are named relative to ``root``."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{sentences(root / found['board'], found['scale'])}\n\n{found[4]}", text)
+
+
+def fill(page: Path) -> bool:
+    """Make the sentences of a page anew; gives whether that changed it.
+
+    Raises
+    ------
+    InputError
+        If the page cannot be read, has no block, or names a board that cannot be read.
+    """
+    try:
+        text = page.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{page}: cannot be read ({error}); name a page in Markdown") from None
+    if not BLOCK.search(text):
+        raise InputError(
+            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where "
+            "they belong"
+        )
+    new = filled(text)
+    if new != text:
+        write_text(page, new)
+    return new != text

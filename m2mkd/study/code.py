@@ -1,0 +1,129 @@
+"""The code that a phase uses: digests of the modules that its training file imports, so that no change goes unnoticed."""
+
+import ast
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from m2mkd.files import read_note, write_json
+from m2mkd.study.keys import digest, is_sealed, sealed
+from m2mkd.study.phase import PHASES
+
+SOURCES_HERE = Path(__file__).parents[1]
+"""The sources of this suite."""
+NOTE = Path("results/.code.json")
+"""What was found of the sources, for reading all of them takes longer than the start of a short job."""
+WATCHING = ("m2mkd.containers", "m2mkd.planning", "m2mkd.tracking")
+"""Rooms that watch, or reckon with, what is computed, and compute nothing of it."""
+
+Code = Mapping[str, str]
+"""Digest of each module, by its dotted name."""
+
+
+def code_of(phase: str, package: Path = SOURCES_HERE) -> Code:
+    """Digests of the modules of this package that a phase's training file imports, directly or through others.
+
+    Parameters
+    ----------
+    phase
+        Name of the phase.
+    package
+        Folder of the sources.
+
+    Returns
+    -------
+    Mapping
+        16 hexadecimal digits for each module. Comments, docstrings and layout do not count.
+
+    Raises
+    ------
+    SyntaxError
+        If a source is no Python.
+    """
+    return _every_code(package)[phase]
+
+
+def changed_modules(recorded: Code, now: Code) -> tuple[str, ...]:
+    """Modules that differ between the code that a run recorded and another, in alphabetical order."""
+    return tuple(sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name)))
+
+
+@cache
+def _every_code(package: Path) -> dict[str, Code]:
+    """What `code_of` gives, by phase."""
+    sources = dict(_sources(package))
+    state = digest([[name, hashlib.sha256(text).hexdigest()] for name, text in sources.items()])
+    note = read_note(NOTE) if package == SOURCES_HERE else None
+    if isinstance(note, dict) and is_sealed(note) and note.get("sources") == state and note.get("phases", {}).keys() == PHASES.keys():
+        return note["phases"]
+    modules = _Modules(sources)
+    found: dict[str, Code] = {phase: modules.behind(f"{package.name}.training.phases.{phase}") for phase in PHASES}
+    if package == SOURCES_HERE:
+        with suppress(OSError):  # where nothing may be written, they are read again
+            write_json(NOTE, sealed({"sources": state, "phases": found}))
+    return found
+
+
+def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(package.rglob("*.py")):
+        if path.is_file():
+            name = ".".join((package.name, *path.relative_to(package).with_suffix("").parts))
+            yield name.removesuffix(".__init__"), path.read_bytes()
+
+
+class _Modules:
+    """Modules by their dotted names; each is parsed when it is first asked for."""
+
+    def __init__(self, sources: Mapping[str, bytes]):
+        self.sources, self.known = sources, dict[str, tuple[str, set[str]]]()
+
+    def behind(self, module: str) -> dict[str, str]:
+        """A module with all that it imports: digests by name."""
+        found: dict[str, str] = {}
+        waiting = [module]
+        while waiting:
+            name = waiting.pop()
+            if name in self.sources and name not in found and not name.startswith(WATCHING):
+                found[name], imported = self._read(name)
+                waiting += [*imported, name.rpartition(".")[0]]  # a package is imported before what is in it
+        return dict(sorted(found.items()))
+
+    def _read(self, name: str) -> tuple[str, set[str]]:
+        """Digest of a module, and what it imports."""
+        if name not in self.known:
+            tree = ast.parse(self.sources[name])
+            self.known[name] = hashlib.sha256(_spelled(tree).encode()).hexdigest()[:16], set(_imported(tree))
+        return self.known[name]
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Names that are imported below a node, functions included, but not those for the checker of types alone."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    below: list[ast.AST] = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        below = [*node.orelse]
+    for child in below:
+        yield from _imported(child)
+
+
+def _spelled(value: object) -> str:
+    """A tree of Python as text, the same under every version of Python; `ast.dump` is not.
+
+    Fields that are empty are left out, for later versions add such; so is a string that stands alone, which is a docstring.
+    """
+    if isinstance(value, ast.AST):
+        fields = ((name, inner) for name, inner in ast.iter_fields(value) if inner is not None and inner != [])
+        return f"{type(value).__name__}({','.join(f'{name}={_spelled(inner)}' for name, inner in fields)})"
+    if isinstance(value, list):
+        return f"[{','.join(_spelled(inner) for inner in value if not _is_docstring(inner))}]"
+    return repr(value)
+
+
+def _is_docstring(value: object) -> bool:
+    return isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant) and isinstance(value.value.value, str)
