@@ -1,6 +1,7 @@
 """Damaged packs: no wrong byte passes, and each is one line that names the file and the fix."""
 
 import io
+import re
 import json
 import pickle
 
@@ -130,7 +131,7 @@ def test_a_manifest_of_another_form_is_refused_in_one_line(folder, odd):
 def test_what_is_no_file_is_not_waited_for(folder, tmp_path, kind, name):
     (folder / name).unlink()
     not_a_file(tmp_path, kind).rename(folder / name)
-    with pytest.raises(InputError, match=f"{name}: is a {kind}"):
+    with pytest.raises(InputError, match=rf"{re.escape(name)}.*is a {kind}"):
         open_pack(folder)
 
 
