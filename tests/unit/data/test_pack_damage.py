@@ -1,9 +1,9 @@
 """Damaged packs: no wrong byte passes, and each is one line that names the file and the fix."""
 
 import io
-import re
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
