@@ -24,7 +24,7 @@ from m2mkd.study.plan import build_study
 from m2mkd.study.whole import is_whole, kept_folder
 from m2mkd.training import job as jobs
 from tests.conftest import ROOT
-from tests.fabricated import pretend_data
+from tests.fabricated import pretend_data, publish
 from tests.wiring import Pretended
 
 
@@ -149,10 +149,10 @@ def test_the_mark_of_a_prepared_set_is_taken_away(study, computed):
 def test_a_clock_that_jumps_back_between_two_jobs_makes_no_input_newer(study, computed):
     (one, *_), code = computed
     future = time.time() + 10 * 365 * 86400
+    for parent in one.run.parents:
+        publish(study, study.runs[parent], 0.5)
     inputs = jobs.inputs_of(one)
     for path in inputs:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
         os.utime(path, (future, future))
     execute(code, one)
     assert {path.stat().st_mtime for path in inputs} == {state.NORMAL_MTIME}

@@ -23,7 +23,7 @@ def settings(tmp_path, monkeypatch):
 def test_the_graph_names_a_plan_for_every_run(settings):
     said: list[str] = []
     graph = json.loads(plan_workflow(settings(), None, said.append).read_text())
-    assert len(graph["runs"]) == 32 and said == []
+    assert len(graph["runs"]) == 36 and said == []
     for run_id in graph["runs"]:
         assert json.loads(Path(graph["root"], "plan", f"{run_id}.json").read_text())["id"] == run_id
     assert {phase for phase in graph["phases"] if not Path(graph["root"], "runs", phase).is_dir()} == set()
