@@ -35,7 +35,7 @@ def test_its_script_reaches_every_drawing(view, report):
 
 def test_modules_and_parts_of_losses_have_their_curves(view):
     texts = {
-        name: view.page.locator(f"#figure-{name} svg text").all_inner_texts()
+        name: view.page.locator(f"#figure-{name} svg text").all_text_contents()
         for name in (
             "curves-teacher_deit_large-corrected",
             "modules-vmoe_base-m2mkd-corrected",

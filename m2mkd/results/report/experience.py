@@ -11,7 +11,7 @@ def what_was_easy(collected: Collected) -> list[str]:
     study = collected.study
     wanted = sum(run.config.measures() for run in study.runs.values())
     hours = sum(float(record.provenance["seconds"]) for record in collected.records) / 3600
-    shared = sum(len(run.users) > 1 for run in study.runs.values())
+    shared = sum(len({row.experiment for row in rows}) > 1 for rows in collected.served.values())
     return [
         f"One command computes the whole study; {len(collected.records)} of {wanted} measurements are there, true to their digests.",
         f"They took {hours:.2f} hours of wall time in all, one after the other.",

@@ -45,6 +45,7 @@ from m2mkd.results.tables.layout import Linked
 from m2mkd.study.lineage import anchor_of
 from m2mkd.study.receipt import REPORT, report_receipt, write_report_receipt
 from m2mkd.study.record import code_in_words
+from m2mkd.study.study import Study
 
 
 def write_report(results: Results) -> None:
@@ -111,8 +112,19 @@ def _methodology(results: Results) -> dict[str, Any]:
         "training": training_table(study),
         "switches": switches_table(study),
         "environment": environment_table(results),
+        "more_seeds": _more_seeds(study),
         "commands": commands_table(study, Commands(study)),
     }
+
+
+def _more_seeds(study: Study) -> dict[tuple[int, ...], list[str]]:
+    """Seeds that some rows have beyond the study's own, with these rows."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for row in study.rows:
+        seeds = {seed for run_id in row.measured if (seed := study.runs[run_id].seed) is not None}
+        if more := tuple(sorted(seeds.difference(study.seeds))):
+            found.setdefault(more, []).append(f"{row.experiment}/{row.variant}")
+    return {seeds: list(dict.fromkeys(rows)) for seeds, rows in found.items()}
 
 
 def _results(results: Results) -> dict[str, Any]:

@@ -231,3 +231,16 @@ def test_data_that_is_here_is_shown(tmp_path, monkeypatch):
     shown = Image.open(io.BytesIO(base64.b64decode(content)))
     assert shown.size == (int(picture["width"]), int(picture["height"])) == contact_sheet(open_pack(Path(data.folder))).size
     assert "digits" in picture["alt"] and len(picture["alt"]) > 30
+
+
+def test_it_names_rows_with_more_seeds_and_counts_runs_that_its_own_experiments_share(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = "experiment_changes.vmoe_base.variants.m2mkd.seeds=[2]"
+    study = plan(tmp_path, "smoke", ["vmoe_base/end_to_end", "vmoe_base/m2mkd"], [more], seeds=2)
+    for run in study.runs.values():
+        run.users.add("ablation_of_the_same_scale")  # as a planned study has it
+    finish(study)
+    write_report(Results.read(study))
+    text = Path("results/smoke/report.html").read_text()
+    assert "2 seeds or more of each student" in text and "0, 1 of each student; 2 too of <code>vmoe_base/m2mkd</code></dd>" in text
+    assert f"0 of {len(study.runs)} runs serve more than one experiment" in text
