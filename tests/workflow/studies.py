@@ -25,8 +25,10 @@ def add_ablation(project: Project) -> None:
 
 
 def tables(project: Project) -> dict[str, bytes]:
-    """Contents of all tables, by name."""
-    return {path.name: path.read_bytes() for path in sorted((project.root / "results" / project.scale / "tables").iterdir())}
+    """Contents of all tables, by name, less the receipts, which hold how the study was asked for and the times in the report."""
+    folder = project.root / "results" / project.scale / "tables"
+    receipts = {path for kind in ("study", "report") for path in folder.glob(f"{kind}-*.json")}
+    return {path.name: path.read_bytes() for path in sorted(set(folder.iterdir()) - receipts)}
 
 
 def weights(project: Project) -> dict[str, bytes]:

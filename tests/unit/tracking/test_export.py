@@ -138,8 +138,9 @@ def test_rows_have_figures(synced):
         path = Path(synced.folder(run.id)) / "metrics.json"
         metrics = json.loads(path.read_text())
         right = round(metrics["top1"] * metrics["count"])
-        confusion = {"classes": ["a", "b"], "images": [[0, 0, right], [1, 0, metrics["count"] - right]]}
-        path.write_text(json.dumps(metrics | {"diagnostics": {"images": 32, "layers": [layer]}, "confusion": confusion}))
+        wrong = metrics["count"] - right
+        confused = {"confusion": {"classes": ["a", "b"], "images": [[0, 0, right], [1, 0, wrong]]}, "per_class": {"a": 1.0, "b": 0.0}}
+        path.write_text(json.dumps(metrics | {"diagnostics": {"images": 32, "layers": [layer]}} | confused))
         edit_record(synced, run, lambda content, path=path: content["outputs"].update({path.name: sha256(path)}))
     for run in (synced.runs[run_id] for run_id in row.trained):
         path = Path(synced.folder(run.id)) / "metrics.jsonl"
