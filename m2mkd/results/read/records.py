@@ -92,8 +92,10 @@ def _measured(run: Run, metrics: dict[str, Any], curves: list[dict[str, Any]], p
         if curves and not isinstance(run.config, TrainProbe):  # which may report another epoch than the last, or the mean of several heads
             check_last_line(metrics, curves[-1])
         _check_counts(run, measurements)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise InputError(f"{path}: no measurement {error}; {fix}") from None
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: measurements of another form ({error}); {fix}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}; {fix}") from None
     return measurements
