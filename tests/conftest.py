@@ -1,8 +1,9 @@
 """Where the tests find the recordings and the data packs, and how strict an absence is."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -38,6 +39,13 @@ def packs_dir() -> Path:
 def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configuration files are found from the root of the project."""
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a test lets a command set for this process, as the address of the tracking server, is gone after it."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
