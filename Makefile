@@ -108,7 +108,7 @@ $(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
 # Rules of Dockerfiles and shell scripts, secrets, licences. Digests, of which the project is full, are no secrets.
 audit: $(AUDIT)/.ok $(VENV)/.ok-run
 	$(AUDIT)/bin/hadolint containers/Dockerfile
-	$(AUDIT)/bin/shellcheck containers/install.sh containers/standin/*.sh .ci/run workflow/envs/*.sh
+	$(AUDIT)/bin/shellcheck reproduce.sh containers/install.sh containers/standin/*.sh .ci/run workflow/envs/*.sh
 	git ls-files --cached --others --exclude-standard | grep -v '^$(LOCKS)/' | \
 	  xargs $(AUDIT)/bin/detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines '\.example|user:secret@|M2MKD_DB_PASSWORD'
 	$(AUDIT)/bin/cyclonedx-py environment --of JSON -o $(AUDIT)/sbom.cdx.json $(PYTHON)
