@@ -18,6 +18,7 @@ from m2mkd.files import sha256
 from tests.conftest import ROOT
 from tests.workflow.conftest import Project
 from tests.workflow.images import find_image, inside, missing, on_the_host
+from tests.workflow.studies import tables
 
 pytestmark = pytest.mark.container
 
@@ -54,9 +55,9 @@ def files(project: Project, *patterns: str) -> dict[str, bytes]:
 
 
 def test_results_are_those_of_the_host_bit_for_bit(finished, contained):
-    expected = files(finished, "runs/**/*.safetensors", "runs/**/metrics.json*", "tables/*", "metrics.json")
+    published = ("runs/**/*.safetensors", "runs/**/metrics.json*", "metrics.json")
+    expected, found = (files(project, *published) | tables(project) for project in (finished, contained))
     assert len(expected) > 40
-    found = files(contained, "runs/**/*.safetensors", "runs/**/metrics.json*", "tables/*", "metrics.json")
     assert [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)] == []
 
 
