@@ -1,4 +1,4 @@
-"""What cites the specification leads to a section of it, its findings are those of docs/deviations.md, and links of pages lead somewhere."""
+"""Citations of the specification lead to a section, its findings are those of docs/deviations.md, and links of pages lead somewhere."""
 
 import re
 import subprocess
@@ -12,8 +12,10 @@ NAMES = ("nac", "vmoe", "detection", "detection-small", "paper")
 FOLDERS = ("m2mkd", "config", "workflow", "tests", "docs", "benchmarks")
 
 NUMBER = r"\d+(?:\.\d+)*(?![\d%]|\.\d|-\d)"
-CITATION = re.compile(rf"(?<![\w/-])({'|'.join(sorted(NAMES, key=len, reverse=True))})\.md`?(?:\]\([^)]*\))?,?((?: (?:section|sections|finding|findings)"
-                      rf" | ){NUMBER}(?:(?:,| and| to|, finding) {NUMBER}(?!\s*\w*\.md))*)")  # fmt: skip
+CITATION = re.compile(
+    rf"(?<![\w/-])({'|'.join(sorted(NAMES, key=len, reverse=True))})\.md`?(?:\]\([^)]*\))?,?"
+    rf"((?: sections?| findings?)?\s{NUMBER}(?:(?:,| and| to|, finding|, section|, findings)\s{NUMBER})*)"
+)
 OWN_FINDINGS = {"N53", "N54"}
 """Found by this project, not in the reading of the release."""
 LARGEST = {"N": ("nac", "16"), "V": ("vmoe", "7"), "D": ("detection", "6")}
@@ -24,24 +26,25 @@ def page(name: str) -> str:
 
 
 def section(name: str, number: str) -> str | None:
-    """Text below the heading of that number, up to the next one of its level or above."""
-    found = re.search(rf"^(#+) {re.escape(number)}\.? .*?(?=^#{{2,3}} |\Z)", page(name), re.MULTILINE | re.DOTALL)
-    return found and found[0]
+    """The heading of that number and what is below it, its subsections included."""
+    text = page(name)
+    start = re.search(rf"^(#+) {re.escape(number)}\.? .*$", text, re.MULTILINE)
+    if start is None:
+        return None
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.MULTILINE)
+    return text[start.start() : start.end() + end.start() if end else None]
 
 
 def has_item(text: str, number: str) -> bool:
-    """Whether a list or a table has an item of that number, be it 3, N3 or `N3`."""
-    return re.search(rf"^(?:\| *|[-*] +)?\W*[NVD]?{number}(?:[.:|)]|\W* \*? ?\||\W*[.:])", text, re.MULTILINE) is not None
+    """Whether a list or a table has an item of that number, be it ``3.``, ``**N3**`` or ``| N3 |``."""
+    return re.search(rf"^(?:\d+\. |[-*|] *)?[*`]*[NVD]?{number}[*`]*(?: \*)?(?:[.:)]| *\|)", text, re.MULTILINE) is not None
 
 
 def leads_somewhere(name: str, number: str, finding: bool = False) -> bool:
     if finding:
         home = next(place for page_name, place in LARGEST.values() if page_name == name)
         return has_item(section(name, home) or "", number)
-    if section(name, number) is not None:
-        return True
-    above, _, last = number.rpartition(".")
-    return bool(above) and has_item(section(name, above) or "", last)
+    return section(name, number) is not None
 
 
 def cited(text: str) -> list[tuple[str, str, bool]]:
