@@ -1,7 +1,7 @@
 """Citations of the specification lead to a section, its findings are those of docs/deviations.md, and links of pages lead somewhere."""
 
 import re
-import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -61,9 +61,9 @@ def cited(text: str) -> list[tuple[str, str, bool]]:
 
 
 def texts() -> dict[str, str]:
-    names = subprocess.run(["git", "ls-files", "-z", *FOLDERS], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    wanted = [ROOT / name for name in names if name.endswith((".py", ".md", ".yaml", ".yml", ".json", ".smk", ".tsv", "Snakefile"))]
-    return {str(path.relative_to(ROOT)): path.read_text() for path in wanted if path.is_file() and path.name != "test_specification.py"}
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file() and path != Path(__file__)]
+    wanted = [path for path in files if path.suffix in (".py", ".md", ".yaml", ".yml", ".json", ".smk", ".tsv") or path.name == "Snakefile"]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in wanted}
 
 
 def anchors(text: str) -> set[str]:
