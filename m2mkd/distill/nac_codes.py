@@ -1,4 +1,4 @@
-"""Codes that a NAC's latents start with (specification nac.md 3, 14 and 15)."""
+"""Codes that a NAC's latents start with (specification nac.md 4, 14 and 15)."""
 
 from collections.abc import Mapping
 
