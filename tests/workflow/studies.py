@@ -25,10 +25,16 @@ def add_ablation(project: Project) -> None:
 
 
 def tables(project: Project) -> dict[str, bytes]:
-    """Contents of all tables, by name, less the receipts, which hold how the study was asked for and the times in the report."""
+    """Contents of all tables, by name.
+
+    Of the study's receipt without the overrides, which a test may ask for; without that of the report, which has times in it.
+    """
     folder = project.root / "results" / project.scale / "tables"
-    receipts = {path for kind in ("study", "report") for path in folder.glob(f"{kind}-*.json")}
-    return {path.name: path.read_bytes() for path in sorted(set(folder.iterdir()) - receipts)}
+    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.match("report-*.json")}
+    for name in [name for name in found if name.startswith("study-")]:
+        receipt = json.loads(found[name])
+        found[name] = json.dumps({key: receipt[key] for key in receipt.keys() - {"overrides", "digest"}}, sort_keys=True).encode()
+    return found
 
 
 def weights(project: Project) -> dict[str, bytes]:

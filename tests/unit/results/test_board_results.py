@@ -107,6 +107,25 @@ def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, 
     assert f"metrics.json: {name} is" in found["small_vmoe_iid"].verdict.why
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda metrics: metrics.pop("top1"), "no measurement 'top1'"),
+        (lambda metrics: metrics.update(ood=[1]), r"measurements of another form \(.*\)"),
+    ],
+)
+def test_metrics_of_another_form_are_refused_in_these_words(tmp_path, change, message):
+    study = fabricate(tmp_path)
+    run = one_of(study, Evaluate, seed=1)
+    path = Path(study.folder(run.id), "metrics.json")
+    metrics = json.loads(path.read_text())
+    change(metrics)
+    path.write_text(json.dumps(metrics))
+    edit_record(study, run, lambda record: record["outputs"].update({"metrics.json": sha256(path)}))
+    with pytest.raises(InputError, match=rf"metrics\.json: {message}; remove"):
+        compile_tables(Results.read(study))
+
+
 def test_a_claim_of_what_there_is_not_is_refused_by_name(tmp_path):
     study = plan(tmp_path, "small", STUDENTS)
     with pytest.raises(InputError, match=r"config/claims\.tsv: tiny_vmoe_iid: .*vmoe_bass"):

@@ -11,7 +11,7 @@ from m2mkd.results.judge.pairs import Pair
 from m2mkd.results.judge.verdicts import judge
 from tests.claimed import claim
 
-STUDIES = 500
+STUDIES = 1000
 ALLOWED = 0.05
 CONTROL, CHANCE = 0.8, 0.1
 FALL = 100 * (CONTROL - CHANCE)

@@ -158,7 +158,7 @@ def test_crates(study: Study):
     listed = manifest.read_text()
     names = [path for path in re.findall(r"(?m)^\w+  (.+)$", listed) if path.endswith((".json", ".csv", ".yaml"))]
 
-    @fuzzed(15)
+    @fuzzed(40)
     @given(name=st.sampled_from([*names, *["ro-crate-metadata.json", manifest.name] * 10]), again=st.booleans(), **CHANGES)
     def damage(name: str, again: bool, edits: list[Any], where: list[int], new: Any, kind: str) -> None:
         path = crate / name
