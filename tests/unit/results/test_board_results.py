@@ -107,11 +107,18 @@ def test_a_number_that_is_none_is_refused_by_name_and_decides_nothing(tmp_path, 
     assert f"metrics.json: {name} is" in found["small_vmoe_iid"].verdict.why
 
 
+def confused(metrics):
+    """A table of confusions that fits the accuracy."""
+    right = round(metrics["top1"] * metrics["count"])
+    return {"confusion": {"classes": ["a", "b"], "images": [[0, 0, right], [1, 0, metrics["count"] - right]]}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda metrics: metrics.pop("top1"), "no measurement 'top1'"),
         (lambda metrics: metrics.update(ood=[1]), r"measurements of another form \(.*\)"),
+        (lambda metrics: metrics.update(confused(metrics), per_class=[1.0, 0.0]), r"measurements of another form \(.*\)"),
     ],
 )
 def test_metrics_of_another_form_are_refused_in_these_words(tmp_path, change, message):
