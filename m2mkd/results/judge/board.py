@@ -132,8 +132,8 @@ class _Board:
         if left_out:
             seeds = "1 seed that not all arms have is" if left_out == 1 else f"{left_out} seeds that not all arms have are"
             verdict = replace(verdict, why=f"{verdict.why} {seeds} left out.")
-        if weak := [f"{seed} of {arm.name} ({100 * top1:.2f} %)" for arm in members_of(judged) for seed, top1 in arm.weak]:
-            verdict = replace(verdict, why=f"{verdict.why} Weak {'seed' if len(weak) == 1 else 'seeds'}: {', '.join(weak)}.")
+        if weak := _weak_seeds(judged):
+            verdict = replace(verdict, why=f"{verdict.why} {weak}.")
         return replace(finding, verdict=verdict, p_value=exact_p_value(claim, judged) if verdict.interval else None)
 
     def _unfit(self, claim: Claim, rows: Mapping[str, Row], profile: Profile, at_scale: bool) -> str:
@@ -232,6 +232,12 @@ def _alike(comparisons: Sequence[Comparison]) -> str:
 def members_named(claim: Claim) -> list[str]:
     """All arms of each comparison of a claim, as experiment/variant, each once."""
     return list(dict.fromkeys("/".join(member) for members in claim.members() for member in members))
+
+
+def _weak_seeds(comparisons: Sequence[Comparison]) -> str:
+    """Seeds below the accuracy that the scale expects of their family, by arm; empty where there are none."""
+    listed = {arm.name: ", ".join(f"{seed} ({100 * top1:.2f} %)" for seed, top1 in arm.weak) for arm in members_of(comparisons) if arm.weak}
+    return f"Weak seeds: {'; '.join(f'{name} {seeds}' for name, seeds in listed.items())}" if listed else ""
 
 
 def _problems(comparisons: Sequence[Comparison]) -> str:

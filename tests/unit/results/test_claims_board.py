@@ -82,7 +82,7 @@ def test_weak_seeds_are_named(tmp_path):
     compile_tables(Results.read(study))
     written = json.loads(Path("results/small/tables/claims.json").read_text())
     assert written["small_nac_iid"]["weak_seeds"] == {"nac_tiny_imagenet_scale_free/m2mkd": [[4, 0.8499]]}
-    assert written["small_nac_iid"]["why"].endswith(" Weak seed: 4 of nac_tiny_imagenet_scale_free/m2mkd (84.99 %).")
+    assert written["small_nac_iid"]["why"].endswith(" Weak seeds: nac_tiny_imagenet_scale_free/m2mkd 4 (84.99 %).")
     assert "weak_seeds" in written["small_vmoe_iid"] and written["small_vmoe_iid"]["weak_seeds"] == {}
     # What is weak out of distribution, or of another family, is not.
     ood = claim("small_nac_iid", id="ood", metric="ood_top1")
