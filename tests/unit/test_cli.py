@@ -82,7 +82,7 @@ def test_show_prints_the_resolved_configuration_and_keys():
         (("config", "validate", "vmoe_base", "--set", "data.imagenet-1k@224=digit@32"), ("'digit'", "config/datasets.yaml")),
         (("config", "validate", "vmoe_base", "--set", "data.imagenet-1k@224=digits-r@32"), ("digits-r@32 has no training images", "ood")),
         (("run", "train_student/zz"), ("train_student/zz", "m2mkd runs list")),
-        (("run", "train_student/"), ("fits 46 runs",)),
+        (("run", "train_student/"), ("fits 56 runs",)),
         (("data", "prepare", "digits"), ("'digits'", "name@pixels")),
         (("data", "prepare", "imagenet-1k@224"), ("imagenet-1k",)),
         (("data", "show", "digits@32"), ("manifest.json: absent; run 'm2mkd data prepare digits@32' first",)),

@@ -32,9 +32,9 @@ SMALL_JOBS = {
     "split_teacher": 4,
     "evaluate_teacher": 1,
     "measure_hybrid": 1,
-    "distill_module": 3,
-    "train_student": 7,
-    "evaluate": 7,
+    "distill_module": 6,
+    "train_student": 14,
+    "evaluate": 14,
     "compile": 1,
     "report": 1,
     "track": 1,
@@ -61,16 +61,16 @@ def test_a_dry_run_from_the_root_plans_every_phase(project, scale, jobs):
 
 def test_modules_share_jobs_where_the_scale_asks_for_it(project):
     jobs = planned(project, "--config", "scale=small", "overrides={modules_per_job: 3}")
-    # Of four modules, taught or not, three share a job with all their seeds; the fourth shares one with its own.
-    assert jobs["distill_module"] == 6
+    # Of four modules, taught or not, three share a job with four of their seeds; the fourth shares one with its own.
+    assert jobs["distill_module"] == 12
     others = {rule: count for rule, count in jobs.items() if "distill" not in rule}
     assert others == {rule: count for rule, count in SMALL_JOBS.items() if "distill" not in rule}
 
 
 def test_seeds_share_jobs_where_the_scale_asks_for_it(project):
     jobs = planned(project, "--config", "scale=small", "overrides={seeds: 5, seeds_per_job: 2}")
-    # Five seeds in jobs of two: three jobs where there was one; NACs have two seeds more, and four jobs for each of their two variants.
-    assert jobs == SMALL_JOBS | {"distill_module": 3 * 2 + 4, "train_student": 3 * 5 + 4 * 2, "evaluate": 3 * 5 + 4 * 2}
+    # Five seeds in jobs of two are three jobs for each arm.
+    assert jobs == SMALL_JOBS | {"distill_module": 3 * 3, "train_student": 3 * 7, "evaluate": 3 * 7}
 
 
 def test_workflow_folder_plans_the_same(project):
@@ -93,7 +93,7 @@ def test_a_phase_that_a_study_lacks_has_nothing_to_do(project):
 
 def test_other_experiments_can_be_chosen(project):
     jobs = planned(project, "--config", "scale=small", "experiments=[vmoe_base/end_to_end]")
-    assert jobs["train_student"] == jobs["evaluate"] == 1
+    assert jobs["train_student"] == jobs["evaluate"] == 2
     assert "distill_module" not in jobs
 
 
