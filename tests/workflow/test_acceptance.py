@@ -19,10 +19,12 @@ KILLS = 5
 def test_the_study_learns_and_survives_kills(undisturbed, tmp_path):
     scale = undisturbed.scale
     metrics = json.loads((undisturbed.root / "results" / scale / "metrics.json").read_text())
-    scratch = {name: variants["end_to_end"]["corrected"]["iid_top1"] for name, variants in metrics.items() if "end_to_end" in variants}
+    top1 = {f"{name}/{variant}": found["corrected"]["iid_top1"] for name, of in metrics.items() for variant, found in of.items()}
     if scale == "small":
-        assert len(scratch) == 5
-        assert {name: value for name, value in scratch.items() if not 0.70 <= value <= 0.96} == {}
+        assert len(top1) == 8
+        assert top1["teacher_deit_large/teacher"] >= 0.97
+        # Chance is 0.1; means over seeds, which one collapse cannot bring down to it.
+        assert {name: value for name, value in top1.items() if not 0.3 <= value <= 0.99} == {}
 
     project = prepared(tmp_path / "disturbed")
     moments = random.Random(1)
