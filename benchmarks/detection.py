@@ -24,8 +24,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from m2mkd.config import load
@@ -37,6 +35,9 @@ from m2mkd.detection.pyramid import SimpleFeaturePyramid, channel_norm
 from m2mkd.detection.sampling import RandomSampler
 from m2mkd.study.phases import TrainDetector
 from m2mkd.study.plan import build_study
+
+from timm.layers import PatchEmbed  # isort: skip  after m2mkd, which repairs torchvision
+from timm.models.vision_transformer import Block  # isort: skip
 
 Size = StrEnum("Size", ["small", "paper"])
 Device = StrEnum("Device", ["cpu", "cuda"])
@@ -124,9 +125,9 @@ def with_pure_operators() -> None:
         return pure_operators.batched_nms(corners, scores, torch.zeros_like(scores, dtype=torch.int64), threshold)
 
     def roi_align(
-        features: Tensor, rois: Any, size: Any, spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False
+        features: Tensor, rois: Any, output_size: Any, spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False
     ) -> Tensor:
-        side = size if isinstance(size, int) else size[0]
+        side = output_size if isinstance(output_size, int) else output_size[0]
         return pure_operators.roi_align(features, rois, side, spatial_scale, max(sampling_ratio, 0), aligned)
 
     boxes.nms = nms
