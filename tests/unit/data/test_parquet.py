@@ -247,7 +247,7 @@ def test_files_that_do_not_belong_together(raw: Path):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_what_is_no_file_is_not_waited_for(raw: Path, kind: str):
-    with pytest.raises(InputError, match=f"is a {kind}; put the file itself there"):
+    with pytest.raises(InputError, match=f"is a {kind}; replace it by the file itself"):
         parquet([not_a_file(raw, kind)], ["val"])
 
 

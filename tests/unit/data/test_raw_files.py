@@ -87,7 +87,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, name: str)
     if name.endswith("etag"):
         (RAW / ".set.zip.part").write_bytes(b"begun")
     not_a_file(tmp_path, kind).rename(RAW / name)
-    with answering(whole()) as url, pytest.raises(InputError, match=f"is a {kind}; put the file itself there"):
+    with answering(whole()) as url, pytest.raises(InputError, match=f"is a {kind}; replace it by the file itself"):
         fetch("set", dataset(url))
 
 
