@@ -111,7 +111,7 @@ def test_a_training_tells_of_a_leap(tmp_path, capsys, monkeypatch):
 
     train(tmp_path, loss=loss)
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("the loss leaps to") == 1 and "in epoch 3, step 2" in said
+    assert said.count("the loss spikes to") == 1 and "in epoch 3, step 2" in said
 
 
 def test_an_expert_that_nobody_asks_is_told():
@@ -158,7 +158,7 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
 
 def test_a_process_that_loads_and_is_killed_is_one_line():
     with (
-        pytest.raises(InputError, match=r"a process that loads data has died.*; lower --workers.* \(DataLoader worker \(pid 7\)"),
+        pytest.raises(InputError, match=r"a data-loading worker has died.*; lower --workers.* \(DataLoader worker \(pid 7\)"),
         _explained(),
     ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
