@@ -46,9 +46,7 @@ def gather(wanted: Mapping[str, Sequence[Source]], released: Mapping[str, "Tenso
     chosen = {name: next((way for way in ways if not released.keys().isdisjoint(way.names)), ways[0]) for name, ways in wanted.items()}
     if missing := [(piece, way.shape) for way in chosen.values() for piece in way.names if piece not in released]:
         name, shape = missing[0]
-        raise InputError(
-            f"{what} lacks {name} of shape {shape}{_more(missing)}; correct the kind or the configuration"
-        )
+        raise InputError(f"{what} lacks {name} of shape {shape}{_more(missing)}; correct the kind or the configuration")
     for way in chosen.values():
         for name in way.names:
             if tuple(released[name].shape) != way.shape:

@@ -182,7 +182,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tar with a name that ends in its middle": (tar_with(lambda archive: add(archive, "x", pax_headers={"path": "set/a\0b"})), BROKEN),
     "no archive": (lambda folder: _written(folder / "x.zip", b"<html>not found</html>" * 100), BROKEN),
     "empty file": (lambda folder: _written(folder / "x.tar", b""), BROKEN),
-    "absent": (lambda folder: folder / "x.zip", "absent; fetch it first"),
+    "absent": (lambda folder: folder / "x.zip", "missing; fetch it first"),
     "truncated zip": (lambda folder: _cut(make_zip(folder / "x.zip", compression=zipfile.ZIP_STORED), 0.5), BROKEN),
     "truncated tar": (lambda folder: _cut(make_tar(folder / "x.tar"), 0.3), f"truncated|{BROKEN}"),
     "truncated gzip": (lambda folder: _cut(make_tar(folder / "x.tgz", "w:gz"), 0.5), BROKEN),

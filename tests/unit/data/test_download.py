@@ -48,7 +48,10 @@ def test_a_file_of_unknown_length_is_stopped_before_the_disk_is_full(monkeypatch
     monkeypatch.setattr(download, "UNCHECKED", 1 << 20)
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 29))
-    with answering(endless(head(), bytes(1 << 16))) as url, pytest.raises(InputError, match=r"are to come, but only 536\.9 MB are free"):
+    with (
+        answering(endless(head(), bytes(1 << 16))) as url,
+        pytest.raises(InputError, match=r"are still to come, but only 536\.9 MB are free"),
+    ):
         fetch("set", dataset(url), pause=0.001)
     assert (RAW / ".set.zip.part").stat().st_size < 4 << 20
 
@@ -72,8 +75,8 @@ REFUSALS = {
     "no content": (sent("204 No Content"), "answers 204"),
     "a part that nobody asked for": (sent("206 Partial Content", "Content-Range: bytes 5-9/10", body=b"56789"), "goes on at another place"),
     "a reference to nowhere": (sent("302 Found"), "answers 302"),
-    "a reference to itself": (sent("302 Found", "Location: /set.zip"), "refers to another address again and again"),
-    "a reference to a file": (sent("302 Found", "Location: file:///etc/passwd"), r"file:///etc/passwd: is where the server refers to"),
+    "a reference to itself": (sent("302 Found", "Location: /set.zip"), "redirects too often"),
+    "a reference to a file": (sent("302 Found", "Location: file:///etc/passwd"), r"file:///etc/passwd: the server redirects here"),
     "a reference with an escape": (sent("302 Found", "Location: gopher://x/\x1b[2J"), "no address of the web"),
     "a reference to no address": (sent("302 Found", "Location: http://[::1"), "cannot be asked"),
     "several lengths": (sent("200 OK", "Content-Length: 1, 2", body=CONTENT), "cannot be asked"),

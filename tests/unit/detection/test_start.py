@@ -104,7 +104,5 @@ def test_a_student_of_another_architecture_is_refused():
 
 def test_stitch_layers_are_refused():
     config = VIT.model_copy(update={"stitch": "kept"})
-    with pytest.raises(
-        InputError, match=re.escape("V-MoE has stages.0.post_stitch.ln.weight and 7 more, not in the detector's backbone")
-    ):
+    with pytest.raises(InputError, match=re.escape("V-MoE has stages.0.post_stitch.ln.weight and 7 more, not in the detector's backbone")):
         start_from(detector(), student_state(config, stitch_width=12))
