@@ -42,7 +42,7 @@ def require_none(verb: str) -> None:
         If a Snakemake works in this folder.
     """
     for found in working():
-        raise InputError(f"{verb}: {found}, may need what would be removed; run the same command again when it has ended")
+        raise InputError(f"{verb}: {found}, may need the files to be removed; run the same command again when it has ended")
 
 
 def wait_for_all(say: Callable[[str], object]) -> None:

@@ -67,7 +67,7 @@ def accepted(path: Path, entry: tarfile.TarInfo) -> bool:
 def add_member(path: Path, members: dict[str, int], name: str, size: int) -> None:
     """Add a file of an archive, unless its name exists already or there are too many; raises as `accepted`."""
     if name in members:
-        raise lies(path, name, "is there twice")
+        raise lies(path, name, "occurs twice")
     if len(name) > LONGEST_NAME:
         raise lies(path, f"{name[:40]}...", f"is a name of {len(name)} characters")
     if len(members) == MOST_MEMBERS:

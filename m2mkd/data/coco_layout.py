@@ -111,7 +111,7 @@ def _photographs(archives: Sequence[Archive], annotated: Archive, match: re.Matc
         name = f"{match['root']}{match['folder']}/{image.file_name}"
         archive = next((archive for archive in archives if name in archive.members), None)
         if archive is None:
-            raise InputError(f"{annotated.path}: {match[0]}: image {image.id}: {name} is in no archive; fetch the whole data set")
+            raise InputError(f"{annotated.path}: {match[0]}: image {image.id}: {name} is not in any archive; fetch the whole data set")
         found.append(Photograph(archive.member(name), image.id, image.height, image.width))
     return found
 
@@ -137,7 +137,7 @@ def packed_photographs(photographs: Sequence[Photograph]) -> list[PackedImage]:
         try:
             payload, size = _upright(content)
         except BadImageError as error:
-            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
+            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a complete one") from None
         if size != (width, height):
             said = f"has {size[0]} x {size[1]} pixels, but image {number} is annotated as {width} x {height}"
             raise InputError(f"{member.archive}: {member.name} {said}; fetch the archives again")

@@ -57,7 +57,7 @@ def prepare_scenes(name: str, dataset: DatasetConfig, image_size: int) -> Conten
         If the source is missing or differs from the registered file, or the scenes are too small for digits.
     """
     if image_size < SMALLEST_SCENE:
-        raise InputError(f"{name}@{image_size}: no digit can be seen at that size; take at least {name}@{SMALLEST_SCENE}")
+        raise InputError(f"{name}@{image_size}: no digit is visible at that size; use at least {name}@{SMALLEST_SCENE}")
     grey, labels, source = read_digits(name, dataset)
     splits = {}
     number = 0

@@ -138,12 +138,12 @@ def _attempt(url: str, partial: Path, largest: int, shown: Callable[[int, int | 
     try:
         _transfer(url, partial, largest, shown)
     except ValueError as error:  # invalid address, or invalid headers of a request or an answer
-        raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the address") from None
+        raise InputError(f"{url}: the request failed ({str(error)[:200]}); check the address") from None
     except (requests.RequestException, HTTPError, http.client.HTTPException) as error:
         raise _PassingError(type(error).__name__) from None
     except OSError as error:
         if error.errno is None:  # error in the user's settings, not in the written file
-            raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the settings of your network") from None
+            raise InputError(f"{url}: the request failed ({str(error)[:200]}); check the settings of your network") from None
         raise
 
 
@@ -227,7 +227,7 @@ def _chunks(url: str, partial: Path, answer: "requests.Response", endless: bool)
         came, unchecked = came + len(chunk), unchecked + len(chunk)
         if time.monotonic() - start > SPEED_WINDOW:
             if came < SPEED_BYTES:
-                raise _PassingError(f"{came} bytes came in {SPEED_WINDOW} seconds")
+                raise _PassingError(f"only {came} bytes arrived in {SPEED_WINDOW} seconds")
             start, came = time.monotonic(), 0
         if endless and unchecked > UNCHECKED:
             _require_space(url, partial, RESERVE)

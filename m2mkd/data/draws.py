@@ -120,7 +120,7 @@ def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:
         return np.arange(size)
     if size % (2 * parts):
         wanted = f"{size // (2 * parts) * 2 * parts} or {(size // (2 * parts) + 1) * 2 * parts}"
-        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of an even number; set batch_size to {wanted}")
+        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of even size; set batch_size to {wanted}")
     block = size // (2 * parts)
     front = np.arange(part * block, (part + 1) * block)
     return np.concatenate([front, size - 1 - front[::-1]])

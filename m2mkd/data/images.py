@@ -49,7 +49,7 @@ def opened(content: bytes) -> Image.Image:
                 raise BadImageError(f"is not a complete image ({image.width} x {image.height} pixels are more than a photograph has)")
             # Pillow opens colours of 16 bits as colours of 8 bits, but its tiles show the depth in the file.
             if image.mode in DEEP or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-                raise BadImageError(f"has more than 8 bits a channel (mode {image.mode})")
+                raise BadImageError(f"has more than 8 bits per channel (mode {image.mode})")
             if image.mode in ("P", "LA", "PA", "RGBA"):
                 # Transparent parts would show arbitrary colours.
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

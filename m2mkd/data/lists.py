@@ -61,7 +61,7 @@ def text_of(content: bytes) -> str:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise ValueError("it has characters that no text has")
+        raise ValueError("it has characters that do not occur in text")
     return text
 
 

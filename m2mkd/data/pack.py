@@ -163,7 +163,7 @@ class Pack:
         labels = self.array(name, "labels", "i", (facts["images"],))
         known = ((labels >= 0) & (labels < len(self.classes))).all()
         if not known or np.bincount(labels, minlength=len(self.classes)).tolist() != facts["per_class"]:
-            raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels are not those of the manifest", self.folder)
+            raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels do not match the manifest", self.folder)
         return labels
 
     def attributes(self, name: str) -> dict[str, NDArray[Any]]:

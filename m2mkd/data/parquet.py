@@ -94,7 +94,7 @@ def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Cont
     listings: dict[str, Listing] = {}
     for path, split, table in zip(paths, splits, tables, strict=True):
         if table.names != tables[0].names:
-            raise InputError(f"{path}: names other classes than {paths[0]}; fetch both of the same data set")
+            raise InputError(f"{path}: has other classes than {paths[0]}; fetch both of the same data set")
         for row, label in enumerate(table.labels):
             if not 0 <= label < len(classes):
                 found = f"row {row} has the label {label}, which is not one of {len(classes)} classes"
@@ -103,14 +103,14 @@ def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Cont
         listing.members += table.rows
         listing.labels += table.labels
     if "val" not in listings:
-        raise InputError(f"{paths[0]}: no file is of the split val; register one, with 'split: val' if its name does not say so")
+        raise InputError(f"{paths[0]}: no file belongs to split val; register one, with 'split: val' if its name does not say so")
     return require_every_class(paths[0], Contents(classes, {split: listings[split] for split in ("train", "val") if split in listings}))
 
 
 def _split_of(path: Path) -> str:
     found = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLIT_WORDS}
     if len(found) != 1:
-        raise InputError(f"{path}: its name does not say which split it is of; register it with 'split: train' or 'split: val'")
+        raise InputError(f"{path}: its name does not say which split it belongs to; register it with 'split: train' or 'split: val'")
     return found.pop()
 
 
@@ -139,7 +139,7 @@ def _table(path: Path) -> _Table:
             content.column(i).total_uncompressed_size for i in range(content.num_columns) if content.column(i).path_in_schema == column
         )
         if size > LARGEST_GROUP:
-            raise InputError(f"{path}: has a group of rows of {size} bytes; write it again with groups of less than {LARGEST_GROUP}")
+            raise InputError(f"{path}: has a row group of {size} bytes; write it again with row groups of less than {LARGEST_GROUP}")
         rows += [ParquetRow(path, next(names), column, group, row) for row in range(content.num_rows)]
     if len(rows) != len(labels):
         raise InputError(f"{path}: holds {len(labels)} labels for {len(rows)} images; fetch it again")

@@ -106,7 +106,7 @@ def _whole(member: Member, size: int) -> tuple[bytes, Image.Image]:
     try:
         return content, whole_image(content, size)
     except BadImageError as error:
-        raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
+        raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a complete one") from None
 
 
 def png(image: Image.Image) -> bytes:

@@ -66,7 +66,7 @@ def split_images(data: Data, split: str) -> int:
     """
     count = getattr(load.datasets()[data.name], f"{split}_images")
     if count is None:
-        raise InputError(f"config/datasets.yaml: {data.name}.{split}_images is missing; add its number of images, from which costs follow")
+        raise InputError(f"config/datasets.yaml: {data.name}.{split}_images is missing; add its number of images, which costs depend on")
     return count
 
 

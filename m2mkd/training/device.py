@@ -34,7 +34,7 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this machine's torch {torch.__version__} sees no GPU; use --device cpu")
     if ranks.count > 1 and name.startswith("cuda:"):
-        raise InputError(f"--device {name}: each of {ranks.count} ranks has a GPU of its own; use --device cuda, and CUDA_VISIBLE_DEVICES")
+        raise InputError(f"--device {name}: each of {ranks.count} ranks needs its own GPU; use --device cuda and CUDA_VISIBLE_DEVICES")
     if ranks.count > 1 and name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     device = torch.device(name)

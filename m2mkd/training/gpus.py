@@ -75,7 +75,7 @@ def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
     """
     devices = visible()
     if len(devices) < count:
-        raise InputError(f"--gpus {count}: {len(devices)} can be seen here; leave the option out, or look at nvidia-smi and {VISIBLE}")
+        raise InputError(f"--gpus {count}: only {len(devices)} are visible; omit the option, or check nvidia-smi and {VISIBLE}")
     GPU_LOCKS.mkdir(parents=True, exist_ok=True)
     waited = False
     while not (held := _hold(count, devices)):

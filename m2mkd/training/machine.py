@@ -50,7 +50,7 @@ def accumulation(batch: int, ranks: int, device_batch: int | None, together: int
     InputError
         If the batch cannot be divided among the ranks, or must be divided but is odd although pairs must stay whole.
     """
-    evenly = "in parts of an even number" if together == 2 else "in equal parts"
+    evenly = "into parts of even size" if together == 2 else "into equal parts"
     if ranks > 1 and batch % (together * ranks):
         fits = max(count for count in range(1, ranks) if batch % (together * count) == 0)
         raise InputError(f"batch_size {batch}: cannot be divided among {ranks} ranks {evenly}; use --ranks {fits}")

@@ -38,7 +38,7 @@ class PublishedFiles:
         pack = open_pack(Path(data.folder))
         if len(pack.classes) != data.classes:
             raise InputError(
-                f"{data.folder}: has {len(pack.classes)} classes, but config/datasets.yaml says {data.classes}; correct the latter"
+                f"{data.folder}: has {len(pack.classes)} classes, but config/datasets.yaml says {data.classes}; correct that value"
             )
         return pack
 

@@ -246,7 +246,7 @@ class Training:
                 where = f"{self.title}: {name} is {value} after epoch {progress.epochs + 1}"
                 raise InputError(f"{where}, because the weights have grown too large; lower the recipe's lr, or set clip_norm")
         for expert in self.experts.idle(self.ranks):
-            self.say(f"{self.title}: {expert} computed no token in epoch {progress.epochs + 1}")
+            self.say(f"{self.title}: {expert} received no tokens in epoch {progress.epochs + 1}")
         progress.epochs += 1
         progress.last = {
             "epoch": progress.epochs,

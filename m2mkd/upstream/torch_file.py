@@ -108,7 +108,7 @@ def _read_old(mapped: mmap.mmap) -> Any:
     claimed: dict[str, Storage] = {}
     magic, protocol, system = (walk(mapped, lambda _: False) for _ in range(3))
     if magic != OLD_MAGIC or protocol != OLD_PROTOCOL or not isinstance(system, dict) or not system.get("little_endian"):
-        raise PickleError("it does not begin like a file of torch")
+        raise PickleError("it does not begin like a torch file")
     content = walk_torch(mapped, find, claimed)
     keys = walk(mapped, lambda _: False)
     at = mapped.tell()

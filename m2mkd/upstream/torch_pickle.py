@@ -134,11 +134,11 @@ def walk_torch(pickle: BinaryIO | mmap.mmap, find: Callable[[str, int], memoryvi
 
     def persistent(identity: Any) -> Storage:
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage" or any(identity[5:]):
-            raise PickleError("it refers to something else than a storage, or to a part of one as torch before 0.4 did")
+            raise PickleError("it refers to something other than a storage, or to a part of one as torch before 0.4 did")
         _, kind, key, _, count = identity[:5]
         dtype = TORCH_DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Named) else None
         if dtype is None or not isinstance(key, str):
-            raise PickleError("it has a storage of another kind than plain numbers")
+            raise PickleError("it has a storage that does not hold plain numbers")
         storage = Storage(dtype, key, _whole(count) * dtype.itemsize, find)
         known = storages.setdefault(key, storage)
         if (known.dtype, known.size) != (storage.dtype, storage.size):

@@ -33,7 +33,7 @@ def _side(value: Any) -> Any:
 
 def _not_too_deep(depths: tuple[int, ...]) -> tuple[int, ...]:
     if sum(depths) > MOST_LAYERS:
-        raise ValueError(f"at most {MOST_LAYERS} blocks are read in all")
+        raise ValueError(f"more than {MOST_LAYERS} blocks in total")
     return depths
 
 

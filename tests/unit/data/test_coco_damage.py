@@ -40,10 +40,10 @@ def without(kind: str, number: int, field: str) -> dict[str, Any]:
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "unknown image": (last(image_id=999), "annotation 17: image_id 999 is not the id of a image"),
     "unknown category": (last(category_id=2), "annotation 17: category_id 2 is not the id of a category"),
-    "unknown file": (train(lambda found: found["images"].append(record(8))), r"image 8: train2017/000000000008\.jpg is in no archive"),
+    "unknown file": (train(lambda found: found["images"].append(record(8))), r"image 8: train2017/000000000008\.jpg is not in any archive"),
     "file out of the folder": (
         train(lambda found: found["images"].append(record(8, file_name="../val2017/000000000011.jpg"))),
-        r"image 8: .* is in no archive",
+        r"image 8: .* is not in any archive",
     ),
     "box outside": (last(bbox=[45.0, 5.0, 10.0, 10.0]), r"annotation 17: bbox reaches from 45, 5 to 55, 15, out of image 7 of 40 x 30"),
     "box partly outside": (last(bbox=[10.0, 5.0, 10.0, 27.0]), "annotation 17: bbox reaches .* out of image 7"),
@@ -130,7 +130,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
         text(lambda found: found[: found.index(', {"id": 102')]),
         "ends before the end of 'annotations', after its 1 items",
     ),
-    "JSON without its end": (text(lambda found: found[:-1]), "ends before the end of the object, behind 'categories'"),
+    "JSON without its end": (text(lambda found: found[:-1]), "ends before the end of the object, after 'categories'"),
     "JSON with a hole": (
         text(lambda found: found.replace('"bbox": ', '"bbox" ', 1)),
         r"annotations\[0\] is damaged or cut off \(Expecting ':'",
@@ -162,7 +162,7 @@ def test_there_are_more_than_fifteen_kinds():
 FILES: dict[str, tuple[dict[str, bytes | None], str]] = {
     "image that is cut off": ({"train2017/000000000003.jpg": photograph(3)[:500]}, r"train2017/000000000003\.jpg is not a complete image"),
     "image that is empty": ({"train2017/000000000003.jpg": b""}, r"000000000003\.jpg is empty"),
-    "image that is absent": ({"val2017/000000000011.jpg": None}, r"image 11: val2017/000000000011\.jpg is in no archive"),
+    "image that is absent": ({"val2017/000000000011.jpg": None}, r"image 11: val2017/000000000011\.jpg is not in any archive"),
     "no training annotations": ({"annotations/instances_train2017.json": None}, r"annotations/instances_train2017\.json is missing"),
     "annotations in another code": ({"annotations/instances_val2017.json": '{"é": 1}'.encode("latin1")}, "can't decode byte"),
     "two sets in one": ({"more/annotations/instances_val2017.json": b"{}"}, "is a second file of val annotations"),

@@ -155,7 +155,7 @@ def array(values, kind=np.int64):
     return buffer.getvalue()
 
 
-LABELS_ARE_OTHERS = r"val\.labels\.npy is damaged: its labels are not those of the manifest"
+LABELS_ARE_OTHERS = r"val\.labels\.npy is damaged: its labels do not match the manifest"
 EDITED = {
     "a label of no class": ("val.labels.npy", array([0, 0, 7]), LABELS_ARE_OTHERS),
     "a negative label": ("val.labels.npy", array([0, 0, -1]), LABELS_ARE_OTHERS),

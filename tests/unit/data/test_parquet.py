@@ -219,7 +219,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     ),
     "facts without depth": (
         lambda: table({"image": pictures(2), "label": [0, 1]}, {b"huggingface": b"[" * 99_999}),
-        "no whole Parquet file",
+        "not a complete Parquet file",
     ),
     "no rows": (lambda: written([], []), "lacks a column|no image in val|has no image"),
 }
@@ -243,13 +243,15 @@ def test_facts_of_another_form_name_no_classes(raw: Path, facts: bytes):
 def test_files_that_do_not_belong_together(raw: Path):
     write(raw / TRAIN, pictures(2), [0, 1])
     write(raw / VAL, pictures(2), [0, 1], names=["apple", "bear"])
-    with pytest.raises(InputError, match=r"validation.*names other classes than .*train"):
+    with pytest.raises(InputError, match=r"validation.*has other classes than .*train"):
         parquet([raw / TRAIN, raw / VAL], [None, None])
-    with pytest.raises(InputError, match=r"train.*: no file is of the split val; register one, with 'split: val' if"):
+    with pytest.raises(InputError, match=r"train.*: no file belongs to split val; register one, with 'split: val' if"):
         parquet([raw / TRAIN], [None])
     for name in ("rows.parquet", "train-of-validation.parquet"):
         write(raw / name, pictures(2), [0, 1])
-        with pytest.raises(InputError, match="its name does not say which split it is of; register it with 'split: train' or 'split: val'"):
+        with pytest.raises(
+            InputError, match="its name does not say which split it belongs to; register it with 'split: train' or 'split: val'"
+        ):
             parquet([raw / name], [None])
     refused(registered(), r"files: layout 'parquet' is read from 1, not from 0")
 
@@ -263,7 +265,7 @@ def test_what_is_no_file_is_not_waited_for(raw: Path, kind: str):
 def test_groups_of_rows_that_are_too_large(raw: Path, monkeypatch: pytest.MonkeyPatch):
     write(raw / VAL, pictures(4), [0, 1, 0, 1], rows=2)
     monkeypatch.setattr(reader, "LARGEST_GROUP", 1000)
-    with pytest.raises(InputError, match=r"has a group of rows of \d+ bytes; write it again with groups of less than 1000"):
+    with pytest.raises(InputError, match=r"has a row group of \d+ bytes; write it again with row groups of less than 1000"):
         parquet([raw / VAL], [None])
 
 

@@ -178,7 +178,7 @@ def test_other_errors_pass(kind):
 
 def test_weights_that_have_diverged_are_not_measured():
     found = measure(lambda images: torch.full((len(images), 2), torch.nan), eval_batches(stripes(8), 16, 5), CPU.device)
-    with pytest.raises(InputError, match="the loss on 8 images is nan: the weights that are measured have diverged; train them again"):
+    with pytest.raises(InputError, match="the loss on 8 images is nan: the measured weights have diverged; train again"):
         found.summary()
 
 

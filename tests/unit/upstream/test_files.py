@@ -266,7 +266,10 @@ def test_the_constants_do_not_decide_the_precision(fixtures_dir):
     module = upstream.load("nac_readin", state, meta | constants)
     assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
     assert not module.states.requires_grad
-    for wrong, message in (({"codes": "abc"}, "codes and states are lists"), ({"codes": [1.0]}, r"codes has shape \(1,\), expected nx16")):
+    for wrong, message in (
+        ({"codes": "abc"}, "codes and states must be lists"),
+        ({"codes": [1.0]}, r"codes has shape \(1,\), expected nx16"),
+    ):
         with pytest.raises(InputError, match=message):
             upstream.load("nac_readin", state, meta | wrong)
     with pytest.raises(InputError, match="config: holds a str"):

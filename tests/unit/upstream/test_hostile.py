@@ -283,7 +283,7 @@ def test_headers_and_indices_have_limits(tmp_path):
         "holds a list": "[]",
         "has no weight_map": "{}",
         "which is not a file next to it": json.dumps({"weight_map": {"a": "../a.safetensors"}}),
-        "in '7', which is no file": json.dumps({"weight_map": {"a": 7}}),
+        "in '7', which is not a file": json.dumps({"weight_map": {"a": 7}}),
         "is not a checkpoint": json.dumps({"weight_map": {"a": index.name}}),
         "cannot be read": json.dumps({"weight_map": {"a": "absent"}}),
         "lacks b, which model": json.dumps({"weight_map": {"b": path.name}}),
