@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "socket in its place": (lambda folder: not_a_file(folder, "socket"), "is a socket; replace it by the file itself"),
     "device": (tar_with(lambda archive: add(archive, "set/tty", type=tarfile.CHRTYPE)), DEVICE),
     "pipe": (tar_with(lambda archive: add(archive, "set/pipe", type=tarfile.FIFOTYPE)), DEVICE),
-    "name twice": (tar_with(lambda archive: add(archive, "set/a/1.jpg", b"other")), "there twice"),
+    "name twice": (tar_with(lambda archive: add(archive, "set/a/1.jpg", b"other")), "occurs twice"),
     "bomb in a zip": (zip_with(lambda archive: archive.writestr("set/bomb", bytes(50_000_000))), BOMB),
     "bomb of members that overlap": (zip_with(overlapping), BOMB),
     "bomb in a tar": (tar_with(lambda archive: add(archive, "set/bomb", bytes(50_000_000)), "w:gz"), BOMB),
