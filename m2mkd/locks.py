@@ -17,8 +17,8 @@ def hold(path: Path, timeout: float = -1, mode: int = 0o644) -> BaseFileLock:
     path
         The file.
     timeout
-        Seconds to wait for another process; negative: for ever.
-    Seconds to wait for another process; negative: without limit.
+        Seconds to wait for another process; negative: without limit.
+    mode
         Permissions of the file.
 
     Raises

@@ -16,9 +16,9 @@ def show_plan(plan: Mapping[str, Any], *, runs: bool) -> None:
     Parameters
     ----------
     plan
-        What `m2mkd.planning.summary.plan` returns.
-    True: list runs, phases and variants. False: list experiments.
-        Whether to list runs, phases and variants; else experiments.
+        Result of `m2mkd.planning.summary.plan`.
+    runs
+        True: list runs, phases and variants. False: list experiments.
     """
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
