@@ -53,7 +53,7 @@ class Built:
     """Description of a call that the pickle asks for."""
 
     name: str
-    """Arguments of the call."""
+    """Name of the called class or function."""
     arguments: tuple[Any, ...]
     state: Any = None
     """State that the result would be given."""

@@ -34,7 +34,7 @@ LEFT = 0.8
 """Minimum share of its pixels that a digit keeps when others cover it."""
 TRIES = 20
 SMALLEST_SCENE = 16
-"""Side in pixels of a scene whose digits have at least four pixels."""
+"""Side in pixels of a scene whose digits are at least four pixels wide."""
 
 
 class Digit(NamedTuple):

@@ -11,12 +11,12 @@ from m2mkd.errors import InputError
 LARGEST_LIST = 1 << 24
 """Maximum bytes of a list; those of the registered sets have less than a tenth."""
 IMAGE = re.compile(r".+\.(jpe?g|jfif|png|bmp|webp|gif|tiff?|ico|ppm|pgm|tga|eps|avif|heic|jp2|jxl)", re.IGNORECASE)
-"""Suffixes of images, including unreadable formats, so that no image is silently ignored."""
+"""Pattern for names of images, including unreadable formats, so that no image is silently ignored."""
 TEXT = re.compile(
     r".+\.(txt|md|rst|csv|tsv|json|xml|html?|ya?ml|toml|pdf|log|py|m|mat|npy)|(readme|licen[cs]e|copying|authors|notice)([._-].*)?",
     re.IGNORECASE,
 )
-"""Suffixes of other files that people put next to images."""
+"""Pattern for names of other files that people put next to images."""
 
 
 def has_image_name(name: str) -> bool:

@@ -140,9 +140,9 @@ class RegionHeads(nn.Module):
         Parameters
         ----------
         maps
-            Proposals of each image.
+            Levels of the pyramid.
         proposed
-            Proposals.
+            Proposals of each image.
         sizes
             Height and width of each image.
         """

@@ -25,7 +25,7 @@ class Terms:
     """Resources that a machine offers to every job."""
 
     assumptions: Assumptions
-    """GPUs of a job that trains; a job that only measures uses one."""
+    """Assumptions of the plan, with ``gpus`` for a job that trains; a job that only measures uses one."""
     workers: int = 0
     """Data-loading workers of each computing process."""
     longest: float = 24.0

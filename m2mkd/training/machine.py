@@ -17,7 +17,7 @@ class Policy:
     """Policy for writing checkpoints, in addition to the best validation so far, the end of a training, and a signal to stop."""
 
     minutes: float = 5.0
-    """Seconds between two checkpoints."""
+    """Minutes between two checkpoints."""
     updates: int | None = None
     """Updates between two checkpoints; None: only time decides."""
 
