@@ -38,7 +38,7 @@ def without(kind: str, number: int, field: str) -> dict[str, Any]:
 
 
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown image": (last(image_id=999), "annotation 17: image_id 999 is not the id of a image"),
+    "unknown image": (last(image_id=999), "annotation 17: image_id 999 is not the id of an image"),
     "unknown category": (last(category_id=2), "annotation 17: category_id 2 is not the id of a category"),
     "unknown file": (train(lambda found: found["images"].append(record(8))), r"image 8: train2017/000000000008\.jpg is not in any archive"),
     "file out of the folder": (
