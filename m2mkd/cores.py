@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""Number of cores that this process may use."""
 
 import math
 import os
@@ -8,12 +8,12 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def usable(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """Cores that the process is bound to, or fewer where its cgroup, or one above, has a smaller quota of CPU time.
+    """Cores that the process is bound to, or fewer if its cgroup or a parent has a smaller quota of CPU time.
 
     Parameters
     ----------
     groups, own
-        Where the kernel shows control groups, and which of them this process is in.
+        Folder where the kernel shows control groups, and the file that names this process's group.
 
     Returns
     -------
@@ -25,7 +25,7 @@ def usable(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
 
 
 def _folders(groups: Path, own: Path) -> list[Path]:
-    """Folder of this process's group in either version of cgroups, and those above it; in a container its own is the topmost."""
+    """Folders of this process's group, in either version of cgroups, and of its parents; in a container its own is the topmost."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -41,7 +41,7 @@ def _folders(groups: Path, own: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores that a group may use; none: as many as there are."""
+    """Cores that a group may use; None: no limit."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):

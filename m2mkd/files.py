@@ -1,4 +1,4 @@
-"""Writing files so that they are there whole or not at all."""
+"""Atomic writing of files: each appears whole or not at all."""
 
 import errno
 import fcntl
@@ -17,12 +17,12 @@ from m2mkd.locks import LACKING
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that nothing can be written to, before any work is lost by it; one that is not there yet counts as its parent.
+    """Refuse a folder that is not writable before any work is lost; a folder that does not exist counts as its parent.
 
     Raises
     ------
     InputError
-        If it is read-only for this user.
+        If the folder is read-only for this user.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
@@ -35,23 +35,23 @@ NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a 
 
 
 def require_file(path: Path) -> os.stat_result:
-    """Refuse what is no file in the place of one before it is opened: a pipe or a device may never end.
+    """Refuse a path that is not a regular file before it is opened: a pipe or a device may never end.
 
     Returns
     -------
     os.stat_result
-        Its state; links are followed.
+        State of the file; links are followed.
 
     Raises
     ------
     InputError
         If it is a folder, a pipe, a device or a socket.
     OSError
-        If there is nothing, or it cannot be looked at.
+        If it does not exist, or cannot be examined.
     """
     state = path.stat()
     if kind := NO_FILES.get(stat.S_IFMT(state.st_mode)):
-        raise InputError(f"{path}: is {kind}; put the file itself there")
+        raise InputError(f"{path}: is {kind}; replace it by the file itself")
     return state
 
 
@@ -62,14 +62,14 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, bring it to the disk and rename it.
+    """Let ``write`` fill a temporary file next to ``path``, flush it to disk and rename it.
 
     Parameters
     ----------
     path
-        Where the file is to appear; its folder is made.
+        Path of the new file; its folder is created.
     write
-        Called with the temporary file, open for bytes.
+        Function called with the temporary file, open for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -84,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system that does not, such as that the disk is full."""
+    """Add the file name to a system error without one, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -94,7 +94,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def to_disk(file: BinaryIO) -> None:
-    """Bring what was written to a file to the disk, where the file system can be asked to."""
+    """Flush a written file to disk, if the file system supports it."""
     file.flush()
     try:
         os.fsync(file.fileno())
@@ -104,12 +104,12 @@ def to_disk(file: BinaryIO) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text``, atomically."""
+    """Write ``text`` atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def as_json(value: Any) -> str:
-    """Indented JSON with a newline at its end."""
+    """Indented JSON with a final newline."""
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
@@ -119,7 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_note(path: Path) -> Any:
-    """JSON of a note that this program keeps for itself; none where there is no such note, or what is there is something else."""
+    """JSON of a note that this program keeps for itself; None if it does not exist or is not valid."""
     try:
         if require_file(path).st_size > LARGEST_NOTE:
             return None
@@ -129,28 +129,28 @@ def read_note(path: Path) -> Any:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Let the file ``source`` appear whole as ``target`` too, without copying it where the file systems allow.
+    """Make the file ``source`` appear whole as ``target`` too, by a link if the file systems allow it, else by a copy.
 
-    Of one target only one process may do so at a time; what an interrupted one has left is used up.
+    Only one process at a time may do so for a target; the remains of an interrupted one are reused.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.new")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError:  # file systems without links say so in many ways; what else is wrong, copying tells
+    except OSError:  # file systems without links raise various errors; copying reports any other one
         with naming(temporary):
             shutil.copyfile(source, temporary)
     temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # which renaming leaves where both names are of one file already
+    temporary.unlink(missing_ok=True)  # renaming keeps it if both names already refer to one file
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A work folder beside ``folder`` that takes its place when the block ends well, and vanishes when the block fails.
+    """Work folder next to ``folder`` that replaces it when the block succeeds, and is removed when the block fails.
 
-    One process at a time holds it. What an interrupted one left in it is still there. The lock is on the folder itself, for a lock file as
-    elsewhere would stay among what DVC keeps.
+    One process at a time holds it. Contents that an interrupted process left are kept. The lock is on the folder itself, because a
+    separate lock file would remain among the files that DVC keeps.
     """
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     while True:
@@ -161,8 +161,8 @@ def replacing(folder: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in LACKING:
                 os.close(lock)
-                raise  # where there are no locks, nobody can be kept off
-        # Whoever held the lock before may have renamed or removed the folder that it is on.
+                raise  # without locks no other process can be kept out
+        # The previous holder of the lock may have renamed or removed the locked folder.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), partial.stat()):
                 break
@@ -174,7 +174,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except Exception:  # not an interrupt: what is there then is gone on with
+    except Exception:  # not an interrupt: its contents are kept, and the next process resumes from them
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Locks on files, also where the file system has none."""
+"""Locks on files, also on file systems without locks."""
 
 import errno
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock
 
 LACKING = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""How file systems say that they know no locks."""
+"""Error codes of file systems that do not support locks."""
 
 
 def hold(path: Path, timeout: float = -1, mode: int = 0o644) -> BaseFileLock:
-    """Lock a file, which is made; on a file system without locks its presence is the lock, with who made it in it.
+    """Lock a file, creating it; on a file system without locks, the existence of a file that names its maker is the lock.
 
     Parameters
     ----------
     path
         The file.
     timeout
-        Seconds to wait for another process; negative: for ever.
+        Seconds to wait for another process; negative: without limit.
     mode
         Permissions of the file.
 

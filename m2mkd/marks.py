@@ -1,4 +1,4 @@
-"""What Snakemake remembers of jobs that it did not see end: it would remove their outputs, whole or not, and compute them again."""
+"""Snakemake's marks of jobs that it did not see end: it would remove their outputs, complete or not, and compute them again."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ INCOMPLETE = Path(".snakemake/incomplete")
 
 
 def mark_of(output: str) -> Path:
-    """Where Snakemake marks an output as incomplete: its path in base64, cut where the file system allows no longer names."""
+    """Path of the mark of an incomplete output: the output's path in base64, split where the file system limits the length of names."""
     text = urlsafe_b64encode(output.encode()).decode()
     longest = os.pathconf(INCOMPLETE, "PC_NAME_MAX") or 255
     parts = [text[start : start + longest - 1] for start in range(0, len(text), longest - 1)]
@@ -23,10 +23,10 @@ def mark_of(output: str) -> Path:
 
 
 def clear_marks(study: Study) -> None:
-    """Take away the marks of runs that are whole by their digests, and of prepared sets, which appear only when they are whole.
+    """Remove the marks of runs that are complete by their digests, and of prepared sets, which appear only when they are complete.
 
-    What a job kept of such a run, lest Snakemake remove its outputs, goes too. A run that a job holds is left alone, and so is one that is
-    not whole: Snakemake removes what is there, and its job goes on from its work folder.
+    The files that a job saved from Snakemake's removal are deleted too. A run that a job holds is left alone, and so is an incomplete run:
+    Snakemake removes its outputs, and its job resumes from its work folder.
     """
     for run in study.runs.values():
         work = Path(study.root, "work", run.id)

@@ -1,4 +1,4 @@
-"""Whether values are of one kind: a mean says nothing where a few of them are of another."""
+"""Test for values of two kinds: a mean is misleading if a few values are of another kind."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,27 +9,27 @@ import numpy as np
 ALARM = 0.01
 """Share of normal samples that are taken for two kinds."""
 DRAWS = 20_000
-"""Normal samples from which the critical value is taken; fewer of large ones, whose number times size is at most a hundred times this."""
+"""Normal samples that the critical value is computed from; fewer for large samples: number times size is at most 100 times this."""
 
 
 def apart(values: Sequence[float], rounding: float = 0.0) -> tuple[int, ...]:
-    """Places of the values that stand apart from the others: the smaller of two groups, where there are two.
+    """Indices of the outlying values: the smaller of two groups, if there are two.
 
-    The sorted values are cut where two groups explain most of their variance (Engelman and Hartigan 1969), which a single outlier and two
-    clusters do alike. They are of two kinds where the cut explains more than it does in 99 % of normal samples of that number. The order
-    of the values is of no effect.
+    The sorted values are cut where two groups explain most of their variance (Engelman and Hartigan 1969); this finds both a single
+    outlier and two clusters. They are of two kinds if the cut explains more than it does in 99 % of normal samples of that size. The
+    order of the values has no effect.
 
     Parameters
     ----------
     values
-        Independent, one for each seed.
+        Independent values, one for each seed.
     rounding
-        Variance that each value has from being rounded; groups are taken for no narrower, so that a last digit sets nothing apart.
+        Variance of each value due to rounding; groups are never assumed narrower, so that a last digit cannot separate values.
 
     Returns
     -------
     tuple of int
-        In ascending order; of groups of equal size the lower one. Empty where all are of one kind, and for fewer than three values.
+        In ascending order; the lower one of groups of equal size. Empty if all are of one kind, and for fewer than three values.
     """
     count = len(values)
     if count < 3:
@@ -43,7 +43,7 @@ def apart(values: Sequence[float], rounding: float = 0.0) -> tuple[int, ...]:
 
 
 def _explained(ordered: Any) -> tuple[Any, Any]:
-    """Sum of squares between the groups for each cut of ascending values, and the whole sum of squares; along the last axis."""
+    """Sum of squares between the groups for each cut of ascending values, and the total sum of squares; along the last axis."""
     count = ordered.shape[-1]
     centred = ordered - ordered.mean(-1, keepdims=True)
     lower = np.arange(1, count)
@@ -52,7 +52,7 @@ def _explained(ordered: Any) -> tuple[Any, Any]:
 
 @cache
 def _critical(count: int) -> float:
-    """Share of the variance that the best cut explains, which so many normal values exceed as often as allowed."""
+    """Share of variance explained by the best cut that normal samples of this size exceed with the allowed frequency."""
     samples = np.random.default_rng(0).standard_normal((min(DRAWS, 100 * DRAWS // count), count))
     explained, whole = _explained(np.sort(samples, axis=-1))
     return float(np.quantile(explained.max(-1) / whole, 1 - ALARM))

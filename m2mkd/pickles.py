@@ -1,8 +1,8 @@
-"""Pickles of strangers as plain values: their opcodes are walked one by one, and nothing that they name is ever imported or called.
+"""Reader of untrusted pickles as plain values: it walks their opcodes, and never imports or calls the names in them.
 
-An unpickler with an allow-list is not enough. What it allows is still called with arguments of the file's choosing, as when
-``torch.Tensor(10**10)`` takes 40 GB, and is then given a state, as when that of ``numpy.dtype`` chooses addresses. Here a call is a value
-that says what would be called.
+An unpickler with an allow-list is not enough. Allowed functions are still called with arguments from the file, for example
+``torch.Tensor(10**10)``, which takes 40 GB, and their results are given a state, with which ``numpy.dtype`` chooses addresses. Here a
+call is a value that describes the call.
 """
 
 import mmap
@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Literal
 
 MOST_OPCODES = 2_000_000
-"""Opcodes of one pickle; they bound its time and its memory, as each makes one value at most. A large checkpoint has a tenth of them."""
+"""Maximum opcodes of one pickle; each makes at most one value, so this bounds time and memory. A large checkpoint has a tenth of them."""
 ORDERED = "collections.OrderedDict"
-"""What is a mapping like any other, since mappings keep their order."""
+"""Classes that are read as plain mappings, since mappings keep their order."""
 SET = "builtins.set"
-"""What a set is made by, in whatever protocol."""
+"""Names that make a set, in any protocol."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 VALUES = {
@@ -30,11 +30,11 @@ PYTHON_2_TEXT = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, too large, or not of plain values."""
+    """Pickle that is damaged, too large, or not of plain values."""
 
 
 class ForeignNameError(PickleError):
-    """A pickle that names what no file of its kind needs."""
+    """Pickle with a name that is not needed in a file of its kind."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"names {name}")
@@ -43,20 +43,20 @@ class ForeignNameError(PickleError):
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """A class or function by its name, as ``collections.OrderedDict``."""
+    """Class or function by its name, such as ``collections.OrderedDict``."""
 
     name: str
 
 
 @dataclass(eq=False, repr=False)
 class Built:
-    """What a call would have made: here only what the pickle says."""
+    """Description of a call that the pickle asks for."""
 
     name: str
-    """Of what would be called."""
+    """Name of the called class or function."""
     arguments: tuple[Any, ...]
     state: Any = None
-    """What it would be given afterwards."""
+    """State that the result would be given."""
 
 
 def walk(
@@ -72,29 +72,29 @@ def walk(
     Parameters
     ----------
     file
-        Open at its beginning; left behind its end. No more of it is read than there is.
+        Opened at its beginning, and left after the pickle's end. Nothing beyond the pickle is read.
     allowed
-        Whether the pickle may name a class or function, given as ``module.name``.
+        Predicate: may the pickle name this class or function, given as ``module.name``?
     calls
-        Functions of this program, by the names that they stand for: they are called with the arguments, which are plain values, and
-        raise `PickleError` at wrong ones. Any other call gives a `Built`.
+        Functions of this program, by the names in the pickle: they are called with the arguments, which are plain values, and raise
+        `PickleError` for wrong ones. Any other call gives a `Built`.
     persistent
-        What stands for a persistent id; None where there are none.
+        Function that resolves a persistent id; None if there are none.
     encoding
-        What becomes of the text of Python 2: text, or bytes.
+        Encoding of Python 2 text: text, or bytes.
 
     Returns
     -------
     Any
-        None, numbers, text, bytes, lists, tuples, dicts (ordered ones too), `Named`, `Built` (sets too), and what ``calls`` and
-        ``persistent`` gave. A value may stand in several places, and within itself.
+        None, numbers, text, bytes, lists, tuples, dicts (ordered ones too), `Named`, `Built` (sets too), and results of ``calls`` and
+        ``persistent``. A value may occur several times, and within itself.
 
     Raises
     ------
     ForeignNameError
-        If it names what is not allowed.
+        If it contains a name that is not allowed.
     PickleError
-        If it is damaged, has too many opcodes, or does what no plain data needs.
+        If it is damaged, has too many opcodes, or does something that plain data does not need.
     """
     machine = _Machine(allowed, calls, persistent, encoding == "bytes")
     try:
@@ -110,7 +110,7 @@ def walk(
 
 
 class _Machine:
-    """The stack machine of pickle, without its calls."""
+    """Stack machine of pickle, without its calls."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _Machine:
         self._group(opcode, items)
 
     def _group(self, opcode: str, items: list[Any]) -> None:
-        """Make a container of some values, or add them to the one that is on the stack."""
+        """Make a container of values, or add them to the one on the stack."""
         if opcode == "TUPLE":
             self._stack.append(tuple(items))
         elif opcode == "LIST":
@@ -192,12 +192,12 @@ class _Machine:
                 there.update(zip(map(_key, items[::2]), items[1::2], strict=True))
             elif opcode == "APPENDS" and isinstance(there, list):
                 there.extend(items)
-            elif not isinstance(there, Built):  # a container of another kind, whose items nobody needs
+            elif not isinstance(there, Built):  # the items of other containers are not needed
                 raise PickleError(f"it adds to a {type(there).__name__}")
 
     def _name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise PickleError("it is damaged (a name is no text)")
+            raise PickleError("it is damaged (a name is not text)")
         path = f"{module}.{name}"
         if not self._allowed(path):
             raise ForeignNameError(path)
@@ -217,7 +217,7 @@ class _Machine:
         there = self._stack[-1]
         if isinstance(there, Built):
             there.state = state
-        elif not isinstance(there, dict):  # of a mapping its attributes, which nobody needs
+        elif not isinstance(there, dict):  # the attributes of a mapping are not needed
             raise PickleError(f"it changes a {type(there).__name__}")
 
     def _persist(self, *_: Any) -> None:
@@ -227,7 +227,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key that is compared in no time, whatever a file says; others become one of their own."""
+    """Key that is compared in constant time, whatever the file contains; other values become unique keys."""
     plain: Collection[type] = (str, bytes, float, bool, type(None), Named, Built)
     if type(value) in plain or (type(value) is int and value.bit_length() < 64):
         return value

@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them: telling, and ending, one's own orphans."""
+"""Processes that outlive the command that started them: finding and ending the project's own orphans."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PATIENCE = 10.0
 
 
 def _identity(process: psutil.Process) -> dict[str, float]:
-    # A process id alone is reused; with the time of its start it is not.
+    # A process id alone is reused; a process id with its start time is not.
     return {"pid": process.pid, "created": process.create_time()}
 
 
@@ -28,7 +28,7 @@ def _alive(identity: dict[str, float] | None) -> psutil.Process | None:
     try:
         process = psutil.Process(int(identity["pid"]))
         same = process.create_time() == identity["created"] and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):  # also what no process wrote
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):  # also for content that no process wrote
         return None
     return process if same else None
 
@@ -45,7 +45,7 @@ def _starter(name: str) -> psutil.Process | None:
 
 
 def end_tree(process: psutil.Process) -> None:
-    """End a process and all its descendants, kindly first."""
+    """End a process and all its descendants, first with a request, then by force."""
     try:
         family = [process, *process.children(recursive=True)]
     except psutil.Error:
@@ -68,22 +68,22 @@ def end_tree(process: psutil.Process) -> None:
 def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterator[Callable[[int], None]]:
     """Hold a piece of work for this process alone.
 
-    A process that holds it although the command that started it is gone is an orphan and is ended, with all that it
-    started itself; any other holder is waited for.
+    A process that holds the work although the command that started it has ended is an orphan. It is ended with all its child
+    processes; for any other holder the function waits.
 
     Parameters
     ----------
     work
-        Names the work; the lock and a record of the holder lie beside it, under the same name.
+        Path of the work; the lock and a record of the holder are next to it, under the same name.
     starter
         Name of the program whose death makes the holder an orphan: ``snakemake`` for a job, ``make`` for a whole reproduction.
     say
-        Told what is waited for or ended.
+        Function that reports what is waited for or ended.
 
     Yields
     ------
     Callable
-        Records the id of a child process that is to be ended with this one.
+        Records the id of a child process that must end with this one.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
     owner = work.with_name(f".{work.name}.owner.json")
@@ -115,7 +115,7 @@ def exclusive(work: Path, starter: str, say: Callable[[str], object]) -> Iterato
 
 
 def is_held(work: Path) -> bool:
-    """Whether a process holds that piece of work."""
+    """True if a process holds the piece of work."""
     path = work.with_name(f".{work.name}.lock")
     if not path.exists():
         return False

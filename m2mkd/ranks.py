@@ -1,4 +1,4 @@
-"""The processes that share one training, and what they tell each other."""
+"""Processes that share one training, and their communication."""
 
 import os
 from dataclasses import dataclass
@@ -17,38 +17,38 @@ FIX = "unset RANK and WORLD_SIZE, or let torchrun set them"
 
 
 def started_by_launcher() -> bool:
-    """Whether torchrun, or another launcher, started this process.
+    """True if torchrun or another launcher started this process.
 
     Raises
     ------
     InputError
-        If the environment says that there are several, but not which this is.
+        If the environment names several processes, but not the rank of this one.
     """
     given = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name, "").strip()]
     if given == ["WORLD_SIZE"] and _number("WORLD_SIZE") != 1:
-        raise InputError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: there is no RANK to say which of them this process is; {FIX}")
+        raise InputError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: RANK is missing, so the rank of this process is unknown; {FIX}")
     return len(given) == 2
 
 
 def _number(name: str) -> int:
     text = os.environ[name].strip()
     if not text.isascii() or not text.isdigit() or (name == "WORLD_SIZE" and int(text) == 0):
-        raise InputError(f"{name} {text!r}: is not a number of processes; {FIX}")
+        raise InputError(f"{name} {text!r}: not a number of processes; {FIX}")
     return int(text)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among those that share a training; each method must be called by all of them."""
+    """Process among those that share a training; each method must be called by all of them."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def here(cls) -> Self:
-        """What torchrun says that this process is; without it, alone.
+        """Ranks as torchrun set them in the environment; a single process without torchrun.
 
-        A number alone that others left in the environment, such as a scheduler's ``RANK``, says nothing.
+        A single variable left by another program, such as a scheduler's ``RANK``, is ignored.
 
         Raises
         ------
@@ -59,19 +59,19 @@ class Ranks:
             return cls()
         rank, count = (_number(name) for name in ("RANK", "WORLD_SIZE"))
         if rank >= count:
-            raise InputError(f"RANK {rank}: is not below WORLD_SIZE {count}; {FIX}")
+            raise InputError(f"RANK {rank}: not below WORLD_SIZE {count}; {FIX}")
         for name in ("MASTER_ADDR", "MASTER_PORT") if count > 1 else ():
             if not os.environ.get(name):
-                raise InputError(f"WORLD_SIZE {count}: {name} does not say where to meet; {FIX}")
+                raise InputError(f"WORLD_SIZE {count}: {name} is missing, so the processes cannot meet; {FIX}")
         return cls(rank, count)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes."""
+        """True if this is the one process that writes."""
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """What rank 0 has."""
+        """Value of rank 0."""
         if self.count == 1:
             return value
         from torch.distributed import broadcast_object_list
@@ -81,7 +81,7 @@ class Ranks:
         return box[0]
 
     def all_gather(self, value: T) -> list[T]:
-        """What each rank has, in their order."""
+        """Values of all ranks, in the order of the ranks."""
         if self.count == 1:
             return [value]
         from torch.distributed import all_gather_object

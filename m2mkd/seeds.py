@@ -1,4 +1,4 @@
-"""Seeds derived from names, so that a stream of random numbers depends on what it is for and on nothing else."""
+"""Seeds derived from names, so that a stream of random numbers depends on its purpose and on nothing else."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ def derive_seed(*names: str | int) -> int:
     Parameters
     ----------
     *names
-        What the stream is for, from the general to the particular: ``("data", "digits", "student", seed, epoch)``.
+        Purpose of the stream, from the general to the particular: ``("data", "digits", "student", seed, epoch)``.
 
     Returns
     -------
@@ -24,10 +24,10 @@ def derive_seed(*names: str | int) -> int:
 
 @contextlib.contextmanager
 def forked_rng(*names: str | int) -> Iterator[None]:
-    """Seed the global CPU generators of Python, numpy and torch by ``names``, and put them back afterwards.
+    """Seed the global CPU generators of Python, numpy and torch by ``names``, and restore them afterwards.
 
-    For libraries that draw from the global generators (timm's transforms, mixup, drop path). The state of a CUDA
-    generator is not put back; there it is only seeded.
+    For libraries that draw from the global generators (timm's transforms, mixup, drop path). A CUDA generator is only seeded, not
+    restored.
     """
     import random
 

@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop: the state is saved first."""
+"""Signals that ask a job to stop after saving its state."""
 
 import signal
 import threading
@@ -9,17 +9,17 @@ from typing import Self
 from m2mkd.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""What asks a job to stop; SIGUSR1 is what a cluster can be told to send some time before it takes the machine away."""
+"""Signals that ask a job to stop; a cluster can be configured to send SIGUSR1 some time before it ends the job."""
 
 
 GLANCE = 0.2
-"""Seconds between two looks for a signal."""
+"""Seconds between two checks for a signal."""
 
 
 def heeding(wait: Callable[[], object]) -> None:
-    """Make a call that may wait long outside of Python, where no signal is handled, and handle signals meanwhile.
+    """Make a call that may wait for long outside of Python, where signals are not handled, and handle signals meanwhile.
 
-    What was waited for is given up then: whoever a signal asked to stop ends.
+    The call is abandoned if a signal asks to stop, because the process then ends.
     """
     if threading.current_thread() is not threading.main_thread():
         wait()
@@ -41,12 +41,12 @@ def heeding(wait: Callable[[], object]) -> None:
 
 
 class SignalGuard:
-    """Within it, a first signal is only noted; a second one ends the process at once.
+    """Context in which a first signal is only noted; a second one ends the process at once.
 
     Parameters
     ----------
     at_once
-        End the process at the first signal already, where there is nothing to save.
+        True: the first signal already ends the process, because there is nothing to save.
     """
 
     def __init__(self, *, at_once: bool = False):
@@ -54,7 +54,7 @@ class SignalGuard:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        # Python lets no other thread handle signals.
+        # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         else:
@@ -68,17 +68,17 @@ class SignalGuard:
     def _note(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.at_once or self.signal is not None:
-            raise Interrupted(f"{name}; the same command goes on from the last checkpoint")
+            raise Interrupted(f"{name}; the same command resumes from the last checkpoint")
         self.signal = signal.Signals(number)
 
 
 def leave_to_parent(_: int = 0) -> None:
-    """Leave it to the process that started this one to stop it: for one that loads data and must be told when to end."""
+    """Leave signals to the parent process: for a worker that loads data and must be told when to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_parent(_: int = 0) -> None:
-    """The same, but SIGTERM ends it: for one that the parent may drop without a word."""
+    """Leave signals to the parent process except SIGTERM, which ends this one: for a worker that the parent may drop without notice."""
     leave_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,6 +1,6 @@
 """Statistics over seeds, as pure functions of plain numbers.
 
-Student's t decides: with three seeds a percentile bootstrap that promises 95 % covers about 73 %.
+Student's t is the default: with three seeds a percentile bootstrap with nominal coverage of 95 % covers about 73 %.
 """
 
 import math
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 LEVEL = 0.95
 POWER = 0.8
 BOOTSTRAP_FROM = 20
-"""Fewest values from which a bootstrap interval keeps about what it promises."""
+"""Smallest number of values for which a bootstrap interval has about its nominal coverage."""
 MOST_SEEDS = 10_000
-"""Where the search for a number of seeds gives up."""
+"""Largest number of seeds that is searched."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval around it."""
+    """Estimate with its interval."""
 
     estimate: float
     low: float
@@ -30,25 +30,25 @@ class Interval:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the seeds of one setting say."""
+    """Summary of the seeds of one setting."""
 
     n: int
     """Number of seeds."""
     mean: float
     std: float | None
-    """Sample standard deviation over seeds; none where there is only one."""
+    """Sample standard deviation over seeds; None if there is only one."""
     half_width: float | None = None
-    """Half of the 95 % interval of the mean by Student's t; none where there is only one seed."""
+    """Half of the 95 % interval of the mean by Student's t; None if there is only one seed."""
 
 
 def mean(values: Iterable[float]) -> float:
-    """Arithmetic mean, exact before the last rounding, so that the order of the values is of no effect."""
+    """Arithmetic mean, exact before the last rounding, so that the order of the values has no effect."""
     found = list(values)
     return math.fsum(found) / len(found)
 
 
 def std(values: Iterable[float]) -> float | None:
-    """Sample standard deviation (divisor n - 1); none for fewer than two values."""
+    """Sample standard deviation (divisor n - 1); None for fewer than two values."""
     found = list(values)
     return statistics.stdev(found) if len(found) > 1 else None
 
@@ -59,7 +59,7 @@ def summarise(values: Iterable[float]) -> Summary:
     Raises
     ------
     ValueError
-        If there is no value.
+        If there are no values.
     """
     found = list(values)
     if not found:
@@ -69,17 +69,17 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL, rounding: float = 0.0) -> Interval | None:
-    """Interval of the mean by Student's t; none for fewer than two values.
+    """Interval of the mean by Student's t; None for fewer than two values.
 
     Parameters
     ----------
     values
-        Independent, one for each seed.
+        Independent values, one for each seed.
     level
         Coverage, in (0, 1).
     rounding
-        Variance that each value has from being rounded. The seeds' own is taken for no smaller: that a few agree to the last digit does
-        not say that all would.
+        Variance of each value due to rounding. The variance over seeds is never assumed smaller: if a few seeds agree to the last digit,
+        others may still differ.
     """
     if len(values) < 2:
         return None
@@ -89,7 +89,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL, rounding: float = 
 
 
 def _t(count: int, level: float) -> float:
-    """Two-sided critical value of Student's t for the mean of so many values."""
+    """Two-sided critical value of Student's t for the mean of ``count`` values."""
     from scipy.special import stdtrit
 
     return float(stdtrit(count - 1, (1 + level) / 2))
@@ -98,22 +98,22 @@ def _t(count: int, level: float) -> float:
 def ratio_interval(
     numerators: Sequence[float], denominators: Sequence[float], level: float = LEVEL, rounding: float = 0.0
 ) -> Interval | None:
-    """Interval of the ratio of two means of paired values, by Fieller's theorem (1954): exact where the pairs are normal.
+    """Interval of the ratio of two means of paired values, by Fieller's theorem (1954): exact if the pairs are normal.
 
-    It holds every ratio r with which the mean of numerator - r * denominator could be 0, so that it lies above 1 just where the interval
-    of the mean difference lies above 0.
+    It holds every ratio r for which the mean of numerator - r * denominator could be 0, so it is above 1 exactly when the interval
+    of the mean difference is above 0.
 
     Parameters
     ----------
     numerators, denominators
-        Positive, of the same seeds in the same order.
+        Positive values, of the same seeds in the same order.
     level, rounding
         As in `t_interval`.
 
     Returns
     -------
     Interval or None
-        None for fewer than two pairs, and where the denominators' own interval holds 0, for then no bounded interval has that coverage.
+        None for fewer than two pairs, and if the denominators' own interval holds 0, since no bounded interval then has that coverage.
     """
     count = len(numerators)
     if count < 2:
@@ -131,15 +131,15 @@ def ratio_interval(
 
 
 def simultaneous_level(number: int, level: float = LEVEL) -> float:
-    """Level of each of several intervals that are to hold all at once with probability ``level`` (Bonferroni)."""
+    """Level of each of several intervals that all hold at once with probability ``level`` (Bonferroni)."""
     return 1 - (1 - level) / number
 
 
 def interval_of_maximum(intervals: Sequence[Interval]) -> Interval:
-    """Interval of the largest of several values, from intervals of each that hold all at once.
+    """Interval of the largest of several values, from intervals that all hold at once.
 
-    Then the largest is at least the largest lower and at most the largest upper bound. The largest of the estimates itself is biased
-    upwards, which the interval allows for.
+    The largest value is then at least the largest lower and at most the largest upper bound. The largest estimate itself is biased
+    upwards; the interval accounts for this.
     """
     return Interval(max(one.estimate for one in intervals), max(one.low for one in intervals), max(one.high for one in intervals))
 
@@ -150,10 +150,10 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL, seed: int 
     Raises
     ------
     ValueError
-        With fewer than 20 values, of which it would promise more than it keeps.
+        With fewer than 20 values, for which its coverage is below the nominal one.
     """
     if len(values) < BOOTSTRAP_FROM:
-        raise ValueError(f"a bootstrap needs {BOOTSTRAP_FROM} values, not {len(values)}; Student's t serves below")
+        raise ValueError(f"a bootstrap needs at least {BOOTSTRAP_FROM} values, not {len(values)}; use Student's t for fewer")
     import numpy as np
     from scipy.stats import bootstrap
 
@@ -162,9 +162,9 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL, seed: int 
 
 
 def binomial_interval(correct: int, count: int, level: float = LEVEL) -> Interval:
-    """Exact (Clopper-Pearson) interval of the accuracy of one model, which ``count`` images were drawn to measure."""
-    # scipy.stats.binomtest(...).proportion_ci(method="exact") is the same to ten digits, found by a search; but scipy.stats takes longer to
-    # import than a whole board to judge.
+    """Exact (Clopper-Pearson) interval of the accuracy of one model, measured on ``count`` randomly drawn images."""
+    # scipy.stats.binomtest(...).proportion_ci(method="exact") agrees to ten digits, by a search; but importing scipy.stats takes longer
+    # than judging a whole board of claims.
     from scipy.special import betaincinv
 
     tail = (1 - level) / 2
@@ -182,7 +182,7 @@ def sign_test(differences: Sequence[float]) -> float:
 
 
 def permutation_test(differences: Sequence[float]) -> float:
-    """Two-sided p value of the sign-flip test that the mean difference is 0; exact up to 13 seeds, above from 9,999 random flips."""
+    """Two-sided p value of the sign-flip test that the mean difference is 0; exact up to 13 seeds, from 9,999 random flips above."""
     if len(differences) < 2:
         return 1.0
     import numpy as np
@@ -193,7 +193,7 @@ def permutation_test(differences: Sequence[float]) -> float:
 
 
 def power_of_t_test(difference: float, spread: float, seeds: int, level: float = LEVEL) -> float:
-    """Probability that the two-sided t interval of so many differences excludes 0 on the right side.
+    """Probability that the two-sided t interval of ``seeds`` differences excludes 0 on the correct side.
 
     Parameters
     ----------
@@ -205,11 +205,11 @@ def power_of_t_test(difference: float, spread: float, seeds: int, level: float =
     from scipy.special import nctdtr
 
     missed = float(nctdtr(seeds - 1, abs(difference) / spread * math.sqrt(seeds), _t(seeds, level)))
-    return 1.0 if math.isnan(missed) else 1 - missed  # it is NaN where it would be below 1e-90
+    return 1.0 if math.isnan(missed) else 1 - missed  # it is NaN instead of a value below 1e-90
 
 
 def minimum_detectable_difference(spread: float, seeds: int, level: float = LEVEL, power: float = POWER) -> float:
-    """Smallest true difference that so many seeds would find with the given power; infinite with one seed."""
+    """Smallest true difference that ``seeds`` seeds detect with the given power; infinite with one seed."""
     if seeds < 2:
         return math.inf
     if spread == 0:
@@ -221,26 +221,26 @@ def minimum_detectable_difference(spread: float, seeds: int, level: float = LEVE
 
 
 def seeds_to_detect(difference: float, spread: float, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Fewest seeds that would find a true difference with the given power; none if that takes more than 10,000."""
+    """Smallest number of seeds that detects a true difference with the given power; None if it is above 10,000."""
     if spread == 0:
         return 2
     return _fewest(lambda seeds: power_of_t_test(difference, spread, seeds, level) >= power)
 
 
 def seeds_for_half_width(spread: float, half_width: float, level: float = LEVEL) -> int | None:
-    """Fewest seeds of that standard deviation whose interval is so narrow; none if that takes more than 10,000."""
+    """Smallest number of seeds with that standard deviation whose interval is narrow enough; None if it is above 10,000."""
     if spread == 0:
         return 2
     return _fewest(lambda seeds: _t(seeds, level) * spread / math.sqrt(seeds) <= half_width)
 
 
 def seeds_to_exclude(share: float, level: float = LEVEL) -> int | None:
-    """Fewest seeds, none of which collapses, that exclude that so large a share does; none if that takes more than 10,000."""
+    """Smallest number of seeds that, if none collapses, excludes a collapse rate of ``share``; None if it is above 10,000."""
     return _fewest(lambda seeds: binomial_interval(0, seeds, level).high < share) if share > 0 else None
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """Smallest number of seeds, from 2 on, that is enough; what is enough stays so."""
+    """Smallest sufficient number of seeds, from 2; every larger number must be sufficient too."""
     low, high = 1, 2
     while not enough(high):
         low, high = high, 2 * high

@@ -1,4 +1,4 @@
-"""Removing what no study needs."""
+"""Removal of files that no study needs."""
 
 import shutil
 from pathlib import Path
@@ -7,12 +7,12 @@ from m2mkd.processes import is_held
 
 
 def remove(path: Path) -> bool:
-    """Remove the folder of a run, or one file of a plan; not where a job holds the run.
+    """Remove the folder of a run, or one file of a plan; not if a job holds the run.
 
     Returns
     -------
     bool
-        Whether it was removed.
+        True if it was removed.
     """
     if path.is_dir():
         work = path.parents[2] / "work" / path.parent.name / path.name

@@ -1,4 +1,4 @@
-"""What this process finds in its surroundings, and what of it is mended before anything else happens."""
+"""Repair of this process's environment before anything else happens."""
 
 import locale
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def settle() -> None:
-    """Make do with closed streams, terminals and locales that lack characters, and users whom the system does not know."""
+    """Cope with closed streams, limited terminals and locales, and users that the system does not know."""
     _open_streams()
     _speak_utf8()
     _name_user()
-    # A number then means the same GPU to CUDA as to nvidia-smi, also where there are several kinds.
+    # A number then means the same GPU to CUDA as to nvidia-smi, also with several GPU models.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def _open_streams() -> None:
-    """Let closed standard streams lead nowhere; otherwise the next file that is opened takes their place, and gets what is printed."""
+    """Open closed standard streams on the null device; otherwise the next opened file takes their number and receives printed text."""
     closed = []
     for number in range(3):
         try:
@@ -32,9 +32,9 @@ def _open_streams() -> None:
 
 
 def _speak_utf8() -> None:
-    """Read and write files in UTF-8 whatever the locale says, and print what the terminal cannot show as a question mark."""
+    """Read and write files in UTF-8 whatever the locale, and print a question mark for characters that the terminal cannot show."""
     if not sys.flags.utf8_mode and not _is_utf8(locale.getencoding()) and "PYTHONUTF8" not in os.environ:
-        os.environ["PYTHONUTF8"] = "1"  # heeded when Python starts, so it starts once more; its processes inherit it
+        os.environ["PYTHONUTF8"] = "1"  # read only when Python starts, so Python restarts; child processes inherit it
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     shown = locale.nl_langinfo(locale.CODESET)
     for stream in (sys.stdout, sys.stderr):
@@ -47,7 +47,7 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def _name_user() -> None:
-    """Give a user whom the system does not know, as in a container with any uid, a name and a home: libraries ask for both."""
+    """Give a user unknown to the system, as in a container with any uid, a name and a home: libraries ask for both."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:

@@ -1,8 +1,8 @@
-"""Lets the CUDA build of torchvision be imported beside a CPU build of torch.
+"""Import of the CUDA build of torchvision with a CPU build of torch.
 
-The registry offers torchvision only as a CUDA build. Its compiled operators cannot load beside a CPU build of torch, and importing it
-then fails because it registers shape functions for operators that nobody declared. Declaring the two operators first is enough for
-everything this project and timm use (transforms, frozen batch norm); ``torchvision.ops.nms`` keeps raising its own clear error.
+The registry offers torchvision only as a CUDA build. Its compiled operators cannot load with a CPU build of torch, and its import
+then fails because it registers shape functions for undeclared operators. Declaring the two operators first is enough for
+everything that this project and timm use (transforms, frozen batch norm); ``torchvision.ops.nms`` still raises its own clear error.
 """
 
 import sys
@@ -11,11 +11,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 OPERATORS = ("nms", "qnms")
-_libraries: list[object] = []  # a torch library's declarations live only as long as the object
+_libraries: list[object] = []  # a torch library's declarations last only as long as the object
 
 
 def install() -> None:
-    """Arrange for the declaration to happen when torchvision is first imported; costs nothing until then."""
+    """Arrange for the declaration when torchvision is first imported; this costs nothing until then."""
     if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -1,4 +1,4 @@
-"""Snakemakes that work in this folder, also on other machines that share it."""
+"""Snakemake processes in this folder, including those of other machines that share it."""
 
 import socket
 import tempfile
@@ -12,15 +12,15 @@ from m2mkd.errors import InputError
 from m2mkd.files import read_note
 
 RECORDS = Path("results/.workflows")
-"""Where every Snakemake notes itself while it works (``workflow/rules/starts.smk``), and touches its note every ten seconds."""
+"""Folder of the notes that each working Snakemake keeps (``workflow/rules/starts.smk``) and touches every ten seconds."""
 SILENCE = 120.0
-"""Seconds without a touch after which a Snakemake of another machine is gone; a file system may take a while to show one."""
+"""Seconds without a touch after which another machine's Snakemake counts as ended; a file system may delay a touch."""
 HEARTBEAT = 5.0
-"""Seconds between two looks at another machine's note."""
+"""Seconds between two checks of another machine's note."""
 
 
 def working() -> Iterator[str]:
-    """Each Snakemake that works in this folder, in a few words; not one that started this process."""
+    """Descriptions of the Snakemake processes that work in this folder, except the one that started this process."""
     yield from (f"process {process.pid}, a Snakemake that works here" for process in _local())
     now = _now()
     for path in sorted(RECORDS.glob("*.json")):
@@ -34,7 +34,7 @@ def working() -> Iterator[str]:
 
 
 def require_none(verb: str) -> None:
-    """Refuse what would take away what a workflow needs.
+    """Refuse to remove what a running workflow needs.
 
     Raises
     ------
@@ -42,11 +42,11 @@ def require_none(verb: str) -> None:
         If a Snakemake works in this folder.
     """
     for found in working():
-        raise InputError(f"{verb}: {found}, may need what would be removed; run the same command again when it has ended")
+        raise InputError(f"{verb}: {found}, may need the files to be removed; run the same command again when it has ended")
 
 
 def wait_for_all(say: Callable[[str], object]) -> None:
-    """Wait until no Snakemake works in this folder: what it has locked is not to be taken."""
+    """Wait until no Snakemake works in this folder, because its locked files must not be taken."""
     said = set()
     while there := list(working()):
         for found in there:
@@ -68,7 +68,7 @@ def _local() -> list[psutil.Process]:
 
 
 def _now() -> float:
-    """The time of the file system that the notes are on, which may be another machine's."""
+    """Time of the notes' file system, which may be another machine's."""
     try:
         with tempfile.NamedTemporaryFile(dir=RECORDS) as file:
             return Path(file.name).stat().st_mtime

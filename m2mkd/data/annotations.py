@@ -1,4 +1,4 @@
-"""Instances beside the images of a packed set: a line of JSON for each image, in COCO's terms."""
+"""Instances of the images of a packed set: a line of JSON for each image, in COCO's terms."""
 
 import json
 import shutil
@@ -14,28 +14,28 @@ from m2mkd.files import write_atomically
 
 
 class Instance(NamedTuple):
-    """An annotated instance, or a crowd of them."""
+    """Annotated instance, or a crowd of instances."""
 
     id: int
-    """In the source."""
+    """Id in the source."""
     label: int
     """Class, from 0."""
     bbox: list[float]
     """Left, top, width and height in pixels."""
     area: float
-    """Of the mask, in pixels, as annotated."""
+    """Area of the mask, in pixels, as annotated."""
     iscrowd: int
-    """1 for a crowd, which is not trained on, and where a detection is not wrong."""
+    """1 for a crowd, which is not trained on, and in which a detection is not wrong."""
     segmentation: list[list[float]] | dict[str, Any]
-    """Polygons x y x y ..., of at least three points each, maybe none; or compressed run lengths."""
+    """Polygons x y x y ..., of at least three points each, possibly none; or compressed run lengths."""
 
     @property
     def trainable(self) -> bool:
-        """Whether a detector is trained on it."""
+        """True if a detector is trained on it."""
         return not self.iscrowd and bool(self.segmentation)
 
     def mask(self) -> Segmentation:
-        """Its outline or bitmap."""
+        """Outline or bitmap of the instance."""
         if isinstance(self.segmentation, dict):
             return from_run_lengths(self.segmentation)
         return tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in self.segmentation)
@@ -55,14 +55,14 @@ class AnnotationTable:
     def __init__(self, images: int, classes: int):
         self._lines: list[list[bytes]] = [[] for _ in range(images)]
         self.trainable = np.zeros(images, np.int64)
-        """Number of instances of each image that are trained on, (N,)."""
+        """Number of trained instances of each image, (N,)."""
         self.per_class = np.zeros(classes, np.int64)
-        """Number of instances of each class that are no crowds, (C,)."""
+        """Number of instances of each class that are not crowds, (C,)."""
         self.crowds = 0
         """Number of crowds."""
 
     def add(self, image: int, instance: Instance) -> None:
-        """Append an instance of an image; kept as text, which takes a tenth of the memory."""
+        """Append an instance of an image; it is kept as text, which takes a tenth of the memory."""
         self._lines[image].append(json.dumps(instance._asdict(), separators=(",", ":")).encode())
         self.trainable[image] += instance.trainable
         if instance.iscrowd:
@@ -71,12 +71,12 @@ class AnnotationTable:
             self.per_class[instance.label] += 1
 
     def write(self, file: BinaryIO) -> NDArray[np.int64]:
-        """Write a line for each image; gives where each begins, and where the last one ends, (N + 1,)."""
+        """Write a line for each image; return the start of each line and the end of the last one, (N + 1,)."""
         lengths = [file.write(b"[" + b",".join(instances) + b"]\n") for instances in self._lines]
         return np.cumsum([0, *lengths])
 
     def stored(self, path: Path) -> "StoredTable":
-        """The same as a file, which takes the place of one that is there."""
+        """Store the table in a file, which replaces an existing one."""
         starts: list[NDArray[np.int64]] = []
         write_atomically(path, lambda file: starts.append(self.write(file)))
         return StoredTable(path, starts[0], self.trainable, self.per_class, self.crowds)
@@ -84,7 +84,7 @@ class AnnotationTable:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A `AnnotationTable` that lies in a file; small, so that it can be handed to another process."""
+    """`AnnotationTable` in a file; small, so that it can be passed to another process."""
 
     path: Path
     starts: NDArray[np.int64]
@@ -100,5 +100,5 @@ class StoredTable:
 
 
 def instances_of(line: bytes) -> tuple[Instance, ...]:
-    """The instances that a line holds."""
+    """Instances in a line."""
     return tuple(Instance(**fields) for fields in json.loads(line))

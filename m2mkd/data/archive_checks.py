@@ -1,4 +1,4 @@
-"""What no archive of a data set holds, and what is passed over in one."""
+"""Checks of archives: contents that no data set has, and contents that are ignored."""
 
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -7,41 +7,41 @@ from typing import Self
 from m2mkd.errors import InputError
 
 LARGEST_RATIO = 200
-"""Most bytes that a compressed byte may become; photographs stay below 2, text and pickles of pixels below 20."""
+"""Maximum bytes that a compressed byte may become; photographs are below 2, text and pickles of pixels below 20."""
 RATIO_MATTERS_FROM = 1 << 20
-"""Bytes below which no ratio is a bomb."""
+"""Bytes below which no ratio counts as a bomb."""
 LARGEST_MEMBER = 1 << 38
-"""Bytes; the training set of ImageNet is half of that."""
+"""Maximum bytes; the training set of ImageNet has half of that."""
 MOST_MEMBERS = 1 << 22
-"""ImageNet has a third of that."""
+"""Maximum files of an archive; ImageNet has a third of that."""
 LONGEST_NAME = 512
-"""Characters of a path in an archive; all of a set are stored at the length of the longest."""
+"""Maximum characters of a path in an archive; all paths of a set are stored at the length of the longest."""
 CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that systems add to the folders that people look at."""
+"""Files that operating systems add to folders."""
 LONG_HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 LARGEST_HEADER = 1 << 16
-"""Bytes of a name, a link or the attributes of a member, where they stand before it."""
+"""Maximum bytes of a name, a link or the attributes of a member that precede it."""
 
 
 class Header(tarfile.TarInfo):
-    """A header of a tar whose size is looked at before tarfile goes by it."""
+    """Tar header whose size is checked before tarfile uses it."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         entry = super().frombuf(buf, encoding, errors)
-        # A negative size leads back to where the tar was read before, without end; a long header is read into memory as a whole.
+        # A negative size leads back to an earlier position, in an endless loop; a long header is read into memory as a whole.
         if entry.size < 0 or (entry.type in LONG_HEADERS and entry.size > LARGEST_HEADER):
             raise tarfile.ReadError(f"a header claims {entry.size} bytes")
         return entry
 
 
 def accepted(path: Path, entry: tarfile.TarInfo) -> bool:
-    """Whether a member is a file to be listed; a folder, a link inside the tree, or what a system adds to folders, is passed over.
+    """True if a member is a file to list; folders, links inside the tree, and files of operating systems are ignored.
 
     Raises
     ------
     InputError
-        If it is nothing that an archive of images holds; names the archive at ``path``.
+        If the member is something that no archive of images holds; names the archive at ``path``.
     """
     if entry.size < 0:
         raise lies(path, entry.name, f"claims {entry.size} bytes")
@@ -65,9 +65,9 @@ def accepted(path: Path, entry: tarfile.TarInfo) -> bool:
 
 
 def add_member(path: Path, members: dict[str, int], name: str, size: int) -> None:
-    """Take up a file of an archive, if there is none of its name, and room for it; raises as `accepted`."""
+    """Add a file of an archive, unless its name exists already or there are too many; raises as `accepted`."""
     if name in members:
-        raise lies(path, name, "is there twice")
+        raise lies(path, name, "occurs twice")
     if len(name) > LONGEST_NAME:
         raise lies(path, f"{name[:40]}...", f"is a name of {len(name)} characters")
     if len(members) == MOST_MEMBERS:
@@ -76,11 +76,11 @@ def add_member(path: Path, members: dict[str, int], name: str, size: int) -> Non
 
 
 def refuse_bomb(path: Path, what: str, size: int, compressed: int) -> None:
-    """Refuse what was compressed further than images can be; raises as `accepted`."""
+    """Refuse data that were compressed further than images can be; raises as `accepted`."""
     if size > RATIO_MATTERS_FROM and size > LARGEST_RATIO * compressed:
         raise lies(path, what, f"unpacks to more than {LARGEST_RATIO} times its size, as no photograph does")
 
 
 def lies(path: Path, what: str, claim: str) -> InputError:
-    """That an archive claims what cannot be, which no damage on the way does."""
+    """Error about an impossible claim of an archive, which accidental damage does not cause."""
     return InputError(f"{path}: {what} {claim}; do not use this file, fetch the original")

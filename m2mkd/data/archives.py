@@ -1,6 +1,6 @@
-"""Reading archives of images where they lie: nothing foreign is unpacked to the disk, and nothing dangerous is read.
+"""Reading archives of images in place: untrusted files are never unpacked to the disk, and nothing dangerous is read.
 
-The members of a zip and of a plain tar are read where they lie. A compressed tar cannot be, so it is decompressed once, to a scratch file.
+Members of a zip and of a plain tar are read in place. A compressed tar cannot be, so it is decompressed once, to a scratch file.
 """
 
 import errno
@@ -22,40 +22,40 @@ from m2mkd.errors import InputError
 from m2mkd.files import require_file, write_atomically
 
 LARGEST_FILE = 1 << 26
-"""Bytes of an image or a list, which are read into memory at once."""
+"""Maximum bytes of an image or a list, which are read into memory at once."""
 LARGEST_LINK = 1 << 12
-"""Bytes of what a link of a zip leads to; no path of a system is longer."""
+"""Maximum bytes of a link's target in a zip; no system has longer paths."""
 DECOMPRESSED_AT_ONCE = 1 << 20
 """Bytes that are decompressed at a time."""
 _COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZ": BZ2File, b"\xfd7": lzma.open}  # type: ignore[dict-item]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What is wrong where an archive is decompressed to, not with the archive."""
+"""Errors of the disk that an archive is decompressed to, not of the archive."""
 
 
 class ArchiveMember(NamedTuple):
-    """One file of an archive: small, so that it can be handed to another process."""
+    """File of an archive: small, so that it can be passed to another process."""
 
     archive: Path
     """For messages."""
     file: Path
-    """What is read: the archive, or its decompressed copy."""
+    """File to read: the archive, or its decompressed copy."""
     name: str
     offset: int
-    """In a plain tar; -1 elsewhere."""
+    """Offset in a plain tar; -1 elsewhere."""
     size: int
 
     def read(self, limit: int = LARGEST_FILE) -> bytes:
-        """Content of the file; that of a zip's is compared with its checksum.
+        """Content of the file; in a zip, compared with its checksum.
 
         Parameters
         ----------
         limit
-            Most bytes that are read into memory.
+            Maximum bytes to read into memory.
 
         Raises
         ------
         InputError
-            If it is damaged, or larger than that.
+            If it is damaged, or larger than ``limit``.
         """
         if self.size > limit:
             raise InputError(
@@ -67,7 +67,7 @@ class ArchiveMember(NamedTuple):
                     content = os.pread(file.fileno(), self.size, self.offset)
             else:
                 content = _kept_zip(self.file).read(self.name)
-        except Exception as error:  # the libraries fail in any way
+        except Exception as error:  # the libraries raise arbitrary errors
             raise InputError(f"{self.archive}: {self.name} cannot be read ({_reason(error)}); fetch the archive again") from None
         if len(content) != self.size:
             raise InputError(f"{self.archive}: ends inside {self.name}; fetch the archive again")
@@ -79,7 +79,7 @@ def _reason(error: Exception) -> str:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Names that are not marked as UTF-8 mostly are; what is none has the characters of the first programs that wrote zips."""
+    """Open a zip. Names without the UTF-8 mark usually are UTF-8; otherwise they have the code page of the first zip programs."""
     try:
         return zipfile.ZipFile(path, metadata_encoding="utf-8")
     except UnicodeDecodeError:
@@ -87,7 +87,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _kept_zip(path: Path) -> zipfile.ZipFile:
-    """Listing a zip takes as long as reading thousands of its members, so it stays open."""
+    """Return an open zip: listing one takes as long as reading thousands of its members, so it stays open."""
     now = path.stat()
     return _kept(path.absolute(), now.st_mtime_ns, now.st_size)
 
@@ -99,19 +99,19 @@ def _kept(path: Path, _mtime: int, _size: int) -> zipfile.ZipFile:
 
 @dataclass(frozen=True)
 class Archive:
-    """Files by name, in the order of the archive, that can be read in any order and from any process."""
+    """Files by name, in the order of the archive, readable in any order and from any process."""
 
     path: Path
     """For messages."""
     members: dict[str, int]
     """Bytes of each file, by its name with forward slashes."""
     file: Path
-    """What is read: the archive itself, or its decompressed copy."""
+    """File to read: the archive itself, or its decompressed copy."""
     offsets: dict[str, int] = field(default_factory=dict, repr=False)
-    """Where each file starts, in a plain tar."""
+    """Offset of each file in a plain tar."""
 
     def member(self, name: str) -> ArchiveMember:
-        """One of the files, not read yet.
+        """Member with the given name, not read yet.
 
         Raises
         ------
@@ -128,22 +128,22 @@ class Archive:
 
 
 def open_archive(path: Path, scratch: Path) -> Archive:
-    """List an archive, and refuse what no data set needs.
+    """List an archive, and refuse contents that no data set needs.
 
     Parameters
     ----------
     path
         zip, tar, or compressed tar.
     scratch
-        Where a compressed tar is decompressed to; a finished copy of the same file there is used again.
+        Folder to which a compressed tar is decompressed; a finished copy of the same file in it is reused.
 
     Raises
     ------
     InputError
-        If it is no file, damaged or of no known kind, or holds a path out of its own tree, a link out of it, a device, a name twice, or
-        more than it can honestly hold.
+        If it is missing, is damaged or has an unknown format, or holds a path or a link out of its own tree, a device, a duplicate name, or
+        more than is plausible.
     OSError
-        If it cannot be decompressed for want of space.
+        If it cannot be decompressed because the disk is full.
     """
     try:
         require_file(path)
@@ -157,8 +157,8 @@ def open_archive(path: Path, scratch: Path) -> Archive:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: absent; fetch it first") from None
-    except Exception as error:  # the libraries fail in any way
+        raise InputError(f"{path}: missing; fetch it first") from None
+    except Exception as error:  # the libraries raise arbitrary errors
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise InputError(f"{path}: not a whole archive ({_reason(error)}); fetch it again") from None
@@ -168,7 +168,7 @@ def _zip(path: Path) -> Archive:
     members: dict[str, int] = {}
     with open_zip(path) as archive:
         for entry in archive.infolist():
-            # Seen as a tar's member, so that both kinds pass through the same checks; the upper half of the attributes is Unix's mode.
+            # Converted to a tar's member, so that both formats pass the same checks; the upper half of the attributes is Unix's mode.
             seen = tarfile.TarInfo(entry.filename)
             seen.size, mode = entry.file_size, entry.external_attr >> 16
             if entry.flag_bits & 1:
@@ -184,7 +184,7 @@ def _zip(path: Path) -> Archive:
                 seen.type = tarfile.CHRTYPE
             if accepted(path, seen):
                 add_member(path, members, entry.filename, entry.file_size)
-    # Members that share their bytes are each within the ratio.
+    # Members that share their bytes could each be within the ratio.
     refuse_bomb(path, "its content", sum(members.values()), path.stat().st_size)
     return Archive(path, members, path)
 
@@ -201,7 +201,7 @@ def _tar(path: Path, file: Path) -> Archive:
 
 
 def _listed(path: Path, file: Path, encoding: str) -> Archive:
-    """A tar whose names are of that encoding."""
+    """List a tar whose names have the given encoding."""
     archive = Archive(path, {}, file)
     with file.open("rb") as stream:
         _list_tar(archive, stream, "", encoding)
@@ -209,7 +209,7 @@ def _listed(path: Path, file: Path, encoding: str) -> Archive:
 
 
 def _list_tar(archive: Archive, stream: IO[bytes], prefix: str, encoding: str) -> None:
-    """List the tar that starts where ``stream`` stands, and the tars in it: ImageNet comes as one of a thousand."""
+    """List the tar at the position of ``stream``, and the tars in it: ImageNet is a tar of a thousand tars."""
     with tarfile.open(fileobj=stream, mode="r:", encoding=encoding, errors="strict", tarinfo=Header) as tar:
         entries = [(entry.name, entry.size, entry.offset_data) for entry in tar if accepted(archive.path, entry)]
     for name, size, offset in entries:

@@ -16,14 +16,14 @@ CIFAR_SIDE = 32
 
 
 class CifarSplit(NamedTuple):
-    """The N images of a split."""
+    """Images of a split, N of them."""
 
     pixels: NDArray[np.uint8]
     """(N, 32, 32, 3)."""
     labels: NDArray[np.int64]
     """(N,)."""
     names: tuple[str, ...]
-    """N, or none where the file does not name them."""
+    """N names, or none if the file does not contain them."""
 
 
 def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, CifarSplit]]:
@@ -55,7 +55,7 @@ def read_cifar(archives: Sequence[Archive]) -> tuple[tuple[str, ...], dict[str, 
 
 
 def _texts(column: object) -> tuple[str, ...]:
-    """A column of texts; none if it is none."""
+    """Column of texts; empty if it is not one."""
     if not isinstance(column, list) or not all(isinstance(value, bytes | str) for value in column):
         return ()
     return tuple(value.decode(errors="replace") if isinstance(value, bytes) else value for value in column)
@@ -72,13 +72,13 @@ def _names(table: Mapping[bytes, Any], archive: Archive) -> list[str]:
 
 
 def _integers(table: Mapping[bytes, Any], name: bytes) -> NDArray[Any]:
-    """A column of a table, which is an array or a list of numbers."""
+    """Column of a table, which is an array or a list of numbers."""
     column = table.get(name)
     if isinstance(column, np.ndarray):
         return column
     if isinstance(column, list) and all(isinstance(value, int) for value in column):
         return np.array(column, np.int64)
-    raise ValueError(f"{name.decode()} is missing, or no column of integers")
+    raise ValueError(f"{name.decode()} is missing, or is not a column of integers")
 
 
 def _load(archive: Archive, file: str) -> dict[bytes, Any]:

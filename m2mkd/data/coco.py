@@ -1,4 +1,4 @@
-"""Reading the annotation files of COCO, whatever their size: checked item by item, and kept image by image."""
+"""Reader of COCO's annotation files of any size: checked item by item, and kept image by image."""
 
 from array import array
 from collections import Counter
@@ -15,18 +15,18 @@ from m2mkd.errors import InputError
 
 MEND = "correct the file, or fetch the archive again"
 ITEMS = {"images": "image", "categories": "category", "annotations": "annotation"}
-"""What an item of each list is called."""
+"""Name of an item of each list."""
 N = TypeVar("N", bound=Numbered)
 Opened = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 class AnnotationFile(NamedTuple):
-    """What stands in an annotation file."""
+    """Content of an annotation file."""
 
     categories: tuple[Category, ...]
-    """By rising id; the class of an instance is its category's place here."""
+    """Class names by ascending id; the class of an instance is its category's index here."""
     images: tuple[Image, ...]
-    """By rising id."""
+    """Images by ascending id."""
     table: AnnotationTable
     """Instances of each image."""
 
@@ -37,14 +37,14 @@ def read_annotations(opened: Opened, where: str) -> AnnotationFile:
     Parameters
     ----------
     opened
-        Opens the file, which is read twice: the lists in it come in any order.
+        Opens the file, which is read twice because its lists may come in any order.
     where
-        Names it in messages.
+        Name of the file in messages.
 
     Raises
     ------
     InputError
-        At the first thing that is wrong, in one line with the id of the image, category or annotation.
+        At the first error, in one line with the id of the image, category or annotation.
     """
     images, categories = _images_and_categories(opened, where)
     place = {record.id: number for number, record in enumerate(images)}
@@ -55,9 +55,9 @@ def read_annotations(opened: Opened, where: str) -> AnnotationFile:
     def keep(item: Any) -> None:
         annotation = checked_records(Annotation, item)
         if annotation.image_id not in place:
-            raise ValueError(f"image_id {annotation.image_id} is the id of no image")
+            raise ValueError(f"image_id {annotation.image_id} is not the id of an image")
         if annotation.category_id not in label:
-            raise ValueError(f"category_id {annotation.category_id} is the id of no category")
+            raise ValueError(f"category_id {annotation.category_id} is not the id of a category")
         number = place[annotation.image_id]
         mask = segmentation(annotation, images[number])
         class_ = label[annotation.category_id]
@@ -67,10 +67,10 @@ def read_annotations(opened: Opened, where: str) -> AnnotationFile:
     _each(opened, where, {"annotations": keep})
     if not ids:
         raise InputError(f"{where}: holds no annotations; fetch the archive of the right data set")
-    # Once for all of them, and as an array: as a set they would take as much memory as a good part of the annotations.
+    # Checked once for all ids, as an array: a set would take as much memory as a large part of the annotations.
     found, count = np.unique(np.asarray(ids, np.int64), return_counts=True)
     if len(twice := found[count > 1]):
-        raise InputError(f"{where}: annotation {twice[0]}: its id is there twice; {MEND}")
+        raise InputError(f"{where}: annotation {twice[0]}: its id is not unique; {MEND}")
     return AnnotationFile(categories, images, table)
 
 
@@ -83,14 +83,14 @@ def _images_and_categories(opened: Opened, where: str) -> tuple[tuple[Image, ...
     def keep_image(item: Any) -> None:
         image = checked_records(Image, item)
         if image.file_name in files:
-            raise ValueError(f"file_name {image.file_name} is that of another image too")
+            raise ValueError(f"file_name {image.file_name} is also that of another image")
         _add(images, image)
         files.add(image.file_name)
 
     def keep_category(item: Any) -> None:
         category = checked_records(Category, item)
         if category.name in names:
-            raise ValueError(f"name '{category.name}' is that of another category too")
+            raise ValueError(f"name '{category.name}' is also that of another category")
         _add(categories, category)
         names.add(category.name)
 
@@ -103,12 +103,12 @@ def _images_and_categories(opened: Opened, where: str) -> tuple[tuple[Image, ...
 
 def _add(records: dict[int, N], record: N) -> None:
     if record.id in records:
-        raise ValueError("its id is there twice")
+        raise ValueError("its id is not unique")
     records[record.id] = record
 
 
 def _each(opened: Opened, where: str, wanted: Mapping[str, Callable[[Any], None]]) -> None:
-    """Hand every item of the wanted lists to its function; what that finds wrong becomes a line with the item's id."""
+    """Pass every item of the wanted lists to its function; its errors become one line with the item's id."""
     with opened() as file:
         items = read_lists(file, wanted)
         read = Counter[str]()

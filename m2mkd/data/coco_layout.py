@@ -1,4 +1,4 @@
-"""COCO as its makers hand it out: archives of images, and one of annotation files; or all of it in one archive."""
+"""COCO in its published layout: archives of images, and one of annotation files; or everything in one archive."""
 
 import hashlib
 import io
@@ -27,13 +27,13 @@ from m2mkd.errors import InputError
 
 ANNOTATIONS = re.compile(r"(?P<root>(.*/)?)annotations/instances_(?P<folder>(?P<split>train|val)\d*)\.json")
 LARGEST_ANNOTATIONS = 1 << 30
-"""Bytes of an annotation file in a tar, which is read into memory at once; the largest one of COCO has half of that."""
+"""Maximum bytes of an annotation file in a tar, which is read into memory at once; the largest one of COCO has half of that."""
 ORIENTATION = 0x0112
-"""Tag of EXIF that says which side of an image is up; 1, or none, where that is its first row."""
+"""EXIF tag of an image's orientation; 1, or none, if its first row is the top."""
 
 
 class Photograph(NamedTuple):
-    """Where an image lies, and what is known of it."""
+    """Location of an image, and its annotated properties."""
 
     member: Member
     id: int
@@ -43,12 +43,12 @@ class Photograph(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneListing:
-    """The images of one split, in order."""
+    """Images of one split, in order."""
 
     photographs: list[Photograph]
     table: StoredTable
     attributes: Mapping[str, NDArray[Any]]
-    """As those of `m2mkd.data.detection_pack.DetectionSource`."""
+    """See `m2mkd.data.detection_pack.DetectionSource`."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class Scenes:
 
 
 def coco(archives: Sequence[Archive], scratch: Path) -> Scenes:
-    """What a data set in the layout of COCO holds.
+    """Read a data set in the layout of COCO.
 
     Parameters
     ----------
     archives
-        Hold ``annotations/instances_train2017.json``, ``train2017/*.jpg`` and the same for val, each anywhere.
+        Hold ``annotations/instances_train2017.json``, ``train2017/*.jpg`` and the same for val, at any path.
     scratch
-        Where annotations are written to: those of COCO would take half a gigabyte to be handed from process to process.
+        Folder for annotations: those of COCO would take half a gigabyte to pass between processes.
 
     Raises
     ------
     InputError
-        If an annotation file is missing or wrong in any way, or names an image that is not there.
+        If an annotation file is missing or wrong, or names an image that does not exist.
     """
     files: dict[str, tuple[Archive, re.Match[str]]] = {}
     for archive in archives:
@@ -111,14 +111,14 @@ def _photographs(archives: Sequence[Archive], annotated: Archive, match: re.Matc
         name = f"{match['root']}{match['folder']}/{image.file_name}"
         archive = next((archive for archive in archives if name in archive.members), None)
         if archive is None:
-            raise InputError(f"{annotated.path}: {match[0]}: image {image.id}: {name} is in no archive; fetch the whole data set")
+            raise InputError(f"{annotated.path}: {match[0]}: image {image.id}: {name} is not in any archive; fetch the whole data set")
         found.append(Photograph(archive.member(name), image.id, image.height, image.width))
     return found
 
 
 @contextmanager
 def _opened(member: ArchiveMember) -> Iterator[IO[bytes]]:
-    """A file of an archive, to be read bit by bit: the largest one of COCO fills half a gigabyte."""
+    """Open a file of an archive for reading in parts: the largest one of COCO has half a gigabyte."""
     try:
         if member.offset < 0:
             with open_zip(member.file) as archive, archive.open(member.name) as file:
@@ -130,14 +130,14 @@ def _opened(member: ArchiveMember) -> Iterator[IO[bytes]]:
 
 
 def packed_photographs(photographs: Sequence[Photograph]) -> list[PackedImage]:
-    """The files of images, each seen to be whole and of the size that is annotated."""
+    """Files of images, each checked to be complete and of the annotated size."""
     result = []
     for member, number, height, width in photographs:
         content = member.read()
         try:
             payload, size = _upright(content)
         except BadImageError as error:
-            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
+            raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a complete one") from None
         if size != (width, height):
             said = f"has {size[0]} x {size[1]} pixels, but image {number} is annotated as {width} x {height}"
             raise InputError(f"{member.archive}: {member.name} {said}; fetch the archives again")
@@ -146,11 +146,11 @@ def packed_photographs(photographs: Sequence[Photograph]) -> list[PackedImage]:
 
 
 def _upright(content: bytes) -> tuple[bytes, tuple[int, int]]:
-    """An image file, and its width and height; one whose first row is not what is up is written anew, without a loss."""
+    """Image file, and its width and height; an image whose first row is not its top is rewritten without loss."""
     image = whole_image(content, side=1)  # of any shape: a detector bounds the longer side
     try:
         turned = image.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # damaged EXIF says nothing of the pixels, and Pillow stumbles over it in any way
+    except Exception:  # damaged EXIF does not matter for the pixels, and Pillow raises arbitrary errors for it
         turned = False
     if not turned:
         return content, image.size

@@ -1,4 +1,4 @@
-"""What stands in an annotation file of COCO, and every way in which it can be wrong (detection.md 2)."""
+"""Records of a COCO annotation file, with all checks on them (detection.md 2)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from m2mkd.data.segmentation import compressed, counted
 
 MARGIN = 1.0
-"""Pixels by which a coordinate may lie outside of its image: published ones were rounded, and some are a pixel too large."""
+"""Pixels by which a coordinate may be outside of its image: published ones were rounded, and some are a pixel too large."""
 LARGEST_SIDE = 1 << 16
 """Pixels."""
 
@@ -18,7 +18,7 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 class CocoRecord(BaseModel):
-    """Numbers are numbers, and finite; further fields are passed over."""
+    """Base of all records: numbers must be finite numbers; further fields are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -27,13 +27,13 @@ R = TypeVar("R", bound=CocoRecord)
 
 
 class Numbered(CocoRecord):
-    """An item of a list."""
+    """Item of a list."""
 
     id: Id
 
 
 class Image(Numbered):
-    """An image, whose pixels are in a file."""
+    """Image whose pixels are in a file."""
 
     file_name: str = Field(min_length=1)
     height: Side
@@ -41,13 +41,13 @@ class Image(Numbered):
 
 
 class Category(Numbered):
-    """A class; their ids have gaps."""
+    """Class; the ids have gaps."""
 
     name: str = Field(min_length=1)
 
 
 class RunLengths(CocoRecord):
-    """A mask, column by column."""
+    """Mask, column by column."""
 
     size: list[int] = Field(min_length=2, max_length=2)
     """Height and width."""
@@ -55,18 +55,18 @@ class RunLengths(CocoRecord):
         Annotated[list[Annotated[int, Field(ge=0)]], Tag("lengths")] | Annotated[str, Tag("text")],
         Discriminator(lambda value: "text" if isinstance(value, str) else "lengths"),
     ]
-    """Lengths, alternately of background and of foreground; or COCO's text of them."""
+    """Lengths, alternating between background and foreground; or COCO's text of them."""
 
 
 class Annotation(Numbered):
-    """An instance, or a crowd of them."""
+    """Instance, or a crowd of instances."""
 
     image_id: Id
     category_id: Id
     bbox: list[float] = Field(min_length=4, max_length=4)
     """Left, top, width and height in pixels."""
     area: float = Field(ge=0)
-    """Of the mask, in pixels."""
+    """Area of the mask, in pixels."""
     iscrowd: Annotated[int, Field(ge=0, le=1)]
     segmentation: Annotated[
         Annotated[list[list[float]], Tag("polygons")] | Annotated[RunLengths, Tag("run lengths")],
@@ -75,16 +75,16 @@ class Annotation(Numbered):
 
 
 TAGS = {"polygons", "run lengths", "lengths", "text"}
-"""Of alternatives, which are no fields."""
+"""Names that pydantic gives to alternatives, which are not fields."""
 
 
 def checked_records(kind: type[R], value: Any) -> R:
-    """``value`` as a record.
+    """Validate ``value`` as a record.
 
     Raises
     ------
     ValueError
-        In a few words, which field is wrong and how.
+        With a short description of the wrong field.
     """
     try:
         return kind.model_validate(value)
@@ -94,7 +94,7 @@ def checked_records(kind: type[R], value: Any) -> R:
         if problem["type"] == "missing":
             raise ValueError(f"{field} is missing") from None
         if not field:
-            raise ValueError(f"is no object but {_short(value)}") from None
+            raise ValueError(f"is not an object but {_short(value)}") from None
         raise ValueError(f"{field}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {_short(problem['input'])}") from None
 
 
@@ -104,17 +104,17 @@ def _short(value: Any) -> str:
 
 
 def segmentation(annotation: Annotation, image: Image) -> list[list[float]] | dict[str, Any]:
-    """Box and mask of an annotation, held against its image.
+    """Box and mask of an annotation, checked against its image.
 
     Returns
     -------
     list or dict
-        The polygons of at least three points; there may be none. Or compressed run lengths.
+        Polygons of at least three points, possibly none; or compressed run lengths.
 
     Raises
     ------
     ValueError
-        In a few words, what is wrong.
+        With a short description of the error.
     """
     left, top, width, height = annotation.bbox
     if width < 0 or height < 0:
@@ -123,7 +123,7 @@ def segmentation(annotation: Annotation, image: Image) -> list[list[float]] | di
     if isinstance(annotation.segmentation, RunLengths):
         return {"size": [image.height, image.width], "counts": _whole(annotation.segmentation, image)}
     if annotation.iscrowd:
-        raise ValueError("is a crowd with polygons, which has to have run lengths")
+        raise ValueError("is a crowd with polygons, but crowds need run lengths")
     if not annotation.segmentation:
         raise ValueError("segmentation holds no polygon")
     for number, polygon in enumerate(annotation.segmentation):
@@ -143,14 +143,14 @@ def _inside(field: str, x: Sequence[float], y: Sequence[float], image: Image) ->
 
 
 def _whole(runs: RunLengths, image: Image) -> str:
-    """Compressed run lengths, seen to be of just as many pixels as the image has."""
+    """Compressed run lengths, checked to cover exactly the pixels of the image."""
     if runs.size != [image.height, image.width]:
         size = " x ".join(map(str, reversed(runs.size)))
         raise ValueError(f"segmentation has run lengths for {size} pixels, but image {image.id} has {image.width} x {image.height}")
     try:
         lengths = counted(runs.counts) if isinstance(runs.counts, str) else runs.counts
     except ValueError as error:
-        raise ValueError(f"segmentation.counts are no run lengths ({error})") from None
+        raise ValueError(f"segmentation.counts are not run lengths ({error})") from None
     if min(lengths, default=0) < 0 or sum(lengths) != image.height * image.width:
-        raise ValueError(f"segmentation.counts are of {sum(lengths)} pixels, but image {image.id} has {image.height * image.width}")
+        raise ValueError(f"segmentation.counts cover {sum(lengths)} pixels, but image {image.id} has {image.height * image.width}")
     return runs.counts if isinstance(runs.counts, str) else compressed(lengths, image.height, image.width)

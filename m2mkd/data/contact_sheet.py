@@ -1,4 +1,4 @@
-"""A picture of a data set: some images of some classes, with their names."""
+"""Contact sheet of a data set: images of some classes, with their names."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from m2mkd.files import write_atomically
 SHOWN_CLASSES, SHOWN_EACH = 12, 6
 TILE, CAPTION_HEIGHT, MARGIN = 72, 16, 6
 SHOWN_SCENES, ACROSS, LONGEST_SIDE = 12, 4, 240
-"""Images with boxes and masks, how many of them stand side by side, and the longer side of each in pixels."""
+"""Number of images with boxes and masks, number of images per row, and the longer side of each in pixels."""
 
 
 def write_contact_sheet(pack: Pack, path: Path) -> None:
@@ -61,7 +61,7 @@ def _titled(sheet: Image.Image, pack: Pack, text: str) -> tuple[ImageDraw.ImageD
 
 
 def _instances(pack: Pack, name: str) -> Image.Image:
-    """Images from all over a split that have instances, with all that is annotated of them."""
+    """Images with instances from the whole split, with all their annotations."""
     split, facts = detection_split(pack, name), pack.facts(name)
     there = np.flatnonzero(np.diff(split.starts) > len(b"[]\n"))
     chosen = there[np.linspace(0, len(there) - 1, min(SHOWN_SCENES, len(there))).round().astype(int)].tolist()
@@ -77,7 +77,7 @@ def _instances(pack: Pack, name: str) -> Image.Image:
 
 
 def truth_marks(split: DetectionSplit, index: int, classes: Sequence[str], height: int, width: int) -> list[Mark]:
-    """All that is annotated of an image of that size, to be drawn over it."""
+    """Annotations of an image of the given size, to be drawn on it."""
     marks = []
     for instance in split.instances(index):
         left, top, across, down = instance.bbox
@@ -87,7 +87,7 @@ def truth_marks(split: DetectionSplit, index: int, classes: Sequence[str], heigh
 
 
 def _some(split: Split, label: int) -> list[Image.Image]:
-    """Images of a class, from all over its part of the split, so that every rendition has its chance."""
+    """Images of a class from its whole part of the split, so that every rendition may appear."""
     members = np.flatnonzero(split.labels == label)
     chosen = members[np.linspace(0, len(members) - 1, min(SHOWN_EACH, len(members))).round().astype(int)]
     return [Image.fromarray(np.asarray(image)) for image in split.images[chosen]]

@@ -1,4 +1,4 @@
-"""Which images of which classes a data set holds, before any of them is read."""
+"""Contents of a data set: its images and classes, before any image is read."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,28 +11,28 @@ from m2mkd.errors import InputError
 
 
 class Member(Protocol):
-    """One image of a data set, not read yet: small, so that it can be handed to another process."""
+    """Image of a data set, not read yet: small, so that it can be passed to another process."""
 
     @property
     def archive(self) -> Path:
-        """The file that holds it, for messages."""
+        """Path of the containing file, for messages."""
 
     @property
     def name(self) -> str:
-        """Its name there."""
+        """Name in the containing file."""
 
     def read(self) -> bytes:
-        """Its content; raises `InputError` if it is damaged."""
+        """Content of the image file; raises `InputError` if it is damaged."""
 
 
 @dataclass
 class Listing:
-    """The images of one split, in order."""
+    """Images of one split, in order."""
 
     members: list[Member] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     renditions: list[str] = field(default_factory=list)
-    """Of each image, where the set tells them apart; else empty."""
+    """Rendition of each image if the set labels them; else empty."""
 
     def add(self, member: Member, label: int) -> None:
         self.members.append(member)
@@ -44,25 +44,25 @@ class Contents:
     """Classes and splits of a data set."""
 
     classes: tuple[str, ...]
-    """Names in the order of the labels: WordNet ids where there are any, for they are what sets have in common."""
+    """Names in the order of the labels: WordNet ids if available, because sets have these in common."""
     splits: Mapping[str, Listing]
     squashed: bool = False
-    """Whether each image is first resized to a square, its aspect not kept."""
+    """True if each image is first resized to a square, without keeping its aspect ratio."""
     rendered: bool = False
-    """Whether what it is measured on are renditions of these photographs."""
+    """True if it is measured on renditions of these photographs."""
 
 
 def refuse_unplaced(archive: Archive, listings: Iterable[Listing], where: str, spared: Callable[[str], bool] = lambda name: False) -> None:
-    """Refuse an archive that holds an image which would be left out without a word.
+    """Refuse an archive with an image that would silently be left out.
 
     Parameters
     ----------
     archive, listings
-        What is in it, and what of that is taken.
+        Archive, and the listings of the images that are used.
     where
-        Where images are looked for; for the message.
+        Expected location of images, for the message.
     spared
-        Whether an image is left out on purpose.
+        Returns True for an image that is left out on purpose.
 
     Raises
     ------
@@ -76,12 +76,12 @@ def refuse_unplaced(archive: Archive, listings: Iterable[Listing], where: str, s
 
 
 def require_every_class(path: Path, contents: Contents) -> Contents:
-    """Refuse a split without images, and a class without images in a split; gives the contents back.
+    """Refuse a split without images, and a class without images in a split; return the contents.
 
     Raises
     ------
     InputError
-        If there is one.
+        If there is such a split or class.
     """
     for split, listing in contents.splits.items():
         if missing := sorted(set(range(len(contents.classes))) - set(listing.labels)):

@@ -1,7 +1,7 @@
-"""Croissant: a prepared set described for machines, in the vocabulary of MLCommons (version 1.0), with a table of its images.
+"""Croissant description of a prepared set for machines, in the vocabulary of MLCommons (version 1.0), with a table of its images.
 
-The table says of each image where it stands, its label and class, its name in the source, and the sha256 of its source file; the metadata
-say what the columns are and where the source files come from. No image is in either.
+The table gives for each image its index, label and class, name in the source, and the sha256 of its source file; the metadata
+describe the columns and the origin of the source files. Neither contains an image.
 """
 
 import csv
@@ -37,18 +37,18 @@ CONTEXT: dict[str, Any] = {
     )
 }
 TYPES = dict.fromkeys(("index", "label", "source", "id", "height", "width", "trainable"), "sc:Integer")
-"""Of the columns that hold no text."""
+"""Types of the columns that do not hold text."""
 MEANINGS = {
     "index": "Index of the image in its split, from 0.",
     "label": "Number of its class, from 0, in the order of the prepared set.",
     "class": "Name of its class: a WordNet id where the set has them.",
     "name": "Name of its file in the source.",
     "rendition": "Kind of rendition that it is.",
-    "source": "Row, from 0, of the image that it is made from in the source file.",
+    "source": "Row, from 0, of its source image in the source file.",
     "id": "Number of the image in the source.",
     "height": "Height of the image in pixels.",
     "width": "Width of the image in pixels.",
-    "trainable": "Number of its instances that are no crowds, which a detector is trained on.",
+    "trainable": "Number of its instances that are not crowds, which a detector is trained on.",
     "sha256": "Digest of its source file, or of its pixels where the source holds an array.",
 }
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -67,9 +67,9 @@ def write_croissant(pack: Pack, dataset: DatasetConfig, folder: Path) -> None:
     Parameters
     ----------
     pack, dataset
-        The prepared set, and its entry in the registry.
+        Prepared set, and its entry in the registry.
     folder
-        Where the files go.
+        Output folder.
     """
     tables = {}
     for name in pack.manifest["splits"]:
@@ -96,7 +96,7 @@ def _rows(pack: Pack, split: str, labelled: bool) -> Iterator[list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A name as text, a digest in hexadecimal, a number as it is."""
+    """Convert a name to text and a digest to hexadecimal; keep a number."""
     if value.ndim:
         return bytes(value).hex()
     plain = value.item()
@@ -104,7 +104,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(cell: Any) -> Any:
-    """Text that no program for tables takes for a formula: a name is a stranger's choice."""
+    """Escape text that spreadsheet programs would take for a formula: names are untrusted."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
@@ -126,7 +126,7 @@ def _metadata(pack: Pack, dataset: DatasetConfig, folder: Path, tables: dict[str
 
 
 def _sources(pack: Pack, dataset: DatasetConfig) -> Iterator[dict[str, Any]]:
-    """The source files; one that has no address is named by its path in the project."""
+    """Source files; a file without an address is named by its path in the project."""
     seen = pack.manifest["source"].get("files", {})
     for file in dataset.files:
         facts: dict[str, Any] = {

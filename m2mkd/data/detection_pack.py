@@ -1,6 +1,6 @@
-"""Packed sets for detection: images as any packed set has them, and beside them a line of annotations for each.
+"""Packed sets for detection: images as in any packed set, and a line of annotations for each.
 
-A split has, beyond its images, ``SPLIT.annotations.jsonl``, and in ``SPLIT.starts.npy`` where the line of each image begins.
+In addition to its images, a split has ``SPLIT.annotations.jsonl``, and ``SPLIT.starts.npy`` with the start of each image's line.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,14 +22,14 @@ from m2mkd.files import require_file
 
 @dataclass(frozen=True)
 class DetectionSource:
-    """What a split for detection is packed from."""
+    """Source that a detection split is packed from."""
 
     images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
-    """Images from an index on, as those of `SplitSource`."""
+    """Images from a given index, as in `SplitSource`."""
     table: AnnotationTable | StoredTable
     """Their instances."""
     attributes: Mapping[str, NDArray[Any]]
-    """Facts on each image, (N,) each: ``id`` in the source, ``height`` and ``width`` in pixels, and ``name`` of its file, if it has one."""
+    """Properties of each image, (N,) each: ``id`` in the source, ``height`` and ``width`` in pixels, and ``name`` of its file, if any."""
     storage: str = ENCODED
     final: bool = False
 
@@ -37,7 +37,7 @@ class DetectionSource:
         return len(self.table.trainable)
 
     def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]:
-        """Write the annotations, and give what the manifest says of them."""
+        """Write the annotations, and return their entry in the manifest."""
         with (folder / f"{split}.annotations.jsonl").open("wb") as file:
             starts = self.table.write(file)
         np.save(folder / f"{split}.starts.npy", starts)
@@ -55,37 +55,37 @@ class DetectionSource:
 
 @dataclass(frozen=True)
 class DetectionSplit:
-    """One split of a set for detection, of N images."""
+    """Split of a detection set with N images."""
 
     images: Any
-    """By index: an array uint8 (N, H, W, 3), memory-mapped; or encoded images, of any size."""
+    """Images by index: an array uint8 (N, H, W, 3), memory-mapped; or encoded images, of any size."""
     attributes: Mapping[str, NDArray[Any]]
-    """Facts on each image, (N,) each, as `DetectionSource` has them; and ``trainable``, the number of instances that are trained on."""
+    """Properties of each image, (N,) each, as in `DetectionSource`; and ``trainable``, the number of instances that are trained on."""
     path: Path
     """File of the annotations."""
     starts: NDArray[np.int64]
-    """Where the line of each image begins in it, and where the last one ends, (N + 1,)."""
+    """Start of each image's line in it, and the end of the last one, (N + 1,)."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def first(self, count: int) -> "DetectionSplit":
-        """The first images, not read yet."""
+        """First images, not read yet."""
         images = self.images.first(count) if isinstance(self.images, EncodedImages) else self.images[:count]
         attributes = {name: values[:count] for name, values in self.attributes.items()}
         return replace(self, images=images, attributes=attributes, starts=self.starts[: count + 1])
 
     @property
     def trainable(self) -> NDArray[np.int64]:
-        """Indices of the images that a detector is trained on: those with an instance that is no crowd."""
+        """Indices of the images that a detector is trained on: those with an instance that is not a crowd."""
         return np.flatnonzero(self.attributes["trainable"])
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """An image, uint8 (H, W, 3)."""
+        """Image, uint8 (H, W, 3)."""
         return np.asarray(self.images[index : index + 1][0])
 
     def instances(self, index: int) -> tuple[Instance, ...]:
-        """All that is annotated of an image, crowds too."""
+        """All annotations of an image, including crowds."""
         start, end = self.starts[index : index + 2].tolist()
         with self.path.open("rb") as file:
             file.seek(start)
@@ -93,12 +93,12 @@ class DetectionSplit:
         try:
             return instances_of(line)
         except (ValueError, TypeError) as error:
-            raise damaged(self.path, f"is damaged: its line {index + 1} holds no instances ({error})", self.path.parent) from None
+            raise damaged(self.path, f"is damaged: its line {index + 1} does not hold instances ({error})", self.path.parent) from None
 
     def sample(self, index: int) -> Sample:
-        """An image with the instances that are trained on."""
+        """Image with the instances that are trained on."""
         kept = [instance for instance in self.instances(index) if instance.trainable]
-        # In single precision, as released: of its sum the transforms take what they are given, to the bit.
+        # In single precision, as released: the transforms use its exact sum.
         boxes = np.array([instance.bbox for instance in kept], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         classes = np.array([instance.label for instance in kept], np.int64)
@@ -106,16 +106,16 @@ class DetectionSplit:
 
 
 def detection_split(pack: Pack, name: str) -> DetectionSplit:
-    """A split of a packed set; what it holds stays on disk until it is read.
+    """Split of a packed set; its content stays on disk until it is read.
 
     Raises
     ------
     InputError
-        If the set has no such split, or labels in place of instances, or is damaged.
+        If the set has no such split, or labels instead of instances, or is damaged.
     """
     facts = pack.facts(name)
     if "instances" not in facts:
-        raise InputError(f"{pack.folder}: the images of {pack.name} have a label in place of boxes; name a set for detection")
+        raise InputError(f"{pack.folder}: the images of {pack.name} have labels instead of boxes; name a set for detection")
     starts = pack.array(name, "starts", "i", (facts["images"] + 1,))
     path = pack.folder / f"{name}.annotations.jsonl"
     if starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] != require_file(path).st_size:

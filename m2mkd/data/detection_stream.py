@@ -1,6 +1,6 @@
-"""The images that a detector trains on and is measured on.
+"""Image streams for training and measuring a detector.
 
-Everything random depends on (data set, protocol, replicate) and on the epoch and the image; never on the number of workers or of ranks.
+All randomness depends on (data set, protocol, replicate), the epoch and the image; never on the number of workers or of ranks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,23 +28,23 @@ from m2mkd.signals import end_with_parent
 
 @dataclass(frozen=True)
 class Target:
-    """The G instances of one image, of which there may be none."""
+    """Instances of one image, G of them, possibly none."""
 
     boxes: Tensor
     """float32, (G, 4): x0 y0 x1 y1 in pixels."""
     classes: Tensor
     """int64, (G,), from 0."""
     masks: Sequence[Polygons] | Tensor
-    """Their outlines; or bitmaps, bool (G, H, W), on the device of the boxes, where some instance has no outline."""
+    """Outlines of the instances; or bitmaps, bool (G, H, W), on the device of the boxes, if some instance has no outline."""
     seed: int = 0
-    """Of what training draws for the image: which anchors and regions are in the loss."""
+    """Seed of the image's random draws in training: the anchors and regions of the loss."""
 
     def __len__(self) -> int:
         return len(self.classes)
 
 
 class DetectionBatch(NamedTuple):
-    """A training batch of B images: this rank's part of the global one."""
+    """Training batch of B images: this rank's part of the global batch."""
 
     images: list[Tensor]
     """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
@@ -53,23 +53,23 @@ class DetectionBatch(NamedTuple):
     """int64, (B,), index of each image in its split."""
 
     def to(self, device: torch.device) -> "DetectionBatch":
-        """The same; the stream has brought it to its device."""
+        """Return the batch, which the stream has already moved to its device."""
         return self
 
     def parts(self, count: int) -> Iterator["DetectionBatch"]:
-        """Parts for the accumulation of gradients; part m of M of rank r of R is what rank r M + m of R M would hold."""
+        """Parts for the accumulation of gradients; part m of M of rank r of R equals that of rank r M + m of R M."""
         for number in range(count):
             here = rank_block(len(self.images), number, count)
             yield DetectionBatch(self.images[here], self.targets[here], self.ids[here])
 
 
 class DetectionEvalBatch(NamedTuple):
-    """A batch of at most B images to measure on."""
+    """Batch of at most B images to measure on."""
 
     images: list[Tensor]
     """uint8, (3, H, W), red first, of B sizes, neither normalised nor padded."""
     sizes: list[tuple[int, int]]
-    """Height and width in pixels of each image as it was annotated, which detections have to be scaled to."""
+    """Height and width in pixels of each annotated image, to which detections have to be scaled."""
     ids: Tensor
     """int64, (B,), index of each image in its split."""
 
@@ -80,28 +80,28 @@ class DetectionStream(EpochStream["_Loaded", DetectionBatch]):
     Parameters
     ----------
     split
-        Where the images come from.
+        Source of the images.
     indices
-        Which of them are used, (N,); see `DetectionSplit.trainable`.
+        Indices of the images to use, (N,); see `DetectionSplit.trainable`.
     batch_size
-        Images of the global batch; what does not fill one is dropped from an epoch.
+        Images of the global batch; an incomplete batch is dropped from an epoch.
     config
         Augmentation.
     names
-        (data set, protocol, replicate): what everything random is derived from.
+        (data set, protocol, replicate), from which all randomness is derived.
     workers
-        Processes that prepare batches; none: the calling one. The batches are the same.
+        Processes that prepare batches; 0: the calling process. The batches are the same.
     device
-        Where images, boxes and classes come to lie.
+        Device of images, boxes and classes.
     rank, ranks
-        Which part of every global batch is made here, and of how many.
+        Part of every global batch that is made here, and the number of parts.
     updates
-        Batches of all epochs together, the last of which may be cut short; none: there is no end.
+        Number of batches over all epochs; the last epoch may be cut short. None: no limit.
 
     Raises
     ------
     InputError
-        If there are fewer images than one batch holds, or a batch cannot be divided among the ranks.
+        If there are fewer images than a batch holds, or a batch cannot be divided among the ranks.
     """
 
     def __init__(
@@ -123,12 +123,12 @@ class DetectionStream(EpochStream["_Loaded", DetectionBatch]):
 
 
 def rank_block(size: int, part: int, parts: int) -> slice:
-    """Places of a batch that one of its parts holds.
+    """Positions in a batch that one of its parts holds.
 
     Raises
     ------
     InputError
-        If ``size`` is no multiple of ``parts``.
+        If ``size`` is not a multiple of ``parts``.
     """
     if size % parts:
         wanted = f"{size // parts * parts or parts} or {(size // parts + 1) * parts}"
@@ -139,20 +139,20 @@ def rank_block(size: int, part: int, parts: int) -> slice:
 def detection_eval_batches(
     split: DetectionSplit, config: DetectionInput, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> Iterator[DetectionEvalBatch]:
-    """All images of a split in order, resized for evaluation, none dropped; of several ranks, each has every so many-th batch.
+    """All images of a split in order, resized for evaluation, without dropping any; each of several ranks has every ``ranks``-th batch.
 
     Parameters
     ----------
     split
-        What is measured on; images without an instance too.
+        Split to measure on, including images without instances.
     config
         Size in evaluation.
     batch_size
-        Images in a batch; the last one of all may have fewer.
+        Images per batch; the last batch may have fewer.
     rank, ranks
-        Which batches are made here, and of how many.
+        Rank whose batches are made here, and the number of ranks.
     workers
-        Processes that decode and resize beside this one.
+        Additional processes that decode and resize.
     """
     starts = range(rank * batch_size, len(split), ranks * batch_size)
     loader = DataLoader(
@@ -162,16 +162,16 @@ def detection_eval_batches(
         collate_fn=as_it_is,
         num_workers=workers,
         worker_init_fn=end_with_parent,
-        generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
+        generator=torch.Generator().manual_seed(0),  # otherwise the loader would draw from the global one
     )
     return (DetectionEvalBatch(_apart(pixels, shapes), sizes, ids) for pixels, shapes, sizes, ids in refused_in_one_line(iter(loader)))
 
 
 class _Loaded(NamedTuple):
-    """A batch on its way from the process that loads it: in few tensors, each of which takes a file descriptor to hand over."""
+    """Batch on its way from the loading process, in few tensors, because each takes a file descriptor to pass."""
 
     pixels: Tensor
-    """uint8, of all images one after the other."""
+    """uint8, all images in sequence."""
     shapes: list[tuple[int, int]]
     """Height and width of each image."""
     boxes: Tensor
@@ -203,7 +203,7 @@ class _Training(Dataset[_Loaded]):
 
 
 class _Evaluation(Dataset[tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]], Tensor]]):
-    """Makes the batch that begins at an image."""
+    """Makes the batch that begins at a given image."""
 
     def __init__(self, split: DetectionSplit, config: DetectionInput, batch_size: int):
         self._split, self._config, self._batch_size = split, config, batch_size
@@ -235,7 +235,7 @@ def _masks(segmentations: Sequence[Segmentation], height: int, width: int, devic
 
 
 def _together(images: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Images (H, W, 3) as one line of pixels, channel by channel, and the height and width of each."""
+    """Images (H, W, 3) as one sequence of pixels, channel by channel, and the height and width of each."""
     shapes = [(image.shape[0], image.shape[1]) for image in images]
     pixels = torch.empty(sum(image.size for image in images), dtype=torch.uint8)
     for place, image in zip(_apart(pixels, shapes), images, strict=True):

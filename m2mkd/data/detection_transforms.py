@@ -1,4 +1,4 @@
-"""What is done to the images of a detector: in training by random draws, in evaluation without any (detection.md 2)."""
+"""Image transforms of a detector: random in training, deterministic in evaluation (detection.md 2)."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from m2mkd.data.samples import Sample, clipped, cropped, flipped, resized, with_
 
 
 class Generator(Protocol):
-    """What draws: numpy's new generators and its old ones alike."""
+    """Random generator: common interface of numpy's new and old generators."""
 
     def uniform(self, low: float, high: float) -> float: ...
 
@@ -15,34 +15,34 @@ class Generator(Protocol):
 
 
 def shortest_edge_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
-    """Height and width with ``shorter`` pixels on the shorter side, or fewer where the longer one would have more than ``longest``."""
+    """Height and width with ``shorter`` pixels on the shorter side, or fewer if the longer side would exceed ``longest``."""
     scale = shorter / min(height, width)
     high, wide = (shorter, scale * width) if height < width else (scale * height, shorter)
     if max(high, wide) > longest:
-        # In two steps, as released: in one the rounding would differ for some sizes.
+        # In two steps, as released: in a single step the rounding would differ for some sizes.
         scale = longest / max(high, wide)
         high, wide = high * scale, wide * scale
     return int(high + 0.5), int(wide + 0.5)
 
 
 def fitted_size(height: int, width: int, target: int, scale: float) -> tuple[int, int]:
-    """Height and width such that the longer side has ``scale`` times ``target`` pixels, rounded half to even; at least one each."""
+    """Height and width for which the longer side has ``scale`` times ``target`` pixels, rounded half to even; at least one each."""
     factor = min(target * scale / height, target * scale / width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def augmented(sample: Sample, augmentation: ShortestEdge | ScaleJitter, generator: Generator) -> Sample:
-    """A training sample, whose instances may all have gone.
+    """Augmented training sample, possibly without any instances left.
 
     Parameters
     ----------
     sample
-        As it is annotated, without crowds.
+        Annotated sample, without crowds.
     augmentation
-        What is done.
+        Augmentation to apply.
     generator
-        Draws a length and whether to flip (`ShortestEdge`); or whether to flip, a factor, and the place of the window, one number for
-        both axes (`ScaleJitter`).
+        Draws a length and a flip (`ShortestEdge`); or a flip, a factor, and the position of the window as one number for both axes
+        (`ScaleJitter`).
     """
     if isinstance(augmentation, ShortestEdge):
         size = shortest_edge_size(*sample.size, int(generator.choice(augmentation.sizes)), augmentation.longest)

@@ -1,4 +1,4 @@
-"""The handwritten digits that ship with scikit-learn, at any size."""
+"""Handwritten digits that come with scikit-learn, at any size."""
 
 import hashlib
 import importlib.util
@@ -21,12 +21,12 @@ TRAIN_SHARE = 0.8
 
 
 def prepare_digits(name: str, dataset: DatasetConfig, image_size: int) -> Content:
-    """The digits as RGB images, with a fixed split stratified by class (80 % to train).
+    """Prepare the digits as RGB images, with a fixed split stratified by class (80 % to train).
 
     Raises
     ------
     InputError
-        If the source is absent or is not the registered file.
+        If the source is missing or differs from the registered file.
     """
     images, labels, source = read_digits(name, dataset)
     train, val = split_digits(labels)
@@ -38,7 +38,7 @@ def prepare_digits(name: str, dataset: DatasetConfig, image_size: int) -> Conten
 
 
 def read_digits(name: str, dataset: DatasetConfig) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
-    """The source images (1797, 8, 8), grey from 0 to 255, their labels (1797,), and where they come from."""
+    """Source images (1797, 8, 8), grey from 0 to 255, their labels (1797,), and their origin."""
     path = _source_file(name)
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -61,7 +61,7 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def enlarged(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """One grey image (8, 8) as RGB (side, side, 3), bicubic."""
+    """Grey image (8, 8) as RGB (side, side, 3), bicubic."""
     return np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
 
 
@@ -72,5 +72,5 @@ def _enlarged(images: NDArray[np.uint8], chosen: NDArray[np.int64], side: int, s
 def _source_file(name: str) -> Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise InputError(f"{name}: scikit-learn, which ships the digits, is not installed; install the extra 'pipeline'")
+        raise InputError(f"{name}: scikit-learn, which contains the digits, is not installed; install the extra 'pipeline'")
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"

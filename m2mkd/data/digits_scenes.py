@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits: a small set for detection and segmentation, made without a download (detection-small.md)."""
+"""Scenes of handwritten digits: a small detection and segmentation set, made without a download (detection-small.md)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,45 +19,45 @@ from m2mkd.seeds import derive_seed
 
 SCENES = {"train": 800, "val": 100}
 CANVAS = 64
-"""Side in pixels that the lengths here are stated for."""
+"""Side in pixels that the lengths here refer to."""
 DIGITS = (1, 3)
-"""Fewest and most digits that are put on a scene."""
+"""Minimum and maximum number of digits on a scene."""
 SIDES = (18, 32)
 """Smallest and largest side of a digit in pixels."""
 GROUND, RAMP, NOISE = 50, 30, 6
-"""Lightest base colour of the ground; most that it rises or falls along an axis; standard deviation of the noise. Of 255 each."""
+"""Lightest base colour of the ground; maximum rise or fall along an axis; standard deviation of the noise. Of 255 each."""
 INK = (150, 255)
 """Darkest and lightest ink."""
 INSIDE = 0.25
-"""Least share of ink of a pixel that belongs to a digit."""
+"""Minimum ink of a pixel that belongs to a digit, 0 to 1."""
 LEFT = 0.8
-"""Least share of its pixels that a digit keeps when others are put over it."""
+"""Minimum share of its pixels that a digit keeps when others cover it."""
 TRIES = 20
 SMALLEST_SCENE = 16
-"""Side in pixels of a scene whose digits have four or more."""
+"""Side in pixels of a scene whose digits are at least four pixels wide."""
 
 
 class Digit(NamedTuple):
-    """A digit on a scene."""
+    """Digit on a scene."""
 
     source: int
-    """Its row in the source file."""
+    """Row in the source file."""
     pixels: int
-    """Number of its pixels, hidden ones too."""
+    """Number of pixels, including hidden ones."""
     mask: NDArray[np.bool_]
-    """Its pixels that are seen, (S, S)."""
+    """Visible pixels, (S, S)."""
 
 
 def prepare_scenes(name: str, dataset: DatasetConfig, image_size: int) -> Content:
-    """Scenes with one to three digits, which may cover one another a little; no digit is in both splits.
+    """Prepare scenes with one to three digits, which may overlap slightly; no digit is in both splits.
 
     Raises
     ------
     InputError
-        If the source is absent or is not the registered file, or the scenes are too small for digits.
+        If the source is missing or differs from the registered file, or the scenes are too small for digits.
     """
     if image_size < SMALLEST_SCENE:
-        raise InputError(f"{name}@{image_size}: no digit can be seen at that size; take at least {name}@{SMALLEST_SCENE}")
+        raise InputError(f"{name}@{image_size}: no digit is visible at that size; use at least {name}@{SMALLEST_SCENE}")
     grey, labels, source = read_digits(name, dataset)
     splits = {}
     number = 0
@@ -82,23 +82,23 @@ def prepare_scenes(name: str, dataset: DatasetConfig, image_size: int) -> Conten
 
 
 def scene(grey: NDArray[np.uint8], chosen: NDArray[np.int64], size: int, *names: str | int) -> tuple[NDArray[np.uint8], list[Digit]]:
-    """One scene, the same whatever others there are.
+    """Make one scene, independent of all other scenes.
 
     Parameters
     ----------
     grey
         Digits, (N, 8, 8), from 0 to 255.
     chosen
-        Those that may be on it.
+        Candidates for the scene.
     size
-        Side S of the scene in pixels; everything on it grows along.
+        Side S of the scene in pixels; everything on it scales with it.
     names
-        What it is drawn from: name of the set, split and index.
+        Names that seed the scene: name of the set, split and index.
 
     Returns
     -------
     tuple
-        The image, uint8 (S, S, 3), and its digits from the lowest to the uppermost.
+        Image, uint8 (S, S, 3), and its digits from the lowest to the topmost.
     """
     generator = np.random.default_rng(derive_seed("data", *names))
     canvas = _ground(generator, size)
@@ -122,7 +122,7 @@ def scene(grey: NDArray[np.uint8], chosen: NDArray[np.int64], size: int, *names:
 
 
 def _ground(generator: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """A colour that changes evenly along both axes, (S, S, 3)."""
+    """Colour that changes evenly along both axes, (S, S, 3)."""
     base, across, down = generator.uniform(0, GROUND, 3), generator.uniform(-RAMP, RAMP, 3), generator.uniform(-RAMP, RAMP, 3)
     along = np.linspace(0, 1, size)[:, None]
     return base + along * across + along[:, None] * down

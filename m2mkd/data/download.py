@@ -1,4 +1,4 @@
-"""Downloading a file: taken up where it was cut off, and never more of it than was to be expected, whatever the server says."""
+"""Download of a file: resumed after an interruption, and never larger than expected, whatever the server says."""
 
 import http.client
 import re
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 FRUITLESS_ATTEMPTS = 5
-"""Attempts in a row that bring nothing, after which it is given up."""
+"""Consecutive attempts without progress after which the download is given up."""
 MOST_ATTEMPTS = 1000
-"""The same for those that bring something each time, and never all."""
+"""Attempts with progress but without completion after which the download is given up."""
 PAUSE = 1.0
-"""Seconds before the first new attempt; doubled with each that brings nothing."""
+"""Seconds before the first new attempt; doubled after each one without progress."""
 TIMEOUT = 60
 SPEED_WINDOW, SPEED_BYTES = 300, 1 << 16
-"""Seconds, and bytes that must come in them."""
+"""Seconds, and the minimum bytes that must arrive in them."""
 REDIRECTS = 10
 PASSING_STATUS = {408, 425, 429}
-"""Refusals that pass: the server had to wait, or is asked too often. Those from 500 on pass, too."""
+"""Temporary refusals: the server timed out, or gets too many requests. Those from 500 are temporary too."""
 CHUNK_BYTES = 1 << 16
 UNCHECKED = 1 << 26
-"""Bytes of an answer of unknown length after which it is looked how much room is left."""
+"""Bytes of an answer of unknown length after which free space is checked."""
 RESERVE = 1 << 30
-"""Room that such an answer has to leave."""
+"""Free space that such an answer has to leave."""
 MARK = re.compile(r'"[\x21\x23-\x7e]{0,200}"|[A-Za-z0-9:, +-]{1,40}')
-"""What marks a version of a file: an entity tag that is not weak, or a date."""
+"""Headers that mark a version of a file: a strong entity tag, or a date."""
 
 
 class _PassingError(Exception):
-    """What a new attempt may overcome."""
+    """Error that a new attempt may overcome."""
 
 
 class _Patience:
-    """Counts the attempts of a download that bring nothing."""
+    """Counter of the attempts of a download that make no progress."""
 
     def __init__(self, partial: Path, pause: float):
         self.partial, self.pause = partial, pause
@@ -66,23 +66,23 @@ class _Patience:
 
 
 def download(url: str, partial: Path, title: str, largest: int, pause: float) -> None:
-    """Bring a file to ``partial``, going on where an earlier attempt ended, also one of an earlier process.
+    """Download a file to ``partial``, resuming after an earlier attempt, also one of an earlier process.
 
     Parameters
     ----------
     url, partial
-        From where, and to where.
+        Source address and target path.
     title
-        What is shown on a terminal.
+        Title in the progress display.
     largest
-        Bytes that it may have.
+        Maximum bytes of the file.
     pause
-        Seconds before a dropped connection is taken up again.
+        Seconds before a dropped connection is resumed.
 
     Raises
     ------
     InputError
-        If the server refuses, sends something else than the file, or more than it may have, or does not answer.
+        If the server refuses, sends something other than the file, sends too much, or does not answer.
     OSError
         If the file cannot be written.
     """
@@ -96,14 +96,14 @@ def download(url: str, partial: Path, title: str, largest: int, pause: float) ->
         try:
             retrying(_attempt, url, partial, largest, shown)
         except _PassingError as failure:
-            kept = f"{_size(partial)} bytes are kept, the same command goes on from there"
+            kept = f"{_size(partial)} bytes are kept, the same command resumes from there"
             raise InputError(f"{_public(url)}: {failure}, {patience.fruitless} times; {kept}") from None
         except InputError as refused:
             raise InputError(str(refused).replace(url, _public(url))) from None
 
 
 def answers(url: str) -> bool:
-    """Whether a server says that it has a file; what is wrong otherwise is told by the download."""
+    """True if a server says that it has a file; the download itself reports any other error."""
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -115,55 +115,55 @@ def answers(url: str) -> bool:
 
 
 def _public(url: str) -> str:
-    """An address without the name and password of who asks there."""
+    """Address without the name and password of the user."""
     return re.sub("(?<=//)[^/]*@", "", url)
 
 
 def version_mark(partial: Path) -> Path:
-    """Where it is kept of which version of the file, by the server's mark, a part is."""
+    """Path of the partial download's ETag."""
     return partial.with_name(f"{partial.name}.etag")
 
 
 def forget(partial: Path) -> None:
-    """Remove a part and its mark."""
+    """Remove a partial download and its ETag."""
     for path in (partial, version_mark(partial)):
         path.unlink(missing_ok=True)
 
 
 def _attempt(url: str, partial: Path, largest: int, shown: Callable[[int, int | None], None]) -> None:
-    """One attempt; here the errors of the libraries that talk to servers become one line, or a reason to try again."""
+    """Make one attempt; errors of the network libraries become one line, or a reason to try again."""
     import requests
     from urllib3.exceptions import HTTPError
 
     try:
         _transfer(url, partial, largest, shown)
-    except ValueError as error:  # of an address, or of headers that no request or answer may have
-        raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the address") from None
+    except ValueError as error:  # invalid address, or invalid headers of a request or an answer
+        raise InputError(f"{url}: the request failed ({str(error)[:200]}); check the address") from None
     except (requests.RequestException, HTTPError, http.client.HTTPException) as error:
         raise _PassingError(type(error).__name__) from None
     except OSError as error:
-        if error.errno is None:  # of the settings of this user, and not of the file that is written
-            raise InputError(f"{url}: cannot be asked ({str(error)[:200]}); check the settings of your network") from None
+        if error.errno is None:  # error in the user's settings, not in the written file
+            raise InputError(f"{url}: the request failed ({str(error)[:200]}); check the settings of your network") from None
         raise
 
 
 def _transfer(url: str, partial: Path, largest: int, shown: Callable[[int, int | None], None]) -> None:
     there = _size(partial)
-    # A part is only continued if the server still has the same file; without a mark of it a server may only be asked for all of it.
+    # A partial download is only continued if the server still has the same file; without a version mark the whole file is requested.
     mark = _kept_mark(partial) if there else ""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-", "If-Range": mark} if mark else {})
     with _answer(url, headers) as answer:
         range_ = answer.headers.get("Content-Range", "")
         if mark and answer.status_code == 416:
             if range_ == f"bytes */{there}":
-                return  # an earlier process was killed when it had all of it
+                return  # an earlier process was killed after the download was complete
             forget(partial)
             raise _PassingError("the server has another file")
         _require_success(url, answer)
         continued = answer.status_code == 206
         if continued and not range_.startswith(f"bytes {there}-"):
             forget(partial)
-            raise _PassingError("the server goes on at another place")
+            raise _PassingError("the server resumes at another position")
         there = there if continued else 0
         length = answer.headers.get("Content-Length", "")
         coming = int(length) if re.fullmatch("[0-9]{1,100}", length) else None
@@ -172,7 +172,7 @@ def _transfer(url: str, partial: Path, largest: int, shown: Callable[[int, int |
             raise _too_long(url, total, largest)
         _require_space(url, partial, coming or 0)
         with partial.open("ab" if continued else "wb") as file:
-            version_mark(partial).write_text(_mark_of(answer))  # not before what is of another version has gone
+            version_mark(partial).write_text(_mark_of(answer))  # only after data of another version are removed
             for chunk in _chunks(url, partial, answer, endless=total is None):
                 there += len(chunk)
                 if there > largest:
@@ -186,12 +186,12 @@ def _transfer(url: str, partial: Path, largest: int, shown: Callable[[int, int |
 
 @contextmanager
 def _answer(url: str, headers: dict[str, str]) -> Iterator["requests.Response"]:
-    """The answer to a request, not read yet; that of another address where the server refers to one."""
+    """Answer to a request, not read yet; redirects are followed."""
     import requests
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: requests.Response) -> None:
-            """None: `requests` would read what stands beside a reference to another address, however much that is."""
+            """Return None: `requests` would read the body of a redirect, however large."""
 
     with Session() as session:
         for _ in range(REDIRECTS):
@@ -202,8 +202,8 @@ def _answer(url: str, headers: dict[str, str]) -> Iterator["requests.Response"]:
                     return
             url = urljoin(url, target.encode("latin-1").decode(errors="replace"))
             if urlsplit(url).scheme not in ("http", "https"):
-                raise InputError(f"{url}: is where the server refers to, and no address of the web; check the address")
-    raise InputError(f"{url}: refers to another address again and again; check the address")
+                raise InputError(f"{url}: the server redirects here, but this is not a web address; check the address")
+    raise InputError(f"{url}: redirects too often; check the address")
 
 
 def _require_success(url: str, answer: "requests.Response") -> None:
@@ -219,15 +219,15 @@ def _require_success(url: str, answer: "requests.Response") -> None:
 
 
 def _chunks(url: str, partial: Path, answer: "requests.Response", endless: bool) -> Iterator[bytes]:
-    """What comes, as it comes, as long as it comes at any speed; where nobody says how long it is, as long as there is room."""
+    """Chunks as they arrive, at a minimum speed; if the length is unknown, only while there is free space."""
     start, came, unchecked = time.monotonic(), 0, 0
-    # Not decoded, whatever the answer says, and not put together to chunks, of which a part would be lost with the connection.
+    # Neither decoded nor joined to fixed chunks, of which a part would be lost with the connection.
     while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=False):
         yield chunk
         came, unchecked = came + len(chunk), unchecked + len(chunk)
         if time.monotonic() - start > SPEED_WINDOW:
             if came < SPEED_BYTES:
-                raise _PassingError(f"{came} bytes came in {SPEED_WINDOW} seconds")
+                raise _PassingError(f"only {came} bytes arrived in {SPEED_WINDOW} seconds")
             start, came = time.monotonic(), 0
         if endless and unchecked > UNCHECKED:
             _require_space(url, partial, RESERVE)
@@ -235,7 +235,7 @@ def _chunks(url: str, partial: Path, answer: "requests.Response", endless: bool)
 
 
 def _mark_of(answer: "requests.Response") -> str:
-    """Mark of the version that an answer is of; a weak one does not promise the same bytes, and a server must not continue by it."""
+    """Version mark of an answer; a weak one does not guarantee the same bytes, so it must not be used to continue."""
     marks = (answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
     return next((mark for mark in marks if MARK.fullmatch(mark)), "")
 
@@ -263,7 +263,7 @@ def _require_space(url: str, partial: Path, coming: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if coming > free:
         coming_, free_ = (decimal(size) for size in (coming, free))
-        raise InputError(f"{url}: {coming_} are to come, but only {free_} are free in {partial.parent}; free space there")
+        raise InputError(f"{url}: {coming_} are still to come, but only {free_} are free in {partial.parent}; free space there")
 
 
 @contextmanager

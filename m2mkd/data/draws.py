@@ -1,4 +1,4 @@
-"""Which images, and which views of them, come together in a batch and in the parts of one."""
+"""Draws of images and their views for a batch, and for the parts of a batch."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,41 +11,41 @@ from m2mkd.seeds import derive_seed
 
 
 class Draw(NamedTuple):
-    """Which images one batch holds."""
+    """Images of one batch."""
 
     epoch: int
     step: int
     samples: NDArray[np.int64]
     """Index of each image in the split."""
     repeats: NDArray[np.int64]
-    """Which view of the image it is, from 0."""
+    """View of each image, from 0."""
 
 
 class Order:
-    """The draws of every epoch of a stream.
+    """Draws of every epoch of a stream.
 
-    With repeated augmentation the views of an image follow each other in the global order, so that they are in one batch, or in two
-    (vmoe.md 4.1); which rank has which of them is of no effect on the batch.
+    With repeated augmentation, the views of an image are consecutive in the global order, so that they are in one batch, or in two
+    (vmoe.md 4.1); their distribution among ranks has no effect on the batch.
 
     Parameters
     ----------
     indices
-        Images that are used, (N,).
+        Images to use, (N,).
     batch_size
-        Images of the global batch; what does not fill one is dropped from an epoch.
+        Images of the global batch; an incomplete batch is dropped from an epoch.
     names
-        What everything random is derived from.
+        Names from which all randomness is derived.
     part
         Indices of the global batch that are drawn here.
     repeats
         Views of each image.
     updates
-        Batches of all epochs together, the last of which may be cut short; none: there is no end.
+        Number of batches over all epochs; the last epoch may be cut short. None: no limit.
 
     Raises
     ------
     InputError
-        If there are fewer images than one batch holds.
+        If there are fewer images than a batch holds.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Order:
         self._batch_size, self._names, self._part, self._repeats, self._updates = batch_size, names, part, repeats, updates
 
     def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
-        """Those of an epoch, from a step on."""
+        """Draws of an epoch, from a given step."""
         order = np.random.default_rng(derive_seed(*self._names, "order", epoch)).permutation(self._indices)
         samples, repeats = views(order, self._repeats)
         end = self.steps if self._updates is None else min(self.steps, self._updates - epoch * self.steps)
@@ -76,7 +76,7 @@ class Order:
 
 
 def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Views of an epoch with repeated augmentation: those of an image one after the other, and as many in all as there are images.
+    """Views of an epoch with repeated augmentation: those of an image are consecutive, and there are as many in total as images.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], ND
     Returns
     -------
     samples, repeats
-        Image of each view, and which view of it that is, from 0; (N,).
+        Image of each view, and the number of the view, from 0; (N,).
     """
     return np.repeat(order, repeats)[: len(order)], np.arange(len(order)) % repeats
 
@@ -96,15 +96,15 @@ def views(order: NDArray[np.int64], repeats: int) -> tuple[NDArray[np.int64], ND
 def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:
     """Indices of a batch that one of its parts holds: a block from the front and its mirror image from the back.
 
-    Reversed, a part has the same indices of the reversed batch. A part of a part is a part of the batch: of R ranks with M micro-batches
-    each, micro-batch m of rank r is what rank r M + m of R M would hold.
+    Reversed, a part has the same indices of the reversed batch. A part of a part is a part of the batch: with R ranks of M
+    micro-batches each, micro-batch m of rank r equals the part of rank r M + m of R M.
 
     Parameters
     ----------
     size
         Images of the batch.
     part, parts
-        Which part, from 0, and of how many; together they are the batch.
+        Number of the part, from 0, and number of parts; together they are the batch.
 
     Returns
     -------
@@ -114,13 +114,13 @@ def mirrored_part(size: int, part: int, parts: int) -> NDArray[np.int64]:
     Raises
     ------
     InputError
-        If ``size`` is no multiple of twice ``parts``.
+        If ``size`` is not a multiple of twice ``parts``.
     """
     if parts == 1:
         return np.arange(size)
     if size % (2 * parts):
         wanted = f"{size // (2 * parts) * 2 * parts} or {(size // (2 * parts) + 1) * 2 * parts}"
-        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of an even number; set batch_size to {wanted}")
+        raise InputError(f"a batch of {size} images cannot be divided into {parts} parts of even size; set batch_size to {wanted}")
     block = size // (2 * parts)
     front = np.arange(part * block, (part + 1) * block)
     return np.concatenate([front, size - 1 - front[::-1]])

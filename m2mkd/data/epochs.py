@@ -1,4 +1,4 @@
-"""Epochs of a stream that worker processes prepare, of which one runs at a time and may be begun anywhere."""
+"""Epochs of a stream that worker processes prepare; one epoch runs at a time, and may start at any step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -15,23 +15,23 @@ Made = TypeVar("Made")
 
 
 def as_it_is(batch: T) -> T:
-    """What a loader is to do with a batch that is whole already."""
+    """Collate function for a batch that is already complete."""
     return batch
 
 
 class Epochs(Generic[T]):
-    """What a data set makes of the draws of each epoch.
+    """Batches that a data set makes from the draws of each epoch.
 
     Parameters
     ----------
     made
-        Makes a batch of a draw, in any process.
+        Makes a batch from a draw, in any process.
     draws
-        Of an epoch, from a step on.
+        Draws of an epoch, from a given step.
     workers
-        Processes that prepare batches; none: the calling one. They stay from epoch to epoch.
+        Processes that prepare batches; 0: the calling process. They are kept between epochs.
     pinned
-        Whether batches come to lie in pinned memory, from which a CUDA device fetches them.
+        True if batches are put into pinned memory, from which a CUDA device fetches them.
     """
 
     def __init__(self, made: Dataset[T], draws: Callable[[int, int], Iterator[Any]], workers: int, pinned: bool):
@@ -42,16 +42,16 @@ class Epochs(Generic[T]):
             made,
             sampler=self._order,
             batch_size=None,
-            collate_fn=as_it_is,  # else the loader would make tensors of all arrays
+            collate_fn=as_it_is,  # otherwise the loader would convert all arrays to tensors
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pinned,
             worker_init_fn=leave_to_parent,
-            generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global one
+            generator=torch.Generator().manual_seed(0),  # otherwise the loader would draw from the global one
         )
 
     def begin(self, epoch: int, start_step: int) -> Iterator[T]:
-        """The batches of an epoch; an older one then raises `RuntimeError`."""
+        """Batches of an epoch; iterators of older epochs then raise `RuntimeError`."""
         if self._loader is None:
             raise RuntimeError("this stream is closed")
         self._begun += 1
@@ -60,7 +60,7 @@ class Epochs(Generic[T]):
         return self._batches(self._begun)
 
     def close(self) -> None:
-        """End the processes that load; they would not end at a signal."""
+        """End the loading processes, which do not end at a signal."""
         self._running = self._loader = None
 
     def _batches(self, number: int) -> Iterator[T]:
@@ -73,7 +73,7 @@ class Epochs(Generic[T]):
 
 
 class _Draws(Sampler[Any]):
-    """The draws of the epoch that is to start."""
+    """Draws of the next epoch."""
 
     def __init__(self, draws: Callable[[int, int], Iterator[Any]]):
         self.start = 0, 0
@@ -85,20 +85,20 @@ class _Draws(Sampler[Any]):
 
 
 class EpochStream(Generic[Made, T]):
-    """Training batches, epoch by epoch, which worker processes make up to what only their device is needed for.
+    """Training batches, epoch by epoch; worker processes prepare everything except the steps on the device.
 
     Parameters
     ----------
     made
-        Makes of a draw what is handed over.
+        Makes the data to pass on from a draw.
     finished
-        Makes a batch of that, on the device.
+        Makes a batch from these data, on the device.
     order
         The draws of every epoch.
     workers
-        Processes that prepare batches; none: the calling one. The batches are the same.
+        Processes that prepare batches; 0: the calling process. The batches are the same.
     device
-        Where the batches come to lie.
+        Device of the batches.
     """
 
     def __init__(
@@ -115,21 +115,21 @@ class EpochStream(Generic[Made, T]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; what does not fill a batch is dropped."""
+        """Number of batches in an epoch; an incomplete batch is dropped."""
         return self._order.steps
 
     def draws(self, epoch: int, start_step: int = 0) -> Iterator[Draw]:
-        """Which images this rank's part of each batch holds, from ``start_step`` on."""
+        """Images of this rank's part of each batch, from ``start_step``."""
         return self._order.draws(epoch, start_step)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[T]:
-        """The batches of an epoch, from ``start_step`` on; the same whether or not those before were made.
+        """Batches of an epoch, from ``start_step``; the same whether or not the previous ones were made.
 
-        One epoch at a time: the workers stay, and turn to the new epoch as soon as it is asked for. An older one then raises
-        `RuntimeError`.
+        Only one epoch runs at a time: the workers stay, and switch to the new epoch when it is requested. An iterator of an older epoch
+        then raises `RuntimeError`.
         """
         return (self._finished(made, self._device) for made in self._epochs.begin(epoch, start_step))
 
     def close(self) -> None:
-        """End the processes that load; they would not end at a signal."""
+        """End the loading processes, which do not end at a signal."""
         self._epochs.close()

@@ -1,4 +1,4 @@
-"""Getting the source files of a data set: resumed where they were cut off, checked, and never fetched twice."""
+"""Fetching the source files of a data set: resumed after interruptions, checked, and never fetched twice."""
 
 import errno
 import hashlib
@@ -19,43 +19,43 @@ DIGESTS = ("sha256", "md5")
 HASHED_AT_ONCE = 1 << 20
 """Bytes that are read at a time."""
 LARGEST_DOWNLOAD = 1 << 38
-"""Bytes of a file of which the registry does not say how large it is."""
+"""Maximum bytes of a file whose size is not in the registry."""
 TOLERANCE = 20
-"""The registry says about how large a file is: of how many bytes one more may come."""
+"""Sizes in the registry are approximate: one more byte may arrive per this many bytes."""
 
 
 def raw_file(source: SourceFile) -> Path:
-    """Where a source file lies; sets that are made from the same file share it."""
+    """Path of a source file; sets that are made from the same file share it."""
     return RAW / source.name
 
 
 def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: str | None = None, pause: float = PAUSE) -> None:
-    """Bring the source files of a data set to ``data/raw``; what is there and right is left alone.
+    """Fetch the source files of a data set to ``data/raw``; existing correct files are kept.
 
-    Of a subset, which any of several sources serves, the first is brought that ``origin`` has, and none where one is here.
+    Of a subset's alternative sources, the first one that ``origin`` has is fetched, or none if one exists already.
 
     Parameters
     ----------
     name, dataset
         Entry of ``config/datasets.yaml``.
     origin
-        Folder (path, ``file:`` or ``http(s):``) that holds the files, in place of the registered sources.
+        Folder (path, ``file:`` or ``http(s):``) with the files, instead of the registered sources.
     only
-        Name of the one file that is wanted; none: all of them.
+        Name of the only file to fetch; None: all files.
     pause
-        Seconds before a dropped connection is taken up again.
+        Seconds before a dropped connection is resumed.
 
     Raises
     ------
     InputError
-        If a file must be got by hand, its source does not answer, or it is not the registered one, or not the one that a prepared set was
-        made from; what was there before stays.
+        If a file must be obtained by hand, its source does not answer, or it differs from the registered file or the one that a prepared
+        set was made from; existing files are kept.
     """
     known = [source.name for sources in dataset.sources for source in sources] if dataset.fetched else []
     if only is not None and only not in known:
         raise InputError(f"{name}: has no source file {only}; it has {', '.join(known) or 'none'}")
     serving = _serving(dataset, origin)
-    # A pack serves for whichever of the source files is asked for.
+    # A pack can replace any of the source files that was requested.
     for source in [source for source in serving if only in (None, source.name)] or serving:
         target = raw_file(source)
         if not target.exists():
@@ -64,12 +64,12 @@ def fetch(name: str, dataset: DatasetConfig, origin: str | None = None, only: st
 
 
 def present(dataset: DatasetConfig) -> tuple[SourceFile, ...]:
-    """What a set is prepared from here: of that which serves the first that is in ``data/raw``, else its source files."""
+    """Files that a set is prepared from here: the first alternative in ``data/raw``, else its source files."""
     return next((files for files in dataset.sources if all(raw_file(file).exists() for file in files)), dataset.files)
 
 
 def _serving(dataset: DatasetConfig, origin: str | None) -> tuple[SourceFile, ...]:
-    """What is to be in ``data/raw``: what is there already, else the first of that which serves and ``origin`` has."""
+    """Files to have in ``data/raw``: those that exist already, else the first alternative that ``origin`` has."""
     if dataset.made_here:
         return ()
     there = present(dataset)
@@ -79,16 +79,16 @@ def _serving(dataset: DatasetConfig, origin: str | None) -> tuple[SourceFile, ..
 
 
 def _place(origin: str, source: SourceFile) -> str:
-    """Where a folder or an address has a file."""
+    """Address or path of a file in ``origin``."""
     return f"{origin.rstrip('/')}/{source.name}"
 
 
 def _local(url: str) -> Path | None:
-    """The path that is meant; none for an address of the web."""
+    """Local path of an address; None for a web address."""
     if url.lower().startswith(("http:", "https:")):
         return None
     address = re.match("file:(//)?", url, flags=re.IGNORECASE)
-    # In the name of a folder a percent sign stands for itself.
+    # In the name of a folder a percent sign has no special meaning.
     return Path(unquote(url[address.end() :])) if address else Path(url)
 
 
@@ -98,10 +98,10 @@ def _offered(url: str) -> bool:
 
 
 def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | None, pause: float) -> None:
-    """Get a file that is not there, and see that it is the registered one before it has its name."""
+    """Fetch a missing file, and check that it is the registered one before it gets its name."""
     target = raw_file(source)
     if target.is_symlink():
-        raise InputError(f"{target}: is a link to {target.readlink()}, which is not there; bring that back, or remove the link")
+        raise InputError(f"{target}: is a link to {target.readlink()}, which does not exist; restore that file, or remove the link")
     url = _place(origin, source) if origin else source.url
     if url is None:
         raise InputError(f"{name}: {dataset.obtain or 'has no source'}; put {source.name} there by hand: {target}")
@@ -126,12 +126,12 @@ def _bring(name: str, dataset: DatasetConfig, source: SourceFile, origin: str | 
         publish(local, partial)
     if _placed(partial, target) and _kept(partial).exists():
         _kept(partial).replace(_kept(target))
-    forget(partial)  # only now: until here a kill must not cost the download
+    forget(partial)  # only now, so that an earlier kill does not lose the download
     _kept(partial).unlink(missing_ok=True)
 
 
 def _placed(ready: Path, target: Path) -> bool:
-    """Let a file have its name, unless a person has put one there meanwhile, which is left alone."""
+    """Rename a file to its target, unless a user has put one there meanwhile, which is kept."""
     try:
         os.link(ready, target)
     except FileExistsError:
@@ -139,17 +139,17 @@ def _placed(ready: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        if os.path.lexists(target):  # some file systems have no links
+        if os.path.lexists(target):  # some file systems do not support links
             return False
         ready.rename(target)
     return True
 
 
 def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) -> str:
-    """Compare a source file with what is registered about it, and give its sha256.
+    """Compare a source file with its registered properties, and return its sha256.
 
-    The digest is kept beside the file, with the size and time that it belongs to, because a large archive takes minutes to read; ``afresh``
-    reads it all the same.
+    The digest is kept next to the file, with the size and time that it belongs to, because reading a large archive takes minutes;
+    ``afresh`` reads it nevertheless.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) ->
         If size or digest differ, or the file cannot be read.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; put the archive itself in its place, whose digest is known")
+        raise InputError(f"{path}: is a folder; replace it by the archive itself, whose digest is known")
     try:
         digests = _digests(path, afresh)
     except OSError as error:
@@ -173,7 +173,7 @@ def check(path: Path, source: SourceFile, name: str, *, afresh: bool = False) ->
 
 
 def _digests(path: Path, afresh: bool) -> dict[str, str]:
-    """sha256 and MD5 of a file, from beside it where they are of this very file."""
+    """sha256 and MD5 of a file; kept ones are used if they belong to this very file."""
     now = require_file(path)
     mark: dict[str, Any] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
     known = read_note(_kept(path))
@@ -196,5 +196,5 @@ def _digests(path: Path, afresh: bool) -> dict[str, str]:
 
 
 def _kept(path: Path) -> Path:
-    """Where the digests of a source file are kept."""
+    """Path of the kept digests of a source file."""
     return path.with_name(f".{path.name}.digest")

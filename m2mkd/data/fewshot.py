@@ -1,4 +1,4 @@
-"""Few-shot episodes: k classes, n shots of each (vmoe.md 5, FS)."""
+"""Few-shot episodes: k classes with n shots each (vmoe.md 5, FS)."""
 
 import random
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 
 VAL_PER_SHOT = 3
-"""Validation images for each shot."""
+"""Number of validation images per shot."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A few-shot task."""
+    """Few-shot task."""
 
     classes: tuple[int, ...]
-    """The chosen classes, ascending; the new label of a class is its rank here."""
+    """Chosen classes, ascending; the new label of a class is its index here."""
     train: NDArray[np.int64]
     """Indices of the shots in the training split, in the order of training."""
     val: NDArray[np.int64]
@@ -30,13 +30,13 @@ class Episode:
     """New label of each chosen class."""
 
     def subset(self, split: Split, indices: NDArray[np.int64]) -> Split:
-        """Those images of ``split``, with the new labels."""
+        """Subset of ``split`` at ``indices``, with the new labels."""
         taken = split.take(indices)
         return replace(taken, labels=np.array([self.label_map[int(label)] for label in taken.labels], np.int64))
 
 
 def episode_seed(replicate: int, number: int) -> int:
-    """Seed of a replicate's episodes, 32 bits: the first as ever, from the replicate's number alone; the others from names."""
+    """Seed of a replicate's episodes, 32 bits: the first only from the replicate's number, for compatibility; the others from names."""
     return derive_seed("episode", replicate, number) & 0xFFFFFFFF if number else replicate + 1
 
 
@@ -48,17 +48,17 @@ def episode(train_split: Split, val_split: Split, way: int, shots: int, seed: in
     train_split, val_split
         The data set's own splits.
     way, shots
-        Number of classes, and of training images of each; three times as many for validation, fewer where a class has fewer.
+        Number of classes, and of training images per class; three times as many for validation, fewer if a class has fewer.
     seed
-        Decides classes and images. Every seed, 0 too, gives the same classes for training and validation.
+        Seed of classes and images. Every seed, including 0, gives the same classes for training and validation.
     val_from
-        ``test``: validation images come from the validation split. ``train``: they come from the training split, drawn as the
-        shots are, and so contain them, as in the released code.
+        ``test``: validation images come from the validation split. ``train``: they come from the training split, drawn like the
+        shots, and therefore contain them, as in the released code.
 
     Raises
     ------
     InputError
-        If the set has fewer classes than ``way``, or a chosen class fewer training images than ``shots``, or no validation image.
+        If the set has fewer classes than ``way``, or a chosen class has fewer training images than ``shots``, or no validation image.
     """
     available = sorted(set(train_split.labels.tolist()))
     if way > len(available):
@@ -77,7 +77,7 @@ def episode(train_split: Split, val_split: Split, way: int, shots: int, seed: in
 
 
 def _draw(labels: NDArray[np.int64], classes: Sequence[int], number: int, seed: int) -> NDArray[np.int64]:
-    """The first ``number`` of a permutation of each class, in the order in which the classes were drawn, then shuffled."""
+    """First ``number`` images of a permutation of each class, in the order in which the classes were drawn, then shuffled."""
     generator = np.random.RandomState(seed)
     chosen = np.concatenate([generator.permutation(np.flatnonzero(labels == label))[:number] for label in classes])
     generator.shuffle(chosen)

@@ -1,4 +1,4 @@
-"""ImageNet-1k as its makers hand it out."""
+"""ImageNet-1k in its published layout."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from m2mkd.errors import InputError
 
 
 def imagenet(archives: Sequence[Archive]) -> Contents:
-    """ImageNet-1k: a tar of tars, the validation images flat, their classes in the development kit."""
+    """Read ImageNet-1k: a tar of tars, flat validation images, and their classes in the development kit."""
     train_archive, val_archive, kit = archives
     root = root_of(kit, "data/ILSVRC2012_validation_ground_truth.txt")
     wnid_of = _imagenet_classes(kit, f"{root}data/meta.mat")
@@ -35,12 +35,12 @@ def imagenet(archives: Sequence[Archive]) -> Contents:
 
 
 def _imagenet_classes(kit: Archive, name: str) -> dict[int, str]:
-    """WordNet ids of the classes that are no classes of classes, by their numbers in the development kit."""
+    """WordNet ids of the classes without subclasses, by their numbers in the development kit."""
     from scipy.io import loadmat
 
     matrix: Any = io.BytesIO(kit.read(name, LARGEST_LIST))
     try:
         synsets = loadmat(matrix, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except Exception as error:  # a damaged matrix fails in any way
+    except Exception as error:  # a damaged matrix raises arbitrary errors
         raise InputError(f"{kit.path}: {name} is not the table of classes ({error}); fetch the development kit again") from None

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, and the geometry of evaluation."""
+"""Decoding of image files, and the geometry of evaluation."""
 
 import io
 import warnings
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 EVALUATED_SHARE = 224 / 256
-"""Side of the square that is measured, over the shorter side of the image (vmoe.md 4.1)."""
+"""Ratio of the side of the measured square to the shorter side of the image (vmoe.md 4.1)."""
 FORMATS = ("JPEG", "PNG")
-"""What the registered data sets hold. Every other format of Pillow would be a parser more, down to PostScript, that a file may choose."""
+"""Formats of the registered data sets. Each further format of Pillow, even PostScript, would be another parser open to untrusted files."""
 MOST_PIXELS = 1 << 26
-"""More than any photograph of the registered data sets has."""
+"""Maximum pixels; more than any photograph of the registered data sets has."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
-"""Modes with more than 8 bits a channel, which a conversion would clip."""
+"""Modes with more than 8 bits per channel, which a conversion would clip."""
 
 
 class PackedImage(NamedTuple):
-    """One image on its way into a pack."""
+    """Image on its way into a pack."""
 
     payload: bytes
     """Pixels, or the encoded file."""
@@ -28,7 +28,7 @@ class PackedImage(NamedTuple):
 
 
 class BadImageError(ValueError):
-    """What is wrong with the bytes of an image, in a few words."""
+    """Error in the bytes of an image, in a few words."""
 
 
 def opened(content: bytes) -> Image.Image:
@@ -37,7 +37,7 @@ def opened(content: bytes) -> Image.Image:
     Raises
     ------
     BadImageError
-        If it is empty, neither JPEG nor PNG, truncated, larger than any photograph, or deeper than 8 bits a channel.
+        If it is empty, neither JPEG nor PNG, truncated, larger than any photograph, or has more than 8 bits per channel.
     """
     if not content:
         raise BadImageError("is empty")
@@ -46,20 +46,20 @@ def opened(content: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
-                raise BadImageError(f"is no whole image ({image.width} x {image.height} pixels are more than a photograph has)")
-            # Pillow opens colours of 16 bits as such of 8, but says in its tiles what the file holds.
+                raise BadImageError(f"is not a complete image ({image.width} x {image.height} pixels are more than a photograph has)")
+            # Pillow opens colours of 16 bits as colours of 8 bits, but its tiles show the depth in the file.
             if image.mode in DEEP or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-                raise BadImageError(f"has more than 8 bits a channel (mode {image.mode})")
+                raise BadImageError(f"has more than 8 bits per channel (mode {image.mode})")
             if image.mode in ("P", "LA", "PA", "RGBA"):
-                # Transparent parts would show whatever colour lies under them.
+                # Transparent parts would show arbitrary colours.
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             return image.convert("RGB")
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError(f"is no whole image (not of the formats {' and '.join(FORMATS)})") from None
-    except Exception as error:  # Pillow's plugins raise whatever their parsing stumbles over
-        raise BadImageError(f"is no whole image ({type(error).__name__}: {error})") from None
+        raise BadImageError(f"is not a complete image (not of the formats {' and '.join(FORMATS)})") from None
+    except Exception as error:  # Pillow's plugins raise arbitrary errors
+        raise BadImageError(f"is not a complete image ({type(error).__name__}: {error})") from None
 
 
 def decoded(content: bytes) -> NDArray[np.uint8]:
@@ -68,17 +68,17 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
 
 
 def evaluated(image: Image.Image, side: int) -> Image.Image:
-    """The geometry of evaluation: shorter side resized to 256/224 of ``side``, bicubic, and the central square of ``side`` cut out."""
+    """Geometry of evaluation: shorter side resized to 256/224 of ``side``, bicubic, then the central square of ``side``."""
     return central_square(image, int(side / EVALUATED_SHARE), side)
 
 
 def require_shape(image: Image.Image, side: int) -> None:
-    """Refuse an image so narrow that it would become vast when its shorter side is resized for evaluation at ``side``.
+    """Refuse an image so narrow that it would become huge when its shorter side is resized for evaluation at ``side``.
 
     Raises
     ------
     BadImageError
-        If it is.
+        If it is too narrow.
     """
     shorter, longer = sorted(image.size)
     if longer * (side / EVALUATED_SHARE) ** 2 > MOST_PIXELS * shorter:
@@ -86,12 +86,12 @@ def require_shape(image: Image.Image, side: int) -> None:
 
 
 def covered(image: Image.Image, side: int) -> Image.Image:
-    """The whole image, as far as a square of ``side`` holds it; untouched where it is that square."""
+    """Whole image, as far as it fits into a square of ``side``; unchanged if it is that square."""
     return image if image.size == (side, side) else central_square(image, side, side)
 
 
 def central_square(image: Image.Image, shorter: int, side: int) -> Image.Image:
-    """Shorter side resized to ``shorter``, and the central square of ``side`` cut out; rounded as torchvision does."""
+    """Image with its shorter side resized to ``shorter``, then the central square of ``side``; rounded as in torchvision."""
     width, height = image.size
     scale: Any = shorter / min(width, height)
     size = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)

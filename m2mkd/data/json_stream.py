@@ -1,4 +1,4 @@
-"""A JSON document that is larger than memory is meant to be: the items of its lists, one at a time."""
+"""Streaming reader of large JSON documents: the items of their lists, one at a time."""
 
 import codecs
 import json
@@ -8,30 +8,30 @@ from typing import IO, Any
 
 CHUNK = 1 << 20
 LARGEST_ITEM = 1 << 26
-"""Characters of the largest item; what does not end within them is damaged. The largest annotation of COCO has about 2^18."""
+"""Maximum characters of an item; a longer one counts as damaged. The largest annotation of COCO has about 2^18."""
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 def read_lists(file: IO[bytes], names: Container[str]) -> Iterator[tuple[str, Any]]:
-    """The items of lists that are members of a JSON object, in the order of the file.
+    """Items of lists that are members of a JSON object, in the order of the file.
 
     Parameters
     ----------
     file
         Holds one object, in UTF-8.
     names
-        Members that are wanted; each must be a list. Others are passed over.
+        Wanted members; each must be a list. Others are ignored.
 
     Yields
     ------
     tuple
-        Name of the list, and an item of it.
+        Name of the list, and one of its items.
 
     Raises
     ------
     ValueError
-        If the file is no whole JSON object, or a wanted member no list; says where.
+        If the file is not a complete JSON object, or a wanted member is not a list; names the position.
     """
     text = _Text(file)
     text.take("{", "the beginning of an object")
@@ -40,16 +40,16 @@ def read_lists(file: IO[bytes], names: Container[str]) -> Iterator[tuple[str, An
         text.take(":", f"the value of {name!r}")
         if text.ahead() != "[":
             if name in names:
-                raise ValueError(f"{name!r} is no list")
+                raise ValueError(f"{name!r} is not a list")
             text.value(f"the value of {name!r}")
         else:
             for item in _items(text, str(name)):
                 if name in names:
                     yield str(name), item
-        if text.take(",}", f"the end of the object, behind {name!r}") == "}":
+        if text.take(",}", f"the end of the object, after {name!r}") == "}":
             break
     if left := text.ahead():
-        raise ValueError(f"goes on with {left!r} behind the end of the object")
+        raise ValueError(f"has {left!r} after the end of the object")
 
 
 def _items(text: "_Text", name: str) -> Iterator[Any]:
@@ -61,12 +61,12 @@ def _items(text: "_Text", name: str) -> Iterator[Any]:
     while True:
         yield text.value(f"{name}[{number}]")
         number += 1
-        if text.take(",]", f"the end of {name!r}, behind its {number} items") == "]":
+        if text.take(",]", f"the end of {name!r}, after its {number} items") == "]":
             return
 
 
 class _Text:
-    """The text of a file, of which only what is being read is in memory."""
+    """Text of a file; only the part being read is in memory."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
@@ -74,7 +74,7 @@ class _Text:
         self._text, self._place = "", 0
 
     def ahead(self) -> str:
-        """The next character that is not blank; nothing at the end."""
+        """Next non-blank character; empty at the end."""
         while True:
             match = _BLANK.match(self._text, self._place)
             self._place = match.end() if match else self._place
@@ -84,23 +84,23 @@ class _Text:
                 return ""
 
     def take(self, expected: str, what: str) -> str:
-        """Step over one of the expected characters."""
+        """Consume one of the expected characters."""
         found = self.ahead()
         if not found:
             raise ValueError(f"ends before {what}")
         if found not in expected:
-            raise ValueError(f"{found!r} where {what} should be")
+            raise ValueError(f"{found!r} instead of {what}")
         self._place += 1
         return found
 
     def value(self, what: str) -> Any:
-        """Step over one value."""
+        """Consume one value."""
         if not self.ahead():
             raise ValueError(f"ends before {what}")
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._place)
-                whole = end < len(self._text)  # a number might go on in what is not read yet
+                whole = end < len(self._text)  # a number may continue in text that is not read yet
                 failure = None
             except (ValueError, RecursionError) as error:
                 whole, failure = False, error
@@ -113,7 +113,7 @@ class _Text:
             return value
 
     def _more(self) -> bool:
-        """Read on; as much again as is waiting, so that a long value is not decoded over and over."""
+        """Read more text: as much again as is pending, so that a long value is not decoded over and over."""
         new = self._file.read(max(CHUNK, len(self._text) - self._place))
         self._text, self._place = self._text[self._place :] + self._decode(new, final=not new), 0
         return bool(new)

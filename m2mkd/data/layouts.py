@@ -1,4 +1,4 @@
-"""What the archives of a data set hold: which file is which image of which class, for every layout that the paper's sets come in."""
+"""Layouts of data sets' archives: the file and class of every image, for all layouts of the paper's sets."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ WNID = re.compile(r"n\d{8}")
 
 
 def tiny_imagenet(archives: Sequence[Archive]) -> Contents:
-    """Tiny-ImageNet: train/<wnid>/images, and val/images with its labels in val_annotations.txt, or val/<wnid> where it was regrouped."""
+    """Tiny-ImageNet: train/<wnid>/images, and val/images with its labels in val_annotations.txt, or a regrouped val/<wnid>."""
     (archive,) = archives
     root = root_of(archive, "wnids.txt")
     classes = tiny_imagenet_classes(archive)
@@ -44,7 +44,7 @@ def tiny_imagenet(archives: Sequence[Archive]) -> Contents:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which val_2.JPEG comes before val_10.JPEG, as in the list of labels."""
+    """Sort key that puts val_2.JPEG before val_10.JPEG, as in the list of labels."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", PurePosixPath(name).name)]
 
 
@@ -56,7 +56,7 @@ def _add_annotated(val: Listing, archive: Archive, folder: str, labels: Mapping[
         if not tab:
             raise InputError(f"{archive.path}: {file}, line {number}: '{line}' is not an image and its class; fetch the archive again")
         if image in seen:
-            raise InputError(f"{archive.path}: {file}, line {number}: {image} is there twice; fetch the archive again")
+            raise InputError(f"{archive.path}: {file}, line {number}: {image} is listed twice; fetch the archive again")
         seen.add(image)
         val.add(archive.member(f"{folder}images/{image}"), label_of(labels, rest.split("\t")[0].strip(), archive, f"{file}, line {number}"))
 
@@ -92,7 +92,7 @@ def image_folder(archives: Sequence[Archive]) -> Contents:
 
 
 def imagenet_r(archives: Sequence[Archive]) -> Contents:
-    """Folders <wnid>, whose files are named after their rendition; there is no training split."""
+    """Folders <wnid>, with files named after their rendition; there is no training split."""
     return Contents(*_renditions(archives[0], None))
 
 
@@ -103,7 +103,7 @@ def tiny_imagenet_r(archives: Sequence[Archive]) -> Contents:
 
 
 def tiny_imagenet_rendition(archives: Sequence[Archive]) -> Contents:
-    """The validation photographs of Tiny-ImageNet, of which renditions are made."""
+    """Validation photographs of Tiny-ImageNet, from which renditions are made."""
     contents = tiny_imagenet(archives)
     return Contents(contents.classes, {"val": contents.splits["val"]}, rendered=True)
 
@@ -130,14 +130,14 @@ def _renditions(archive: Archive, wanted: set[str] | None) -> tuple[tuple[str, .
 
 
 def cub(archives: Sequence[Archive]) -> Contents:
-    """CUB-200-2011: tables of images, their classes and the official split, joined by the number of the image."""
+    """CUB-200-2011: tables of images, their classes and the official split, joined by image number."""
     (archive,) = archives
     root = root_of(archive, "images.txt")
     names = table(archive, f"{root}images.txt")
     number_of = table(archive, f"{root}image_class_labels.txt")
     training = table(archive, f"{root}train_test_split.txt")
     class_names = table(archive, f"{root}classes.txt")
-    # A pack of some classes keeps the tables of all; what has no file is not of it.
+    # A pack of some classes keeps the tables of all classes; an image without a file is not part of it.
     there = {image: name for image, name in names.items() if f"{root}images/{name}" in archive.members}
     for entries, file in ((number_of, "image_class_labels.txt"), (training, "train_test_split.txt")):
         if missing := [image for image in there if image not in entries]:
@@ -171,4 +171,4 @@ LAYOUTS: dict[str, Callable[[Sequence[Archive]], Contents]] = {
     "cub": cub,
 }
 ARCHIVES_OF = {"imagenet": (3,), "tiny_imagenet_r": (2,), "coco": (1, 2, 3)}
-"""How many archives a layout is read from, where it is not one."""
+"""Numbers of archives of the layouts that are not read from exactly one."""

@@ -1,4 +1,4 @@
-"""The lists and tables of text that stand beside the images of an archive, and finding one's way in its folders."""
+"""Text lists and tables in an archive of images, and helpers for its folders."""
 
 import io
 import re
@@ -9,23 +9,23 @@ from m2mkd.data.archives import Archive
 from m2mkd.errors import InputError
 
 LARGEST_LIST = 1 << 24
-"""Bytes; those of the registered sets stay below a tenth."""
+"""Maximum bytes of a list; those of the registered sets have less than a tenth."""
 IMAGE = re.compile(r".+\.(jpe?g|jfif|png|bmp|webp|gif|tiff?|ico|ppm|pgm|tga|eps|avif|heic|jp2|jxl)", re.IGNORECASE)
-"""Names of images, also of those that are not read: none is passed over without a word."""
+"""Pattern for names of images, including unreadable formats, so that no image is silently ignored."""
 TEXT = re.compile(
     r".+\.(txt|md|rst|csv|tsv|json|xml|html?|ya?ml|toml|pdf|log|py|m|mat|npy)|(readme|licen[cs]e|copying|authors|notice)([._-].*)?",
     re.IGNORECASE,
 )
-"""Names of what people put beside images."""
+"""Pattern for names of other files that people put next to images."""
 
 
 def has_image_name(name: str) -> bool:
-    """Whether a file is called an image."""
+    """True if a file has the name of an image."""
     return IMAGE.fullmatch(name) is not None
 
 
 def has_text_name(name: str) -> bool:
-    """Whether a file among images is called something else than one; what has any other name there is taken for an image."""
+    """True if a file among images has the name of a text file; any other name is taken for an image."""
     return TEXT.fullmatch(PurePosixPath(name).name) is not None
 
 
@@ -44,29 +44,29 @@ def root_of(archive: Archive, landmark: str) -> str:
 
 
 def below(root: str, name: str) -> tuple[str, ...]:
-    """Folders and name of a file below a folder; none for one that is elsewhere."""
+    """Folders and name of a file relative to a folder; empty if the file is elsewhere."""
     return PurePosixPath(name.removeprefix(root)).parts if name.startswith(root) else ()
 
 
 def text_of(content: bytes) -> str:
-    """Text in UTF-8, or in Latin-1 as older programs wrote it.
+    """Text in UTF-8, or in Latin-1 as in older files.
 
     Raises
     ------
     ValueError
-        If it has characters that no text has.
+        If it has characters that do not occur in text.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise ValueError("it has characters that no text has")
+        raise ValueError("it has characters that do not occur in text")
     return text
 
 
 def lines(archive: Archive, name: str) -> Iterator[tuple[int, str]]:
-    """Lines of a list, each with its number from 1, without those that are blank; none where there is no such file.
+    """Lines of a list, each with its number from 1, without blank lines; empty if there is no such file.
 
     Raises
     ------
@@ -81,18 +81,18 @@ def lines(archive: Archive, name: str) -> Iterator[tuple[int, str]]:
 
 
 def table(archive: Archive, name: str) -> dict[str, str]:
-    """Lines "key value".
+    """Table with lines "key value".
 
     Raises
     ------
     InputError
-        If there are none, a line has no value, or a key stands twice.
+        If there are no lines, a line has no value, or a key is repeated.
     """
     found: dict[str, str] = {}
     for number, line in lines(archive, name):
         key, blank, value = line.partition(" ")
         if not blank or key in found:
-            raise InputError(f"{archive.path}: {name}, line {number}: '{line}' is no new number with a value; fetch the archive again")
+            raise InputError(f"{archive.path}: {name}, line {number}: '{line}' is not a new number with a value; fetch the archive again")
         found[key] = value.strip()
     if not found:
         raise InputError(f"{archive.path}: {name} is missing or empty; fetch the archive again")
@@ -105,7 +105,7 @@ def label_of(labels: Mapping[str, int], name: str, archive: Archive, where: str)
     Raises
     ------
     InputError
-        If there is no class of that name; ``where`` says where it stands.
+        If there is no class of that name; ``where`` is its location.
     """
     if name not in labels:
         raise InputError(f"{archive.path}: {where}: '{name}' is not a class of this set; fetch the archive again")
@@ -113,12 +113,12 @@ def label_of(labels: Mapping[str, int], name: str, archive: Archive, where: str)
 
 
 def integer(text: str, archive: Archive, where: str) -> int:
-    """A number of digits.
+    """Integer in digits.
 
     Raises
     ------
     InputError
-        If it is none; ``where`` says where it stands.
+        If it is not an integer; ``where`` is its location.
     """
     if not re.fullmatch("[0-9]{1,9}", text):
         raise InputError(f"{archive.path}: {where}: '{text}' is not a number; fetch the archive again")

@@ -1,4 +1,4 @@
-"""What processes that load batches refuse."""
+"""Errors of data-loading worker processes."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -9,12 +9,12 @@ Loaded = TypeVar("Loaded")
 
 
 def refused_in_one_line(batches: Iterator[Loaded]) -> Iterator[Loaded]:
-    """The batches of a loader; what a process of it refuses is refused in its words, without the trace that torch puts before them.
+    """Yield a loader's batches; an input error of a worker process is raised again without torch's traceback in its text.
 
     Raises
     ------
     InputError
-        As that process.
+        The worker's error.
     """
     try:
         yield from batches

@@ -1,4 +1,4 @@
-"""The manifest of a packed set: what it must say, and its digest."""
+"""Manifest of a packed set: its required fields, and its digest."""
 
 import hashlib
 import json
@@ -15,20 +15,20 @@ from m2mkd.files import require_file
 
 PACK_MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 26
-"""Bytes; that of a thousand classes has a thousandth of it."""
+"""Maximum bytes; the manifest of a set of a thousand classes has a thousandth of it."""
 SHA256_BYTES = 32
 FileWord = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
-"""Names of splits and attributes, of which names of files are made."""
+"""Pattern for names of splits and attributes, which become parts of file names."""
 
 
 class _Exact(BaseModel):
-    """No other fields, and no other types."""
+    """Base model without further fields or type conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SplitFacts(_Exact):
-    """What a manifest says of a split."""
+    """Facts about a split in a manifest."""
 
     images: NonNegativeInt
     per_class: tuple[NonNegativeInt, ...]
@@ -36,25 +36,25 @@ class SplitFacts(_Exact):
     storage: Literal["pixels", "encoded"]
     final: bool
     instances: NonNegativeInt = 0
-    """Those that are no crowds; a split of labelled images has neither."""
+    """Number of instances that are not crowds; a split of labelled images has neither."""
     crowds: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
         if len({"instances", "crowds"} & self.model_fields_set) == 1:
-            raise ValueError("instances and crowds come together")
+            raise ValueError("instances and crowds must be given together")
         return self
 
 
 class FileFacts(_Exact):
-    """What a manifest says of a file."""
+    """Facts about a file in a manifest."""
 
     bytes: NonNegativeInt
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Manifest(_Exact):
-    """The manifest of a packed set, without its digest."""
+    """Manifest of a packed set, without its digest."""
 
     format: int
     name: str
@@ -65,16 +65,16 @@ class Manifest(_Exact):
     source: dict[str, Any]
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")], FileFacts]
     prepared_from: dict[str, str] = Field(default_factory=dict)
-    """Digests of the files that a subset was prepared from, which may be others elsewhere; the digest of the manifest is not over them."""
+    """Digests of a subset's source files, which may differ elsewhere; the digest of the manifest does not cover them."""
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
-    """The manifest of a packed set, and its digest.
+    """Manifest of a packed set, and its digest.
 
     Raises
     ------
     InputError
-        If it is absent, of another format version, or damaged.
+        If it is missing, of another format version, or damaged.
     """
     path = folder / PACK_MANIFEST
     try:
@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         manifest: Any = parse_json(path.read_bytes(), str(path)) if size <= LARGEST_MANIFEST else None
         digest, found = manifest.pop("digest"), manifest.get("format")
     except FileNotFoundError:
-        raise InputError(f"{path}: absent; run 'm2mkd data prepare {folder.parent.name}' first") from None
+        raise InputError(f"{path}: missing; run 'm2mkd data prepare {folder.parent.name}' first") from None
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
     except (KeyError, AttributeError) as error:
@@ -102,11 +102,11 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest, which names the digests of all files; the same from whatever file a subset was prepared."""
+    """Digest of a manifest, which contains the digests of all files; it does not depend on the source files of a subset."""
     content = {key: value for key, value in manifest.items() if key != "prepared_from"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(path: Path, what: str, folder: Path) -> InputError:
-    """That a file of a packed set is not as it was written."""
+    """Error about a file of a packed set that differs from what was written."""
     return InputError(f"{path} {what}; remove {folder} and run the workflow again")

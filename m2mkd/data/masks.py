@@ -1,4 +1,4 @@
-"""Class masks: measuring a model on a data set that shares only some of its classes."""
+"""Class masks for measuring a model on a data set that shares only some of its classes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,20 +10,20 @@ from m2mkd.errors import InputError
 
 
 class ClassMask(NamedTuple):
-    """The classes that a model and a data set share, in the model's order."""
+    """Common classes of a model and a data set, in the model's order."""
 
     columns: NDArray[np.int64]
     """Columns of the model's logits to keep, (M,)."""
     labels: NDArray[np.int64]
-    """For each label of the data set, (C,), the index in ``columns``, or -1 where the model does not know the class."""
+    """Index in ``columns`` for each label of the data set, (C,), or -1 if the model does not know the class."""
 
     def known(self, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """What can be measured of a data set.
+        """Select the images of a data set that can be measured.
 
         Parameters
         ----------
         labels
-            Labels of its images, (N,).
+            Labels of the images, (N,).
 
         Returns
         -------
@@ -36,22 +36,22 @@ class ClassMask(NamedTuple):
 
 
 def class_mask(model_classes: Sequence[str], set_classes: Sequence[str]) -> ClassMask:
-    """The mask for measuring a model of ``model_classes`` on a set of ``set_classes`` (vmoe.md 5, ImageNet-R; nac.md 13).
+    """Class mask for measuring a model of ``model_classes`` on a set of ``set_classes`` (vmoe.md 5, ImageNet-R; nac.md 13).
 
     Raises
     ------
     InputError
-        If fewer than two classes are common, or a name stands twice in one of the lists.
+        If fewer than two classes are common, or a name is repeated in one of the lists.
     """
     for names in (model_classes, set_classes):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"class '{twice}' stands twice in a list of {len(names)} classes; name the classes distinctly, by WordNet id")
+            raise InputError(f"class '{twice}' is repeated in a list of {len(names)} classes; use distinct names, such as WordNet ids")
     common = set(model_classes) & set(set_classes)
     if len(common) < 2:
         raise InputError(
             f"model and data set share {len(common)} of {len(model_classes)} and {len(set_classes)} classes"
-            f" (such as {_some(model_classes)} and {_some(set_classes)}); choose an out-of-distribution set that shares at least two"
+            f" (for example {_some(model_classes)} and {_some(set_classes)}); choose an out-of-distribution set that shares at least two"
         )
     columns = [column for column, name in enumerate(model_classes) if name in common]
     index_of = {model_classes[column]: index for index, column in enumerate(columns)}

@@ -11,32 +11,32 @@ from PIL import Image, ImageDraw, ImageFont
 from m2mkd.data.segmentation import Bitmap
 
 OPACITY = 0.45
-"""Of a mask."""
+"""Opacity of a mask."""
 GOLDEN = 0.618034
-"""Share of the circle of hues between classes that follow each other, so that neighbours differ."""
+"""Share of the hue circle between consecutive classes, so that neighbours differ."""
 TEXT = 11
 
 
 class Mark(NamedTuple):
-    """What is drawn of one instance or detection."""
+    """Mark for one instance or detection."""
 
     box: ArrayLike
     """x0 y0 x1 y1 in pixels of the image, (4,)."""
     mask: Bitmap | None
     """(H, W)."""
     label: int
-    """Its class, which decides the colour."""
+    """Class, which determines the colour."""
     caption: str
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """Red, green and blue of a class, from 0 to 255."""
+    """Colour of a class: red, green and blue from 0 to 255."""
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.75, 1)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def overlaid(image: NDArray[np.uint8], marks: Sequence[Mark], longest: int) -> Image.Image:
-    """An image (H, W, 3) with marks, resized so that its longer side has ``longest`` pixels."""
+    """Image (H, W, 3) with marks, resized so that its longer side has ``longest`` pixels."""
     pixels = image.astype(np.float32)
     for mark in marks:
         if mark.mask is not None:

@@ -1,4 +1,4 @@
-"""Packed data sets: images in plain files with random access, and a manifest that gives away every wrong byte."""
+"""Packed data sets: images in plain files with random access, and a manifest that reveals every wrong byte."""
 
 import itertools
 import os
@@ -18,16 +18,16 @@ from m2mkd.files import read_note, require_file, sha256, write_json
 from m2mkd.seeds import derive_seed
 
 PIXELS, ENCODED = "pixels", "encoded"
-"""The two ways in which images are stored: decoded in one array, or as the original files in shards."""
+"""Storage of images: decoded in one array, or as the original files in shards."""
 
 
 class EncodedImages:
-    """Images that are stored encoded, by index; each is read and decoded when it is asked for, in any process.
+    """Encoded images by index; each is read and decoded on access, in any process.
 
     Parameters
     ----------
     folder, split
-        Where the shards lie, and the split that they are of.
+        Folder of the shards, and their split.
     spans
         Shard, offset and length in bytes of each image, int64 (N, 3).
     """
@@ -40,7 +40,7 @@ class EncodedImages:
         return len(self.spans)
 
     def __getitem__(self, indices: Any) -> list[NDArray[np.uint8]]:
-        """Images at a slice or an array of indices, each uint8 (H, W, 3) of its own size."""
+        """Images at a slice or an array of indices, each uint8 (H, W, 3) in its own size."""
         return [self._decoded(*span) for span in self.spans[indices].tolist()]
 
     def _decoded(self, shard: int, offset: int, length: int) -> NDArray[np.uint8]:
@@ -52,7 +52,7 @@ class EncodedImages:
             ) from None
 
     def first(self, count: int) -> "EncodedImages":
-        """The first images, not read yet."""
+        """First images, not read yet."""
         return EncodedImages(self.folder, self.split, self.spans[:count])
 
     def _shard(self, number: int) -> int:
@@ -70,35 +70,35 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set."""
+    """Split of a data set."""
 
     images: Any
-    """By index: an array uint8 (N, H, W, 3), memory-mapped where it comes from a pack; or encoded images, of any size."""
+    """Images by index: an array uint8 (N, H, W, 3), memory-mapped if it is from a pack; or encoded images, of any size."""
     labels: NDArray[np.int64]
     """(N,)."""
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Further facts on each image by name, (N,) each: the rendition that it is, for example."""
+    """Additional properties of each image by name, (N,) each, for example its rendition."""
     final: bool = True
-    """Whether the images have the geometry of evaluation already; otherwise they are resized and cropped when they are measured."""
+    """True if the images already have the geometry of evaluation; otherwise they are resized and cropped when measured."""
     image_size: int | None = None
-    """Side of what a network sees, in pixels; none: that of the images."""
+    """Side of the network's input in pixels; None: that of the images."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def side(self) -> int:
-        """Side of what a network sees, in pixels."""
+        """Side of the network's input in pixels."""
         return self.image_size or self.images.shape[1]
 
     def first(self, count: int) -> "Split":
-        """The first images, not read yet."""
+        """First images, not read yet."""
         images = self.images.first(count) if isinstance(self.images, EncodedImages) else self.images[:count]
         attributes = {name: values[:count] for name, values in self.attributes.items()}
         return replace(self, images=images, labels=self.labels[:count], attributes=attributes)
 
     def take(self, indices: ArrayLike) -> "Split":
-        """The images at ``indices``, copied into memory."""
+        """Images at ``indices``, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         attributes = {name: values[chosen] for name, values in self.attributes.items()}
         images = self.images[chosen]
@@ -107,13 +107,13 @@ class Split:
 
 
 def shard_name(split: str, number: int) -> str:
-    """File of encoded images."""
+    """File name of a shard of encoded images."""
     return f"{split}.{number:05}.shard"
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A packed data set on disk."""
+    """Packed data set on disk."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -134,40 +134,40 @@ class Pack:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the images were made by image operations from another set."""
+        """True if the images were made by image operations from another set."""
         return self.manifest["synthetic"]
 
     def split(self, name: str) -> Split:
-        """The split of that name; its images stay on disk until they are read.
+        """Split with the given name; its images stay on disk until they are read.
 
         Raises
         ------
         InputError
-            If the set has no such split, or its images have instances, which only a detector takes, in place of labels.
+            If the set has no such split, or its images have instances, which only a detector uses, instead of labels.
         """
         facts = self.facts(name)
         if "instances" in facts:
-            raise InputError(f"{self.folder}: the images of {self.name} have boxes in place of a label; name a set for classification")
+            raise InputError(f"{self.folder}: the images of {self.name} have boxes instead of labels; name a set for classification")
         return Split(self.images(name), self.labels(name), self.attributes(name), facts["final"], self.image_size)
 
     def facts(self, name: str) -> Mapping[str, Any]:
-        """What the manifest says of a split; raises as `split`."""
+        """Facts about a split in the manifest; raises as `split`."""
         splits = self.manifest["splits"]
         if name not in splits:
             raise InputError(f"{self.folder}: {self.name} has no split '{name}'; it has {', '.join(splits)}")
         return splits[name]
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """Class of each image of a split that has no instances, (N,)."""
+        """Class of each image of a split without instances, (N,)."""
         facts = self.facts(name)
         labels = self.array(name, "labels", "i", (facts["images"],))
         known = ((labels >= 0) & (labels < len(self.classes))).all()
         if not known or np.bincount(labels, minlength=len(self.classes)).tolist() != facts["per_class"]:
-            raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels are not those of the manifest", self.folder)
+            raise damaged(self.folder / f"{name}.labels.npy", "is damaged: its labels do not match the manifest", self.folder)
         return labels
 
     def attributes(self, name: str) -> dict[str, NDArray[Any]]:
-        """Further facts on each image of a split, (N,) each."""
+        """Additional properties of each image of a split, (N,) each."""
         facts = self.facts(name)
         count = facts["images"]
         shapes = {"sha256": (count, SHA256_BYTES)}
@@ -181,12 +181,12 @@ class Pack:
         return EncodedImages(self.folder, name, self._spans(name, facts["images"]))
 
     def array(self, name: str, key: str, kinds: str, shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
-        """An array of a split, of one of some kinds of numbers or text, and of that shape.
+        """Array of a split with the given shape and one of the given kinds of numbers or text.
 
         Raises
         ------
         InputError
-            If it is damaged, or another.
+            If it is damaged, or differs from that.
         """
         path = self.folder / f"{name}.{key}.npy"
         try:
@@ -194,14 +194,14 @@ class Pack:
             array = np.load(path, mmap_mode="r" if mapped else None)
         except InputError:
             raise
-        except Exception as error:  # a damaged header says anything
+        except Exception as error:  # a damaged header raises arbitrary errors
             raise damaged(path, f"is damaged ({str(error) or type(error).__name__})", self.folder) from None
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.kind not in kinds:
             raise damaged(path, f"is damaged: it does not hold an array {shape}", self.folder)
         return array
 
     def _spans(self, split: str, count: int) -> NDArray[np.int64]:
-        """Shard, offset and length of each encoded image, none of which is outside of its shard."""
+        """Shard, offset and length of each encoded image, checked to be inside its shard."""
         spans = self.array(split, "spans", "i", (count, 3))
         names = itertools.takewhile(self.manifest["files"].__contains__, (shard_name(split, number) for number in itertools.count()))
         sizes = np.array([self.manifest["files"][name]["bytes"] for name in names], np.int64)
@@ -218,15 +218,15 @@ def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once")
     Parameters
     ----------
     folder
-        What ``write_pack`` wrote.
+        Folder written by ``write_pack``.
     verify
-        When to read every file and compare its sha256: always; once, which is not again as long as each has the size, time and inode in
-        which it was found right (ImageNet would take minutes in every job); or never, for presence and sizes only.
+        Frequency of reading every file to compare its sha256: always; once, that is, not again while each file has the size, time and
+        inode with which it was verified (ImageNet would take minutes in every job); or never, checking presence and sizes only.
 
     Raises
     ------
     InputError
-        If the set is absent, of another format version, or damaged; names the file.
+        If the set is missing, of another format version, or damaged; names the file.
     """
     manifest, digest = read_manifest(folder)
     _check_files(folder, manifest["files"], digest, verify)
@@ -234,7 +234,7 @@ def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once")
 
 
 def stratified_share(labels: ArrayLike, share: float, names: tuple[str | int, ...]) -> NDArray[np.int64]:
-    """Indices of the same share of every class, at least one image of each.
+    """Indices of the same share of every class, with at least one image per class.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def stratified_share(labels: ArrayLike, share: float, names: tuple[str | int, ..
     share
         In (0, 1]. A smaller share is a subset of a larger one.
     names
-        What the choice is for; the same names always choose the same images.
+        Purpose of the selection; the same names always select the same images.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def stratified_share(labels: ArrayLike, share: float, names: tuple[str | int, ..
 
 
 def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: str) -> None:
-    """Compare the files of a set with its manifest, and note beside the folder which ones were found right."""
+    """Compare the files of a set with its manifest, and note next to the folder which ones were verified."""
     kept = folder.with_name(f".{folder.name}.verified")
     path = folder
     try:
@@ -279,5 +279,5 @@ def _check_files(folder: Path, files: Mapping[str, Any], digest: str, verify: st
                 raise damaged(path, "is damaged: its sha256 differs from the manifest's", folder)
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})", folder) from error
-    with suppress(OSError):  # where nothing may be written, the files are read again
+    with suppress(OSError):  # in a read-only place the files are read again
         write_json(kept, found)

@@ -1,4 +1,4 @@
-"""Writing packed data sets: as a stream, whatever the size of the set, and resumed where an earlier attempt was cut off."""
+"""Writing packed data sets: as a stream, for sets of any size, and resumed after an interruption."""
 
 import hashlib
 import itertools
@@ -19,27 +19,27 @@ from m2mkd.files import read_note, replacing, sha256, write_json
 
 SHARD_BYTES = 1 << 28
 CHUNK = 256
-"""Images between two marks from which an interrupted attempt goes on."""
+"""Images between two marks from which an interrupted attempt resumes."""
 JOURNAL = "journal.json"
 
 
 @dataclass(frozen=True)
 class SplitSource:
-    """What a split is packed from."""
+    """Source that a split is packed from."""
 
     images: Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]
-    """Images from an index on, as many as there are labels: arrays uint8 (S, S, 3), or packed."""
+    """Images from a given index, as many as labels: arrays uint8 (S, S, 3), or packed."""
     labels: ArrayLike
     attributes: Mapping[str, ArrayLike] = field(default_factory=dict)
     storage: str = PIXELS
     final: bool = True
-    """Whether the images have the geometry of evaluation already."""
+    """True if the images already have the geometry of evaluation."""
 
     def __len__(self) -> int:
         return len(np.asarray(self.labels))
 
     def write_tables(self, folder: Path, split: str, classes: int) -> dict[str, Any]:
-        """Write what is known of the images, and give what the manifest says of it."""
+        """Write the properties of the images, and return their entry in the manifest."""
         labels = np.asarray(self.labels, dtype=np.int64)
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"{split}: labels {labels.min()} to {labels.max()} do not fit {classes} classes")
@@ -50,7 +50,7 @@ class SplitSource:
 
 
 class Source(Protocol):
-    """What a split of any kind is packed from: images, as in `SplitSource`, and what is known of each."""
+    """Source of a split of any kind: images, as in `SplitSource`, and the properties of each."""
 
     @property
     def images(self) -> Callable[[int], Iterable[NDArray[np.uint8] | PackedImage]]: ...
@@ -68,15 +68,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Content:
-    """What a data set consists of, before it is packed."""
+    """Content of a data set before it is packed."""
 
     classes: tuple[str, ...]
     """Names in the order of the labels."""
     splits: Mapping[str, Source]
     source: Mapping[str, Any]
-    """Where the images come from: file, sha256, and how they were made."""
+    """Origin of the images: file, sha256, and how they were made."""
     prepared_from: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the files that served here, where others would give the same set."""
+    """Digests of the source files that were used, if others would give the same set."""
 
 
 def write_pack(
@@ -89,16 +89,16 @@ def write_pack(
 ) -> None:
     """Pack a data set; ``folder`` appears, or is replaced, only when everything is written.
 
-    Killed, it goes on at the last of its marks when it is called again with the same source; failed, it leaves nothing behind.
+    After a kill, a call with the same source resumes at the last mark; after an error nothing is left.
 
     Parameters
     ----------
     folder
-        Where the set goes.
+        Output folder.
     name, image_size, content, synthetic
-        What goes into it.
+        Metadata and content of the set.
     shown
-        Told how many images are written.
+        Called with the number of images written.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def write_pack(
 
 
 def _begin(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Remove what an attempt from another source has left, and note of which source this one is."""
+    """Remove what an attempt from another source left, and note the source of this attempt."""
     identity = manifest_digest(facts)
     if _marks(folder).get("of") != identity:
         for left in folder.iterdir():
@@ -138,7 +138,7 @@ def _begin(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _marks(folder: Path) -> dict[str, Any]:
-    """The journal: under ``of`` a digest of the source, and the mark of each split."""
+    """Journal: a digest of the source under ``of``, and the mark of each split."""
     marks = read_note(folder / JOURNAL)
     return marks if isinstance(marks, dict) else {}
 
@@ -173,7 +173,7 @@ def _packed(image: NDArray[np.uint8] | PackedImage, size: int) -> PackedImage:
 
 
 class _Writer:
-    """Appends the images of one split to its files, and knows up to where they are whole."""
+    """Writer that appends the images of one split to its files, and marks up to where they are complete."""
 
     def __init__(self, folder: Path, split: str, storage: str, count: int, size: int):
         self.folder, self.split, self.storage = folder, split, storage
@@ -189,7 +189,7 @@ class _Writer:
         return self.folder / f"{self.split}.{name}.npy"
 
     def resumed(self) -> int:
-        """Number of images that are there from before; cuts off what came after the last mark."""
+        """Number of images from an earlier attempt; everything after the last mark is cut off."""
         mark = _marks(self.folder).get(self.split)
         self.shard, self.offset = (mark["shard"], mark["offset"]) if mark else (0, 0)
         for path in self.folder.glob(f"{self.split}.*.shard"):
@@ -205,7 +205,7 @@ class _Writer:
         return mark["images"]
 
     def append(self, images: list[PackedImage]) -> None:
-        """Write images at the end."""
+        """Append images."""
         with self._path("sha256").open("ab") as file:
             file.writelines(image.sha256 for image in images)
         if self.storage == PIXELS:
@@ -225,7 +225,7 @@ class _Writer:
             file.write(np.asarray(spans, "<i8").tobytes())
 
     def mark(self, images: int) -> None:
-        """Record that so many images are whole, once they are on the disk."""
+        """Record that ``images`` images are complete, once they are on the disk."""
         names = [self._path(name).name for name in self.streams]
         if self.storage == ENCODED:
             names.append(shard_name(self.split, self.shard))

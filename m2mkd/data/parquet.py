@@ -1,4 +1,4 @@
-"""Parquet files that hold the bytes of images, as hubs hand data sets out: a row an image, a file or several for each split."""
+"""Parquet files with the bytes of images, as on data set hubs: one row per image, one or several files per split."""
 
 import json
 import re
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
-"""Columns; of several the first is taken."""
+"""Names of columns; the first one found is used."""
 LARGEST_GROUP = 1 << 30
-"""Bytes of a group of rows, which is read as a whole; writers make groups of some hundred images."""
+"""Maximum bytes of a row group, which is read as a whole; writers make groups of some hundred images."""
 LARGEST_WORDS, MOST_WORDS = 1 << 24, 1 << 20
-"""Bytes and number of the texts and lists in what the file says of itself."""
+"""Maximum bytes and number of the texts and lists in a file's metadata."""
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
-"""Words in the names of files, and which split they mean: many sets have labels of their test images, and are measured on these."""
+"""Words in file names, and their split: many sets have labels of their test images, and are measured on these."""
 
 
 class ParquetRow(NamedTuple):
-    """One image: small, so that it can be handed to another process."""
+    """Image in a row: small, so that it can be passed to another process."""
 
     archive: Path
     """The file."""
@@ -41,15 +41,15 @@ class ParquetRow(NamedTuple):
     group: int
     """Of rows."""
     row: int
-    """In its group."""
+    """Index in its group."""
 
     def read(self) -> bytes:
-        """The image file.
+        """Image file in the row.
 
         Raises
         ------
         InputError
-            If it is damaged, absent, or larger than images are.
+            If it is damaged, missing, or larger than any image.
         """
         with _whole(self.archive):
             now = self.archive.stat()
@@ -66,23 +66,23 @@ class _Table(NamedTuple):
     rows: list[ParquetRow]
     labels: list[int]
     names: tuple[str, ...] | None
-    """Of the classes, where the file has them."""
+    """Class names, if the file contains them."""
 
 
 def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Contents:
-    """What Parquet files hold.
+    """Read Parquet files.
 
     Parameters
     ----------
     paths
-        The files, in their order.
+        Paths of the files, in their order.
     splits
-        Which split each is of; none: told by its name.
+        Split of each file; None: determined by its name.
 
     Raises
     ------
     InputError
-        If one of them is damaged or of other columns, a row has no label, or a split lacks a class.
+        If a file is damaged or has other columns, a row has no label, or a split lacks a class.
     """
     tables = []
     for path in paths:
@@ -94,28 +94,28 @@ def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Cont
     listings: dict[str, Listing] = {}
     for path, split, table in zip(paths, splits, tables, strict=True):
         if table.names != tables[0].names:
-            raise InputError(f"{path}: names other classes than {paths[0]}; fetch both of the same data set")
+            raise InputError(f"{path}: has other classes than {paths[0]}; fetch both of the same data set")
         for row, label in enumerate(table.labels):
             if not 0 <= label < len(classes):
-                found = f"row {row} has the label {label}, which is none of {len(classes)} classes"
+                found = f"row {row} has the label {label}, which is not one of {len(classes)} classes"
                 raise InputError(f"{path}: {found}; leave out files of images without labels")
         listing = listings.setdefault(split or _split_of(path), Listing())
         listing.members += table.rows
         listing.labels += table.labels
     if "val" not in listings:
-        raise InputError(f"{paths[0]}: no file is of the split val; register one, with 'split: val' if its name does not say so")
+        raise InputError(f"{paths[0]}: no file belongs to split val; register one, with 'split: val' if its name does not say so")
     return require_every_class(paths[0], Contents(classes, {split: listings[split] for split in ("train", "val") if split in listings}))
 
 
 def _split_of(path: Path) -> str:
     found = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLIT_WORDS}
     if len(found) != 1:
-        raise InputError(f"{path}: its name does not say which split it is of; register it with 'split: train' or 'split: val'")
+        raise InputError(f"{path}: its name does not say which split it belongs to; register it with 'split: train' or 'split: val'")
     return found.pop()
 
 
 def _table(path: Path) -> _Table:
-    """The rows of a file, with their labels; no image is read."""
+    """Rows of a file with their labels; no image is read."""
     import pyarrow as pa
 
     file = _opened(path)
@@ -139,7 +139,7 @@ def _table(path: Path) -> _Table:
             content.column(i).total_uncompressed_size for i in range(content.num_columns) if content.column(i).path_in_schema == column
         )
         if size > LARGEST_GROUP:
-            raise InputError(f"{path}: has a group of rows of {size} bytes; write it again with groups of less than {LARGEST_GROUP}")
+            raise InputError(f"{path}: has a row group of {size} bytes; write it again with row groups of less than {LARGEST_GROUP}")
         rows += [ParquetRow(path, next(names), column, group, row) for row in range(content.num_rows)]
     if len(rows) != len(labels):
         raise InputError(f"{path}: holds {len(labels)} labels for {len(rows)} images; fetch it again")
@@ -147,7 +147,7 @@ def _table(path: Path) -> _Table:
 
 
 def _content_column(field: "pa.Field") -> str | None:
-    """Name of the column of bytes that an image is in: a part of its own where it stands beside the name of its file."""
+    """Name of the column with the bytes of an image: a nested one if it also has the file name."""
     import pyarrow as pa
 
     def is_bytes(kind: Any) -> bool:
@@ -160,7 +160,7 @@ def _content_column(field: "pa.Field") -> str | None:
 
 
 def _names(file: "pq.ParquetFile", image: str, path: Path) -> list[str]:
-    """Name of each image: that of its file where it is kept, else its row."""
+    """Name of each image: its file name if available, else its row."""
     import pyarrow as pa
 
     count, kind = file.metadata.num_rows, file.schema_arrow.field(image).type
@@ -175,7 +175,7 @@ def _names(file: "pq.ParquetFile", image: str, path: Path) -> list[str]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...] | None:
-    """Names of the classes, as the library that writes such files keeps them."""
+    """Names of the classes, as stored by the library that writes such files."""
     found: Any = json.loads(metadata.get(b"huggingface", b"null"))
     for key in ("info", "features", label, "names"):
         found = found.get(key) if isinstance(found, dict) else None
@@ -186,7 +186,7 @@ def _class_names(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...]
 
 @lru_cache(maxsize=1)
 def _group(path: Path, column: str, group: int, _mtime: int, _size: int) -> "pa.ChunkedArray":
-    """Bytes of the images of a group of rows."""
+    """Bytes of the images of a row group."""
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
     values = _opened(path).read_row_group(group, columns=[column], use_threads=False).column(0)
@@ -198,7 +198,7 @@ def _opened(path: Path) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     require_file(path)
-    pa.set_memory_pool(pa.system_memory_pool())  # the others reserve far more than they use
+    pa.set_memory_pool(pa.system_memory_pool())  # the other pools reserve far more than they use
     return pq.ParquetFile(
         path,
         memory_map=True,
@@ -210,7 +210,7 @@ def _opened(path: Path) -> "pq.ParquetFile":
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a file; its library fails in many ways."""
+    """Report the error of a file in one line; its library fails in many ways."""
     try:
         yield
     except InputError:
@@ -219,4 +219,4 @@ def _whole(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: pyarrow, which reads Parquet, is not installed; install the extra 'pipeline'") from None
     except Exception as error:
         reason = str(error)[:200] or type(error).__name__
-        raise InputError(f"{path}: is no whole Parquet file ({reason}); fetch it again") from None
+        raise InputError(f"{path}: is not a complete Parquet file ({reason}); fetch it again") from None

@@ -1,4 +1,4 @@
-"""Pickles of tables of numbers, text and arrays, as CIFAR's are. They are walked, and of all that they would call only arrays are made."""
+"""Pickles of tables of numbers, text and arrays, such as CIFAR's. They are walked, and only calls that make arrays are emulated."""
 
 import io
 import math
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from m2mkd.pickles import Built, ForeignNameError, PickleError, walk
 
 LARGEST_PICKLE = 1 << 29
-"""Bytes; the training set of CIFAR-100 takes a third of that."""
+"""Maximum bytes; the training set of CIFAR-100 takes a third of that."""
 LONGEST_TUPLE = 16
 EMPTY_ARRAY = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
 FULL_ARRAY = {"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"}
 KNOWN_NAMES = {*EMPTY_ARRAY, *FULL_ARRAY, "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
-"""All that these pickles name: the making of arrays and, where a newer Python wrote them, of bytes."""
+"""Names in these pickles: for making arrays and, in pickles of newer Python versions, bytes."""
 INTEGERS = re.compile(r"[iu][1248]")
 
 
 def read_pickle(content: bytes, limit: int = LARGEST_PICKLE) -> Any:
-    """The value of a pickle of scalars, arrays of integers, flat lists of scalars, or a table of these.
+    """Value of a pickle of scalars, arrays of integers, flat lists of scalars, or a table of these.
 
     Parameters
     ----------
     content
-        The pickle; what Python 2 called text is read as bytes.
+        Pickle; text of Python 2 is read as bytes.
     limit
-        Most bytes of it, and of the bytes that it says as encoded text.
+        Maximum bytes of the pickle, and of its encoded text.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def read_pickle(content: bytes, limit: int = LARGEST_PICKLE) -> Any:
     Raises
     ------
     PickleError
-        If it is damaged, or holds anything else, or more than is read.
+        If it is damaged, holds anything else, or exceeds the limit.
     """
     if len(content) > limit:
         raise PickleError(f"it has {len(content)} bytes, more than {limit}")
@@ -47,8 +47,8 @@ def read_pickle(content: bytes, limit: int = LARGEST_PICKLE) -> Any:
     def encode(text: Any, encoding: Any) -> bytes:
         nonlocal encoded
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise PickleError("it would call _codecs.encode with other values than a table needs")
-        encoded += len(text)  # one text may be encoded many times
+            raise PickleError("it would call _codecs.encode with values that a table does not need")
+        encoded += len(text)  # a text may be encoded many times
         if encoded > limit:
             raise PickleError(f"its text takes more than {limit} bytes")
         return text.encode("latin-1")
@@ -74,7 +74,7 @@ def _flat(value: Any) -> Any:
         if isinstance(one, int) and not -(1 << 63) <= one < 1 << 63:
             raise PickleError("a number in it has more than 64 bits")
         if not isinstance(one, type(None) | int | bytes | str):
-            raise PickleError(f"it holds a {type(one).__name__} where a number, text, a list of these or an array is expected")
+            raise PickleError(f"it holds a {type(one).__name__} instead of a number, text, a list of these or an array")
     return value
 
 
@@ -86,7 +86,7 @@ def _array(made: Built) -> NDArray[np.integer]:
         case Built(name, (content, kind, shape, given), None) if name in FULL_ARRAY:
             order = "F" if given in ("F", b"F") else "C"
         case _:
-            raise PickleError(f"what it makes by {made.name} is no array of integers")
+            raise PickleError(f"the result of {made.name} is not an array of integers")
     dtype = _dtype(kind)
     known = isinstance(shape, tuple) and len(shape) <= LONGEST_TUPLE and isinstance(content, bytes | bytearray)
     whole = known and all(isinstance(size, int) and 0 <= size <= len(content) for size in shape)

@@ -1,4 +1,4 @@
-"""From the source files of a data set to a packed one: in parallel, as a stream, resumed where an earlier attempt was cut off."""
+"""Preparation of packed sets from source files: in parallel, as a stream, resumed after an interruption."""
 
 import hashlib
 import itertools
@@ -39,7 +39,7 @@ from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 
 LARGEST_PIXELS = 64
-"""Largest side at which images are stored decoded: above it, reading the pixels costs more than decoding them again."""
+"""Largest side at which images are stored decoded: above it, reading the pixels takes longer than decoding the files."""
 GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {
     "digits": prepare_digits,
     "digits_rendition": prepare_renditions,
@@ -56,19 +56,19 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
     name
         Name in ``config/datasets.yaml``.
     dataset
-        Its entry there.
+        Entry of the data set there.
     image_size
-        Side of the images that a network sees, in pixels.
+        Side of the network's input in pixels.
     folder
-        Where the packed set goes; what lies there is replaced.
+        Output folder; existing content is replaced.
     processes
-        How many decode images; none: one a core.
+        Number of processes that decode images; None: one per core.
 
     Raises
     ------
     InputError
-        If the layout cannot be prepared, a source is absent or not the registered one, an image is damaged, the source does not hold the
-        registered classes or images, or ``folder`` cannot be written. Nothing partial is left then.
+        If the layout cannot be prepared, a source is missing or not the registered one, an image is damaged, the source does not hold the
+        registered classes or images, or ``folder`` cannot be written. Nothing partial is left in these cases.
     """
     try:
         with _scratch(folder.with_name(f".{folder.name}.scratch")) as scratch, ExitStack() as stack:
@@ -84,7 +84,7 @@ def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, pr
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for decompressed archives, which is gone afterwards, unless an interruption leaves it for the next attempt."""
+    """Folder for decompressed archives; it is removed afterwards, unless an interruption leaves it for the next attempt."""
     try:
         yield folder
     except Exception:
@@ -120,18 +120,18 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
 
 
 def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
-    """The sha256 of each source file by its name, once it is known to be the registered one."""
+    """sha256 of each source file by name, after a check against the registry."""
     digests = {}
     for file in present(dataset):
         if not raw_file(file).exists():
-            raise InputError(f"{raw_file(file)}: absent; run 'm2mkd data fetch {name}' first")
+            raise InputError(f"{raw_file(file)}: missing; run 'm2mkd data fetch {name}' first")
         digests[file.name] = check(raw_file(file), file, name)
     require_sources(name, digests)
     return digests
 
 
 def _digests(selection: Selection, found: Any, readers: Readers) -> Iterator[tuple[Listed, bytes]]:
-    """The images of a subset, each with the digest of its content."""
+    """Images of a subset, each with the digest of its content."""
     for split in selection.splits:
         content = (
             readers.in_order(image_digests, found.splits[split].members)
@@ -142,7 +142,7 @@ def _digests(selection: Selection, found: Any, readers: Readers) -> Iterator[tup
 
 
 def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: Readers, selection: Selection | None) -> Content:
-    """What was found in source files, as it is packed; ``selection``: the images of a subset."""
+    """Content of source files in the form that is packed; ``selection``: the images of a subset."""
     if isinstance(found, Contents):
         if found.rendered:
             facts |= {"made_by": "image operations on the validation photographs", "renditions": list(RENDITIONS)}
@@ -156,7 +156,7 @@ def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: 
 
 
 def _attributes(listing: Listing, selection: Selection | None) -> dict[str, Any]:
-    """Names of images, those of a subset without folders, which its sources may have otherwise; and renditions, where a set has some."""
+    """Names of images, for a subset without folders, which differ between its sources; and renditions, if a set has some."""
     names = [(base_name(member.name) if selection else member.name).encode() for member in listing.members]
     return {"name": np.array(names)} | ({"rendition": np.array(listing.renditions)} if listing.renditions else {})
 
@@ -174,7 +174,7 @@ def _source(split: str, found: Contents, size: int, readers: Readers, selection:
 
 
 def _rendered(name: str, split: str, found: Contents, size: int, readers: Readers, selection: Selection | None) -> SplitSource:
-    """Every photograph of a split in each rendition, as pixels."""
+    """Each photograph of a split in each rendition, as pixels."""
     listing = found.splits[split]
     made = [
         Rendition(member, kind, derive_seed("data", name, kind, base_name(member.name)))
@@ -226,7 +226,7 @@ def _check_counts(name: str, dataset: DatasetConfig, content: Content) -> None:
 
 
 def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: int) -> None:
-    """Refuse to begin what will not fit on the disk: pixels are counted, files are about as large as the archives that they come from."""
+    """Refuse to start if the disk has too little space: pixels are counted, files are about as large as their archives."""
     needed = sum(3 * size**2 * len(split) for split in content.splits.values() if split.storage == PIXELS)
     if any(split.storage == ENCODED for split in content.splits.values()):
         needed += sum(raw_file(file).stat().st_size for file in present(dataset))
@@ -234,7 +234,7 @@ def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: 
     free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
     if needed - there > free:
         wanted, left = (decimal(number) for number in (needed - there, free))
-        raise InputError(f"{folder}: about {wanted} are to be written, but only {left} are free; free space there, or take smaller images")
+        raise InputError(f"{folder}: about {wanted} will be written, but only {left} are free; free space there, or take smaller images")
 
 
 def _progress(title: str, total: int, stack: ExitStack) -> Callable[[int], None]:

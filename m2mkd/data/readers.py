@@ -1,4 +1,4 @@
-"""Processes that read strangers' files: what a file does to its parser happens there, and each is bounded in memory and time."""
+"""Processes that read untrusted files, so that a parser can be attacked only there, with bounded memory and time."""
 
 import os
 import resource
@@ -17,13 +17,13 @@ from typing import TypeVar
 from m2mkd.errors import InputError
 
 READ_MEMORY = 1 << 31
-"""Bytes that a reader may take beside its libraries; an image of as many pixels as are read takes half of that."""
+"""Bytes that a reader may use in addition to its libraries; an image of the maximum size takes half of that."""
 READ_MEMORY_SHARE = 32
-"""And of how many bytes of the source files one more: their lists of files are kept in memory."""
+"""Bytes of source files per additional byte of memory: their lists of files are kept in memory."""
 READ_SECONDS = 20
-"""Time on a processor that a piece of reading may take, whatever the size of the files."""
+"""CPU seconds that one read may take, whatever the size of the files."""
 BYTES_PER_SECOND = 5 << 20
-"""And a second more for so many of their bytes, which the slowest decompression is faster than."""
+"""Bytes of source files per additional second; the slowest decompression is faster."""
 READ_ITEMS = 64
 """Files that a process works on at a time."""
 READ_ITEMS_SECONDS = 128.0
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 
 class Readers:
-    """A pool of such processes for the source files of one data set."""
+    """Pool of reader processes for the source files of one data set."""
 
     def __init__(self, pool: ProcessPoolExecutor, processes: int, files: Sequence[Path], seconds: float = READ_SECONDS):
         self._pool, self._files = pool, files
@@ -41,25 +41,25 @@ class Readers:
         self._seconds = seconds + _bytes(files) / BYTES_PER_SECOND
 
     def read(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """What a function that reads source files gives.
+        """Return the result of a function that reads source files.
 
         Raises
         ------
         InputError
-            If the process that reads ends: for want of memory or time, or because its parser crashes.
+            If the reading process ends: from lack of memory or time, or because its parser crashes.
         Exception
-            What the function raises.
+            Any exception of the function.
         """
         with self._survived():
             try:
                 return self._pool.submit(_timed, partial(function, *arguments), self._seconds).result()
             except KeyboardInterrupt:
-                for process in self._pool._processes.values():  # which are deaf to it, and may read for a long time
+                for process in self._pool._processes.values():  # which ignore it, and may read for a long time
                     process.terminate()
                 raise
 
     def in_order(self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> Iterator[Result]:
-        """Results of some items at a time, in their order, only so many ahead as memory is meant to hold; raises as `read`."""
+        """Results of several items at a time, in order, only as far ahead as memory allows; raises as `read`."""
         waiting: deque[Future[list[Result]]] = deque()
         try:
             for start in range(0, len(items), READ_ITEMS):
@@ -82,26 +82,26 @@ class Readers:
             yield
         except (BrokenProcessPool, MemoryError):
             names = ", ".join(str(file) for file in self._files)
-            reason = "took more memory or time than such files need, or crashed its reader"
-            raise InputError(f"{names}: what is in it {reason}; fetch the original, or give this command more memory") from None
+            reason = "took more memory or time than such files need, or crashed the reader"
+            raise InputError(f"{names}: its content {reason}; fetch the original, or give this command more memory") from None
 
 
 @contextmanager
 def reading(
     processes: int, files: Sequence[Path], mapped: bool = False, *, memory: int = READ_MEMORY, seconds: float = READ_SECONDS
 ) -> Iterator[Readers]:
-    """Processes that read source files, as long as the block lasts.
+    """Context with processes that read source files.
 
     Parameters
     ----------
     processes
-        How many there are at most.
+        Maximum number of processes.
     files
-        What they read.
+        Files that they read.
     mapped
-        Whether the files are mapped into memory, one at a time.
+        True if the files are mapped into memory, one at a time.
     memory, seconds
-        Bytes, and time on a processor, that a process may take for files without a byte.
+        Bytes and CPU seconds that a process may take for files of zero bytes.
     """
     memory += _bytes(files) // READ_MEMORY_SHARE + (max(map(_size, files), default=0) if mapped else 0)
     _start_server()
@@ -118,7 +118,7 @@ def _size(path: Path) -> int:
 
 
 def _timed(function: Callable[[], Result], seconds: float) -> Result:
-    """Call a function; if it takes more time on a processor than that, the process ends, also within a parser that is not Python."""
+    """Call a function; if it exceeds the CPU time, the process ends, even inside a parser that is not Python."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         return function()
@@ -127,7 +127,7 @@ def _timed(function: Callable[[], Result], seconds: float) -> Result:
 
 
 def _start_server() -> None:
-    """Start what processes are forked from, deaf to Ctrl-C as they then are: a pool that has lost one may wait for ever."""
+    """Start the process that others are forked from, which makes them ignore Ctrl-C: a pool that lost a process may wait for ever."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -136,7 +136,7 @@ def _start_server() -> None:
 
 
 def _begin(memory: int) -> None:
-    """Bound what this process may take, and let it end with the one that started it: waiting for work, it would never notice."""
+    """Limit the resources of this process, and end it with its parent: while waiting for work, it would never notice."""
     parent = parent_process()
     assert parent is not None
 
@@ -145,7 +145,7 @@ def _begin(memory: int) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread of it reserves memory, whether it computes or not
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each of its threads reserves memory, even when idle
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for limit, value in ((resource.RLIMIT_AS, used + memory), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(limit)[1]

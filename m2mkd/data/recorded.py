@@ -1,4 +1,4 @@
-"""Prepared sets and source files as runs and manifests recorded them: nothing else may stand in their place under the same name."""
+"""Comparison of prepared sets and source files with the records of runs and manifests, so that none is silently replaced."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -17,12 +17,12 @@ MANIFESTS_KEPT = 64
 
 
 def manifest_here(folder: Path) -> tuple[dict[str, Any], str] | None:
-    """The manifest of a prepared set and its digest; none where the set is not here.
+    """Manifest of a prepared set and its digest; None if the set does not exist.
 
     Raises
     ------
     InputError
-        As `m2mkd.data.manifest.read_manifest`.
+        See `m2mkd.data.manifest.read_manifest`.
     """
     try:
         state = require_file(folder / PACK_MANIFEST)
@@ -33,7 +33,7 @@ def manifest_here(folder: Path) -> tuple[dict[str, Any], str] | None:
 
 @lru_cache(MANIFESTS_KEPT)
 def _read(place: Path, folder: Path, state: tuple[int, ...]) -> tuple[dict[str, Any], str]:
-    """A study reads the same few manifests once for each of its runs; place and state tell a manifest from another."""
+    """Cached reading: a study reads the same few manifests once for each run; place and state identify a manifest."""
     return read_manifest(folder)
 
 
@@ -43,22 +43,22 @@ def digests_here(sets: Iterable[Data]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If one is absent or damaged.
+        If a set is missing or damaged.
     """
     return {str(data): read_manifest(Path(data.folder))[1] for data in sets}
 
 
 def require_recorded(recorded: object, sets: Iterable[Data], where: str) -> None:
-    """Refuse a record of other data than it should be of, or than those that are here now.
+    """Refuse a record of data other than the expected or the existing sets.
 
     Parameters
     ----------
     recorded
         Digests by name@size, as a run recorded them.
     sets
-        What the run reads. A set that is not here cannot be compared.
+        Sets that the run reads. A missing set is not compared.
     where
-        The record.
+        Path of the record.
 
     Raises
     ------
@@ -67,28 +67,28 @@ def require_recorded(recorded: object, sets: Iterable[Data], where: str) -> None
     """
     wanted = {str(data): data for data in sets}
     if not isinstance(recorded, Mapping) or recorded.keys() != wanted.keys():
-        raise InputError(f"{where}: does not say which data the run saw; remove {Path(where).parent} and run the workflow again")
+        raise InputError(f"{where}: does not say which data the run used; remove {Path(where).parent} and run the workflow again")
     for name, data in wanted.items():
         here = manifest_here(Path(data.folder))
         if here is not None and here[1] != recorded[name]:
             raise InputError(
-                f"{where}: the run saw {name} with digest {str(recorded[name])[:12]}..., but {data.folder} is {here[1][:12]}...; "
-                f"bring the right one back, or remove {Path(where).parent} and run the workflow again"
+                f"{where}: the run used {name} with digest {str(recorded[name])[:12]}..., but {data.folder} is {here[1][:12]}...; "
+                f"restore the right set, or remove {Path(where).parent} and run the workflow again"
             )
 
 
 def require_seen(folder: Path) -> int:
-    """Refuse a prepared set that is not the one which finished runs, at any scale, recorded.
+    """Refuse a prepared set that differs from the one that finished runs, at any scale, recorded.
 
     Returns
     -------
     int
-        How many runs saw it.
+        Number of runs that used it.
 
     Raises
     ------
     InputError
-        If one saw another; names it.
+        If a run used another set; names it.
     """
     here, name, count = manifest_here(folder), folder.parent.name, 0
     for path in sorted(Path("results").glob(f"*/runs/*/*/{RECORD}")):
@@ -98,11 +98,11 @@ def require_seen(folder: Path) -> int:
                 continue
             known = record["data"][name]
         except (OSError, InputError, KeyError, TypeError, AttributeError):
-            continue  # which is not about data; 'm2mkd runs verify' says what is wrong with it
+            continue  # not a data error; 'm2mkd runs verify' reports it
         if here is not None and known != here[1]:
             raise InputError(
-                f"{folder}: its digest is {here[1][:12]}..., but {path} saw {str(known)[:12]}...; bring the right set back, or remove the "
-                "runs that saw it and run the workflow again"
+                f"{folder}: its digest is {here[1][:12]}..., but {path} used {str(known)[:12]}...; restore the right set, or remove the "
+                "runs that used it and run the workflow again"
             )
         count += 1
     return count
@@ -118,16 +118,16 @@ def _is_set(value: Any, name: str, key: str) -> bool:
 
 
 def require_sources(name: str, digests: Mapping[str, str]) -> None:
-    """Refuse source files that are not those which the prepared sets of their name were made from.
+    """Refuse source files that differ from those that the prepared sets of their name were made from.
 
-    Where the registry has no digest of a file, its manifests are all that tells it from another one.
+    If the registry has no digest of a file, only its manifests identify it.
 
     Parameters
     ----------
     name
         Data set in ``config/datasets.yaml``.
     digests
-        sha256 of its source files that are here, by their names.
+        sha256 of the existing source files, by name.
 
     Raises
     ------
@@ -138,9 +138,9 @@ def require_sources(name: str, digests: Mapping[str, str]) -> None:
         try:
             current = resolve_data(path.parts[-3], str(path))[0].key
         except InputError:
-            continue  # a folder of another name
+            continue  # a folder with another name
         if path.parent.name != current:
-            continue  # of a file that was registered earlier
+            continue  # for a file that was registered earlier
         here = manifest_here(path.parent)
         made_from = here[0]["source"].get("files") if here else None
         for file, digest in digests.items():
@@ -148,5 +148,5 @@ def require_sources(name: str, digests: Mapping[str, str]) -> None:
             if known != digest:
                 raise InputError(
                     f"data/raw/{file}: sha256 is {digest[:12]}..., but {path.parent} was made from {str(known)[:12]}...; "
-                    f"bring the right file back, or remove data/packed/{name}@* and the runs that saw it"
+                    f"restore the right file, or remove data/packed/{name}@* and the runs that used it"
                 )

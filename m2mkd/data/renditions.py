@@ -1,4 +1,4 @@
-"""Renditions of held-out digits, and of any image: small synthetic out-of-distribution sets in the manner of ImageNet-R."""
+"""Renditions of held-out digits, and of any image: small synthetic out-of-distribution sets in the style of ImageNet-R."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,20 +14,20 @@ from m2mkd.data.packing import Content, SplitSource
 from m2mkd.seeds import derive_seed
 
 DIGITS = (0, 2, 3, 5, 7, 8)
-"""The classes that have renditions; the others are left out, so that the class mask matters (ImageNet-R has 200 of 1000)."""
+"""Classes with renditions; the others are left out, so that the class mask matters (ImageNet-R has 200 of 1000)."""
 ANGLES = (15.0, 35.0)
-"""Smallest and largest rotation in degrees, to either side."""
+"""Smallest and largest rotation in degrees, in either direction."""
 
 
 def prepare_renditions(name: str, dataset: DatasetConfig, image_size: int) -> Content:
-    """Every validation digit of the chosen classes in each rendition; there is no training split.
+    """Prepare every validation digit of the chosen classes in each rendition; there is no training split.
 
     The attributes of its split are ``rendition`` (name) and ``source`` (index of the digit in the source file).
 
     Raises
     ------
     InputError
-        If the source is absent or is not the registered file.
+        If the source is missing or differs from the registered file.
     """
     grey, labels, source = read_digits(name, dataset)
     held_out = split_digits(labels)[1]
@@ -45,25 +45,25 @@ def prepare_renditions(name: str, dataset: DatasetConfig, image_size: int) -> Co
 
 
 def edges(image: NDArray[np.uint8], _: np.random.Generator) -> NDArray[np.uint8]:
-    """The outlines, white on black."""
+    """Edges of the image, white on black."""
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)
     slope = ndimage.gaussian_gradient_magnitude(grey, sigma=len(image) / 32)
     return _rgb(slope * (255 / max(slope.max(), 1e-12)))
 
 
 def inverted(image: NDArray[np.uint8], _: np.random.Generator) -> NDArray[np.uint8]:
-    """Dark where it was light."""
+    """Image with light and dark inverted."""
     return 255 - image
 
 
 def textured(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """What is light of one coloured texture, what is dark of another."""
+    """Image with one coloured texture in light areas, and another one in dark areas."""
     strokes = image / 255
     return _rgb(strokes * _texture(len(image), 190, generator) + (1 - strokes) * _texture(len(image), 65, generator))
 
 
 def rotated(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Turned by a moderate angle, to either side."""
+    """Image rotated by a moderate angle, in either direction."""
     angle = generator.uniform(*ANGLES) * generator.choice((-1, 1))
     return np.asarray(Image.fromarray(image).rotate(angle, resample=Image.Resampling.BICUBIC))
 
@@ -83,6 +83,6 @@ def _texture(side: int, mean: float, generator: np.random.Generator) -> NDArray[
 
 
 def _rgb(image: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Rounded to uint8; a grey image (S, S) becomes (S, S, 3)."""
+    """Image rounded to uint8; a grey image (S, S) becomes (S, S, 3)."""
     colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
     return np.rint(np.clip(colours, 0, 255)).astype(np.uint8)

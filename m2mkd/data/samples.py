@@ -1,6 +1,6 @@
-"""An image with its instances, and its geometry: resized, flipped, cropped (detection.md 2).
+"""Sample of an image with its instances, and its geometry: resized, flipped, cropped (detection.md 2).
 
-Outlines and boxes are moved as coordinates, in float64; bitmaps are moved as pixels, each the nearest one's.
+Outlines and boxes are transformed as coordinates, in float64; bitmaps as pixels, by nearest neighbour.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ NO_SIDE = 1e-5
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its G instances."""
+    """Image with its G instances."""
 
     image: NDArray[np.uint8]
     """(H, W, 3)."""
@@ -26,7 +26,7 @@ class Sample:
     classes: NDArray[np.int64]
     """(G,), from 0."""
     segmentations: tuple[Segmentation, ...]
-    """G of them."""
+    """Outlines or bitmaps, G of them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,12 +35,12 @@ class Sample:
 
 
 def resized_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3) at another size: bilinear, and averaged where it becomes smaller."""
+    """Image (H, W, 3) at another size: bilinear, with averaging when it becomes smaller."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resized(sample: Sample, height: int, width: int) -> Sample:
-    """The sample at another size."""
+    """Sample at another size."""
     scale = np.array([width / sample.size[1], height / sample.size[0]])
 
     def moved(segmentation: Segmentation) -> Segmentation:
@@ -53,12 +53,12 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
 
 
 def flipped(sample: Sample) -> Sample:
-    """The sample's mirror image, left and right exchanged."""
+    """Mirror image of the sample, with left and right exchanged."""
     width = sample.size[1]
 
     def moved(segmentation: Segmentation) -> Segmentation:
         if isinstance(segmentation, np.ndarray):
-            return np.ascontiguousarray(segmentation[:, ::-1])  # which torch can take
+            return np.ascontiguousarray(segmentation[:, ::-1])  # contiguous for torch
         return tuple(points * [-1, 1] + [width, 0] for points in segmentation)
 
     boxes = sample.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
@@ -66,9 +66,9 @@ def flipped(sample: Sample) -> Sample:
 
 
 def cropped(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
-    """What a window shows; where it is larger than the image, it shows all of it, and nothing is padded.
+    """Part of the sample in a window; a window larger than the image shows all of it, without padding.
 
-    An outline is cut along the window, and what it consists of then are parts of their own; holes are filled, parts without area go.
+    An outline is cut along the window, and may fall into several parts; holes are filled, parts without area are removed.
     """
     corner = np.array([left, top], np.float64)
 
@@ -88,7 +88,7 @@ def _cut(polygons: Polygons, left: int, top: int, width: int, height: int) -> Po
     window = shapely.box(left, top, left + width, top + height)
     parts: list[NDArray[np.float64]] = []
     for points in polygons:
-        # An outline that crosses itself has no inside that can be cut; a margin of nothing gives it one.
+        # A self-intersecting outline cannot be cut; a buffer of zero repairs it.
         shape = shapely.Polygon(points).buffer(0)
         if not shape.is_valid:
             continue
@@ -99,19 +99,19 @@ def _cut(polygons: Polygons, left: int, top: int, width: int, height: int) -> Po
 
 
 def clipped(sample: Sample) -> Sample:
-    """The sample with its boxes inside the image."""
+    """Sample with its boxes clipped to the image."""
     height, width = sample.size
     return replace(sample, boxes=np.clip(sample.boxes, 0, [width, height, width, height]))
 
 
 def with_recomputed_boxes(sample: Sample) -> Sample:
-    """The sample with the extents of its masks for boxes; those that were annotated may be of what has been cut off."""
+    """Sample with boxes around its masks; annotated boxes may include parts that have been cut off."""
     boxes = np.array([extent(segmentation) for segmentation in sample.segmentations], np.float64).reshape(-1, 4)
     return replace(sample, boxes=boxes)
 
 
 def without_empty(sample: Sample) -> Sample:
-    """The sample without the instances of which nothing is left: no box, no outline, no pixel. There may be none then."""
+    """Sample without instances that have no box, outline or pixel left; there may be none left."""
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).astype(np.float32)
     there = [bool(np.any(mask)) if isinstance(mask, np.ndarray) else bool(mask) for mask in sample.segmentations]
     kept = np.flatnonzero((sides > NO_SIDE).all(axis=1) & np.array(there, np.bool_))

@@ -17,17 +17,17 @@ Segmentation: TypeAlias = Polygons | Bitmap
 
 
 def drawn(polygons: Sequence[NDArray[np.float64]], height: int, width: int) -> Bitmap:
-    """What COCO's rasteriser makes of polygons: the union of the parts, bool (H, W)."""
+    """Union of polygons drawn by COCO's rasteriser, bool (H, W)."""
     from pycocotools import mask
 
-    outlines = [points.reshape(-1) for points in polygons if len(points) > 2]  # it takes two points for a box
+    outlines = [points.reshape(-1) for points in polygons if len(points) > 2]  # it interprets two points as a box
     if not outlines:
         return np.zeros((height, width), np.bool_)
     return mask.decode(mask.merge(mask.frPyObjects(outlines, height, width))).astype(np.bool_)
 
 
 def bitmap(segmentation: Segmentation, height: int, width: int) -> Bitmap:
-    """The mask of an instance, bool (H, W)."""
+    """Mask of an instance, bool (H, W)."""
     return segmentation if isinstance(segmentation, np.ndarray) else drawn(segmentation, height, width)
 
 
@@ -40,17 +40,17 @@ def run_lengths(masks: ArrayLike) -> list[dict[str, Any]]:
 
 
 def from_run_lengths(runs: Mapping[str, Any]) -> Bitmap:
-    """The mask that COCO's compressed run lengths describe, bool (H, W); they must be whole, see `counted`."""
+    """Mask from COCO's compressed run lengths, bool (H, W); they must be complete, see `counted`."""
     from pycocotools import mask
 
     return mask.decode(dict(runs)).astype(np.bool_)
 
 
 def counted(text: str) -> list[int]:
-    """The lengths that a text of COCO's compressed run lengths holds, alternately of background and of foreground.
+    """Run lengths in COCO's compressed text, alternating between background and foreground.
 
-    Each is written in groups of five bits, the lowest first, a sixth one saying that another follows; from the fourth on it is the
-    difference to the last but one before it.
+    Each is written in groups of five bits, lowest first; a sixth bit says that another group follows. From the fourth length, the
+    difference to the one two before it is written.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def counted(text: str) -> list[int]:
     for character in text:
         group = ord(character) - 48
         if not 0 <= group < 64 or shift > 60:
-            raise ValueError(f"'{character}' cannot stand here")
+            raise ValueError(f"'{character}' is not allowed here")
         value |= (group & 31) << shift
         shift += 5
         if group & 32:
@@ -84,7 +84,7 @@ def compressed(lengths: Sequence[int], height: int, width: int) -> str:
 
 
 def extent(segmentation: Segmentation) -> NDArray[np.float64]:
-    """The box x0 y0 x1 y1 around an instance, (4,): from the first to behind the last pixel of a bitmap; zeros where there is nothing."""
+    """Box x0 y0 x1 y1 around an instance, (4,): from the first pixel of a bitmap to one after the last; zeros if it is empty."""
     if isinstance(segmentation, np.ndarray):
         rows, columns = np.flatnonzero(segmentation.any(axis=1)), np.flatnonzero(segmentation.any(axis=0))
         if not len(rows):

@@ -1,7 +1,7 @@
-"""The stream of images that a run trains on, and the pass over a split that measures it.
+"""Stream of images that a run trains on, and the pass over a split that measures it.
 
-Everything random depends on (data set, protocol, seed) and on the epoch, the image and its repeat; never on experiment, variant, module,
-workers or ranks. So variants are paired: they see the same images, augmented and mixed in the same way.
+All randomness depends on (data set, protocol, seed), the epoch, the image and its repeat; never on experiment, variant, module,
+workers or ranks. Variants are therefore paired: they see the same images, augmented and mixed in the same way.
 """
 
 import os
@@ -29,7 +29,7 @@ from m2mkd.signals import end_with_parent
 
 
 class Batch(NamedTuple):
-    """A training batch of B images."""
+    """Training batch of B images."""
 
     images: Tensor
     """float32, (B, 3, S, S), augmented, normalised and mixed."""
@@ -41,18 +41,18 @@ class Batch(NamedTuple):
     """int64, (B,), index of each image in its split."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same with images and targets on a device."""
+        """Batch with images and targets on a device."""
         return self._replace(images=self.images.to(device), targets=self.targets.to(device))
 
     def parts(self, count: int) -> Iterator["Batch"]:
-        """Parts for the accumulation of gradients; divided as a batch is among ranks (`mirrored_part`)."""
+        """Parts for the accumulation of gradients, divided as a batch is among ranks (`mirrored_part`)."""
         for number in range(count):
             chosen = torch.from_numpy(mirrored_part(len(self.ids), number, count))
             yield self if count == 1 else Batch(*(field[chosen.to(field.device)] for field in self))
 
 
 class EvalBatch(NamedTuple):
-    """A batch of at most B images to measure on."""
+    """Batch of at most B images to measure on."""
 
     images: Tensor
     """float32, (B, 3, S, S), normalised."""
@@ -67,31 +67,31 @@ class TrainStream(EpochStream["_Augmented", Batch]):
 
     The global batch of a step is the same for any number of ranks. Each holds a block from its front and the mirror image of that block
     from its back (`mirrored_part`), so that the partner of every image in mixup and CutMix, which is its mirror image in the global
-    batch, lies on the same rank: no image is augmented twice, and none has to travel.
+    batch, is on the same rank: no image is augmented twice, and none has to be sent.
 
     Parameters
     ----------
     split
-        Where the images come from; its image size is the network's.
+        Source of the images; its image size is the network's.
     indices
-        Which of them are used, (N,).
+        Indices of the images to use, (N,).
     num_classes
         Number of classes C of the targets.
     recipe
-        Gives the global batch size and the augmentation.
+        Determines the global batch size and the augmentation.
     names
-        (data set, protocol, replicate): what everything random is derived from.
+        (data set, protocol, replicate), from which all randomness is derived.
     workers
-        Processes that prepare batches; none: the calling one. The batches are the same.
+        Processes that prepare batches; 0: the calling process. The batches are the same.
     device
-        Where the batches come to lie. They go to a CUDA device as bytes from pinned memory, and are normalised, erased and mixed there.
+        Device of the batches. They go to a CUDA device as bytes from pinned memory, and are normalised, erased and mixed there.
     rank, ranks
-        Which part of every global batch is made here, and of how many.
+        Part of every global batch that is made here, and the number of parts.
 
     Raises
     ------
     InputError
-        If there are fewer images than one batch holds, or a batch cannot be divided among the ranks.
+        If there are fewer images than a batch holds, or a batch cannot be divided among the ranks.
     """
 
     def __init__(
@@ -113,35 +113,35 @@ class TrainStream(EpochStream["_Augmented", Batch]):
 
 
 def eval_batches(split: Split, image_size: int, batch_size: int, rank: int = 0, ranks: int = 1, workers: int = 0) -> Iterator[EvalBatch]:
-    """All images of a split in order, none dropped; of several ranks, each has every so many-th batch.
+    """All images of a split in order, without dropping any; each of several ranks has every ``ranks``-th batch.
 
-    Every image is in one batch of one rank, and the batches of all ranks are those of one: what is computed batch by batch comes to the
-    same bits, and ``ids`` tell where it belongs. A rank that has no batch gets none, so that counts have to be summed, not averaged.
+    Every image is in one batch of one rank, and the batches of all ranks are those of a single rank: results per batch are the same to
+    the bit, and ``ids`` give their places. A rank may have no batch, so counts must be summed, not averaged.
 
     Parameters
     ----------
     split
-        What is measured on. Images that have the geometry of evaluation from their packing are only normalised.
+        Split to measure on. Images that were packed with the geometry of evaluation are only normalised.
     image_size
-        Side of what the network sees, in pixels.
+        Side of the network's input in pixels.
     batch_size
-        Images in a batch; the last one of all may have fewer.
+        Images per batch; the last batch may have fewer.
     rank, ranks
-        Which batches are made here, and of how many.
+        Rank whose batches are made here, and the number of ranks.
     workers
-        Processes that decode and resize beside this one; not used where images are only normalised, which is less work than to hand
-        them over.
+        Additional processes that decode and resize; not used if images are only normalised, which is less work than passing
+        them.
     """
     starts = range(rank * batch_size, len(split), ranks * batch_size)
     loaded = _EvalBatches(split, image_size, batch_size)
-    generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global one
+    generator = torch.Generator().manual_seed(0)  # otherwise the loader would draw from the global one
     processes = 0 if split.final else workers
     loader = DataLoader(loaded, sampler=starts, batch_size=None, num_workers=processes, worker_init_fn=end_with_parent, generator=generator)
     return (EvalBatch(normalised(images), labels, ids) for images, labels, ids in refused_in_one_line(iter(loader)))
 
 
 class _EvalBatches(Dataset[EvalBatch]):
-    """Makes the batch that begins at an image, up to normalisation: bytes (B, S, S, 3)."""
+    """Makes the batch that begins at a given image, up to normalisation: bytes (B, S, S, 3)."""
 
     def __init__(self, split: Split, image_size: int, batch_size: int):
         self._split, self._image_size, self._batch_size = split, image_size, batch_size
@@ -156,7 +156,7 @@ class _EvalBatches(Dataset[EvalBatch]):
 
 
 class _Batches(Dataset["_Augmented"]):
-    """Makes the batch of a draw: image by image in worker processes, then all at once in the calling one."""
+    """Makes the batch of a draw: image by image in worker processes, then all at once in the calling process."""
 
     def __init__(self, split: Split, num_classes: int, recipe: Recipe, names: tuple[str | int, ...]):
         mixing = recipe.augmentation
@@ -188,7 +188,7 @@ class _Batches(Dataset["_Augmented"]):
         return _Augmented(images, labels, ids, draw.epoch, draw.step, seeds)
 
     def finished(self, batch: "_Augmented", device: torch.device) -> Batch:
-        """Normalise, erase and mix a batch, where it is needed."""
+        """Normalise, erase and mix a batch on its device."""
         images = self._transform.finished(batch.images.to(device, non_blocking=True), batch.seeds)
         if self._mix is None:
             targets = mixup_target(batch.labels, self._num_classes, smoothing=self._smoothing)
@@ -199,7 +199,7 @@ class _Batches(Dataset["_Augmented"]):
 
 
 def _announce(images: Any, indices: NDArray[np.int64]) -> None:
-    """Ask the system for images of a memory map: touched one after the other, those still on the disk take a hundred times as long."""
+    """Ask the system to read images of a memory map: sequential access to those still on the disk takes a hundred times as long."""
     if isinstance(images, np.memmap) and images.filename is not None and hasattr(os, "posix_fadvise"):
         with Path(images.filename).open("rb") as file:
             for index in indices.tolist():
@@ -207,7 +207,7 @@ def _announce(images: Any, indices: NDArray[np.int64]) -> None:
 
 
 class _Augmented(NamedTuple):
-    """A batch on its way from the process that loads it: bytes, a quarter of what it will be."""
+    """Batch on its way from the loading process: bytes, a quarter of the final size."""
 
     images: Tensor
     """uint8, (B, S, S, 3)."""
@@ -216,4 +216,4 @@ class _Augmented(NamedTuple):
     epoch: int
     step: int
     seeds: list[int]
-    """Of each image."""
+    """Seed of each image."""

@@ -1,7 +1,7 @@
-"""Subsets: which images of its source a data set consists of, by a list of names, and the digest by which their content is known.
+"""Subsets of a data set, defined by a list of image names, and the digest that identifies their content.
 
-A subset has the same bytes from every source that holds its images, be it the whole archive or a pack of a part of it: the list gives its
-classes and their order, and the digest is taken over the images.
+A subset has the same bytes from every source that contains its images, such as the whole archive or a partial pack: the list
+determines its classes and their order, and the digest is computed over the images.
 """
 
 import hashlib
@@ -22,42 +22,42 @@ from m2mkd.files import require_file
 
 
 class Listed(NamedTuple):
-    """One image of a subset."""
+    """Image of a subset."""
 
     split: str
     class_name: str
     name: str
-    """Of its file, without folders."""
+    """File name without folders."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The images of a subset."""
+    """Images of a subset."""
 
     path: Path
-    """The list, for messages."""
+    """Path of the list, for messages."""
     splits: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Names of the images of each class of each split."""
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names in the order of the labels: that of the list."""
+        """Names in the order of the labels, which is that of the list."""
         return tuple(dict.fromkeys(name for classes in self.splits.values() for name in classes))
 
     def images(self, split: str) -> list[Listed]:
-        """The images of a split: the first of every class, then the second, so that any stretch of them is balanced."""
+        """Images of a split: the first of every class, then the second, so that any section is balanced."""
         classes = self.splits[split]
         turns = itertools.zip_longest(*([Listed(split, name, image) for image in images] for name, images in classes.items()))
         return [image for turn in turns for image in turn if image is not None]
 
 
 def read_selection(path: Path) -> Selection:
-    """Read a list of images: for each class of a split a line with split, class and names, with tabs between; ``#`` begins a comment.
+    """Read a list of images: for each class of a split a line with split, class and names, separated by tabs; ``#`` begins a comment.
 
     Raises
     ------
     InputError
-        If it cannot be read, or a line is not of that form or repeats another.
+        If it cannot be read, or a line does not have that form or repeats another line.
     """
     splits: dict[str, dict[str, tuple[str, ...]]] = {}
     try:
@@ -71,9 +71,9 @@ def read_selection(path: Path) -> Selection:
         split, *rest = line.split("\t")
         name, images = rest[0] if rest else "", tuple(rest[1:])
         if split not in get_args(SplitName) or not all((name, images, *images)):
-            raise InputError(f"{path}, line {number}: is not 'train' or 'val', a class and names of images, with tabs between; write it so")
+            raise InputError(f"{path}, line {number}: is not 'train' or 'val', a class and names of images, separated by tabs; correct it")
         if name in splits.get(split, {}) or len(set(images)) != len(images):
-            raise InputError(f"{path}, line {number}: {split} images of {name} are there twice; remove one of them")
+            raise InputError(f"{path}, line {number}: {split} images of {name} are listed twice; remove one of them")
         splits.setdefault(split, {})[name] = images
     if not splits:
         raise InputError(f"{path}: lists no image; write a line for each class of a split")
@@ -81,12 +81,12 @@ def read_selection(path: Path) -> Selection:
 
 
 def picked(contents: Contents, selection: Selection, source: Path) -> Contents:
-    """The images of a subset, among those of its source.
+    """Images of a subset, selected from its source.
 
     Raises
     ------
     InputError
-        If the source lacks one; names it.
+        If the source lacks an image; names it.
     """
     splits = {}
     for split in selection.splits:
@@ -104,7 +104,7 @@ def picked(contents: Contents, selection: Selection, source: Path) -> Contents:
 def picked_arrays(
     classes: Sequence[str], arrays: Mapping[str, CifarSplit], selection: Selection, source: Path
 ) -> tuple[tuple[str, ...], dict[str, CifarSplit]]:
-    """The same where the source holds pixels, each with a name beside it."""
+    """Images of a subset, selected from a source of pixels with names."""
     splits = {}
     for split in selection.splits:
         there = arrays[split]
@@ -127,29 +127,29 @@ def _place(places: Mapping[tuple[str, str], int], image: Listed, selection: Sele
 
 
 def base_name(name: str) -> str:
-    """Name of a file without its folders, which packs may have otherwise."""
+    """File name without folders, which may differ between packs."""
     return PurePosixPath(name).name
 
 
 def subset_digest(images: Iterable[tuple[Listed, bytes]]) -> str:
-    """The sha256 of a subset: of a line ``split class name sha256`` for each image in order, with tabs between.
+    """sha256 of a subset: of a line ``split class name sha256`` for each image in order, separated by tabs.
 
     Parameters
     ----------
     images
-        Each with the digest of its content, 32 bytes.
+        Images, each with the digest of its content, 32 bytes.
     """
     lines = ("\t".join((*image, sha256.hex())) for image, sha256 in images)
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def require_content(subset: Subset, images: Iterable[tuple[Listed, bytes]], sources: Sequence[Path], where: str) -> None:
-    """Refuse a source whose images are not the registered ones, whatever it is called; arguments as of `subset_digest`.
+    """Refuse a source whose images differ from the registered ones, whatever its name; arguments as in `subset_digest`.
 
     Raises
     ------
     InputError
-        If the digest differs; ``where`` says where the set is registered.
+        If the digest differs; ``where`` is the place of the registration.
     """
     found = subset_digest(images)
     if found != subset.sha256:

@@ -1,4 +1,4 @@
-"""What is done in the processes that read strangers' files: finding images, and reading them. They import only what they need."""
+"""Tasks of the processes that read untrusted files: finding and reading images. They import only what they need."""
 
 import hashlib
 import io
@@ -32,18 +32,18 @@ READ = (*ARCHIVED, "coco", "parquet")
 def found_in(
     layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path, selection: Selection | None = None
 ) -> Any:
-    """What the source files of a data set hold: contents, scenes, or arrays of pixels.
+    """Read the contents of a data set's source files: contents, scenes, or arrays of pixels.
 
     Parameters
     ----------
     layout, paths
-        How they are laid out, and where they lie.
+        Layout and paths of the files.
     splits
-        Which split each is of, where the registry says so.
+        Split of each file, if the registry gives it.
     scratch
-        Where compressed archives are decompressed to, and tables written that would fill memory.
+        Folder for decompressed archives, and for tables that would fill memory.
     selection
-        Which of the images are meant; none: all of them.
+        Images to select; None: all.
     """
     found: Any
     if layout == "parquet":
@@ -60,12 +60,12 @@ def found_in(
 
 
 def image_digests(members: Sequence[Member]) -> list[bytes]:
-    """The sha256 of the content of each image."""
+    """sha256 of the content of each image."""
     return [hashlib.sha256(member.read()).digest() for member in members]
 
 
 def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
-    """Read images, see that each is whole, and give pixels at ``size``, or the file as it is where it is not to be decoded."""
+    """Read images, check that each is complete, and return pixels at ``size``, or the unchanged file if it is not to be decoded."""
     result = []
     for member in members:
         content, image = _whole(member, size)
@@ -81,7 +81,7 @@ def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bo
 
 
 class Rendition(NamedTuple):
-    """A rendition that is to be made of a photograph."""
+    """Rendition to make from a photograph."""
 
     member: Member
     kind: str
@@ -89,7 +89,7 @@ class Rendition(NamedTuple):
 
 
 def rendered_images(renditions: Sequence[Rendition], size: int) -> list[PackedImage]:
-    """Read photographs, and make renditions of what is measured of each at ``size``, as pixels; the digests are of the photographs."""
+    """Read photographs, and make renditions of the measured part of each at ``size``, as pixels; the digests are of the photographs."""
     from m2mkd.data.renditions import RENDITIONS
 
     result = []
@@ -106,11 +106,11 @@ def _whole(member: Member, size: int) -> tuple[bytes, Image.Image]:
     try:
         return content, whole_image(content, size)
     except BadImageError as error:
-        raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a whole one") from None
+        raise InputError(f"{member.archive}: {member.name} {error}; replace the archive by a complete one") from None
 
 
 def png(image: Image.Image) -> bytes:
-    """An image as the file that a pack keeps."""
+    """Encode an image as the PNG file that a pack keeps."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -17,7 +17,7 @@ from m2mkd.seeds import forked_rng
 
 
 def normalised(images: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Images (B, H, W, 3) from 0 to 255 as float32 (B, 3, H, W), less ImageNet's mean, over its standard deviation; where they lie."""
+    """Images (B, H, W, 3) from 0 to 255 as float32 (B, 3, H, W), minus ImageNet's mean, divided by its deviation; on the same device."""
     pixels = torch.as_tensor(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return pixels.sub_(mean.to(pixels.device)).div_(std.to(pixels.device))
@@ -26,8 +26,8 @@ def normalised(images: NDArray[np.uint8] | Tensor) -> Tensor:
 class TrainTransform:
     """timm's training transform, with a seed for each image.
 
-    It has two parts, as timm's loader has: what is done image by image, on bytes, and what is done to a batch at once, where it is
-    needed. Between them a batch is a quarter of its size. The order of operations is timm's: crop, flip, RandAugment, normalisation,
+    It has two parts, like timm's loader: one for each image, on bytes, and one for a whole batch, on its device. Between the parts a
+    batch has a quarter of its final size. The order of operations is timm's: crop, flip, RandAugment, normalisation,
     erasing.
 
     Parameters
@@ -35,7 +35,7 @@ class TrainTransform:
     image_size
         Side S of the result.
     augmentation
-        Crop, flip, RandAugment and erasing; mixing is not done here.
+        Crop, flip, RandAugment and erasing; mixing is separate.
     """
 
     def __init__(self, image_size: int, augmentation: Augmentation):
@@ -55,7 +55,7 @@ class TrainTransform:
         self._image_size = image_size
 
     def __call__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
-        """Both parts one after the other."""
+        """Apply both parts in order."""
         return self.finished(torch.from_numpy(self.augmented(images, seeds)), seeds)
 
     def augmented(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> NDArray[np.uint8]:
@@ -64,17 +64,17 @@ class TrainTransform:
         Parameters
         ----------
         images
-            B of them, each uint8, (H, W, 3).
+            B images, each uint8, (H, W, 3).
         seeds
-            One for each image; decides everything random about it, whatever the rest of the batch is.
+            Seed of each image, which determines all its randomness, independent of the rest of the batch.
 
         Returns
         -------
         ndarray
-            uint8, (B, S, S, 3). The global generators are as before.
+            uint8, (B, S, S, 3). The state of the global generators is restored.
         """
         result = np.empty((len(images), self._image_size, self._image_size, 3), np.uint8)
-        # One fork around the batch: saving and restoring the states for every image would cost more than augmenting it.
+        # One fork for the batch: saving and restoring the states for every image would take longer than augmenting it.
         with forked_rng("augmentation"):
             for image, seed, pixels in zip(images, seeds, result, strict=True):
                 _reseed(seed)
@@ -82,19 +82,19 @@ class TrainTransform:
         return result
 
     def finished(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Normalise and erase, on the device of the images; the noise is drawn on the CPU, so that it is the same everywhere.
+        """Normalise and erase, on the device of the images; noise is drawn on the CPU, so that it is the same everywhere.
 
         Parameters
         ----------
         images
             uint8, (B, S, S, 3), from `augmented`.
         seeds
-            As there.
+            Same seeds as for `augmented`.
 
         Returns
         -------
         Tensor
-            float32, (B, 3, S, S). The global generators are as before.
+            float32, (B, 3, S, S). The state of the global generators is restored.
         """
         batch = normalised(images)
         if self._erase is not None:
@@ -106,7 +106,7 @@ class TrainTransform:
 
 
 def _reseed(seed: int) -> None:
-    """Seed the generators that the transforms draw from: Python's, numpy's and torch's on the CPU, and no other."""
+    """Seed the generators that the transforms draw from: Python's, numpy's and torch's on the CPU, but no others."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)

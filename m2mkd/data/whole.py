@@ -1,4 +1,4 @@
-"""Whether all of an image is there: where the data end early, decoders leave the rest grey, or without its details, and do not say so."""
+"""Completeness check of images: if the data end early, decoders silently leave the rest grey or without its details."""
 
 import re
 import zlib
@@ -11,11 +11,11 @@ from PIL import Image
 from m2mkd.data.images import BadImageError, opened, require_shape
 
 MOST_SCANS = 100
-"""Passes over the pixels of a JPEG; a file of few bytes may ask for thousands, each of which takes time. Encoders write about ten."""
+"""Maximum passes over the pixels of a JPEG; a tiny file may ask for thousands, each of which takes time. Encoders write about ten."""
 TOLERATED_ROWS, TOLERATED_SHARE = 16, 16
-"""Rows that may be missing at the end, and of how many one: in some published photographs a block of the last row is missing."""
+"""Rows that may be missing at the end, and the inverse of their maximum share: some published photographs lack a block of the last row."""
 FILL = np.random.default_rng(0).integers(1, 255, 1024, dtype=np.uint8).tobytes()
-"""What a decoder takes for more data of a scan: no byte of it begins a marker."""
+"""Filler that a decoder takes for more data of a scan: none of its bytes begins a marker."""
 
 MARKER = re.compile(rb"\xff+([^\x00\xff])")
 END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -26,26 +26,26 @@ PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By the type of colour of a PNG."""
+"""Channels by the colour type of a PNG."""
 INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and their steps, of the passes of an interlaced PNG."""
 INFLATED_AT_ONCE = 1 << 20
 
 
 def whole_image(content: bytes, side: int) -> Image.Image:
-    """Decode an image that has not been seen before, and see that all of it is there.
+    """Decode an untested image, and check that it is complete.
 
     Parameters
     ----------
     content
-        The file.
+        Content of the file.
     side
-        Size in pixels at which it is to be measured.
+        Size in pixels at which it will be measured.
 
     Raises
     ------
     BadImageError
-        As `m2mkd.data.images.opened`, and if rows or details of it are missing, or it is too narrow to be measured.
+        See `m2mkd.data.images.opened`; also if rows or details are missing, or it is too narrow to be measured.
     """
     try:
         jpeg = None if content.startswith(PNG_SIGNATURE) else _Jpeg.read(content)
@@ -59,21 +59,21 @@ def whole_image(content: bytes, side: int) -> Image.Image:
             _check_png(content)
     except BadImageError:
         raise
-    except Exception as error:  # the markers of a damaged file may say anything
-        raise BadImageError(f"is no whole image ({type(error).__name__}: {error})") from None
+    except Exception as error:  # a damaged file may have arbitrary markers
+        raise BadImageError(f"is not a complete image ({type(error).__name__}: {error})") from None
     return image
 
 
 @dataclass
 class _Jpeg:
-    """What the markers of a JPEG say."""
+    """Markers of a JPEG."""
 
     progressive: bool = False
     components: bytes = b""
     scans: list[bytes] = field(default_factory=list)
-    """Header of each."""
+    """Header of each scan."""
     end: int | None = None
-    """Where the marker of the end stands."""
+    """Position of the end marker."""
 
     @classmethod
     def read(cls, content: bytes) -> "_Jpeg":
@@ -97,21 +97,21 @@ class _Jpeg:
         return jpeg
 
     def check(self, content: bytes, image: Image.Image) -> None:
-        """Refuse an image of which scans, or the rows or details that the last scan brings, are missing."""
+        """Refuse an image with missing scans, or missing rows or details in the last scan."""
         if not self._covered():
-            raise BadImageError("is no whole image (scans of it are missing)")
-        # A decoder leaves what has no data grey, so that of most images the last pixel shows that they are whole.
+            raise BadImageError("is not a complete image (some of its scans are missing)")
+        # A decoder leaves parts without data grey, so the last pixel of most images shows that they are complete.
         suspicious = self.progressive or len(self.components) == 4 or image.getpixel((image.width - 1, image.height - 1)) == (128, 128, 128)
         if self.end is None or not suspicious:
             return
-        # What follows the last block of a whole image is passed over; of any other it is taken for the missing blocks.
+        # Data after the last block of a complete image are ignored; in any other image they are taken for the missing blocks.
         continued = np.asarray(opened(content[: self.end] + FILL + content[self.end :]))
         rows = np.flatnonzero((continued != np.asarray(image)).any(axis=(1, 2)))
         if len(rows) and rows[0] < image.height - min(TOLERATED_ROWS, image.height // TOLERATED_SHARE):
-            raise BadImageError(f"is no whole image (its data end at row {rows[0]} of {image.height})")
+            raise BadImageError(f"is not a complete image (its data end at row {rows[0]} of {image.height})")
 
     def _covered(self) -> bool:
-        """Whether the scans bring every coefficient of every component down to its last bit."""
+        """True if the scans contain every coefficient of every component down to its last bit."""
         missing = {component: np.ones(64, bool) for component in self.components}
         for scan in self.scans:
             count = scan[0] if scan else 0
@@ -125,7 +125,7 @@ class _Jpeg:
 
 
 def _check_png(content: bytes) -> None:
-    """Refuse a PNG that holds fewer rows than its header says, or whose parts are damaged."""
+    """Refuse a PNG that has fewer rows than its header says, or damaged chunks."""
     size = left = 0
     data = zlib.decompressobj()
     for kind, chunk in _chunks(content):
@@ -137,24 +137,24 @@ def _check_png(content: bytes) -> None:
                 left -= len(data.decompress(rest, INFLATED_AT_ONCE))
                 rest = data.unconsumed_tail
     if left > 0:
-        raise BadImageError(f"is no whole image (its data end after {size - left} of {size} bytes)")
+        raise BadImageError(f"is not a complete image (its data end after {size - left} of {size} bytes)")
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Parts of a PNG without which it cannot be shown."""
+    """Critical chunks of a PNG."""
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(content):
         end = position + 8 + int.from_bytes(content[position : position + 4])
         kind = content[position + 4 : position + 8]
         if kind[:1].isupper():
             if zlib.crc32(content[position + 4 : end]) != int.from_bytes(content[end : end + 4]):
-                raise BadImageError(f"is no whole image (its part {kind.decode('latin-1')} is damaged)")
+                raise BadImageError(f"is not a complete image (its chunk {kind.decode('latin-1')} is damaged)")
             yield kind, content[position + 8 : end]
         position = end + 4
 
 
 def _png_bytes(header: bytes) -> int:
-    """Bytes of all rows, each with that of its filter, before they are compressed."""
+    """Bytes of all rows, each with its filter byte, before compression."""
     width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
     bits = header[8] * CHANNELS[header[9]]
     passes = INTERLACED if header[12] else ((0, 0, 1, 1),)

@@ -11,26 +11,26 @@ def level_anchors(
 ) -> Tensor:
     """Anchors of one level of the pyramid.
 
-    torchvision's generator rounds them, and guesses the stride from the sizes of image and map.
+    torchvision's generator rounds anchors, and guesses the stride from the sizes of image and map.
 
     Parameters
     ----------
     height, width
-        Of the level's map.
+        Size of the level's map.
     stride
-        Pixels of the image from one place of it to the next.
+        Pixels of the image between neighbouring positions of the map.
     sizes
         Square roots of the areas in pixels.
     ratios
         Heights over widths.
     device
-        Of the result.
+        Device of the result.
 
     Returns
     -------
     Tensor
-        (``height`` x ``width`` x sizes x ratios, 4), float32: x0 y0 x1 y1, place by place along the rows, there size by size. They are
-        centred on the places' top left corners.
+        (``height`` x ``width`` x sizes x ratios, 4), float32: x0 y0 x1 y1, ordered by position along the rows, then by size. They are
+        centred on the positions' top left corners.
     """
     widths = [(size**2 / ratio) ** 0.5 for size in sizes for ratio in ratios]
     heights = [width * ratio for width, ratio in zip(widths, [*ratios] * len(sizes), strict=True)]

@@ -12,14 +12,14 @@ from m2mkd.config.models import ViTConfig
 
 
 class MapAttention(nn.Module):
-    """Self-attention of all places of a map, in several heads.
+    """Multi-head self-attention over all positions of a map.
 
     Parameters
     ----------
     width, heads, qkv_bias
-        As in timm's ``Attention``, whose names the parameters have.
+        As in timm's ``Attention``; the parameters have the same names.
     table_size
-        Side of the map that the tables of relative positions are for, which start at zero; none: there are no relative positions.
+        Side of the map that the tables of relative positions are made for; they start at zero. None: there are no relative positions.
     """
 
     def __init__(self, width: int, heads: int, *, qkv_bias: bool, table_size: int | None) -> None:
@@ -38,8 +38,8 @@ class MapAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scale = q.shape[-1] ** -0.5
         if self.relative:
-            # Added to the score of each pair they would take (H W)^2 numbers for each head. A row or column has a channel of its own
-            # instead, in which its keys are 1, so that the product of queries and keys adds them.
+            # Adding them to the score of each pair would take (H W)^2 numbers per head. Instead, each row and column has its own channel,
+            # in which its keys are 1, so that the product of queries and keys adds them.
             by_place = q.unflatten(2, (height, width))
             rows = torch.einsum("bnhwc,hkc->bnhwk", by_place, relative_table(self.rel_pos_h, height))
             columns = torch.einsum("bnhwc,wkc->bnhwk", by_place, relative_table(self.rel_pos_w, width))
@@ -59,11 +59,11 @@ class MapBlock(nn.Module):
     config
         Widths of the network.
     mlp_layer
-        Makes the token-wise branch from the keywords of timm's ``Mlp``.
+        Builds the token-wise branch from the keywords of timm's ``Mlp``.
     drop_path
         Drop path rate of both branches.
     window_size
-        Side of the windows in which tokens attend; none: all attend to all.
+        Side of the windows in which tokens attend; None: all tokens attend to all.
     table_size
         As in `MapAttention`.
     """
@@ -104,14 +104,14 @@ def relative_table(table: Tensor, size: int) -> Tensor:
     Parameters
     ----------
     table
-        Embeddings (2 s - 1, c) of the distances from 1 - s to s - 1; of another size they are resized linearly.
+        Embeddings (2 s - 1, c) of the distances from 1 - s to s - 1; resized linearly if n differs from s.
     size
-        Places on the axis, n.
+        Number of positions n on the axis.
 
     Returns
     -------
     Tensor
-        (n, n, c), the query's place first.
+        (n, n, c), the query's position first.
     """
     distances = 2 * size - 1
     if len(table) != distances:
@@ -121,14 +121,14 @@ def relative_table(table: Tensor, size: int) -> Tensor:
 
 
 def cut_windows(x: Tensor, size: int) -> Tensor:
-    """Windows (B x windows, size, size, d), row by row, of a map (B, H, W, d) that zeros fill up at the right and at the bottom."""
+    """Cut a map (B, H, W, d), padded with zeros at the right and bottom, into windows (B x windows, size, size, d), row by row."""
     x = F.pad(x, (0, 0, 0, -x.shape[2] % size, 0, -x.shape[1] % size))
     rows = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
     return rows.transpose(2, 3).flatten(0, 2)
 
 
 def join_windows(windows: Tensor, height: int, width: int) -> Tensor:
-    """The map (B, ``height``, ``width``, d) that `cut_windows` gave these windows of, without the filling."""
+    """Join the windows of `cut_windows` into the map (B, ``height``, ``width``, d), without the padding."""
     size = windows.shape[1]
     x = windows.unflatten(0, (-1, -(-height // size), -(-width // size)))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]

@@ -1,4 +1,4 @@
-"""A V-MoE from images to one map of features (specification detection.md 3.1)."""
+"""V-MoE backbone that maps images to one feature map (specification detection.md 3.1)."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from m2mkd.models.vmoe import token_layers
 
 
 class BackboneStage(nn.Module):
-    """Blocks of one stage; of the first one also the embedding. Names are those of the V-MoE's stages.
+    """Blocks of one stage; the first stage also has the embedding. Names match those of the V-MoE's stages.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ class BackboneStage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A V-MoE without class token, final norm and head.
+    """V-MoE without class token, final norm and head.
 
     Parameters
     ----------
     config
-        Architecture; ``backbone``, and how its blocks attend.
+        Architecture: ``backbone``, and the attention of its blocks.
     switches
-        ``detection_init`` says which rows the positions have, ``detection_attention`` whether there are windows.
+        ``detection_init`` sets the rows of the position embedding, ``detection_attention`` enables windows.
     drop_path
         Drop path rate of the last block; the rates grow linearly from 0.
     expert_init
@@ -74,14 +74,14 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Features (B, d, H, W) of images (B, 3, h, w), one place for each whole patch.
+        """Features (B, d, H, W) of images (B, 3, h, w), one position per whole patch.
 
         Parameters
         ----------
         images
             Normalised images.
         noise
-            Source of the router's noise, on their device; needed in training where the router has noise.
+            Source of the router's noise, on the images' device; required in training if the router has noise.
         """
         x = self.stages[0].embed(images)  # type: ignore[operator]
         layers = [layer for layer in self.modules() if isinstance(layer, MoE) and layer.draws_noise]
@@ -97,14 +97,14 @@ class Backbone(nn.Module):
 
 
 def resized_positions(positions: Tensor, height: int, width: int) -> Tensor:
-    """Positions for a map of another size, by bicubic interpolation without antialiasing.
+    """Position embedding for a map of another size, by bicubic interpolation without antialiasing.
 
     Parameters
     ----------
     positions
         (1, s^2, d) of a square map, or (1, s^2 + 1, d) with the class token's first, which is left out.
     height, width
-        Of the map.
+        Size of the new map.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def resized_positions(positions: Tensor, height: int, width: int) -> Tensor:
 
 
 def _attention(config: DetectorConfig, switches: DetectorSwitches, position: int) -> dict[str, int | None]:
-    """Size of the window and of the tables of relative positions of a block, as far as it has them."""
+    """Sizes of a block's window and of its tables of relative positions; None for one that it does not have."""
     if switches.detection_attention == "global":
         return {"window_size": None, "table_size": None}
     window = None if position in config.global_positions else config.window_size

@@ -20,7 +20,7 @@ from m2mkd.models.moe import ExpertInit
 
 
 class Losses(NamedTuple):
-    """Parts of the loss of a detector, each a number; it is their sum."""
+    """Parts of a detector's loss, each a scalar; the loss is their sum."""
 
     classes: Tensor
     """Cross-entropy of the regions' classes."""
@@ -31,7 +31,7 @@ class Losses(NamedTuple):
     anchors: Tensor
     """Binary cross-entropy of the anchors' logits."""
     anchor_boxes: Tensor
-    """L1 distance of the coded boxes of the positive anchors, over all sampled ones."""
+    """L1 distance of the coded boxes of the positive anchors, over all sampled anchors."""
 
     @property
     def total(self) -> Tensor:
@@ -40,7 +40,7 @@ class Losses(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Boxes, classes and masks of the instances in images.
+    """Mask R-CNN that predicts boxes, classes and masks of the instances in images.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ class Detector(nn.Module):
         self.heads = RegionHeads(config, num_classes)
 
     def batched(self, images: Sequence[Tensor]) -> Tensor:
-        """Images in one normalised batch, see `m2mkd.detection.images.batched`."""
+        """Batch of normalised images, see `m2mkd.detection.images.batched`."""
         return batched(images, self.config, self.switches, self.pyramid.levels[0][0].weight.dtype)  # type: ignore[index]
 
     def maps(self, images: Sequence[Tensor], noise: torch.Generator | None = None) -> list[Tensor]:
-        """Levels of the pyramid (N, C, h, w), the finest first; parameters as in `losses`."""
+        """Levels of the pyramid (N, C, h, w), finest first; parameters as in `losses`."""
         return self.pyramid(self.backbone(self.batched(images), noise))
 
     def losses(
@@ -94,22 +94,22 @@ class Detector(nn.Module):
         Parameters
         ----------
         images
-            N images (3, h, w), red first, pixels from 0 to 255, on the detector's device. Each is padded, and with ``detection_input``
-            corner cropped, to the square.
+            N images (3, h, w), red first, pixels from 0 to 255, on the detector's device. Each is padded to the square; with
+            ``detection_input`` corner it is cropped.
         targets
-            Instances of each, in its pixels.
+            Instances of each image, in its pixels.
         sampler
-            Chooses anchors and regions, such as a `RandomSampler`.
+            Chooses anchors and regions, for example a `RandomSampler`.
         averaging
-            ``image``: each image's loss counts alike, so that the mean over parts of a batch is the loss of the batch. ``batch``: each
-            region's does, as where detectron2 has the whole batch on one device.
+            ``image``: each image has the same weight, so that the mean over parts of a batch is the loss of the batch. ``batch``: each
+            region has the same weight, as in detectron2 with the whole batch on one device.
         noise
-            Source of the noise of a V-MoE's router that has any.
+            Source of noise for a V-MoE whose router has noise.
 
         Raises
         ------
         InputError
-            If an image is larger than the square, and is not to be cropped.
+            If an image is larger than the square and must not be cropped.
         """
         maps = self.maps(images, noise)
         scored = self.rpn(maps)
@@ -120,7 +120,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detections in each of ``images``, which are as in `losses`, in its pixels."""
+        """Detections in each image, in its pixels; ``images`` are as in `losses`."""
         maps = self.maps(images)
         proposed = self.rpn.propose(self.rpn(maps), sizes(images), self.config.test_proposals)
         return self.heads.detect(maps, proposed, sizes(images))
@@ -131,14 +131,14 @@ class Detector(nn.Module):
 
 
 def build_detector(config: DetectorConfig, *, num_classes: int, drop_path: float = 0.0, compat: Mapping[str, Value]) -> Detector:
-    """A detector with initial weights from torch's global generator.
+    """Detector with initial weights from torch's global generator.
 
     Parameters
     ----------
     config
         Sizes.
     num_classes
-        Of the data set.
+        Number of classes of the data set.
     drop_path
         Stochastic depth of the backbone.
     compat

@@ -1,4 +1,4 @@
-"""Box and mask head on the regions that are proposed (specification detection.md 3.4, 3.5)."""
+"""Box and mask heads on proposed regions (specification detection.md 3.4, 3.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,25 +25,25 @@ from m2mkd.detection.targets import mask_targets
 REGION_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 SCORE_THRESHOLD, DETECTION_OVERLAP = 0.05, 0.5
 Averaging = Literal["image", "batch"]
-"""Over what the losses of the heads are means: each image's regions, and then the images; or the regions of the whole batch."""
+"""Averaging of the heads' losses: over each image's regions and then over the images; or over the regions of the whole batch."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Sampled regions of one image, those of the foreground first."""
+    """Sampled regions of one image, foreground first."""
 
     boxes: Tensor
     """(R, 4), float32."""
     classes: Tensor
-    """(R), int64; the number of classes stands for the background."""
+    """(R), int64; the background has the number of classes as its index."""
     instances: Tensor
-    """Instance that each overlaps most, int64 (R)."""
+    """Instance that each region overlaps most, int64 (R)."""
     foreground: int
-    """How many belong to an instance."""
+    """Number of regions that belong to an instance."""
 
 
 class RegionHeads(nn.Module):
-    """Classes, boxes and masks of regions.
+    """Heads for classes, boxes and masks of regions.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class RegionHeads(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """What torchvision's classes start otherwise."""
+        """Set the initial weights that differ from those of torchvision's classes."""
         for layer in self.box_head:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -78,7 +78,7 @@ class RegionHeads(nn.Module):
         nn.init.zeros_(self.mask_logits.conv5_mask.bias)
 
     def sample(self, proposed: Sequence[Proposed], targets: Sequence[Target], sampler: Sampler) -> list[Regions]:
-        """Choose the regions that are in the loss, from the proposals and the instances' own boxes."""
+        """Choose the regions for the loss from the proposals and the instances' own boxes."""
         sampled = []
         number = self.config.region_samples
         for image, (proposals, target) in enumerate(zip(proposed, targets, strict=True)):
@@ -91,19 +91,19 @@ class RegionHeads(nn.Module):
         return sampled
 
     def boxes(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits of the classes (R, K + 1) and coded boxes for each class (R, K, 4) of each image's ``boxes`` (R, 4)."""
+        """Class logits (R, K + 1) and coded boxes for each class (R, K, 4) of each image's ``boxes`` (R, 4)."""
         hidden = self.box_head(self._pooled(maps, boxes, BOX_BINS))
         return self.class_logits(hidden), self.box_deltas(hidden).unflatten(1, (-1, 4))
 
     def masks(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], classes: Tensor) -> Tensor:
-        """Logits of the masks (R, 28, 28) of each image's ``boxes`` (R, 4), each for its class (R of all images)."""
+        """Mask logits (R, 28, 28) of each image's ``boxes`` (R, 4), each for its class (R of all images)."""
         logits = self.mask_logits(self.mask_head(self._pooled(maps, boxes, MASK_BINS)))
         return logits[torch.arange(len(logits), device=logits.device), classes]
 
     def losses(
         self, maps: Sequence[Tensor], regions: Sequence[Regions], targets: Sequence[Target], averaging: Averaging
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the classes, of the boxes and of the masks.
+        """Losses of classes, boxes and masks.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class RegionHeads(nn.Module):
         regions
             Sampled regions of each image.
         targets
-            Its instances.
+            Instances of each image.
         averaging
             See `Averaging`.
         """
@@ -142,7 +142,7 @@ class RegionHeads(nn.Module):
         maps
             Levels of the pyramid.
         proposed
-            Proposals.
+            Proposals of each image.
         sizes
             Height and width of each image.
         """
@@ -158,7 +158,7 @@ class RegionHeads(nn.Module):
         return [Detections(*mine, share) for mine, share in zip(found, shares, strict=True)]
 
     def _found(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and classes of an image's detections, of boxes (R, K, 4) and scores (R, K)."""
+        """Boxes, scores and classes of an image's detections, from boxes (R, K, 4) and scores (R, K)."""
         finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
         region, classes = ((scores > SCORE_THRESHOLD) & finite[:, None]).nonzero(as_tuple=True)
         boxes, scores = clip_boxes_to_image(boxes[region, classes], size), scores[region, classes]
@@ -170,7 +170,7 @@ class RegionHeads(nn.Module):
 
 
 def _shares(numbers: Sequence[int], averaging: Averaging, like: Tensor) -> Tensor:
-    """Weight of each region in a mean, ``numbers`` of them in each image."""
+    """Weight of each region in a mean over ``numbers`` regions of each image."""
     whole = max(sum(numbers), 1)
     weights = [1 / whole if averaging == "batch" else 1 / (max(number, 1) * len(numbers)) for number in numbers]
     exact = like.new_tensor(weights, dtype=torch.promote_types(like.dtype, torch.float32))  # half precision rounds a share of many regions

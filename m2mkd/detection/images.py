@@ -1,4 +1,4 @@
-"""From images of any size to one normalised batch (specification detection.md 2)."""
+"""Conversion of images of any size into one normalised batch (specification detection.md 2)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,22 +11,22 @@ from m2mkd.errors import InputError
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-"""Of ImageNet's pixels from 0 to 255, red first; in single precision whatever the network's is."""
+"""ImageNet statistics of pixels from 0 to 255, red first; in single precision, whatever the network's precision."""
 
 
 def batched(images: Sequence[Tensor], config: DetectorConfig, switches: DetectorSwitches, dtype: torch.dtype) -> Tensor:
-    """Normalise images and bring them to one size with zeros at the right and at the bottom.
+    """Normalise images and pad them with zeros at the right and bottom to one size.
 
     Parameters
     ----------
     images
         Pixels (3, h, w) from 0 to 255, red first, of any dtype.
     config
-        ``image_size`` and ``padding`` give the size.
+        ``image_size`` and ``padding`` determine the size.
     switches
-        ``channel_order``, and with ``detection_input`` what happens to an image that is too large for the square.
+        ``channel_order``; ``detection_input`` determines the treatment of an image larger than the square.
     dtype
-        Of the result.
+        Dtype of the result.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def batched(images: Sequence[Tensor], config: DetectorConfig, switches: Detector
     Raises
     ------
     InputError
-        If an image does not fit the square, and is not to be cropped.
+        If an image does not fit the square and must not be cropped.
     """
     height, width = _size(images, config)
     if switches.detection_input == "whole" and (wrong := [image for image in images if image.shape[1] > height or image.shape[2] > width]):

@@ -1,4 +1,4 @@
-"""Learning rates that fall from layer to layer, and what weight decay spares (specification detection.md 3.6)."""
+"""Layer-wise decay of learning rates, and the parameters exempt from weight decay (specification detection.md 3.6)."""
 
 import re
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ _EMBEDDING = re.compile(r"backbone\.stages\.0\.(pos_embed|patch_embed\.)")
 
 
 def rate_factors(detector: Detector, decay: float) -> dict[str, float]:
-    """Factor on the learning rate of each parameter: ``decay`` to the power of the layers between it and the pyramid, which has 1.
+    """Learning rate factor of each parameter: ``decay`` to the power of the layers between it and the pyramid, which has factor 1.
 
-    Blocks are counted over the whole backbone, or, where ``layer_decay`` says so, anew in each stage, as in the release.
+    Blocks are counted over the whole backbone, or per stage, as in the release, if ``layer_decay`` says so.
 
     Parameters
     ----------
     detector
-        Whose parameters.
+        Detector with the parameters.
     decay
         Factor from one layer to the one below it, 0.7 as published.
     """
@@ -45,9 +45,9 @@ def spared_by_decay(detector: Detector, *, channel_norms: bool = False) -> froze
     Parameters
     ----------
     detector
-        Whose parameters.
+        Detector with the parameters.
     channel_norms
-        Whether the norms of pyramid and heads count too. As published they do not, for they are no layer norms of torch.
+        True: include the norms of pyramid and heads. As published they are not included, since they are not torch's layer norms.
     """
 
     def spared_norms() -> Iterable[str]:

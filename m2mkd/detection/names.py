@@ -1,4 +1,4 @@
-"""Names of the released detector's tensors (specification detection.md 4), and of ViTDet's with experts in its blocks."""
+"""Tensor names of the released detector (specification detection.md 4), and of ViTDet with experts in its blocks."""
 
 import re
 from collections.abc import Callable
@@ -28,14 +28,14 @@ _BACKBONE = "backbone."
 
 
 def sources(config: DetectorConfig, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
-    """Where a released file holds our tensor ``name`` of a `~m2mkd.detection.detector.Detector`.
+    """Names in a released file of tensor ``name`` of a `~m2mkd.detection.detector.Detector`.
 
     Parameters
     ----------
     config
-        Of the detector.
+        Configuration of the detector.
     name, shape
-        Of the tensor here.
+        Name and shape of the tensor here.
     """
     if not name.startswith(_BACKBONE):
         pattern, replacement = next(rule for rule in _RULES if re.fullmatch(rule[0], name))
@@ -43,6 +43,6 @@ def sources(config: DetectorConfig, name: str, shape: tuple[int, ...]) -> tuple[
     vit_config = config.backbone
     known = vit.vit_sources(name.removeprefix(_BACKBONE), shape, vit_config.depths, vit_config.moe_positions)
     released = tuple(Source(tuple(f"backbone.net.{piece}" for piece in way.names), way.shape) for way in known)
-    # ViTDet's blocks call their token-wise branch mlp, whatever it is.
+    # ViTDet's blocks call their token-wise branch mlp, whatever its type.
     in_vitdet = (Source(tuple(piece.replace(".moe.", ".mlp.") for piece in way.names), way.shape) for way in released)
     return tuple(dict.fromkeys((*released, *in_vitdet)))

@@ -1,4 +1,4 @@
-"""Features of regions from the level of the pyramid that fits their size (specification detection.md 3.4)."""
+"""Pooling of region features from the pyramid level that fits the region's size (specification detection.md 3.4)."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from m2mkd.detection.operators import roi_align
 
 LEVELS = 4
-"""Levels that regions are pooled from, the finest ones."""
+"""Number of levels that regions are pooled from, the finest ones."""
 
 
 def region_levels(boxes: Tensor, canonical_size: float) -> Tensor:
     """Level of each box (R, 4), int64 from 0: 2 at the canonical size, one more for twice the side.
 
-    torchvision's rule has another epsilon in another place, which sends boxes close to a limit elsewhere.
+    torchvision's rule adds another epsilon at another step, which assigns boxes close to a limit to another level.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     level = (4 + (area.sqrt() / canonical_size + 1e-8).log2()).floor() - 2
@@ -27,9 +27,9 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], boxes: Sequence
     Parameters
     ----------
     maps, strides
-        Levels of the pyramid (N, C, h, w), the finest first, and their strides in pixels.
+        Levels of the pyramid (N, C, h, w), finest first, and their strides in pixels.
     boxes
-        Of each image (R, 4), float32.
+        Boxes of each image (R, 4), float32.
     size
         Bins along each axis.
     canonical_size

@@ -1,15 +1,15 @@
-"""NMS and ROIAlign without compiled operators, to the same results (specification detection.md 7.1)."""
+"""NMS and ROIAlign without compiled operators, with the same results (specification detection.md 7.1)."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 BLOCK = 128
-"""Boxes whose overlaps with all others are computed at once."""
+"""Number of boxes whose overlaps with all others are computed at once."""
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int | None = None) -> Tensor:
-    """`m2mkd.detection.operators.batched_nms` by the greedy rule, as far down the scores as is needed."""
+    """`m2mkd.detection.operators.batched_nms` by the greedy rule, down to the lowest score that is needed."""
     order = scores.argsort(descending=True, stable=True)
     corners = np.ascontiguousarray(boxes.detach()[order].T.cpu().numpy())
     group = groups[order].cpu().numpy()
@@ -18,7 +18,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
     for start in range(0, len(group), BLOCK):
         block = start + np.flatnonzero(~gone[start : start + BLOCK])
         rest = slice(start, None)
-        # In double precision, in which the compiled operator compares.
+        # In double precision, as in the compiled operator.
         excludes = _overlap(corners[:, block, None], corners[:, None, rest]) > np.float64(threshold)
         excludes &= group[block, None] == group[rest]
         for box, others in zip(block.tolist(), excludes, strict=True):
@@ -32,7 +32,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
 
 
 def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes whose corners are the first axis; no number for two without area."""
+    """Intersection over union of boxes whose corners are the first axis; NaN for two boxes without area."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes, others
     shared = np.maximum(np.minimum(x1, u1) - np.maximum(x0, u0), 0) * np.maximum(np.minimum(y1, v1) - np.maximum(y0, v0), 0)
     with np.errstate(invalid="ignore"):
@@ -45,14 +45,14 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, scale: float, sampling
     columns = _axis_weights(corners[:, 0], corners[:, 2], size, features.shape[3], sampling, aligned)
     rows = _axis_weights(corners[:, 1], corners[:, 3], size, features.shape[2], sampling, aligned)
     image = boxes[:, 0].long()
-    # The boxes of each image side by side, so that all images are one product.
+    # All boxes of an image are in one row, so that all images are one product.
     numbers = image.bincount(minlength=len(features))
     order = image.argsort(stable=True)
     place = torch.empty_like(image)
     place[order] = torch.arange(len(image), device=image.device) - (numbers.cumsum(0) - numbers)[image[order]]
     by_image = rows.new_zeros(len(features), int(place.max()) + 1 if len(place) else 0, *rows.shape[1:])
     by_image[image, place] = rows
-    # Channels last, as they come out of the pyramid's norms.
+    # Channels last, the layout that the pyramid's norms return.
     maps = features.permute(0, 2, 3, 1)
     tall = by_image.flatten(1, 2) @ maps.flatten(2)
     tall = tall.view(*by_image.shape[:3], *maps.shape[2:])[image, place]

@@ -8,16 +8,16 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 channel_norm = partial(LayerNorm2d, eps=1e-6)
-"""Layer norm over the channels at each place."""
+"""Layer norm over the channels at each position."""
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps of a quarter, half, once, twice and four times the stride of the one that comes in.
+    """Feature maps at a quarter, half, once, twice and four times the stride of the input map.
 
     Parameters
     ----------
     width
-        Channels of what comes in, a multiple of 4.
+        Channels of the input, a multiple of 4.
     channels
         Channels of each level.
     """
@@ -34,7 +34,7 @@ class SimpleFeaturePyramid(nn.Module):
         self.levels = nn.ModuleList(nn.Sequential(*layers, *_tail(inner, channels)) for inner, layers in resamplers)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Levels (B, channels, h, w), the finest first, of features (B, width, H, W)."""
+        """Levels (B, channels, h, w), finest first, from features (B, width, H, W)."""
         maps = [level(features) for level in self.levels]
         return [*maps, F.max_pool2d(maps[-1], 1, stride=2)]
 

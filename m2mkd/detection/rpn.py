@@ -22,14 +22,14 @@ ANCHOR_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 @dataclass(frozen=True)
 class Scored:
-    """What the network says of each anchor, level by level; A of them at a level."""
+    """Network outputs for each anchor, level by level, with A anchors at a level."""
 
     anchors: list[Tensor]
     """(A, 4), float32."""
     logits: list[Tensor]
-    """(N, A): whether an instance is there."""
+    """(N, A): logit that an instance is there."""
     deltas: list[Tensor]
-    """(N, A, 4): from the anchor to the instance's box, coded."""
+    """(N, A, 4): coded offset from the anchor to the instance's box."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Proposed:
 
 
 class RegionProposalNetwork(nn.Module):
-    """Scores anchors on each level of the pyramid, and proposes the best ones as moved.
+    """Network that scores anchors on each level of the pyramid, and proposes the best ones after moving them.
 
     Parameters
     ----------
@@ -73,20 +73,20 @@ class RegionProposalNetwork(nn.Module):
 
     @torch.no_grad()
     def propose(self, scored: Scored, sizes: Sequence[tuple[int, int]], counts: Proposals) -> list[Proposed]:
-        """Choose boxes: the best of each level, moved, clipped to the image, and freed from overlaps within a level.
+        """Choose boxes: the best of each level, moved, clipped to the image, and with overlaps within a level removed.
 
         Parameters
         ----------
         scored
-            The anchors.
+            Scored anchors.
         sizes
             Height and width of each image.
         counts
-            How many.
+            Numbers of boxes to keep.
         """
         boxes, logits, levels = [], [], []
         for number, (anchors, level_logits, deltas) in enumerate(zip(scored.anchors, scored.logits, scored.deltas, strict=True)):
-            # Sorted and not topk, so that of equal logits the first anchor is taken on any device.
+            # Sorted instead of topk, so that the first of equal logits is taken on any device.
             best, place = level_logits.sort(dim=1, descending=True, stable=True)
             best, place = best[:, : counts.before_nms], place[:, : counts.before_nms]
             chosen = deltas.gather(1, place[..., None].expand(-1, -1, 4))
@@ -98,12 +98,12 @@ class RegionProposalNetwork(nn.Module):
         return [_best(*image, counts.after_nms) for image in images]
 
     def losses(self, scored: Scored, targets: Sequence[Target], sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """Loss of the logits and of the deltas: sums over the sampled anchors, divided by their wanted number.
+        """Losses of the logits and of the deltas: sums over the sampled anchors, divided by their target number.
 
         Parameters
         ----------
         scored
-            The anchors.
+            Scored anchors.
         targets
             Instances of each image.
         sampler

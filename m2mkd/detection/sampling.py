@@ -1,4 +1,4 @@
-"""Which anchors and regions stand for which instance, and which of them are in the loss (specification detection.md 3.3, 3.4)."""
+"""Matching of anchors and regions to instances, and sampling for the loss (specification detection.md 3.3, 3.4)."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -25,13 +25,13 @@ def match_anchors(boxes: Tensor, anchors: Tensor, switches: DetectorSwitches) ->
     anchors
         (A, 4), not clipped to the image.
     switches
-        ``unreachable`` says what is right for an instance that no anchor overlaps.
+        ``unreachable`` sets the labels for an instance that no anchor overlaps enough.
 
     Returns
     -------
     labels, instances
-        1 for an anchor that overlaps an instance by 0.7 or as much as any anchor does, 0 for one that overlaps none by 0.3, -1 for others;
-        and the instance that each overlaps most. Both int64 (A).
+        1 for an anchor that overlaps an instance by at least 0.7 or as much as any anchor does, 0 for one that overlaps all by less than
+        0.3, -1 for others; and the instance that each anchor overlaps most. Both int64 (A).
     """
     overlap = _overlap(boxes, anchors)
     counted = overlap if switches.unreachable == "positive" else overlap[(overlap > 0).any(dim=1)]
@@ -43,7 +43,7 @@ def match_anchors(boxes: Tensor, anchors: Tensor, switches: DetectorSwitches) ->
 
 
 def match_regions(boxes: Tensor, classes: Tensor, regions: Tensor, background: int) -> tuple[Tensor, Tensor]:
-    """Class of each region: that of the instance which it overlaps by half or more, or the background.
+    """Class of each region: that of the instance that it overlaps by at least half, or the background.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def match_regions(boxes: Tensor, classes: Tensor, regions: Tensor, background: i
     regions
         (R, 4).
     background
-        Number of the background's class.
+        Index of the background class.
 
     Returns
     -------
     classes, instances
-        Of each region, and the instance that it overlaps most. Both int64 (R).
+        Class of each region, and the instance that it overlaps most. Both int64 (R).
     """
     if not len(boxes):
         return torch.full_like(regions[:, 0], background, dtype=torch.int64), torch.zeros_like(regions[:, 0], dtype=torch.int64)
@@ -72,25 +72,25 @@ def _overlap(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 Candidates = Literal["anchors", "regions"]
-"""What is chosen from; all images' anchors come before any image's regions."""
+"""Kind of candidates; the anchors of all images are drawn before the regions of any image."""
 
 
 class Sampler(Protocol):
-    """Chooses the anchors and regions that are in the loss."""
+    """Protocol for choosing the anchors and regions of the loss."""
 
     def __call__(self, candidates: Candidates, image: int, labels: Tensor, number: int, positive: int) -> tuple[Tensor, Tensor]:
-        """Choose at most ``positive`` of the positive and at most ``number`` of all.
+        """Choose at most ``positive`` positive candidates and at most ``number`` in total.
 
         Parameters
         ----------
         candidates
-            What is chosen from.
+            Kind of candidates.
         image
-            Place of the image in the batch.
+            Index of the image in the batch.
         labels
-            1 for positive ones, 0 for negative ones, others are never chosen.
+            1 for positive, 0 for negative candidates; others are never chosen.
         number, positive
-            How many are wanted.
+            Maximum numbers.
 
         Returns
         -------
@@ -100,13 +100,13 @@ class Sampler(Protocol):
 
 
 class RandomSampler:
-    """Chooses at random: the positives first, then as many negatives as are left to ``number``.
+    """Random choice: positives first, then negatives up to ``number`` in total.
 
     Parameters
     ----------
     generators
-        One on the CPU for each image, so that what is chosen depends neither on the device nor on the other images; the same one may stand
-        several times, and is then drawn from in turn.
+        One generator on the CPU for each image, so that the choice depends neither on the device nor on the other images; the same
+        generator may occur several times, and is then used in turn.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:

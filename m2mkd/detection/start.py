@@ -1,4 +1,4 @@
-"""A V-MoE as the start of a detector: which tensors it gives, and exactly which ones keep their initial values (detection.md 4)."""
+"""Initialisation of a detector from a V-MoE: the tensors that it provides, and those that keep their initial values (detection.md 4)."""
 
 from collections.abc import Mapping
 
@@ -9,24 +9,24 @@ from m2mkd.errors import InputError
 
 BACKBONE = "backbone."
 LEFT_IN_THE_V_MOE = ("stages.0.cls_token", "stages.{last}.norm.weight", "stages.{last}.norm.bias")
-"""Tensors of a V-MoE that a detector has no use for, apart from the head."""
+"""Tensors of a V-MoE that a detector does not use, apart from the head."""
 HEAD = ("stages.{last}.head.weight", "stages.{last}.head.bias")
-"""The same of one that has a classifier."""
+"""Tensors of a V-MoE with a classifier that a detector does not use."""
 OWN_TABLES = ("rel_pos_h", "rel_pos_w")
-"""What the backbone has and a V-MoE has not."""
+"""Tensors that the backbone has and a V-MoE does not have."""
 
 
 def start_from(detector: Detector, state: Mapping[str, Tensor], what: str = "V-MoE") -> frozenset[str]:
-    """Give the backbone of a detector the weights of a V-MoE.
+    """Load the weights of a V-MoE into the backbone of a detector.
 
     Parameters
     ----------
     detector
-        Changed in place.
+        Detector, changed in place.
     state
         State dict of a whole `~m2mkd.models.vmoe.VMoE` without stitch layers, by this package's names.
     what
-        What errors call the state.
+        Name of the state in errors.
 
     Returns
     -------
@@ -36,10 +36,10 @@ def start_from(detector: Detector, state: Mapping[str, Tensor], what: str = "V-M
     Raises
     ------
     InputError
-        If the detector starts from nothing by ``detection_init``, or a tensor is missing, left over or of another shape.
+        If ``detection_init`` says to start from nothing, or a tensor is missing, left over or of another shape.
     """
     if detector.switches.detection_init == "none":
-        raise InputError("detection_init none: this detector takes no V-MoE's weights, as the release; use detection_init: student")
+        raise InputError("detection_init none: this detector does not load V-MoE weights, like the release; set detection_init: student")
     own = detector.state_dict()
     left = frozenset(name for name in own if not name.startswith(BACKBONE) or name.endswith(OWN_TABLES))
     wanted = {name.removeprefix(BACKBONE): name for name in own if name not in left}
@@ -49,7 +49,7 @@ def start_from(detector: Detector, state: Mapping[str, Tensor], what: str = "V-M
     if missing := [name for name in (*wanted, *sorted(needless)) if name not in state]:
         raise InputError(f"{what} lacks {missing[0]}{_more(missing)}; give the state dict of a whole V-MoE of the detector's backbone")
     if surplus := [name for name in state if name not in wanted and name not in needless and name not in head]:
-        raise InputError(f"{what} has {surplus[0]}{_more(surplus)}, which the detector's backbone has not; correct the detector's backbone")
+        raise InputError(f"{what} has {surplus[0]}{_more(surplus)}, not in the detector's backbone; correct the detector's backbone")
     for name, mine in wanted.items():
         found, expected = tuple(state[name].shape), tuple(own[mine].shape)
         if found != expected:

@@ -1,4 +1,4 @@
-"""The masks that the mask head is trained on (specification detection.md 3.4)."""
+"""Mask targets of the mask head (specification detection.md 3.4)."""
 
 import numpy as np
 import torch
@@ -14,16 +14,16 @@ MASK_SIZE = 28
 
 
 def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:
-    """Masks of instances as they are seen in boxes.
+    """Masks of instances, cut to boxes.
 
-    Outlines are drawn in the box by COCO's rasteriser. Bitmaps are pooled over it, and a place belongs to the mask from a half on.
+    Outlines are drawn in the box by COCO's rasteriser. Bitmaps are pooled over it; a position with at least one half is in the mask.
 
     Parameters
     ----------
     target
-        The image's instances.
+        Instances of the image.
     instances
-        Number of the instance that each box belongs to, int64 (F).
+        Index of the instance that each box belongs to, int64 (F).
     boxes
         (F, 4), float32.
 
@@ -44,7 +44,7 @@ def mask_targets(target: Target, instances: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _inside(polygons: Polygons, box: NDArray[np.float64]) -> Polygons:
-    """Outlines in units of the places of a mask that fills the box."""
+    """Outlines in units of the positions of a mask that fills the box."""
     corner, opposite = box[:2], box[2:]
     scale = MASK_SIZE / np.maximum(opposite - corner, 0.1)
     return tuple((points - corner) * scale for points in polygons)

@@ -17,7 +17,7 @@ from m2mkd.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Measured on ``count`` images."""
+    """Accuracy measured on ``count`` images."""
 
     count: int
     loss: float
@@ -25,27 +25,27 @@ class Accuracy:
     top1: float
     """Share of images whose label has the largest logit, 0 to 1."""
     top5: float
-    """Share of images whose label is among the five largest logits (all of them, where there are fewer than five)."""
+    """Share of images whose label is among the five largest logits; among all logits if there are fewer than five."""
     correct: Tensor
-    """Whether each image is correct at top-1, bool (count,), in the set's order."""
+    """True for each image that is correct at top-1, bool (count,), in the set's order."""
     confidence: Tensor
-    """Probability of each image's predicted class, (count,)."""
+    """Probability of the predicted class of each image, (count,)."""
     labels: Tensor
     """Label of each image, int64 (count,)."""
     predicted: Tensor
-    """Class with the largest logit of each image, int64 (count,)."""
+    """Predicted class of each image, the one with the largest logit, int64 (count,)."""
 
     def summary(self) -> dict[str, float]:
-        """Everything but the single images; ``ece`` is the expected calibration error.
+        """All measures except those of single images; ``ece`` is the expected calibration error.
 
         Raises
         ------
         InputError
-            If some image has logits that are no numbers.
+            If the logits of an image are not finite.
         """
         if not math.isfinite(self.loss):
-            fix = "train them again with a lower lr, or import whole ones"
-            raise InputError(f"the loss on {self.count} images is {self.loss}: the weights that are measured have diverged; {fix}")
+            fix = "train again with a lower lr, or import finite weights"
+            raise InputError(f"the loss on {self.count} images is {self.loss}: the measured weights have diverged; {fix}")
         calibration = {
             "ece": calibration_error(self.confidence, self.correct),
             "ece_equal_mass": calibration_error(self.confidence, self.correct, equal_mass=True),
@@ -65,13 +65,13 @@ def measure(
     Parameters
     ----------
     predict
-        From images (B, 3, H, W) to logits (B, C).
+        Maps images (B, 3, H, W) to logits (B, C).
     batches
-        The set, in order, none dropped.
+        The set, in order, with no image dropped.
     device
-        Where ``predict`` computes.
+        Device on which ``predict`` computes.
     columns
-        Indices of the logits to keep, int64; none: all of them.
+        Indices of the logits to keep, int64; None keeps all.
     label_map
         Index among ``columns`` of each label of the set, int64; -1 leaves the image out.
     """
@@ -87,9 +87,9 @@ def measure_together(
     label_map: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Accuracy]:
-    """Measure several networks in one pass over ``batches``, each of which all of them see one after the other; as `measure` otherwise.
+    """Measure several networks in one pass over ``batches``; every network sees each batch. Otherwise as `measure`.
 
-    Of several ``ranks`` each measures its own batches, and all get the numbers that one would get from all of them, to the bit.
+    With several ``ranks``, each rank measures its own batches, and all ranks get the same result as a single rank would, to the bit.
     """
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in predictors]
     for batch in batches:
@@ -107,7 +107,7 @@ def measure_together(
 
 
 def _in_order(batches: list[tuple[Tensor, ...]], ranks: Ranks) -> list[tuple[Tensor, ...]]:
-    """The batches of all ranks, of which each has every so many-th one."""
+    """Batches of all ranks, interleaved in the original order."""
     rounds = zip_longest(*ranks.all_gather(batches))
     return [batch for one_round in rounds for batch in one_round if batch is not None]
 

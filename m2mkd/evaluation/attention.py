@@ -1,6 +1,6 @@
-"""Attention weights of a NAC's layers, which their fused attention does not return, computed anew from a layer's inputs.
+"""Attention weights of a NAC's layers, which fused attention does not return, recomputed from a layer's inputs.
 
-Nothing here is part of a forward pass: hooks hand over what a layer was called with.
+Nothing here is part of a forward pass: hooks record the arguments of each layer call.
 """
 
 import inspect
@@ -17,14 +17,14 @@ Attention = LatentAttention | ReadInAttention
 
 
 def attention_weights(layer: Attention, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Weights in evaluation, and the result that the layer makes of them.
+    """Attention weights in evaluation mode, and the layer's output computed from them.
 
     Parameters
     ----------
     layer
         An attention layer in evaluation mode.
     arguments
-        What it was called with, by the names of its ``forward``.
+        Arguments of the call, by the names of the layer's ``forward``.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def attention_weights(layer: Attention, arguments: dict[str, Any]) -> tuple[Tens
 def _read_in(layer: ReadInAttention, states: Tensor, tokens: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     tokens = layer.sender_layernorm(tokens)[:, None]
     queries = _heads(layer.query_compiler(layer.receiver_layernorm(states), codes), layer.heads)
-    # A latent's keys are W (s * x) for its own scale s; they are never formed, as in the layer itself (specification nac.md 17.1).
+    # A latent's keys are W (s * x) for its own scale s; as in the layer itself, they are never formed (specification nac.md 17.1).
     absorbed = queries @ _weight(layer.key_compiler, layer.heads) * layer.key_compiler.modulation(codes)
     weights = (absorbed @ tokens.mT * queries.shape[-1] ** -0.5).softmax(dim=-1)
     values = (weights @ tokens * layer.value_compiler.modulation(codes)) @ _weight(layer.value_compiler, layer.heads).mT
@@ -75,12 +75,12 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 @contextmanager
 def watched(layers: Mapping[str, nn.Module], see: Callable[[str, nn.Module, dict[str, Any], Any], object]) -> Iterator[None]:
-    """Show ``see`` every call of some layers, while the context lasts.
+    """Call ``see`` at every call of the given layers while the context is active.
 
     Parameters
     ----------
     layers
-        By name.
+        Layers by name.
     see
         Called with name, layer, arguments by name, and output.
     """

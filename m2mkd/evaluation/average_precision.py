@@ -1,4 +1,4 @@
-"""Average precision of detections as COCO measures it, by COCO's own code: boxes or masks, over sizes, and of each class."""
+"""Average precision of detections, measured by COCO's own code: for boxes or masks, by size and by class."""
 
 import contextlib
 import io
@@ -21,50 +21,50 @@ _TYPES: dict[Kind, Literal["bbox", "segm"]] = {"boxes": "bbox", "masks": "segm"}
 
 
 class Truth(NamedTuple):
-    """What is annotated of one image."""
+    """Annotations of one image."""
 
     height: int
     width: int
     instances: Sequence[Instance]
-    """Crowds too, in which detections are neither right nor wrong."""
+    """Includes crowds, in which detections count as neither right nor wrong."""
 
 
 class Predictions(NamedTuple):
     """D detections in one image, in any order."""
 
     image: int
-    """Place of its truth."""
+    """Index of the image's truth."""
     boxes: ArrayLike
-    """x0 y0 x1 y1 in pixels of the image as it was annotated, (D, 4)."""
+    """x0 y0 x1 y1 in pixels of the annotated image, (D, 4)."""
     scores: ArrayLike
     """(D,)."""
     classes: ArrayLike
     """From 0, (D,)."""
     masks: Sequence[dict[str, Any]] = ()
-    """Compressed run lengths, see `m2mkd.data.segmentation.run_lengths`; none: only boxes can be measured."""
+    """Compressed run lengths, see `m2mkd.data.segmentation.run_lengths`; None: only boxes can be measured."""
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Measured over a set, each from 0 to 1; none where there is no instance to measure on."""
+    """Average precision over a set, each value from 0 to 1; None if there is no instance to measure on."""
 
     numbers: dict[str, float | None]
-    """The twelve of `PRECISIONS`."""
+    """The twelve metrics of `PRECISIONS`."""
     per_class: dict[str, float | None]
     """AP of each class, by name."""
     precision: NDArray[np.float64]
-    """At each of `IOUS`, of `RECALLS` and of the classes, (10, 101, C), of at most 100 detections an image; NaN for a class without
+    """Precision at each of `IOUS`, `RECALLS` and classes, (10, 101, C), with at most 100 detections per image; NaN for a class without
     instances."""
 
     def curve(self, iou: float) -> NDArray[np.float64]:
-        """Precision at each of `RECALLS`, mean over the classes that have instances, (101,); zeros where none has."""
+        """Precision at each of `RECALLS`, averaged over the classes that have instances, (101,); zeros if none has."""
         at = self.precision[int(np.argmin(np.abs(IOUS - iou)))]
         known = at[:, ~np.isnan(at).any(axis=0)]
         return known.mean(axis=1) if known.size else np.zeros(len(RECALLS))
 
 
 def truth_of(split: DetectionSplit) -> list[Truth]:
-    """What is annotated of the images of a split."""
+    """Annotations of the images of a split."""
     sizes = zip(split.attributes["height"].tolist(), split.attributes["width"].tolist(), strict=True)
     return [Truth(*size, split.instances(index)) for index, size in enumerate(sizes)]
 
@@ -77,20 +77,20 @@ def average_precision(
     Parameters
     ----------
     truth
-        Of all images that are measured on.
+        Annotations of all images to measure on.
     detections
-        Of those of them in which there are any.
+        Predictions for those images that have any.
     classes
-        Names in the order of the labels.
+        Class names in the order of the labels.
     kind
-        Whether boxes or masks are held against each other.
+        Compare boxes or masks.
     size
-        Whose area makes a detection a small, medium or large one: that of what is measured, or always its box's, as COCO's code has it when
-        it reads a file of detections that have both. It decides which false ones count against the precision of a size.
+        Shape whose area decides if a detection is small, medium or large: the measured one, or always the box, as in COCO's code for
+        files of detections that have both. It decides which false positives count against the precision of a size.
     """
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # COCO's code prints its progress
         annotated = _dataset(
             truth, classes, (_annotation(image, one, truth[image]) for image in range(len(truth)) for one in truth[image].instances)
         )
@@ -107,7 +107,7 @@ def average_precision(
 
 
 def _known(number: float) -> float | None:
-    """COCO writes -1 for what there is nothing to measure on."""
+    """COCO's number, or None for its -1, which means that there is nothing to measure on."""
     return None if number < 0 else number
 
 
@@ -125,7 +125,7 @@ def _dataset(truth: Sequence[Truth], classes: Sequence[str], annotations: Iterab
 
 
 def _annotation(image: int, instance: Instance, truth: Truth) -> dict[str, Any]:
-    # Of outlines of fewer than three points there is nothing left, but the library wants a mask.
+    # Nothing is left of outlines of fewer than three points, but the library needs a mask.
     mask = instance.segmentation or {
         "size": [truth.height, truth.width],
         "counts": compressed([truth.height * truth.width], truth.height, truth.width),
@@ -141,7 +141,7 @@ def _annotation(image: int, instance: Instance, truth: Truth) -> dict[str, Any]:
 
 
 def _found(detections: Predictions, kind: Kind, size: Kind) -> Iterator[dict[str, Any]]:
-    """Predictions as COCO's code takes them."""
+    """Predictions in the form that COCO's code takes."""
     from pycocotools import mask
 
     corners = np.asarray(detections.boxes, np.float64).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""Calibration and per-class accuracy, as pure functions of what a network predicted."""
+"""Calibration and per-class accuracy, as pure functions of a network's predictions."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 CALIBRATION_BINS = 15
-"""Bins of the expected calibration error, as Guo et al. (2017) have it."""
+"""Bins of the expected calibration error, as in Guo et al. (2017)."""
 
 
 def calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS, *, equal_mass: bool = False) -> float:
-    """Expected calibration error: how far confidence and accuracy are apart in a bin of confidences, weighed by the images in it.
+    """Expected calibration error: gap between confidence and accuracy in each bin of confidences, weighted by its number of images.
 
     Parameters
     ----------
     confidences
         Probability of the predicted class of each image, (N,), 0 to 1.
     correct
-        Whether each prediction is right, bool (N,).
+        True for each correct prediction, bool (N,).
     bins
         Number of bins.
     equal_mass
-        Whether the bins hold equally many images, up to one, in the order of their confidences; where confidences are equal the order is
-        that of the images. By default the bins are equally wide: bin k of K holds confidences in ((k - 1) / K, k / K], the first 0 too.
+        True: the bins hold equally many images, up to one, sorted by confidence; ties keep the order of the images. False: the bins are
+        equally wide; bin k of K holds confidences in ((k - 1) / K, k / K], and the first also holds 0.
 
     Returns
     -------
@@ -32,7 +32,7 @@ def calibration_error(confidences: Tensor, correct: Tensor, bins: int = CALIBRAT
     Raises
     ------
     ValueError
-        If there is no image, or a confidence is no probability.
+        If there are no images, or a confidence is not a probability.
     """
     confidences, correct = confidences.double(), correct.double()
     if not len(confidences) or not bool(((confidences >= 0) & (confidences <= 1)).all()):
@@ -54,7 +54,7 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
     Parameters
     ----------
     correct
-        Whether each prediction is right, bool (N,).
+        True for each correct prediction, bool (N,).
     labels
         Index of each image's class in ``classes``, int64 (N,).
     classes
@@ -63,7 +63,7 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
     Returns
     -------
     dict
-        By name, 0 to 1, in the order of ``classes``; a class without images is left out.
+        Accuracies by class name, 0 to 1, in the order of ``classes``; a class without images is left out.
     """
     images = torch.bincount(labels, minlength=len(classes)).tolist()
     right = torch.bincount(labels[correct], minlength=len(classes)).tolist()
@@ -71,7 +71,7 @@ def class_accuracies(correct: Tensor, labels: Tensor, classes: Sequence[str]) ->
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, list]:
-    """How many images of each class are taken for each class.
+    """Number of images of each true class predicted as each class.
 
     Parameters
     ----------
@@ -85,6 +85,6 @@ def confusion(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
     dict
         ``classes``, and ``images``: a triple of label, prediction and number of images for each pair that occurs, in order.
     """
-    # Scikit-learn's confusion_matrix is no part of the core installation, on which this is computed, and is dense.
+    # Scikit-learn's confusion_matrix is dense, and not part of the core installation that computes this.
     pairs, counts = torch.unique(torch.stack([labels, predicted], dim=1), dim=0, return_counts=True)
     return {"classes": list(classes), "images": [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)]}

@@ -1,6 +1,6 @@
-"""How a student uses its parts on a batch of images: effective graph, latents and attention of a NAC, routing of a V-MoE.
+"""Use that a student makes of its parts on a batch of images: effective graph, latents and attention of a NAC, routing of a V-MoE.
 
-Everything is measured in evaluation mode without noise, in plain numbers that fit into a JSON file.
+Everything is measured in evaluation mode without noise, as plain numbers that fit into a JSON file.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,9 +17,9 @@ from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
 
 IMAGES = 32
-"""Images of a validation set that are enough for it, its first ones."""
+"""Number of images to diagnose on: the first ones of a validation set."""
 AT_A_TIME = 8
-"""Images at a time: weights of a published NAC are 24 MB for each."""
+"""Images at a time: the attention weights of a published NAC take 24 MB per image."""
 
 
 @torch.no_grad()
@@ -42,13 +42,13 @@ def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
         NAC: of each layer its ``name``, ``entropy`` (of each head's weights, mean over images and receivers), ``effective_senders`` (of the
         weights averaged over images and heads: mean over receivers and the quantiles 0, 0.25, 0.5, 0.75, 1) and, after the read-in,
         ``from_inputs`` and ``from_self`` (shares of a mediator's attention that go to the input latents and to itself; of the read-out only
-        the first). Beside the layers ``mediator_share`` (attention that each mediator receives over the propagators and the read-out, sums
+        the first). Also ``mediator_share`` (attention that each mediator receives over the propagators and the read-out, sums
         to 1), ``output_weights`` (weight of each output latent in the pooling, sums to 1) and ``graph`` (of the mediators: ``density``,
         ``input_density``, ``clustering``, ``mean_degree``, and ``bandwidths`` of the propagators).
 
         V-MoE: of each MoE layer its ``name``, ``tokens`` (share of the token-expert pairs that each expert gets, sums to 1) and
-        ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and, where an expert's room is limited, ``dropped``
-        (share of the pairs that found none).
+        ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and, if the capacity of experts is limited, ``dropped``
+        (share of the pairs that exceed it).
     """
     training = student.training
     student.eval()
@@ -60,7 +60,7 @@ def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
 
 
 def scalars(diagnosis: dict[str, Any]) -> dict[str, float]:
-    """The few numbers of a diagnosis that are worth a line in every epoch, by names like ``propagators.0/effective_senders``."""
+    """Key numbers of a diagnosis, worth a line in every epoch, by names like ``propagators.0/effective_senders``."""
     lines: dict[str, float] = {}
     for layer in diagnosis["layers"]:
         if "tokens" in layer:
@@ -140,16 +140,16 @@ def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
 
 
 def expert_use(network: nn.Module, calls: Iterable[Callable[[], object]], images: int) -> dict[str, Any]:
-    """What `diagnose` says of a V-MoE, of any network with MoE layers.
+    """Measure expert use as in `diagnose`, for any network with MoE layers.
 
     Parameters
     ----------
     network
-        Holds the layers, in evaluation mode.
+        Network that holds the layers, in evaluation mode.
     calls
-        Each lets the network see some images.
+        Each call runs the network on some images.
     images
-        Number of all of them.
+        Total number of images.
     """
     return {"images": images, **_rounded({"layers": _experts(network, calls, images)})}
 
@@ -177,7 +177,7 @@ def _experts(network: nn.Module, calls: Iterable[Callable[[], object]], images: 
 
 
 def _rounded(value: Any) -> Any:
-    """The same with six significant digits, which is more than a diagnosis is worth."""
+    """Value rounded to six significant digits, which is more than the precision of a diagnosis."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which graph the signatures of a NAC's mediators realise, and how near it is to the one intended (specification nac.md 7, 9)."""
+"""Graph that the signatures of a NAC's mediators realise, and its distance to the intended one (specification nac.md 7, 9)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ BANDWIDTH = "propagators.{}.latent_attention.kernel.bandwidth"
 class Graph:
     """An undirected graph on the mediators.
 
-    Its numbers are those of networkx, with which a test compares them. They are computed here because the clustering of networkx has other
-    last bits, which the sixth digit on record shows at times, and because it takes most of a second for a published student, whose
-    diagnosis is part of each epoch.
+    Its numbers equal those of networkx; a test compares them. They are computed here because the clustering of networkx differs in the
+    last bits, which sometimes changes the sixth recorded digit, and takes most of a second for a published student, whose diagnosis is
+    part of each epoch.
     """
 
     title: str
     links: Tensor
-    """Whether two nodes are linked, bool (N, N), symmetric, its diagonal false."""
+    """True where two nodes are linked, bool (N, N), symmetric, with a false diagonal."""
 
     @property
     def degrees(self) -> Tensor:
-        """Neighbours of each node, float32 (N)."""
+        """Number of neighbours of each node, float32 (N)."""
         return self.links.float().sum(1)
 
     @property
@@ -44,7 +44,7 @@ class Graph:
 
     @property
     def quantiles(self) -> list[float]:
-        """Those of the degrees at `QUANTILES`."""
+        """Quantiles of the degrees at `QUANTILES`."""
         return self.degrees.quantile(torch.tensor(QUANTILES)).tolist()
 
     @property
@@ -55,35 +55,35 @@ class Graph:
         return (closed / (degrees * (degrees - 1)).clamp(min=1)).mean().item()
 
     def precision(self, intended: "Graph") -> float:
-        """Share of the links that are intended; 1 where there is none."""
+        """Share of the links that are intended; 1 if there are no links."""
         return _share(self.links & intended.links, self.links)
 
     def recall(self, intended: "Graph") -> float:
-        """Share of the intended links that are there; 1 where none is intended."""
+        """Share of the intended links that exist; 1 if none is intended."""
         return intended.precision(self)
 
 
 @dataclass(frozen=True)
 class PropagatorKernel:
-    """How one propagator weighs the edges of the graph, which its cut on the distance leaves the same for all."""
+    """Weights that one propagator gives to the edges of the graph; the cut on the distance is the same for all propagators."""
 
     bandwidth: float
     weight: float
     """Mean value of the kernel over the links, 1 for distance 0; NaN without links."""
     sampled_degree: float
-    """Mean over mediators of the expected number of neighbours, where an edge is sampled with the kernel's value."""
+    """Mean over mediators of the expected number of neighbours if edges are sampled with the kernel's value."""
 
 
 @dataclass(frozen=True)
 class GraphComparison:
-    """The intended graph beside those that signatures realise."""
+    """The intended graph and the graphs that signatures realise."""
 
     intended: Graph | None
-    """None where the prior is not known."""
+    """None if the prior is not known."""
     realised: tuple[Graph, ...]
-    """At the distance of the fit, where it is known and another, and last at the kernel's cut, which decides."""
+    """At the distance of the fit, if it is known and differs, and last at the kernel's cut, which decides."""
     input_density: float
-    """Share of the pairs of an input latent and a mediator that the cut leaves."""
+    """Share of the pairs of an input latent and a mediator that the cut keeps."""
     kernels: tuple[PropagatorKernel, ...] = ()
 
 
@@ -93,32 +93,32 @@ def links_within(distance: Tensor, cut: float) -> Tensor:
 
 
 def intended_graph(config: NACConfig, prior: Prior, seed: int) -> Graph:
-    """The graph that a student's signatures are fitted to."""
+    """Graph that a student's signatures are fitted to."""
     adjacency = adjacency_matrix(prior_graph(prior, config.graph, config.latents.mediator, seed))
     return Graph("intended", adjacency.bool())
 
 
 def graph_seed(prior: Prior | None, replicate: int) -> int:
-    """Seed of the graph and of the fit in one replicate of the training of a student."""
+    """Seed of the graph and of the fit for one replicate of a student's training."""
     return derive_seed("graph", str(prior), replicate)
 
 
 def fitted_graph(config: NACConfig, prior: Prior, seed: int, fit_cut: float | None) -> GraphComparison:
-    """The graph that a student starts with.
+    """Graph of a student before training.
 
     Parameters
     ----------
     config
         Sizes and parameters of the priors.
     prior, seed
-        The graph, and the seed of it and of the fit.
+        The graph prior, and the seed of the graph and of the fit.
     fit_cut
-        Distance of the fit; none: the kernel's cut.
+        Distance of the fit; None: the kernel's cut.
 
     Returns
     -------
     GraphComparison
-        Input latents are drawn with the same seed from the distribution that they start with.
+        Input latents are drawn with the same seed from their initial distribution.
     """
     intended = intended_graph(config, prior, seed)
     mediators = prior_signatures(config, prior, seed, fit_cut)
@@ -131,7 +131,7 @@ def fitted_graph(config: NACConfig, prior: Prior, seed: int, fit_cut: float | No
 
 
 def intended_of_run(config: Mapping[str, Any], replicate: int) -> tuple[float, Graph | None]:
-    """Cut of the kernel, and graph that the student started from, of one replicate of a run.
+    """Cut of the kernel, and initial graph of the student, for one replicate of a run.
 
     Parameters
     ----------
@@ -143,16 +143,16 @@ def intended_of_run(config: Mapping[str, Any], replicate: int) -> tuple[float, G
     Raises
     ------
     InputError
-        If the run is not of a whole NAC.
+        If the run does not train a whole NAC.
     """
     if config.get("student", {}).get("family") != "nac" or "prior" not in config:
-        raise InputError("not a whole NAC, which alone has a graph; take the run of a train_student phase")
+        raise InputError("not a whole NAC, and only a whole NAC has a graph; give a run of phase train_student")
     student, prior = NACConfig.model_validate(config["student"]), config["prior"]
     return student.truncation, intended_graph(student, prior, graph_seed(prior, replicate)) if prior else None
 
 
 def trained_graph(weights: Mapping[str, Tensor], cut: float, intended: Graph | None) -> GraphComparison:
-    """The graph of trained weights.
+    """Graph that trained weights realise.
 
     Parameters
     ----------
@@ -161,19 +161,19 @@ def trained_graph(weights: Mapping[str, Tensor], cut: float, intended: Graph | N
     cut
         Distance above which the kernel cuts.
     intended
-        The graph that they started from, if it is known.
+        Initial graph, if it is known.
 
     Raises
     ------
     InputError
-        If they are not a NAC's, or not of as many mediators as ``intended``.
+        If the weights are not a NAC's, or have another number of mediators than ``intended``.
     """
     missing = [name for name in (INPUTS, MEDIATORS, BANDWIDTH.format(0)) if name not in weights]
     if missing:
         raise InputError(f"{missing[0]} is not among the tensors; give the weights of a whole NAC")
     mediators = weights[MEDIATORS].float()
     if intended is not None and len(mediators) != len(intended.links):
-        raise InputError(f"{MEDIATORS} has {len(mediators)} rows, but the intended graph {len(intended.links)} nodes")
+        raise InputError(f"{MEDIATORS} has {len(mediators)} rows, but the intended graph has {len(intended.links)} nodes")
     distance = cosine_distance(mediators, mediators)
     graph = Graph(f"in use, within {cut:g}", links_within(distance, cut))
     bandwidths: list[float] = []

@@ -31,7 +31,7 @@ def measure_masked(
     Parameters
     ----------
     predict
-        From images (B, 3, H, W) to logits of ``model_classes``.
+        Maps images (B, 3, H, W) to logits of ``model_classes``.
     pack
         The out-of-distribution set; its ``val`` split is measured.
     model_classes
@@ -39,22 +39,22 @@ def measure_masked(
     batch_size
         Images at a time.
     device
-        Where ``predict`` computes.
+        Device on which ``predict`` computes.
     masked
-        Whether the logits are cut. If not, the model's largest logit is compared with the set's own label, as the released
-        code does for V-MoE, whatever class either number means (vmoe.md finding 6).
+        True: cut the logits. False: compare the model's largest logit with the set's own label, as the released code does for V-MoE,
+        whatever class either number means (vmoe.md finding 6).
     subset
-        Gives the images of the split that count; by default all of them.
+        Selects the images of the split that count; by default all of them.
     meter
-        How the accuracy is reported; none: as the mean of all images.
+        Averaging of the reported accuracy; None: the mean over all images.
     workers
         Processes that decode and resize the images.
 
     Returns
     -------
     dict
-        ``top1``, ``top5``, ``loss``, ``count``, ``classes`` (common ones), ``left_out`` (images of other
-        classes), and ``renditions`` (top-1 of each, where the set tells them apart).
+        ``top1``, ``top5``, ``loss``, ``count``, ``classes`` (common ones), ``left_out`` (images of other classes), and ``renditions``
+        (top-1 of each, if the set labels them).
     """
     split = subset(pack.split("val"))
     mask = class_mask(model_classes, pack.classes)

@@ -1,4 +1,4 @@
-"""Trainings that stay at chance: several measurements in a row that guessing could have reached."""
+"""Detection of trainings that stay at chance: several consecutive measurements that guessing could have reached."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -6,32 +6,32 @@ from typing import NamedTuple
 from scipy.stats import binom
 
 SHORTEST_PLATEAU = 3
-"""Measurements in a row that make a plateau; fewer are a warm-up."""
+"""Consecutive measurements that make a plateau; fewer are a warm-up."""
 
 
 class Plateau(NamedTuple):
-    """The longest time that a training has stayed at chance."""
+    """Longest period that a training stayed at chance."""
 
     first: int
     """Epoch of its first measurement, from 1."""
     last: int
-    """Epoch of its last one."""
+    """Epoch of its last measurement."""
 
 
 def at_chance(top1: float, images: int, classes: int) -> bool:
-    """Whether an accuracy, as a share, is within what guessing reaches on so many images in 99 of 100 cases (binomial)."""
+    """True if an accuracy (0 to 1) is within what guessing reaches on ``images`` images in 99 of 100 cases (binomial)."""
     return bool(top1 * images <= binom.ppf(0.99, images, 1 / classes))
 
 
 def plateau(measured: Iterable[tuple[int, float]], images: int, classes: int) -> Plateau | None:
-    """The longest plateau of a curve.
+    """Longest plateau of a curve.
 
     Parameters
     ----------
     measured
         Epoch and accuracy of each measurement, in order.
     images, classes
-        Of the set that is measured on.
+        Sizes of the measured set.
     """
     longest: list[int] = []
     run: list[int] = []

@@ -1,4 +1,4 @@
-"""Building any student, whole or one module of it, from its configuration and the compat switches that concern it."""
+"""Construction of any student, whole or one of its modules, from its configuration and the compat switches that concern it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -16,7 +16,7 @@ from m2mkd.models.vmoe import VMoE, build_vmoe_module
 
 
 def graph_fit_cut(compat: Mapping[str, Value]) -> float | None:
-    """Distance within which the released fit brings the neighbours of a NAC's graph; none: corrected, between hinge and truncation."""
+    """Distance within which the released fit brings the neighbours of a NAC's graph; None: corrected, between hinge and truncation."""
     cut = compat.get("graph_fit_cut", "hinge_to_truncation")
     return None if cut == "hinge_to_truncation" else float(cut)
 
@@ -32,14 +32,14 @@ def build_student(
     graph_seed: int = 0,
     compat: Mapping[str, Value],
 ) -> VMoE | NAC:
-    """The whole student, with initial weights from torch's global generator.
+    """Build a whole student, with initial weights from torch's global generator.
 
     Parameters
     ----------
     config
         Architecture.
     image_size, num_classes
-        Of the data set.
+        Image size and number of classes of the data set.
     prior, graph_seed
         Graph prior of a NAC's mediators, and the seed of the graph and of the fit of the signatures to it.
     stitch_width
@@ -83,12 +83,12 @@ def build_module(
     batch_size: int = 1,
     compat: Mapping[str, Value],
 ) -> nn.Module:
-    """One module of a student between its stitch layers, with initial weights from torch's global generator.
+    """Build one module of a student between its stitch layers, with initial weights from torch's global generator.
 
     Parameters
     ----------
     config, image_size, num_classes, drop_path
-        As for :func:`build_student`.
+        See :func:`build_student`.
     index
         Number of the module, from 0.
     stitch_width
@@ -96,7 +96,7 @@ def build_module(
     state_seed
         Seed of the constant code and state of a NAC's module.
     batch_size
-        Samples of a batch, each of which has a state of its own where ``module_states`` says so.
+        Samples per batch; each has its own state if ``module_states`` says so.
     compat
         Values of ``expert_init``, ``readin_ffn_layer_scale`` and ``module_states``; absent means corrected.
     """
@@ -124,14 +124,14 @@ def build_module(
 
 
 def noise_arguments(config: VMoEConfig | NACConfig, generator: torch.Generator) -> dict[str, Any]:
-    """What a student's forward pass needs beside its input in training: a NAC and a router with noise draw from ``generator``."""
+    """Additional arguments of a student's forward pass in training: a NAC and a router with noise draw from ``generator``."""
     if isinstance(config, NACConfig):
         return {"noise": Noise.from_generator(generator)}
     return {"noise": generator} if config.router == "vmoe" else {}
 
 
 def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mapping[str, Value], seed: int) -> Callable[[Tensor], Tensor]:
-    """How a student is measured: images (B, 3, H, W) to logits, without noise unless ``eval_noise`` says otherwise.
+    """Prediction function for measuring a student: images (B, 3, H, W) to logits, without noise unless ``eval_noise`` enables it.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mappi
     compat
         Value of ``eval_noise``; absent means corrected.
     seed
-        Seed of the noise, which is drawn batch after batch.
+        Seed of the noise, which is drawn batch by batch.
     """
     if compat.get("eval_noise", "zero") == "zero":
         return student
@@ -154,14 +154,14 @@ def evaluation(student: nn.Module, config: VMoEConfig | NACConfig, compat: Mappi
 
 
 def regularisation(student: nn.Module, compat: Mapping[str, Value]) -> Tensor | float:
-    """What a student, or one module of it, adds to its loss: a NAC its regulariser, MoE layers the auxiliary losses of their last call."""
+    """Additional loss of a student or one of its modules: a NAC's regulariser, or the auxiliary losses of the MoE layers' last call."""
     if isinstance(student, NAC):
         return student.regularisation(compat.get("block_model_permutation", "graph"))  # type: ignore[arg-type]
     return sum(layer.take_auxiliary_loss() for layer in student.modules() if isinstance(layer, MoE))
 
 
 def replace_head(student: VMoE | NAC, classes: int) -> nn.Linear:
-    """Give a student a new classifier, with torch's initial weights, and return it."""
+    """Replace a student's classifier by a new one with torch's initial weights, and return it."""
     if isinstance(student, NAC):
         student.output_tokenizer.to_logits = nn.Linear(student.output_tokenizer.to_logits.in_features, classes)
         return student.output_tokenizer.to_logits

@@ -1,6 +1,6 @@
-"""Mixture of experts in place of a transformer's MLP (specification vmoe.md 1.2 and 2).
+"""Mixture of experts that replaces a transformer's MLP (specification vmoe.md 1.2 and 2).
 
-Every expert lives on the device of the layer; expert parallelism is out of scope.
+Every expert is on the device of the layer; expert parallelism is out of scope.
 """
 
 import math
@@ -16,7 +16,7 @@ ExpertInit = Literal["trunc02", "fastmoe"]
 
 
 class ExpertLinear(nn.Module):
-    """Parameters of one linear map for each expert, stacked.
+    """Parameters of one linear map per expert, stacked.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class ExpertLinear(nn.Module):
         Widths of each map.
     init
         ``trunc02``: normal with standard deviation 0.02, like every other linear weight. ``fastmoe``: uniform in
-        +-1 / sqrt(in_features x out_features), what the released code starts from (specification vmoe.md 1.5).
+        +-1 / sqrt(in_features x out_features), as in the released code (specification vmoe.md 1.5).
     """
 
     def __init__(self, experts: int, in_features: int, out_features: int, *, init: ExpertInit) -> None:
@@ -44,7 +44,7 @@ class MoE(nn.Module):
     """Mixture of MLP experts.
 
     Each token goes to ``top_k`` experts, whose outputs are summed with the router's weights. Gradients reach the gate through
-    these weights, and through the auxiliary loss where the router has one. An expert without tokens gets zeros.
+    these weights, and through the auxiliary loss if the router has one. An expert without tokens gets zero gradients.
 
     Parameters
     ----------
@@ -66,11 +66,11 @@ class MoE(nn.Module):
     tokens_per_expert: Tensor | None
     """Tokens that each expert computed in the last call, int64 (E); without a limit they sum to ``top_k`` times the tokens."""
     router_entropy: Tensor | None
-    """Entropy in nats of the softmax over all the logits of the last call, without noise, mean over its tokens, ()."""
+    """Entropy in nats of the softmax over all noiseless logits of the last call, averaged over its tokens, ()."""
     dropped_share: Tensor | None
-    """Share of the pairs of token and expert in the last call that found no room, ()."""
+    """Share of the token-expert pairs in the last call that exceeded the capacity, ()."""
     noise: Tensor | None
-    """Standard normal numbers for the next call in training, (B, N, E); the stage draws them."""
+    """Standard normal noise for the next call in training, (B, N, E); drawn by the stage."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class MoE(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether the next call needs `noise`."""
+        """True if the next call needs `noise`."""
         return self.training and self.router is not None and self.router.noise > 0
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,24 +102,23 @@ class MoE(nn.Module):
         Parameters
         ----------
         x
-            Tokens (B, N, d), or (T, d), each an image of its own.
+            Tokens (B, N, d), or (T, d) with each token as an image of its own.
 
         Returns
         -------
         chosen, weights
-            For each of the T tokens expert numbers (T, top_k), int64, E where the limit of an expert was reached, and mixing
-            weights (T, top_k).
+            Expert numbers (T, top_k), int64, with E where an expert's limit was reached; and mixing weights (T, top_k).
 
         Raises
         ------
         ValueError
-            If the router needs noise and there is none.
+            If the router needs noise but has none.
         """
         logits = self.gate(x).flatten(end_dim=-2)
         if self.router is None:
             chosen, weights = route_naive(logits, self.top_k)
         else:
-            # Losses and priorities are too coarse in half precision.
+            # Half precision is too coarse for losses and priorities.
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             group_tokens = self.router.group_size * (x.shape[-2] if x.dim() > 2 else 1)
             noisy = self._disturbed(logits)
@@ -132,14 +131,14 @@ class MoE(nn.Module):
         return chosen, weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, N, d) or (T, d) to the same shape, in the autocast dtype where autocast is on."""
+        """Map tokens (B, N, d) or (T, d) to the same shape, in the autocast dtype if autocast is on."""
         chosen, weights = self.route(x)
         experts = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
         outputs, self.tokens_per_expert = mix_experts(x.flatten(end_dim=-2), chosen, weights, *experts)
         return outputs.view_as(x)
 
     def take_auxiliary_loss(self) -> Tensor | float:
-        """Auxiliary loss of the last call in training, once; 0 if the router has none."""
+        """Auxiliary loss of the last call in training, returned only once; 0 if the router has none."""
         loss, self._auxiliary_loss = self._auxiliary_loss, None
         return 0.0 if loss is None else loss
 

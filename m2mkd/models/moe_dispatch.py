@@ -1,10 +1,10 @@
-"""The experts' products: pairs of token and expert sorted by expert, one product an expert (specification vmoe.md 1.2).
+"""Matrix products of the experts: token-expert pairs sorted by expert, one product per expert (specification vmoe.md 1.2).
 
-One interface for all devices. Where torch has a grouped matrix product that is worth it (bfloat16 on Hopper and later), all
-experts are one kernel and nothing waits for the device. Elsewhere each expert has its own contiguous products, written
-straight into the rows of preallocated results and into its slice of the stacked gradients.
+One interface for all devices. If torch has an efficient grouped matrix product (bfloat16 on Hopper and later), all
+experts are one kernel and nothing waits for the device. Otherwise each expert has its own contiguous products, written
+directly into the rows of preallocated results and into its slice of the stacked gradients.
 
-All experts live on one device; expert parallelism is out of scope.
+All experts are on one device; expert parallelism is out of scope.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Which rows each expert computes, and where each token finds its results.
+    """Rows that each expert computes, and rows with each token's results.
 
-    There are P pairs of token and expert: all T x k, or on the contiguous path those that no capacity limit dropped.
+    There are P token-expert pairs: all T x k, or on the contiguous path those not dropped by a capacity limit.
     """
 
     rows: Tensor
@@ -28,11 +28,11 @@ class Dispatch:
     positions: Tensor
     """Row of each pair, int64 (T, k); 0 for a dropped one."""
     kept: Tensor
-    """Whether an expert computes the pair, bool (T, k)."""
+    """True if an expert computes the pair, bool (T, k)."""
     tokens_per_expert: Tensor
     """Rows of each expert, int64 (E)."""
     bounds: tuple[int, ...] | None
-    """First row of each expert and the end of the last on the contiguous path; None: grouped products."""
+    """First row of each expert and the end of the last one on the contiguous path; None: grouped products."""
 
     @property
     def tokens(self) -> Tensor:
@@ -41,16 +41,16 @@ class Dispatch:
 
 
 def sort_by_expert(chosen: Tensor, experts: int, *, grouped: bool) -> Dispatch:
-    """Sort the pairs of token and expert.
+    """Sort the token-expert pairs.
 
     Parameters
     ----------
     chosen
-        Expert of each pair, int64 (T, k); ``experts`` for a pair that is dropped.
+        Expert of each pair, int64 (T, k); ``experts`` for a dropped pair.
     experts
         Number of experts E.
     grouped
-        Whether the products are grouped, so that the device is not asked for the number of rows.
+        True if the products are grouped, so that the number of rows need not be read from the device.
     """
     pairs = chosen.flatten()
     rows = pairs.argsort(stable=True)
@@ -65,7 +65,7 @@ def sort_by_expert(chosen: Tensor, experts: int, *, grouped: bool) -> Dispatch:
 
 
 def grouped_products_pay(tokens: Tensor, hidden_features: int) -> bool:
-    """Whether torch's grouped product has a fast kernel for these tokens (T, d): bfloat16, Hopper or later, rows of 16 bytes."""
+    """True if torch's grouped product has a fast kernel for these tokens (T, d): bfloat16, Hopper or later, rows of 16 bytes."""
     return (
         tokens.is_cuda
         and tokens.dtype == torch.bfloat16
@@ -91,18 +91,18 @@ def mix_experts(
     tokens
         (T, d).
     chosen
-        Experts of each token, int64 (T, k); E for a pair that is dropped, but not for all of them.
+        Experts of each token, int64 (T, k); E for a dropped pair, but not for all pairs.
     weights
         Their weights (T, k), 0 for a dropped pair.
     fc1, fc2
         Stacked weights and biases of the experts' two layers: (E, hidden, d), (E, hidden) and (E, d, hidden), (E, d).
     grouped
-        Whether all experts are one grouped product; none: where it pays (`grouped_products_pay`).
+        True: all experts are one grouped product. None: only if it is faster (`grouped_products_pay`).
 
     Returns
     -------
     outputs, tokens_per_expert
-        (T, d), in the autocast dtype where autocast is on, and the number of rows that each expert computed, int64 (E).
+        (T, d), in the autocast dtype if autocast is on, and the number of rows that each expert computed, int64 (E).
     """
     device = tokens.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
@@ -159,7 +159,7 @@ def _contiguous_backward(
     grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
     grad_b1, grad_b2 = w1.new_empty(w1.shape[:2]), w2.new_empty(w2.shape[:2])
     for expert, rows in enumerate(_slices(dispatch)):
-        # The activations are computed again: cheaper than to write and read them once more, and half the memory.
+        # The activations are recomputed: cheaper than writing and reading them, with half the memory.
         torch.mm(grad[rows].t(), F.gelu(hidden[rows]), out=grad_w2[expert])
         torch.sum(grad[rows], dim=0, out=grad_b2[expert])
         grad_hidden = torch.ops.aten.gelu_backward(grad[rows].mm(w2[expert]), hidden[rows])
@@ -188,7 +188,7 @@ def _grouped_backward(
     members = _membership(ends, inputs)
     idle = (dispatch.tokens_per_expert == 0).view(-1, 1, 1)
     grad_hidden = torch.ops.aten.gelu_backward(F.grouped_mm(grad, w2, offs=ends), hidden)
-    # A product over no rows is not promised to be written.
+    # A product over no rows may leave its output unwritten.
     grad_w1 = F.grouped_mm(grad_hidden.t(), inputs, offs=ends).masked_fill_(idle, 0)
     grad_w2 = F.grouped_mm(grad.t(), F.gelu(hidden), offs=ends).masked_fill_(idle, 0)
     grad_inputs = F.grouped_mm(grad_hidden, w1, offs=ends)
@@ -196,13 +196,13 @@ def _grouped_backward(
 
 
 def _ends(dispatch: Dispatch) -> Tensor:
-    """End of each expert's rows, int32 (E); the last also computes the dropped ones, which weigh 0, so that no row is left unwritten."""
+    """End of each expert's rows, int32 (E); the last also computes the dropped ones, with weight 0, so that every row is written."""
     ends = dispatch.tokens_per_expert.cumsum(0)
     ends[-1:] = len(dispatch.rows)
     return ends.to(torch.int32)
 
 
 def _membership(ends: Tensor, inputs: Tensor) -> Tensor:
-    """One-hot experts of the rows (P, E): a product with it adds or sums biases without atomic additions."""
+    """One-hot experts of the rows (P, E); products with it add or sum biases without atomic additions."""
     expert = torch.searchsorted(ends, torch.arange(len(inputs), device=inputs.device, dtype=ends.dtype), right=True)
     return (expert.unsqueeze(1) == torch.arange(len(ends), device=inputs.device)).to(inputs.dtype)

@@ -1,4 +1,4 @@
-"""Which experts each token is sent to, and with which weights (specification vmoe.md 1.2 and 2)."""
+"""Routing: the experts that each token is sent to, and their weights (specification vmoe.md 1.2 and 2)."""
 
 import math
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ def route_naive(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 class VMoERouter:
     """Routing of the original V-MoE: softmax over all experts, noise, and a limit on the tokens of each expert.
 
-    Tokens are limited, and the auxiliary losses measured, in groups of consecutive images. So the output for an image depends
-    on the other images of its group, in evaluation too.
+    Limits and auxiliary losses apply to groups of consecutive images. The output for an image therefore depends on the other
+    images of its group, also in evaluation.
     """
 
     capacity_ratio: float = 1.05
-    """Tokens that an expert takes in training, over those of an even share."""
+    """Ratio of an expert's maximum number of tokens in training to an even share."""
     eval_capacity_ratio: float = 1.05
-    """The same in evaluation."""
+    """Capacity ratio in evaluation."""
     group_size: int = 8
-    """Images in a group."""
+    """Number of images in a group."""
     batch_priority: bool = False
-    """Whether the tokens of a group are served by decreasing weight of their best expert instead of one after the other."""
+    """True: tokens of a group are served by decreasing weight of their best expert. False: in their order."""
     noise: float = 1.0
     """Standard deviation of the noise on the logits in training, in units of 1/E."""
     importance_weight: float = 0.005
@@ -50,7 +50,7 @@ class VMoERouter:
     """Weight of the load loss."""
 
     def route(self, logits: Tensor, top_k: int, group_tokens: int, *, training: bool) -> tuple[Tensor, Tensor]:
-        """Send every token to its best experts that still have room.
+        """Send every token to its best experts that still have capacity.
 
         Parameters
         ----------
@@ -61,13 +61,13 @@ class VMoERouter:
         group_tokens
             Tokens in a group; the last group may have fewer.
         training
-            Which of the two capacity ratios holds.
+            Selects the capacity ratio for training or evaluation.
 
         Returns
         -------
         chosen, weights
-            Experts (T, k), int64, best first, and the softmax over all experts there (T, k), which is not normalised again. A
-            pair for which there is no room has expert E and weight 0.
+            Experts (T, k), int64, best first, and their softmax weights over all experts (T, k), which are not normalised again. A
+            pair beyond the capacity has expert E and weight 0.
         """
         weights, chosen = logits.softmax(dim=-1).topk(top_k, dim=-1)
         ratio = self.capacity_ratio if training else self.eval_capacity_ratio
@@ -78,14 +78,14 @@ class VMoERouter:
         return chosen.masked_fill(full, experts), weights.masked_fill(full, 0)
 
     def auxiliary_loss(self, logits: Tensor, noisy: Tensor, top_k: int, group_tokens: int) -> Tensor:
-        """Weighted sum of the importance and the load loss, the mean over the groups; without noise there is no load loss.
+        """Weighted sum of the importance and the load loss, averaged over the groups; without noise there is no load loss.
 
         Parameters
         ----------
         logits, noisy
             (T, E) without and with noise.
         top_k, group_tokens
-            As in `route`.
+            See `route`.
         """
         loss = self.importance_weight * imbalance(logits.softmax(dim=-1), group_tokens)
         if self.noise:
@@ -95,14 +95,14 @@ class VMoERouter:
 
 
 def capacity(tokens: int, experts: int, top_k: int, ratio: float) -> int:
-    """Tokens of a group for which each expert has room: the even share times ``ratio``, rounded up to a multiple of 4."""
+    """Capacity of each expert for a group, in tokens: the even share times ``ratio``, rounded up to a multiple of 4."""
     return math.ceil(math.ceil(ratio * top_k * tokens / experts) / 4) * 4
 
 
 def queue_positions(chosen: Tensor, experts: int, group_tokens: int, priority: Tensor | None = None) -> Tensor:
-    """Position of each pair of token and expert in the queue before that expert, in its group.
+    """Position of each token-expert pair in the queue of that expert, in its group.
 
-    First choices come before second ones; among them tokens stand in their order, or by decreasing priority.
+    First choices come before second choices; among them tokens keep their order, or are sorted by decreasing priority.
 
     Parameters
     ----------
@@ -118,13 +118,13 @@ def queue_positions(chosen: Tensor, experts: int, group_tokens: int, priority: T
     Returns
     -------
     Tensor
-        From 0, int64 (T, k).
+        Positions from 0, int64 (T, k).
     """
     device = chosen.device
     served = torch.arange(len(chosen), device=device) if priority is None else priority.argsort(descending=True, stable=True)
     groups = torch.arange(len(chosen), device=device) // group_tokens
     queues = (chosen + experts * groups.unsqueeze(1))[served].t().flatten()
-    # A stable sort keeps the order of service inside each queue, and the queue's first row is where its number begins.
+    # A stable sort keeps the order of service inside each queue; the first row of a queue is its position 0.
     sorted_queues, order = queues.sort(stable=True)
     positions = torch.empty_like(order)
     positions[order] = torch.arange(len(order), device=device) - torch.searchsorted(sorted_queues, sorted_queues)
@@ -134,12 +134,12 @@ def queue_positions(chosen: Tensor, experts: int, group_tokens: int, priority: T
 
 
 def imbalance(shares: Tensor, group_tokens: int) -> Tensor:
-    """Squared coefficient of variation of the experts' sums over a group, the mean over the groups.
+    """Squared coefficient of variation of the experts' sums over a group, averaged over the groups.
 
     Parameters
     ----------
     shares
-        What each token gives to each expert (T, E).
+        Contribution of each token to each expert (T, E).
     group_tokens
         Tokens in a group; the last group may have fewer.
     """
@@ -148,7 +148,7 @@ def imbalance(shares: Tensor, group_tokens: int) -> Tensor:
 
 
 def winning_chances(logits: Tensor, noisy: Tensor, top_k: int, deviation: float) -> Tensor:
-    """Probability (T, E) that an expert's logit, with its noise drawn anew, exceeds the smallest of the k chosen noisy ones.
+    """Probability (T, E) that an expert's logit, with its noise drawn again, exceeds the smallest of the k chosen noisy logits.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Registers the models with timm: after ``import m2mkd.models.registry``, ``timm.create_model("vmoe_base_patch16_224")`` works.
+"""Registration of the models with timm: after ``import m2mkd.models.registry``, ``timm.create_model("vmoe_base_patch16_224")`` works.
 
-Sizes are those of `m2mkd.config.published`. Beside timm's own arguments (``num_classes``, ``img_size``, ``drop_path_rate``,
-``global_pool``, ``features_only``, ``out_indices``) a model takes any field of its architecture, such as ``moe_blocks="every_2"``,
-and what its class takes, such as ``stitch_width=1024`` for a V-MoE with ``stitch="kept"``, or ``prior="scale_free"`` for a NAC.
+Sizes are those of `m2mkd.config.published`. In addition to timm's own arguments (``num_classes``, ``img_size``, ``drop_path_rate``,
+``global_pool``, ``features_only``, ``out_indices``), a model takes any field of its architecture, such as ``moe_blocks="every_2"``,
+and arguments of its class, such as ``stitch_width=1024`` for a V-MoE with ``stitch="kept"``, or ``prior="scale_free"`` for a NAC.
 
 Nothing is downloaded. A checkpoint of the authors or of this suite is given as a file:
 ``timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": "vmoe_base.pth"})``.
@@ -32,7 +32,7 @@ Network = StagedViT | VMoE | TimmNAC
 
 
 class Registered(NamedTuple):
-    """What a registered name stands for."""
+    """Description of a registered name."""
 
     architecture: str
     """Name in ``config/models.yaml``."""
@@ -71,14 +71,14 @@ default_cfgs = generate_default_cfgs({name: _data_config(registered) for name, r
 
 
 def checkpoint_filter_fn(state: Mapping[str, Tensor], model: Network) -> dict[str, Tensor]:
-    """State dict for a model, from one with its own names or with the released ones.
+    """Convert a state dict for a model, from its own names or the released ones.
 
     Parameters
     ----------
     state
-        Tensors by name. A ViT takes those of timm's ``VisionTransformer`` as well.
+        Tensors by name. A ViT also accepts those of timm's ``VisionTransformer``.
     model
-        Network that they are for. Positions of another image size are interpolated.
+        Network that they are for. Positions for another image size are interpolated.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
     config = published(architecture, **changes)
     is_nac = isinstance(config, NACConfig)
     if is_nac and arguments.get("features_only"):
-        raise InputError(f"{name}: features_only asks for feature maps, and a NAC's latents are none; use forward_features")
+        raise InputError(f"{name}: features_only needs feature maps, but a NAC has latents; use forward_features")
     if is_nac:
         parts = {"first_conv": "input_tokenizer.backbone.stem.0", "classifier": "output_tokenizer.to_logits"}
     else:
@@ -133,7 +133,7 @@ def _build(
     prior: Any = None,
     **arguments: Any,
 ) -> Network:
-    """The network in timm's vocabulary; ``arguments`` go to its class."""
+    """Build the network from timm's arguments; ``arguments`` go to its class."""
     sides = {img_size} if isinstance(img_size, int) else set(img_size)
     if len(sides) != 1:
         raise InputError(f"img_size {tuple(img_size)} is not square; give one side in pixels")  # type: ignore[arg-type]
@@ -162,13 +162,13 @@ def _build(
 
 
 def _draw_noise(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Give a layer's router its noise from torch's global generator, for nobody passes it any here."""
+    """Draw the noise of a layer's router from torch's global generator, because timm does not pass any."""
     if isinstance(layer, MoE) and layer.draws_noise:
         layer.noise = torch.randn(*inputs[0].shape[:-1], layer.gate.out_features, device=inputs[0].device)
 
 
 def _entry_point(name: str) -> Callable[..., Any]:
-    """The function by which timm makes a model; timm reads its name."""
+    """Function by which timm makes a model; timm reads its name."""
 
     def create(pretrained: bool = False, **arguments: Any) -> Any:
         return _create(name, pretrained, **arguments)

@@ -1,4 +1,4 @@
-"""A stage: consecutive blocks of a ViT as a module of their own (specification vmoe.md 1.1, 1.3, 1.4)."""
+"""Stage: consecutive blocks of a ViT as a separate module (specification vmoe.md 1.1, 1.3, 1.4)."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ INIT_STD = 0.02
 class Stage(nn.Module):
     """Consecutive blocks of a ViT, with the embedding if they are the first and the classifier if they are the last.
 
-    Calling a stage is the partial forward of the network. Its parameters carry the released stage-local names
+    Calling a stage is the partial forward of the network. Its parameters have the released stage-local names
     (specification vmoe.md 3.2).
 
     Parameters
@@ -28,15 +28,15 @@ class Stage(nn.Module):
     blocks
         The stage's blocks, (B, N, d) to (B, N, d).
     first
-        Whether the stage owns patch embedding, class token and positions.
+        True if the stage has patch embedding, class token and positions.
     last
-        Whether the stage owns the final norm and the head.
+        True if the stage has the final norm and the head.
     image_size
         Side of the square images in pixels, a multiple of the patch size; used by the first stage.
     num_classes
         Number of classes C, 0 for no head; used by the last stage.
     stitch_width
-        Token width of the neighbouring stages where it differs in kind: a stitch layer then leads from it (unless first)
+        Token width of the neighbouring stages if they belong to another network: a stitch layer then leads from it (unless first)
         and to it (unless last). None: the neighbours have this network's width.
 
     Raises
@@ -63,7 +63,7 @@ class Stage(nn.Module):
         width = config.width
         if first:
             if image_size % config.patch_size:
-                raise InputError(f"image size {image_size} is not a multiple of patch_size {config.patch_size}; choose another of the two")
+                raise InputError(f"image size {image_size} is not a multiple of patch_size {config.patch_size}; change one of them")
             self.patch_embed = PatchEmbed(img_size=image_size, patch_size=config.patch_size, embed_dim=width)
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
             self.pos_embed = nn.Parameter(torch.empty(1, (image_size // config.patch_size) ** 2 + 1, width))
@@ -84,17 +84,17 @@ class Stage(nn.Module):
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
 
     def enter(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, d) that the first block takes, from what the stage takes."""
+        """Map the stage's input to the tokens (B, N, d) of the first block."""
         return self.pre_stitch(self.embed(x) if self.first else x)
 
     def run(self, blocks: nn.Module, x: Tensor) -> Tensor:
-        """One or all of the blocks, (B, N, d) to (B, N, d), keeping activations unless ``grad_checkpointing`` is set."""
+        """Run one or all of the blocks, (B, N, d) to (B, N, d), keeping activations unless ``grad_checkpointing`` is set."""
         if not (self.grad_checkpointing and torch.is_grad_enabled()):
             return blocks(x)
         return checkpoint_seq(blocks if isinstance(blocks, nn.Sequential) else nn.Sequential(blocks), x)
 
     def tokens(self, x: Tensor) -> Tensor:
-        """The stage without final norm and head: tokens (B, N, width of the stage after)."""
+        """Output of the stage without final norm and head: tokens (B, N, width of the next stage)."""
         return self.post_stitch(self.run(self.blocks, self.enter(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,24 +103,24 @@ class Stage(nn.Module):
         Parameters
         ----------
         x
-            Images (B, 3, H, W) for the first stage, else tokens (B, N, width of the stage before).
+            Images (B, 3, H, W) for the first stage, else tokens (B, N, width of the previous stage).
 
         Returns
         -------
         Tensor
-            Logits (B, C) of the last stage, else tokens (B, N, width of the stage after).
+            Logits (B, C) of the last stage, else tokens (B, N, width of the next stage).
         """
         x = self.tokens(x)
-        # The norm works token by token, so that only the class token needs it.
+        # The norm works token by token, so only the class token needs it.
         return self.head(self.norm(x[:, 0])) if self.last else x
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: class token and positions."""
+        """Names of the parameters without weight decay: class token and positions."""
         return {"cls_token", "pos_embed"} if self.first else set()
 
 
 def init_linear(module: nn.Module) -> None:
-    """Give a linear map its initial weights, and leave any other module alone (specification vmoe.md 1.5)."""
+    """Initialise a linear map, and leave any other module unchanged (specification vmoe.md 1.5)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""A network of stages, with what users of timm expect of a vision transformer."""
+"""Network of stages, with the interface that users of timm expect of a vision transformer."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -10,15 +10,15 @@ from m2mkd.errors import InputError
 from m2mkd.models.stage import Stage
 
 POOLS = "token", ""
-"""How tokens become features: the class token (all published models), or not at all."""
+"""Pooling of tokens into features: the class token (all published models), or none."""
 _WITH_THE_LAYER_BEFORE = (99999,)
-"""timm's mark of parameters that share the group of the layer before."""
+"""timm's mark of parameters that share the group of the previous layer."""
 
 
 class StagedTransformer(nn.Module):
-    """A network that is nothing but its stages, each a module on its own.
+    """Network that consists of its stages, each a separate module.
 
-    Beside the partial forward by stage it offers the interface of timm's ``VisionTransformer``: features with and
+    In addition to the partial forward by stage, it has the interface of timm's ``VisionTransformer``: features with and
     without intermediate ones, an exchangeable classifier, groups of parameters, gradient checkpointing.
 
     Parameters
@@ -33,7 +33,7 @@ class StagedTransformer(nn.Module):
     num_features, embed_dim, head_hidden_size : int
         Token width d.
     global_pool : str
-        What the head takes: ``token``, the class token; or the empty string, all tokens.
+        Input of the head: ``token``, the class token; or the empty string, all tokens.
     feature_info : list of dict
         For each block its module, width and stride in pixels.
     """
@@ -75,7 +75,7 @@ class StagedTransformer(nn.Module):
         return self._stages[-1].norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, C) of normalised tokens (B, N, d), or with ``pre_logits`` what the classifier takes, (B, d)."""
+        """Logits (B, C) of normalised tokens (B, N, d), or with ``pre_logits`` the classifier's input, (B, d)."""
         if self.global_pool == "token":
             x = x[:, 0]
         return x if pre_logits else self.get_classifier()(x)
@@ -91,7 +91,7 @@ class StagedTransformer(nn.Module):
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """Outputs of chosen blocks, as timm's ``VisionTransformer.forward_intermediates`` gives them.
+        """Outputs of chosen blocks, as in timm's ``VisionTransformer.forward_intermediates``.
 
         Parameters
         ----------
@@ -100,22 +100,22 @@ class StagedTransformer(nn.Module):
         indices
             Blocks, counted over all stages: the last n, a list (negative from the end), or all.
         return_prefix_tokens
-            Give pairs of spatial tokens and class token (B, 1, d).
+            Return pairs of spatial tokens and class token (B, 1, d).
         norm
             Apply the final norm to them.
         stop_early
-            Do not run the blocks after the last one chosen.
+            Skip the blocks after the last chosen one.
         output_fmt
             ``NCHW``, (B, d, H / patch, W / patch); or ``NLC``, (B, N - 1, d).
         intermediates_only
-            Leave out the final features; then nothing runs in vain either.
+            Omit the final features; then unneeded blocks are skipped too.
         output_dict
-            Give a mapping with ``image_intermediates``, ``image_intermediates_prefix`` and ``image_features``.
+            Return a mapping with ``image_intermediates``, ``image_intermediates_prefix`` and ``image_features``.
 
         Returns
         -------
         tuple, list or dict
-            Final features (B, N, d) and intermediate ones, unless asked otherwise.
+            Final features (B, N, d) and intermediate ones, unless specified otherwise.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class StagedTransformer(nn.Module):
             If ``output_fmt`` is neither of the two.
         """
         if output_fmt not in {"NCHW", "NLC"}:
-            raise InputError(f"output_fmt {output_fmt!r} is not known; give NCHW or NLC")
+            raise InputError(f"output_fmt {output_fmt!r} is unknown; give NCHW or NLC")
         final_norm = self._stages[-1].norm
         grid = self._stages[0].patch_embed.dynamic_feat_size(x.shape[-2:])
         taken, last = feature_take_indices(sum(len(stage.blocks) for stage in self._stages), indices)
@@ -154,16 +154,16 @@ class StagedTransformer(nn.Module):
         return intermediates if intermediates_only else (final_norm(x), intermediates)
 
     def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
-        """Remove in place what the intermediate features of the blocks ``indices`` do not need.
+        """Remove in place the parts that the intermediate features of the blocks ``indices`` do not need.
 
-        The stages stay, so that names do not change; those after the last block asked for are empty.
+        The stages remain, so that names do not change; those after the last chosen block are empty.
 
         Parameters
         ----------
         indices
             As in `forward_intermediates`.
         prune_norm, prune_head
-            Whether the final norm and the classifier go too.
+            True: remove the final norm and the classifier too.
 
         Returns
         -------
@@ -186,18 +186,18 @@ class StagedTransformer(nn.Module):
         return cast(list[int], taken)
 
     def get_classifier(self) -> nn.Module:
-        """The linear classifier; the identity if there is none."""
+        """Linear classifier; the identity if there is none."""
         return self._stages[-1].head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Exchange the classifier for one with torch's initial weights.
+        """Replace the classifier by one with torch's initial weights.
 
         Parameters
         ----------
         num_classes
-            Number of classes C; 0 for none, so that the network gives features.
+            Number of classes C; 0 for none, so that the network returns features.
         global_pool
-            New value of the attribute; None leaves it.
+            New value of the attribute; None keeps it.
 
         Raises
         ------
@@ -206,7 +206,7 @@ class StagedTransformer(nn.Module):
         """
         if global_pool is not None:
             if global_pool not in POOLS:
-                raise InputError(f"global_pool {global_pool!r} is not known; give 'token', the class token, or '', all tokens")
+                raise InputError(f"global_pool {global_pool!r} is unknown; give 'token', the class token, or '', all tokens")
             self.global_pool = global_pool
         self.num_classes = num_classes
         like = self._stages[0].cls_token
@@ -214,21 +214,21 @@ class StagedTransformer(nn.Module):
         self._stages[-1].head = head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backward pass computes each block's activations again instead of keeping them."""
+        """Switch gradient checkpointing: the backward pass recomputes each block's activations instead of keeping them."""
         for stage in self._stages:
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: class token and positions."""
+        """Names of the parameters without weight decay: class token and positions."""
         return {"stages.0.cls_token", "stages.0.pos_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns by which timm groups the parameters, for instance to lower the learning rate layer by layer.
+        """Patterns by which timm groups the parameters, for example for layer-wise learning rates.
 
         Parameters
         ----------
         coarse
-            A group for each stage instead of each block. The head is a group of its own in both.
+            Group by stage instead of by block. The head is a separate group in both.
         """
         block = r"^stages\.(\d+)\.blocks\." if coarse else r"^stages\.(\d+)\.blocks\.(\d+)\."
         return {

@@ -1,4 +1,4 @@
-"""A Neural Attentive Circuit with the interface that users of timm expect of a model."""
+"""Neural Attentive Circuit with the interface that users of timm expect of a model."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ class TimmNAC(NAC):
     Parameters
     ----------
     config, image_size, prior
-        As for :class:`~m2mkd.models.nac.circuit.NAC`.
+        See :class:`~m2mkd.models.nac.circuit.NAC`.
     num_classes
-        Number of classes; 0 for none, so that the circuit gives features.
+        Number of classes; 0 for none, so that the circuit returns features.
     **arguments
-        Passed on to it.
+        Passed on to :class:`~m2mkd.models.nac.circuit.NAC`.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class TimmNAC(NAC):
         return states[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, noise: Noise | None = None) -> Tensor:
-        """Logits (B, classes) of states (B, N, D), or with ``pre_logits`` what the classifier takes, (B, D)."""
+        """Logits (B, classes) of states (B, N, D), or with ``pre_logits`` the classifier's input, (B, D)."""
         pooling = self.output_tokenizer
         classifier = pooling.to_logits
         if not pre_logits:
@@ -67,11 +67,11 @@ class TimmNAC(NAC):
             pooling.to_logits = classifier
 
     def get_classifier(self) -> nn.Module:
-        """The linear classifier; the identity if there is none."""
+        """Linear classifier; the identity if there is none."""
         return self.output_tokenizer.to_logits
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Exchange the classifier for one with torch's initial weights; 0 classes for none.
+        """Replace the classifier by one with torch's initial weights; 0 classes for none.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class TimmNAC(NAC):
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse: a circuit draws its noise from an object that cannot draw the same again.
+        """Refuse: a circuit draws its noise from an object that cannot repeat its draws.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class TimmNAC(NAC):
             raise InputError("a NAC has no gradient checkpointing: its noise could not be drawn a second time; use a smaller batch")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns by which timm groups the parameters, in the order of the forward pass; ``coarse`` changes nothing."""
+        """Patterns by which timm groups the parameters, in the order of the forward pass; ``coarse`` has no effect."""
         return {
             "stem": r"^input_tokenizer|^\w+_latents|^latent_seeder",
             "read_in": r"^read_in",

@@ -1,4 +1,4 @@
-"""ViT in stages: each stage is a module of its own, and the network is the stages in a row (specification vmoe.md 1.1)."""
+"""ViT in stages: each stage is a separate module, and the network is the sequence of stages (specification vmoe.md 1.1)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ class StagedViT(StagedTransformer):
     Parameters
     ----------
     config
-        Architecture; ``depths`` gives the stages.
+        Architecture; ``depths`` determines the stages.
     image_size
         Side of the square images in pixels.
     num_classes
@@ -47,7 +47,7 @@ def build_stage(config: ViTConfig, index: int, *, image_size: int, num_classes: 
     index
         Number of the stage, from 0.
     image_size, num_classes
-        As in `StagedViT`.
+        See `StagedViT`.
     drop_path
         Drop path rate of the whole network's last block.
 
@@ -74,7 +74,7 @@ def build_block(config: ViTConfig, drop_path: float, mlp_layer: Callable[..., nn
     drop_path
         Drop path rate of both residual branches.
     mlp_layer
-        Makes the token-wise branch from the keywords of timm's ``Mlp``.
+        Builds the token-wise branch from the keywords of timm's ``Mlp``.
     """
     return Block(
         config.width,
@@ -100,7 +100,7 @@ def incubation_config(meta: ViTConfig, teacher: ViTConfig, index: int) -> ViTCon
     meta, teacher
         Networks with as many stages and the same blocks, apart from their depths.
     index
-        Stage that has the teacher's depth; every other has the meta model's.
+        Stage that has the teacher's depth; all others have the meta model's.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def incubation_config(meta: ViTConfig, teacher: ViTConfig, index: int) -> ViTCon
 
 
 def check_module_index(config: ViTConfig, index: int) -> None:
-    """Raise `InputError` unless the network has a module ``index`` (from 0; there is no counting from the end)."""
+    """Raise `InputError` unless the network has a module ``index`` (from 0; negative indices are not supported)."""
     if not 0 <= index < config.modules:
         raise InputError(f"module {index} does not exist: this network has modules 0 to {config.modules - 1}")
 

@@ -1,4 +1,4 @@
-"""V-MoE: a staged ViT with experts in place of MLPs, and its modules as students (specification vmoe.md 1.3, 1.4)."""
+"""V-MoE: a staged ViT with experts instead of MLPs, and its modules as students (specification vmoe.md 1.3, 1.4)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,9 +26,9 @@ class VMoEStage(Stage):
         Parameters
         ----------
         x
-            As for `Stage`.
+            See `Stage`.
         noise
-            Source of the router's noise, on the device of ``x``; needed in training where the router has noise.
+            Source of the router's noise, on the device of ``x``; required in training if the router has noise.
         """
         layers = [layer for layer in self.modules() if isinstance(layer, MoE) and layer.draws_noise]
         tokens = self.pos_embed.shape[1] if self.first else x.shape[1]
@@ -50,8 +50,8 @@ class VMoE(StagedTransformer):
     Parameters
     ----------
     config
-        Architecture; ``depths`` gives the stages, ``moe_blocks`` the blocks with experts, ``stitch`` whether the stitch
-        layers of the distilled modules stay between the stages.
+        Architecture; ``depths`` determines the stages, ``moe_blocks`` the blocks with experts, and ``stitch`` keeps or removes
+        the stitch layers of the distilled modules between the stages.
     image_size
         Side of the square images in pixels.
     num_classes
@@ -59,7 +59,7 @@ class VMoE(StagedTransformer):
     drop_path
         Drop path rate of the last block; the rates grow linearly from 0.
     stitch_width
-        Token width between the stages, that of the teacher; needed if the stitch layers are kept, else ignored.
+        Token width between the stages, that of the teacher; required if the stitch layers are kept, else ignored.
     expert_init
         Initial weights of the experts (specification vmoe.md 1.5).
 
@@ -125,18 +125,18 @@ def build_vmoe_module(
     index
         Number of the module, from 0 to ``config.modules`` - 1.
     image_size, num_classes
-        As in `VMoE`.
+        See `VMoE`.
     stitch_width
         Token width of the meta model and the teacher.
     drop_path
         Drop path rate of the module's own last block; the rates grow linearly from 0 over the module alone.
     expert_init
-        As in `VMoE`.
+        See `VMoE`.
 
     Returns
     -------
     Stage
-        Images or tokens (B, N, ``stitch_width``) to tokens (B, N, ``stitch_width``) or logits (B, C).
+        Maps images or tokens (B, N, ``stitch_width``) to tokens (B, N, ``stitch_width``) or logits (B, C).
 
     Raises
     ------
@@ -156,12 +156,12 @@ def build_vmoe_module(
 
 
 def moe_positions(config: VMoEConfig) -> tuple[int, ...]:
-    """Positions in the whole network of the blocks that hold experts, counted from 0."""
+    """Positions in the whole network of the blocks with experts, counted from 0."""
     return config.moe_positions
 
 
 def token_layers(config: VMoEConfig, index: int, expert_init: ExpertInit) -> list[Callable[..., nn.Module]]:
-    """What makes the token-wise branch of each block of stage ``index``, an MLP or experts, from the keywords of timm's ``Mlp``.
+    """Constructors of the token-wise branch of each block of stage ``index``, an MLP or experts, from the keywords of timm's ``Mlp``.
 
     Raises
     ------
@@ -213,5 +213,5 @@ def _router(config: VMoEConfig) -> VMoERouter | None:
 def _moe_layer(
     in_features: int, hidden_features: int, *, experts: int, top_k: int, expert_init: ExpertInit, router: VMoERouter | None, **_: Any
 ) -> MoE:
-    """Adapt `MoE` to the keywords that timm's block passes; activation, norm and dropout are the expert's own affair."""
+    """Adapt `MoE` to the keywords that timm's block passes; activation, norm and dropout are determined by the expert itself."""
     return MoE(in_features, hidden_features, experts=experts, top_k=top_k, expert_init=expert_init, router=router)

@@ -1,4 +1,4 @@
-"""Weights for people and for the next phase: safetensors, with the run they come from in the header."""
+"""Weights for users and for the next phase: safetensors, with the id of their run in the header."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def save_weights(folder: Path, state: Mapping[str, Any], run_id: str) -> None:
-    """Write a state dict to ``folder``, naming the run in the file's header.
+    """Write a state dict to ``folder``, with the run's id in the file's header.
 
     Parameters
     ----------
     folder
-        Where ``model.safetensors`` goes.
+        Folder for ``model.safetensors``.
     state
         Tensors by name, of torch or of numpy.
     run_id
@@ -45,7 +45,7 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     Raises
     ------
     InputError
-        If they are absent, damaged, or not those that the run recorded.
+        If they are missing, damaged, or differ from those that the run recorded.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -54,40 +54,40 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is recorded, but is no file of weights ({error}); {_again(folder)}") from None
+        raise InputError(f"{path}: is recorded, but is not a file of weights ({error}); {_again(folder)}") from None
 
 
 def load_modules(folders: Sequence[Path], indices: Iterable[int]) -> "dict[int, dict[str, Tensor]]":
-    """Read modules that runs published, each by its number.
+    """Read modules that runs published, by module number.
 
     Parameters
     ----------
     folders
-        Where they lie.
+        Folders of the runs.
     indices
-        Number of the module that each is to be.
+        Expected module number of each.
 
     Raises
     ------
     InputError
-        If one is absent or damaged, or by its own record another module than the one that is wanted.
+        If a module is missing or damaged, or its record names another module than expected.
     """
     modules = {}
     for folder, index in zip(folders, indices, strict=True):
         modules[index] = load_weights(folder)
         found = read_run_json(folder)["config"].get("index")
         if found != index:
-            raise InputError(f"{folder}: holds module {found}, but module {index} is wanted here; remove {folder}")
+            raise InputError(f"{folder}: holds module {found}, but module {index} is expected here; remove {folder}")
     return modules
 
 
 def checked_weights(folder: Path) -> Path:
-    """The weights file in ``folder``, after a look at its digest.
+    """Path of the weights file in ``folder``, after a check of its digest.
 
     Raises
     ------
     InputError
-        If it is absent, or not what the run recorded.
+        If it is missing, or differs from what the run recorded.
     """
     path = folder / WEIGHTS
     try:
@@ -96,7 +96,7 @@ def checked_weights(folder: Path) -> Path:
     except (OSError, InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read with its record ({error}); {_again(folder)}") from None
     if run_id != f"{folder.parent.name}/{folder.name}":
-        raise InputError(f"{path}: is the output of {run_id}, not of the folder it lies in; {_again(folder)}")
+        raise InputError(f"{path}: is the output of {run_id}, not of the folder it is in; {_again(folder)}")
     if actual != expected:
         raise InputError(f"{path}: sha256 is {actual[:12]}..., but the run recorded {expected[:12]}...; {_again(folder)}")
     return path

@@ -1,8 +1,8 @@
 """Arithmetic, parameters and activations of a NAC and its modules (specification nac.md 3 to 8, 12 and 17).
 
 A NAC is counted in two ways. ``model`` is what this suite computes: the read-in is re-associated, and the distances of
-signatures are taken once. ``released`` is what the published code computes: keys and values of every latent for every
-token, and distances in every layer. Modulations depend on codes alone, so that a batch has them once.
+signatures are computed once. ``released`` is what the published code computes: keys and values of every latent for every
+token, and distances in every layer. Modulations depend on codes alone, so they are computed once per batch.
 """
 
 from functools import reduce
@@ -16,7 +16,7 @@ Count = Literal["released", "model"]
 
 
 def modulated(latents: int, width_in: int, width_out: int, code_dim: int, *, codes: int, bias: bool = True) -> LayerCost:
-    """A fully connected layer modulated by codes; ``codes`` rows of them, one for each latent or one for all."""
+    """Fully connected layer modulated by codes; ``codes`` is the number of rows: one for each latent or one for all."""
     return LayerCost(
         macs=latents * width_in * width_out,
         batch_macs=codes * code_dim * width_in,
@@ -64,11 +64,11 @@ def _convnext_block(width: int, side: int) -> LayerCost:
 
 
 def read_in(config: NACConfig, latents: int, tokens: int, width: int, codes: int, count: Count) -> LayerCost:
-    """Attention of latents to tokens of that number and width, and its feed-forward layer."""
+    """Attention of latents to tokens of the given number and width, and its feed-forward layer."""
     D, K, inner = config.state_dim, config.code_dim, config.heads * config.head_dim
     query = modulated(latents, D, inner, K, codes=codes, bias=False)
     leave = modulated(latents, inner, D, K, codes=codes)
-    # The key and value layers on the side of the latents: per head, from its width to that of a token.
+    # Key and value layers on the latents' side: per head, from the latent's width to that of a token.
     absorbed = modulated(latents, width, inner, K, codes=codes, bias=False)
     scores = latents * config.heads * tokens * width
     every_key = 2 * tokens * latents * width * inner + 2 * latents * tokens * inner
@@ -82,7 +82,7 @@ def read_in(config: NACConfig, latents: int, tokens: int, width: int, codes: int
 
 
 def latent_layer(config: NACConfig, receivers: int, senders: int, codes: tuple[int, int], *, read_out: bool, edges: bool) -> LayerCost:
-    """A propagator, or the read-out.
+    """Propagator, or the read-out.
 
     Parameters
     ----------
@@ -91,11 +91,11 @@ def latent_layer(config: NACConfig, receivers: int, senders: int, codes: tuple[i
     receivers, senders
         Latents U that receive, and V that send.
     codes
-        Rows of codes of both.
+        Rows of codes of receivers and senders.
     read_out
-        Whether the senders have a norm of their own.
+        True if the senders have a norm of their own.
     edges
-        Whether a kernel on signatures biases the scores; distances are counted apart.
+        True if a kernel on signatures biases the scores; distances are counted separately.
     """
     U, V, D, K, inner = receivers, senders, config.state_dim, config.code_dim, config.heads * config.head_dim
     projections = (
@@ -104,7 +104,7 @@ def latent_layer(config: NACConfig, receivers: int, senders: int, codes: tuple[i
         + modulated(V, D, inner, K, codes=codes[1], bias=False)
         + modulated(U, inner, D, K, codes=codes[0])
     )
-    # Attention saves q, k, v and its output, sampled edges their logits; the norms input and output.
+    # Attention saves q, k, v and its output; sampled edges save their logits; the norms save input and output.
     kept = Tensors((2 * U + 2 * V) * inner + U * D, 2 * (U + V) * D)
     sampled = Tensors(U * V, 0 if read_out else U * V) if edges else Tensors()
     attention = LayerCost(
@@ -123,19 +123,19 @@ def pooling(config: NACConfig, latents: int, classes: int) -> LayerCost:
 
 
 def circuit(config: NACConfig, image_size: int, classes: int, *, count: Count, drawn: bool = True) -> LayerCost:
-    """The whole NAC.
+    """Whole NAC.
 
     Parameters
     ----------
     config
         Sizes.
     image_size, classes
-        Of the data set.
+        Image size and number of classes of the data set.
     count
-        Whose computation is counted; parameters and activations are this suite's.
+        Implementation to count; parameters and activations are always this suite's.
     drawn
-        Whether initial states are drawn, as in training, which needs their deviations beside their means. The published code
-        draws them always.
+        True if initial states are drawn, as in training, which needs their deviations as well as their means. The published code
+        always draws them.
     """
     inputs, mediators, outputs = config.latents.input, config.latents.mediator, config.latents.output
     all_latents, senders = inputs + mediators + outputs, inputs + mediators
@@ -154,12 +154,12 @@ def circuit(config: NACConfig, image_size: int, classes: int, *, count: Count, d
 
 
 def module(config: NACConfig, index: int, image_size: int, classes: int, *, stitch_width: int, tokens: int, count: Count) -> LayerCost:
-    """One module of a NAC as it is distilled alone, with its linear stitch layers and one code for all latents (nac.md 14).
+    """Module of a NAC as it is distilled alone, with its linear stitch layers and one code for all latents (nac.md 14).
 
     Parameters
     ----------
     config, image_size, classes, count
-        As of `circuit`.
+        See `circuit`.
     index
         0: read-in, then the propagators, last the read-out.
     stitch_width, tokens

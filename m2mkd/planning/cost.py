@@ -1,4 +1,4 @@
-"""What runs cost, in time, memory and storage, before anything runs."""
+"""Cost of runs in time, memory and storage, before anything runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 FLOAT32 = 4
-"""Bytes of a weight."""
+"""Bytes per weight."""
 IMAGE_FACTS = 8 + 32
-"""Bytes that a packed set keeps of each image beside it: label and digest."""
+"""Bytes that a packed set keeps per image in addition to the image: label and digest."""
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a plan takes for granted."""
+    """Assumptions of a plan."""
 
     gpu: str = "h200"
     """Name in `m2mkd.planning.gpus.GPUS`."""
@@ -31,16 +31,16 @@ class Assumptions:
     gpus: int = 8
     """GPUs of a job, which share a batch."""
     device_batch: int | None = None
-    """Images on a GPU at a time, where a batch is accumulated; none: a GPU's whole share of the batch."""
+    """Images on a GPU at a time, if a batch is accumulated; None: a GPU's whole share of the batch."""
     nac: Count = "released"
-    """How NACs are counted: ``released``, the published code on one image alone; ``model``, this suite's on a GPU's batch."""
+    """Way to count NACs: ``released``, the published code on a single image; ``model``, this suite's code on a GPU's batch."""
 
     def __post_init__(self) -> None:
         gpu_named(self.gpu)
         if not 0 < self.mfu <= 1:
-            raise InputError(f"--mfu {self.mfu:g}: a share of the peak lies above 0 and up to 1; give one like 0.4")
+            raise InputError(f"--mfu {self.mfu:g}: not a share of the peak; give a number above 0 and up to 1, for example 0.4")
         if self.gpus < 1 or (self.device_batch is not None and self.device_batch < 1):
-            raise InputError("--gpus and --device-batch: both are at least 1")
+            raise InputError("--gpus and --device-batch: both must be at least 1")
 
     def throughput(self, precision: str) -> float:
         """FLOP/s of one GPU."""
@@ -52,9 +52,9 @@ class Memory:
     """Peak memory of one GPU in bytes, an estimate: without the CUDA context, workspaces and fragmentation."""
 
     parameters: int
-    """float32, 4 bytes each: trained, frozen and teacher's. Under autocast they are the master weights."""
+    """float32, 4 bytes each: trained, frozen and teacher's. Under autocast these are the master weights."""
     copies: int
-    """Half-precision copies that autocast keeps of the weights which a gradient passes: 2 bytes each."""
+    """Half-precision copies that autocast keeps of the weights that a gradient passes through: 2 bytes each."""
     gradients: int
     """float32, 4 bytes for each trained parameter."""
     moments: int
@@ -62,7 +62,7 @@ class Memory:
     activations: int
     """Images on the GPU times what one keeps for the backward pass."""
     working: int
-    """Images on the GPU times the largest block's tensors of the moment; in training with their gradients."""
+    """Images on the GPU times the largest block's temporary tensors; in training with their gradients."""
     images: int
     """Images on the GPU at a time."""
 
@@ -73,15 +73,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run costs."""
+    """Cost of one run."""
 
     parameters: int
-    """Of all networks in the run."""
+    """Parameters of all networks in the run."""
     active_parameters: int
-    """Of them, those that a token passes: without the experts that it is not sent to."""
+    """Parameters that a token passes through: without the experts that it is not routed to."""
     trained_parameters: int
     terms: tuple[tuple[str, int, float], ...]
-    """Of the FLOPs of an image: name of the part, forward passes that its use is worth, FLOPs of one."""
+    """Parts of the FLOPs of an image: name of the part, forward passes that its use is worth, FLOPs of one pass."""
     images: int
     """Views of images trained on."""
     measured_images: int
@@ -91,17 +91,17 @@ class Cost:
     measuring_hours: float
     """GPU-hours of measuring."""
     images_per_second: float
-    """What the loader must feed each GPU in training."""
+    """Rate at which the loader must feed each GPU in training."""
     gpus: int
     memory: Memory
     weights: int
-    """Bytes of the weights that are published."""
+    """Bytes of the published weights."""
     checkpoint: int
-    """Bytes of the checkpoint that it resumes from."""
+    """Bytes of the checkpoint that the run resumes from."""
 
     @property
     def flops_per_image(self) -> float:
-        """FLOPs of a training step for each image."""
+        """FLOPs of a training step per image."""
         return sum(passes * flops for _, passes, flops in self.terms)
 
     @property
@@ -111,19 +111,19 @@ class Cost:
 
     @property
     def hours(self) -> float:
-        """Hours on the clock, training on all GPUs of the job and measuring as well."""
+        """Wall-clock hours; all GPUs of the job train and measure."""
         return self.gpu_hours / self.gpus
 
 
 def cost_of(study: Study, assumptions: Assumptions | None = None) -> dict[str, Cost]:
-    """Cost of every run of a study by its id; a run that several experiments share is there once.
+    """Cost of every run of a study by run id; a run shared by several experiments appears once.
 
     Parameters
     ----------
     study
         Resolved runs.
     assumptions
-        GPU, MFU and the like; none: eight H200 at 40 % of their peak.
+        GPU, MFU and the like; None: eight H200 at 40 % of their peak.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def _work(study: Study, run: Run, given: Assumptions) -> Work:
 
 def run_cost(work: Work, given: Assumptions) -> Cost:
     """Cost of one run that does ``work``."""
-    precision = work.recipe.precision if work.recipe else "fp32"  # a run that only measures does so without autocast
+    precision = work.recipe.precision if work.recipe else "fp32"  # a run that only measures does not use autocast
     memory = _memory(work, given, precision)
     counted = 1 if given.nac == "released" else max(1, memory.images)
     terms = tuple((term.name, term.passes, term.cost.flops(counted)) for term in work.terms if term.cost.macs)
@@ -195,7 +195,7 @@ def _memory(work: Work, given: Assumptions, precision: str) -> Memory:
 
 
 def _averages(work: Work) -> bool:
-    """Whether a moving average of what trains is kept beside it."""
+    """True if a moving average of the trained weights is kept."""
     return work.recipe is not None and work.recipe.ema_decay is not None
 
 
@@ -204,7 +204,7 @@ def _largest(costs: Iterable[LayerCost]) -> Tensors:
 
 
 def data_sizes(study: Study) -> dict[str, int]:
-    """Bytes of each packed set that a study reads: small images as three bytes a pixel, large ones as their files."""
+    """Bytes of each packed set that a study reads: small images as three bytes per pixel, large ones as their files."""
     sets: dict[str, Data] = {str(data): data for run in study.runs.values() for data in run.config.data_sets}
     return {name: _packed(data) for name, data in sets.items()}
 

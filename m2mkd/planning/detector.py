@@ -1,7 +1,7 @@
 """Arithmetic, parameters and activations of a detector, part by part (specification detection.md 3 and 5).
 
-Only products of matrices and convolutions count. Activations are those under autocast, with compiled operators, which keep the boxes that
-they pool and not what they multiply. ``released`` counts as the source does; ``model`` adds what this suite's attention does to carry
+Only matrix products and convolutions count. Activations are those under autocast with compiled operators, which keep the boxes that
+they pool and not the products. ``released`` counts as the source does; ``model`` adds what this suite's attention computes to pass
 relative positions through a fused kernel.
 """
 
@@ -15,7 +15,7 @@ from m2mkd.planning.layer_cost import LayerCost, Tensors
 
 
 def backbone(config: DetectorConfig, switches: DetectorSwitches, count: Count) -> LayerCost:
-    """The V-MoE without class token, final norm and head, on a square image."""
+    """V-MoE without class token, final norm and head, on a square image."""
     vit, side = config.backbone, config.image_size // config.backbone.patch_size
     rows = side**2 if switches.detection_init == "none" else (config.pretrain_size // vit.patch_size) ** 2 + 1
     pixels = 3 * vit.patch_size**2
@@ -35,7 +35,7 @@ def backbone(config: DetectorConfig, switches: DetectorSwitches, count: Count) -
 
 
 def _block(config: DetectorConfig, window: int | None, position: int, everywhere: bool, count: Count) -> LayerCost:
-    """One block: as in `transformer.block`, but that attention may see windows, and places that fill them up."""
+    """Block as in `transformer.block`, except that attention may use windows, padded to full size."""
     vit, side = config.backbone, config.image_size // config.backbone.patch_size
     tokens, width = side**2, vit.width
     moe = position in vit.moe_positions
@@ -50,13 +50,13 @@ def _block(config: DetectorConfig, window: int | None, position: int, everywhere
     reach = window or side
     scores = 2 * padded * reach * width
     carried = 2 * padded * reach * seen * vit.heads if count == "model" else 0
-    # Queries and keys have a channel more for each row and each column of what they see.
+    # Queries and keys have one more channel for each row and each column that they attend to.
     kept = Tensors(4 * padded * reach * vit.heads)
     return cost + LayerCost(macs=scores + carried, parameters=2 * (2 * reach - 1) * (width // vit.heads), saved=kept)
 
 
 def pyramid(config: DetectorConfig) -> LayerCost:
-    """Four levels from the backbone's map; the fifth is every second place of the last."""
+    """Four levels from the backbone's map; the fifth is every second position of the last."""
     width, places = config.backbone.width, (config.image_size // config.backbone.patch_size) ** 2
     half, quarter = width // 2, width // 4
     finest = _doubling(places, width, half) + _norm(4 * places, half, activation=True) + _doubling(4 * places, half, quarter)
@@ -75,7 +75,7 @@ def _doubling(places: int, inputs: int, outputs: int) -> LayerCost:
 
 
 def _norm(places: int, channels: int, *, activation: bool = False) -> LayerCost:
-    """A norm over the channels; an activation behind it keeps its answer."""
+    """Norm over the channels; an activation after it keeps its output."""
     return LayerCost(parameters=2 * channels, saved=Tensors(full=places * (channels * (2 if activation else 1) + 2)))
 
 
@@ -91,18 +91,18 @@ def _tail(places: int, inputs: int, channels: int) -> LayerCost:
 
 
 def proposals(config: DetectorConfig) -> LayerCost:
-    """The region proposal network, whose head all levels share."""
+    """Region proposal network, whose head all levels share."""
     channels, anchors = config.channels, len(config.anchor_sizes[0]) * len(config.anchor_ratios)
     sides = [config.image_size // stride for stride in config.strides[:-1]]
     places = sum(side**2 for side in [*sides, -(-sides[-1] // 2)])
-    # What comes out of an activation is what goes into the next convolution.
+    # The output of an activation is the input of the next convolution.
     convs = [_convolution(places, channels, channels, 3, bias=True)] * config.rpn_convs
-    # Logits and deltas read the same.
+    # Logits and deltas have the same input.
     return reduce(add, convs) + _convolution(places, channels, 5 * anchors, 1, bias=True)
 
 
 def box_head(config: DetectorConfig, classes: int, regions: int) -> LayerCost:
-    """Classes and boxes of so many regions of an image."""
+    """Classes and boxes of ``regions`` regions of an image."""
     channels, width, places = config.channels, config.box_width, regions * BOX_BINS**2
     flat = channels * BOX_BINS**2
     linear = LayerCost(
@@ -114,7 +114,7 @@ def box_head(config: DetectorConfig, classes: int, regions: int) -> LayerCost:
 
 
 def mask_head(config: DetectorConfig, classes: int, regions: int) -> LayerCost:
-    """Masks of so many regions of an image, one for each class."""
+    """Masks of ``regions`` regions of an image, one for each class."""
     channels, places = config.channels, regions * MASK_BINS**2
     upsampled = _doubling(places, channels, channels)
     masks = _convolution(4 * places, channels, classes, 1, bias=True)
@@ -130,7 +130,7 @@ def _convolutions(number: int, places: int, channels: int) -> LayerCost:
 def parts(
     config: DetectorConfig, classes: int, switches: DetectorSwitches, *, regions: int, masks: int, count: Count
 ) -> dict[str, LayerCost]:
-    """Every part of a detector by name, for one image with so many regions and masks."""
+    """Parts of a detector by name, for one image with the given numbers of regions and masks."""
     return {
         "backbone": backbone(config, switches, count),
         "pyramid": pyramid(config),
@@ -141,10 +141,10 @@ def parts(
 
 
 def trained_parts(config: DetectorConfig, classes: int, switches: DetectorSwitches, count: Count) -> dict[str, LayerCost]:
-    """The same in training, with as much foreground as is sampled at most."""
+    """Parts of a detector in training, with the largest number of foreground samples."""
     return parts(config, classes, switches, regions=config.region_samples, masks=config.region_samples // 4, count=count)
 
 
 def measured_parts(config: DetectorConfig, classes: int, switches: DetectorSwitches, count: Count) -> dict[str, LayerCost]:
-    """The same in evaluation, with as many proposals and detections as there may be."""
+    """Parts of a detector in evaluation, with the largest number of proposals and detections."""
     return parts(config, classes, switches, regions=config.test_proposals.after_nms, masks=config.detections, count=count)

@@ -1,4 +1,4 @@
-"""Published peaks of GPUs, dense: where a data sheet gives the figure with 2:4 sparsity, half of it."""
+"""Published dense peaks of GPUs: half of the figure if a data sheet gives it with 2:4 sparsity."""
 
 import difflib
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from m2mkd.errors import InputError
 
 @dataclass(frozen=True)
 class GPU:
-    """One kind of GPU."""
+    """Type of GPU."""
 
     title: str
     half: float
@@ -36,12 +36,12 @@ GPUS = {
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU of that name.
+    """GPU of the given name.
 
     Raises
     ------
     InputError
-        If it is not in the table.
+        If the name is not in the table.
     """
     if name not in GPUS:
         close = difflib.get_close_matches(name, GPUS, n=1)

@@ -1,9 +1,9 @@
-"""What one part of a network costs: arithmetic, parameters, and the tensors that it keeps for its backward pass."""
+"""Cost of one part of a network: arithmetic, parameters, and the tensors that it keeps for its backward pass."""
 
-# Formulas, and not torch's FlopCounterMode on the meta device, for four reasons: importing torch and the models takes ten times as long as
-# planning does, at each start of the workflow; the router of a V-MoE cannot run there, for how much its experts compute depends on values;
-# a NAC is also counted as the released code computes it, which nothing here runs; and nobody counts memory but formulas. The counter is
-# the oracle instead: tests/unit/planning/test_flops.py holds each formula against it.
+# Formulas instead of torch's FlopCounterMode on the meta device, for four reasons: importing torch and the models takes ten times as
+# long as planning does, at each start of the workflow; the router of a V-MoE cannot run there, because the work of its experts depends
+# on values; a NAC is also counted as the released code computes it, which nothing here runs; and only formulas count memory. The
+# counter is the oracle instead: tests/unit/planning/test_flops.py compares each formula with it.
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +16,12 @@ PASSES: dict[Use, int] = {"trained": 3, "frozen": 2, "no_grad": 1}
 
 @dataclass(frozen=True)
 class Tensors:
-    """Elements of activations, by the precision that they are held in under autocast."""
+    """Elements of activations, by their precision under autocast."""
 
     low: int = 0
-    """In the precision of the recipe: what goes in and out of matrix products."""
+    """In the recipe's precision: inputs and outputs of matrix products."""
     full: int = 0
-    """Always in float32: the residual stream and what the norms save."""
+    """Always in float32: the residual stream and the tensors that norms save."""
 
     def __add__(self, other: "Tensors") -> "Tensors":
         return Tensors(self.low + other.low, self.full + other.full)
@@ -30,25 +30,25 @@ class Tensors:
         return Tensors(self.low * count, self.full * count)
 
     def bytes(self, low: int) -> int:
-        """Bytes, where an element in the precision of the recipe has ``low``."""
+        """Bytes, if an element in the recipe's precision takes ``low`` bytes."""
         return self.low * low + self.full * 4
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One part of a network, for one image; parts add up to larger ones."""
+    """Cost of a part of a network for one image; parts add up to larger ones."""
 
     macs: int = 0
     """Multiply-accumulates of matrix products and convolutions in one forward pass of an image; a FLOP is half of one."""
     batch_macs: int = 0
-    """The same, but once for a whole batch."""
+    """Multiply-accumulates done once for a whole batch."""
     parameters: int = 0
     idle_parameters: int = 0
-    """Of them, in experts that a token is not sent to."""
+    """Parameters in experts that a token is not routed to."""
     saved: Tensors = Tensors()
-    """Kept for the backward pass where the part is trained."""
+    """Kept for the backward pass if the part is trained."""
     passed: Tensors = Tensors()
-    """Kept for the backward pass where it is frozen and a gradient flows through."""
+    """Kept for the backward pass if the part is frozen and a gradient flows through it."""
     live: Tensors = Tensors()
     """Largest set of tensors that exist at the same time inside one block."""
 
@@ -64,19 +64,19 @@ class LayerCost:
         )
 
     def flops(self, batch: int = 1) -> float:
-        """FLOPs of a forward pass for each image of a batch of that size; a FLOP is half a multiply-accumulate."""
+        """FLOPs of a forward pass per image, in a batch of the given size; a FLOP is half a multiply-accumulate."""
         return 2 * (self.macs + self.batch_macs / batch)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a network with what training asks of it."""
+    """Part of a network with the use that training makes of it."""
 
     name: str
     cost: LayerCost
     use: Use
     again: bool = False
-    """Whether its weights are already there, as those of another term."""
+    """True if the weights are already counted by another term."""
 
     @property
     def passes(self) -> int:

@@ -7,23 +7,23 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 170
-"""Columns of a table where no terminal says how many it has."""
+"""Columns of a table if there is no terminal to ask."""
 
 
 def show_plan(plan: Mapping[str, Any], *, runs: bool) -> None:
-    """Print a plan: runs, phases and variants in detail, or only one line an experiment.
+    """Print a plan: runs, phases and variants in detail, or one line per experiment.
 
     Parameters
     ----------
     plan
-        What `m2mkd.planning.summary.plan` returns.
+        Result of `m2mkd.planning.summary.plan`.
     runs
-        Whether to list runs, phases and variants; else experiments.
+        True: list runs, phases and variants. False: list experiments.
     """
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(width=WIDTH, markup=False, emoji=False)
-    # Costs do not depend on the compat profile, which changes values and never sizes.
+    # Costs do not depend on the compat profile, which changes values but not sizes.
     profile, first = next(iter(plan["profiles"].items()))
     console.print(_assumptions(plan))
     console.print(f"Tables: profile {profile}, one seed.")
@@ -38,7 +38,7 @@ def show_plan(plan: Mapping[str, Any], *, runs: bool) -> None:
     if too_large:
         held = plan["assumptions"]["peak"]
         console.print(
-            f"{len(too_large)} runs do not fit in the {held['memory']} GB of an {held['title']}: lower --device-batch, or raise --gpus."
+            f"{len(too_large)} runs do not fit in the {held['memory']} GB of one {held['title']}: lower --device-batch, or raise --gpus."
         )
     console.print(_storage(plan))
     whole = plan["study"]

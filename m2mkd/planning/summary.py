@@ -16,12 +16,12 @@ from m2mkd.study.study import Study
 
 
 def gpu_hours(costs: Mapping[str, Cost], ids: Iterable[str]) -> float:
-    """GPU-hours of those runs, each counted once."""
+    """GPU-hours of the given runs, each counted once."""
     return sum(costs[id_].gpu_hours for id_ in sorted(set(ids)))
 
 
 def by_phase(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, Any]]:
-    """Runs and GPU-hours of each phase that a study has, in the order of the flow."""
+    """Runs and GPU-hours of each phase of a study, in the order of the flow."""
     phases: dict[str, dict[str, Any]] = {}
     for phase in PHASES:
         runs = [run.id for run in study.runs.values() if run.phase == phase]
@@ -33,7 +33,7 @@ def by_phase(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, Any
 
 
 def by_variant(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """For each row of the tables the GPU-hours of its training, of its own phases with measuring, and of the teacher that it shares."""
+    """GPU-hours of each table row: of its training, of its own phases with measuring, and of the teacher that it shares."""
     rows = []
     for row in study.rows:
         needed = study.with_upstream((*row.trained, *row.measured))
@@ -53,7 +53,7 @@ def by_variant(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
 
 
 def by_experiment(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """For each experiment the GPU-hours of all that it needs, and of what none before it has already brought."""
+    """GPU-hours of each experiment: of all runs that it needs, and of those that no earlier experiment needs."""
     names = dict.fromkeys(row.experiment for row in study.rows)
     seen: set[str] = set()
     rows = []
@@ -74,13 +74,13 @@ def by_experiment(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any
 
 
 def one_seed(settings: Settings, profile: Profile) -> Study:
-    """The study in one compat profile with a single seed."""
+    """Study in one compat profile with a single seed."""
     change = {"profiles": [profile], "seeds": 1, "seeds_per_job": 1}
     return build_study(settings.model_copy(update={"overrides": load.merged(settings.overrides, change)}))
 
 
 def plan(settings: Settings, given: Assumptions) -> dict[str, Any]:
-    """Everything that ``m2mkd plan`` tells, as plain values: bytes, FLOPs and GPU-hours.
+    """Output of ``m2mkd plan`` as plain values: bytes, FLOPs and GPU-hours.
 
     Returns
     -------

@@ -12,12 +12,12 @@ from m2mkd.planning.layer_cost import LayerCost, Tensors
 
 
 def tokens_of(config: ViTConfig, image_size: int) -> int:
-    """Tokens of an image: one a patch, and the class token."""
+    """Number of tokens of an image: one per patch, and the class token."""
     return (image_size // config.patch_size) ** 2 + 1
 
 
 def block(config: ViTConfig, tokens: int, *, moe: bool) -> LayerCost:
-    """One block.
+    """Transformer block.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def block(config: ViTConfig, tokens: int, *, moe: bool) -> LayerCost:
     tokens
         Tokens N of an image.
     moe
-        Whether experts stand in the place of the MLP.
+        True if experts replace the MLP.
     """
     N, d = tokens, config.width
     hidden = int(d * config.mlp_ratio)
@@ -37,7 +37,7 @@ def block(config: ViTConfig, tokens: int, *, moe: bool) -> LayerCost:
 
     # The norms save their input and its mean and deviation, attention q, k, v, its output and the logarithm of its normaliser, GELU
     # its input, experts the answers that their weights multiply. What only the gradient of a weight needs, the input of each
-    # product, is not kept where the weights are frozen. Experts compute GELU anew in the backward pass.
+    # product, is not kept where the weights are frozen. Experts recompute GELU in the backward pass.
     sent = chosen * N * d if moe else 0
     passed = Tensors(4 * N * d + chosen * N * hidden + sent, 2 * N * d + N * config.heads + 4 * N)
     saved = passed + Tensors(2 * N * d + (sent if moe else N * hidden))
@@ -52,7 +52,7 @@ def block(config: ViTConfig, tokens: int, *, moe: bool) -> LayerCost:
 
 
 def stitch(tokens: int, width_in: int, width_out: int) -> LayerCost:
-    """A stitch layer: norm and linear map from one width to another."""
+    """Stitch layer: norm and linear map from one width to another."""
     kept = Tensors(full=tokens * width_in)
     return LayerCost(
         macs=tokens * width_in * width_out,
@@ -77,7 +77,7 @@ def head(config: ViTConfig, tokens: int, classes: int) -> LayerCost:
 def stage(
     config: ViTConfig, index: int, image_size: int, classes: int, *, tokens: int | None = None, stitch_width: int | None = None
 ) -> LayerCost:
-    """One stage, with the embedding if it is the first and the classifier if it is the last.
+    """Stage of a network, with the embedding if it is the first and the classifier if it is the last.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def stage(
     index
         Number of the stage, from 0.
     image_size, classes
-        Of the data set.
+        Image size and number of classes of the data set.
     tokens
-        Tokens that come in, where they are not those of an image: a NAC's read-in hands on a single one.
+        Incoming tokens, if they are not those of an image: a NAC's read-in passes on a single one.
     stitch_width
-        Width of the neighbouring stages, where stitch layers lead to them.
+        Width of the neighbouring stages, if stitch layers connect them.
     """
     N = tokens_of(config, image_size) if tokens is None else tokens
     first, last = index == 0, index == config.modules - 1
@@ -109,10 +109,10 @@ def stage(
 
 
 def stages(config: ViTConfig, which: range, image_size: int, classes: int, *, tokens: int | None = None) -> LayerCost:
-    """Several stages in a row; arguments as of `stage`."""
+    """Several consecutive stages; arguments as in `stage`."""
     return reduce(add, (stage(config, index, image_size, classes, tokens=tokens) for index in which), LayerCost())
 
 
 def network(config: ViTConfig, image_size: int, classes: int, *, stitch_width: int | None = None) -> LayerCost:
-    """The whole network; a ``stitch_width`` for a V-MoE that keeps its stitch layers."""
+    """Whole network; give ``stitch_width`` for a V-MoE that keeps its stitch layers."""
     return reduce(add, (stage(config, index, image_size, classes, stitch_width=stitch_width) for index in range(config.modules)))

@@ -1,4 +1,4 @@
-"""What each phase computes: which parts of which networks, trained, passed through or only run forward, on how many images."""
+"""Work of each phase: the parts of networks that are trained, passed through or only run forward, and the number of images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -36,50 +36,50 @@ NOTHING = LayerCost()
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one run."""
+    """Work of one run."""
 
     terms: tuple[Term, ...] = ()
-    """What one image costs in training."""
+    """Terms of one image in training."""
     images: int = 0
-    """Views of images that it trains on, over all epochs."""
+    """Views of images trained on, over all epochs."""
     recipe: Recipe | DetectionRecipe | None = None
     batch: int = 0
     """Global batch of an update."""
     measured: tuple[LayerCost, ...] = ()
-    """What one image costs in measuring."""
+    """Terms of one image in measuring."""
     measured_images: int = 0
     """Images measured, over all epochs and sets."""
     measured_batch: int = EVAL_BATCH
     """Images measured at a time."""
     image_size: int = 0
     published: LayerCost = NOTHING
-    """What the run writes the weights of."""
+    """Terms whose weights the run writes."""
 
 
 def split_images(data: Data, split: str) -> int:
-    """Images of a split of a registered data set.
+    """Number of images of a split of a registered data set.
 
     Raises
     ------
     InputError
-        If the registry does not say.
+        If the registry does not give the number.
     """
     count = getattr(load.datasets()[data.name], f"{split}_images")
     if count is None:
-        raise InputError(f"config/datasets.yaml: {data.name}.{split}_images is missing; add its number of images, from which costs follow")
+        raise InputError(f"config/datasets.yaml: {data.name}.{split}_images is missing; add its number of images, which costs depend on")
     return count
 
 
 @singledispatch
 def work_of(config: Phase, count: Count) -> Work:
-    """What a run computes.
+    """Work of a run.
 
     Parameters
     ----------
     config
         Resolved configuration of the run.
     count
-        How NACs are counted, see `m2mkd.planning.circuit`.
+        Way to count NACs, see `m2mkd.planning.circuit`.
     """
     raise NotImplementedError(f"{type(config).__name__}: its work is not planned yet")
 
@@ -122,7 +122,7 @@ def _(config: AssembleTeacher, count: Count) -> Work:
 
 
 def split_work(config: SplitTeacher, teacher: AssembleTeacher | ImportWeights) -> Work:
-    """What it writes to cut a module out of a teacher, whose image size and classes its own configuration does not name."""
+    """Work of cutting a module out of a teacher, whose image size and classes are not in the phase's own configuration."""
     size = teacher if isinstance(teacher, ImportWeights) else teacher.data
     return Work(published=transformer.stage(config.model, config.index, size.image_size, size.classes))
 
@@ -144,7 +144,7 @@ def _(config: MeasureHybrid, count: Count) -> Work:
     size, classes, modules = config.data.image_size, config.data.classes, config.meta.modules
     meta = [transformer.stage(config.meta, index, size, classes) for index in range(modules)]
     teacher = [transformer.stage(config.model, index, size, classes) for index in range(modules)]
-    # Each hybrid has one module of the teacher, and of the meta model all but one; the weights are there once.
+    # Each hybrid has one module of the teacher, and all but one of the meta model's; the weights are counted once.
     hybrids = sum([*teacher, *(modules - 1) * meta], LayerCost())
     measured = replace(hybrids, parameters=sum(part.parameters for part in meta + teacher))
     return Work(measured=(measured,), measured_images=split_images(config.data, "val"), image_size=size)
@@ -164,7 +164,7 @@ def _(config: DistillModule, count: Count) -> Work:
     tokens = transformer.tokens_of(config.meta, size)
     if isinstance(config.student, NACConfig):
         student = circuit.module(config.student, index, size, classes, stitch_width=config.meta.width, tokens=tokens, count=count)
-        # The read-in hands on a single token, which the stages behind it take for the class token.
+        # The read-in passes on a single token, which the later stages take for the class token.
         after = transformer.stages(config.meta, behind, size, classes, tokens=1 if index == 0 else tokens)
     else:
         student = transformer.stage(config.student, index, size, classes, stitch_width=config.meta.width)

@@ -1,4 +1,4 @@
-"""A moving average of the weights, where a recipe asks for one: it is measured and published instead of what trains."""
+"""Moving average of the weights, if a recipe asks for one: it is measured and published instead of the trained weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,26 +9,26 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Exponential moving average of all tensors of a module, from what they are when it is made.
+    """Exponential moving average of all tensors of a module, starting from their values at construction.
 
     Parameters
     ----------
     module
-        What trains.
+        The module that trains.
     decay
-        Share of the average that stays at every update, in (0, 1).
+        Share of the average that is kept at every update, in (0, 1).
     """
 
     def __init__(self, module: nn.Module, decay: float):
         self._module, self._average = module, ModelEmaV3(module, decay)
 
     def update(self) -> None:
-        """Let the average follow; to be called after every update of the module."""
+        """Update the average; call this after every update of the module."""
         self._average.update(self._module)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the module has the average's weights."""
+        """Context in which the module has the average's weights."""
         self._swap()
         try:
             yield
@@ -44,7 +44,7 @@ class Average:
             averaged[name].copy_(trained)
 
     def publish(self) -> None:
-        """Give the module the average's weights for good."""
+        """Replace the module's weights by the average permanently."""
         self._module.load_state_dict(self._average.module.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -52,5 +52,5 @@ class Average:
         return self._average.module.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up an average that was kept."""
+        """Restore a saved average."""
         self._average.module.load_state_dict(state)

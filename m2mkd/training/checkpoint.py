@@ -1,4 +1,4 @@
-"""The state of a training between two updates, on disk: written in the background, whole or not at all, and checked when read."""
+"""Checkpoints of a training between two updates: written in the background, atomically, and checked when read."""
 
 import hashlib
 import os
@@ -16,27 +16,27 @@ from m2mkd.ranks import ALONE, Ranks
 from m2mkd.training.machine import Policy
 
 FORMAT = 1
-"""Version of what a checkpoint holds, part of its name; one of another version is passed over."""
+"""Version of the checkpoint's content, part of its name; checkpoints of another version are ignored."""
 KEPT = 2
-"""Newest checkpoints that are kept, so that one may be damaged."""
+"""Number of newest checkpoints that are kept, in case one is damaged."""
 
 
 class Checkpoints:
     """Checkpoints of one training: the newest two, and the one with the best validation.
 
-    Each is a file ``checkpointFORMAT-UPDATES.SHA256.pt``, which appears by being renamed and whose name says what its bytes must be.
-    Random states are not in it: they follow from names and numbers of steps.
+    Each is a file ``checkpointFORMAT-UPDATES.SHA256.pt``, which appears by being renamed and whose name holds the digest of its bytes.
+    Random states are not saved: they follow from names and step numbers.
 
     Parameters
     ----------
     folder
-        Where they lie; what an interrupted write left there is removed.
+        Folder of the checkpoints; the remains of an interrupted write are removed.
     policy
-        How often `due` says yes.
+        Frequency at which `due` is true.
     say
-        Told what is wrong with a file.
+        Function that reports damaged files.
     ranks
-        The processes of the training: the first one writes, all of them read.
+        Processes of the training: the first one writes, all of them read.
     """
 
     def __init__(self, folder: Path, policy: Policy, say: Callable[[str], object], ranks: Ranks = ALONE):
@@ -49,17 +49,17 @@ class Checkpoints:
                 left.unlink()
 
     def restore(self) -> dict[str, Any] | None:
-        """The newest state that is whole, on the CPU; none if there is none."""
+        """Newest complete state, on the CPU; None if there is none."""
         path = self.ranks.broadcast(self._newest() if self.ranks.is_main else None)
         if path is None:
             return None
-        # Whoever loads it brings it where it belongs. An optimiser's counters of updates belong here, even of a GPU's parameters.
+        # The caller moves it to its device. An optimiser's update counters stay on the CPU, even those of parameters on a GPU.
         state = torch.load(path, map_location="cpu", weights_only=True)
         self._updates = state["updates"]
         return state
 
     def due(self, updates: int) -> bool:
-        """Whether it is time for a checkpoint, and the last one is on the disk."""
+        """True if a checkpoint is due and the previous one is on the disk."""
         if self._written is not None:
             if not self._written.done():
                 return False
@@ -68,21 +68,21 @@ class Checkpoints:
         return by_number or time.monotonic() - self._time >= 60 * self.policy.minutes
 
     def save(self, updates: int, state: Mapping[str, Any], *, best: bool = False) -> None:
-        """Take a copy of ``state`` after so many updates and write it in the background.
+        """Copy ``state`` after ``updates`` updates and write it in the background.
 
         Parameters
         ----------
         updates
-            Number of updates behind it.
+            Number of completed updates.
         state
             Nested dictionaries, lists and tuples of tensors and plain values.
         best
-            Whether its validation is the best so far.
+            True if its validation result is the best so far.
 
         Raises
         ------
         OSError
-            If the write before could not be done, as on a full disk.
+            If the previous write failed, for example on a full disk.
         """
         self._time, self._updates = time.monotonic(), updates
         if not self.ranks.is_main:
@@ -91,13 +91,13 @@ class Checkpoints:
         self._written = self._writer.submit(self._write, updates, _copied(dict(state) | {"updates": updates}), best)
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk; raises what kept it from getting there."""
+        """Wait until the saved state is on the disk; raises the error of a failed write."""
         if self._written is not None:
             written, self._written = self._written, None
             written.result()
 
     def close(self) -> None:
-        """Let what was saved get to the disk; nothing is written afterwards."""
+        """Finish pending writes; nothing is written afterwards."""
         self._writer.shutdown()
 
     def _write(self, updates: int, state: dict[str, Any], best: bool) -> None:
@@ -109,7 +109,7 @@ class Checkpoints:
                 try:
                     torch.save(state, cast(BinaryIO, hashed))
                 except RuntimeError as error:
-                    # torch hides what the system said, such as that the disk is full.
+                    # torch hides the system's error message, such as that of a full disk.
                     if isinstance(error.__context__, OSError):
                         raise error.__context__ from None
                     raise
@@ -133,13 +133,13 @@ class Checkpoints:
         for path in sorted(self._found("checkpoint") + self._found("best"), key=lambda path: path.name.partition("-")[2], reverse=True):
             if path.name.split(".")[-2] == sha256(path):
                 return path
-            self.say(f"{path}: is damaged; going on from the checkpoint before it, if there is one")
+            self.say(f"{path}: is damaged; resuming from the previous checkpoint, if there is one")
             path.unlink()
         return None
 
 
 class _Hashed:
-    """A file that is written and digested at once."""
+    """File that is digested while it is written."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._sha256 = file, hashlib.sha256()
@@ -157,7 +157,7 @@ class _Hashed:
 
 
 def _copied(value: Any) -> Any:
-    """The same on the CPU, sharing no memory, so that training may go on."""
+    """Copy on the CPU that shares no memory, so that training can continue."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

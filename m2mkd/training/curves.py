@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one line an epoch, appended while training; everything else is derived from it."""
+"""``metrics.jsonl``: one line per epoch, appended during training; everything else is derived from it."""
 
 import json
 from pathlib import Path
@@ -9,19 +9,19 @@ from m2mkd.files import naming, to_disk
 
 
 class Curves:
-    """An append-only log of one training, cut back to a checkpoint's cursor when it resumes."""
+    """Append-only log of one training, cut back to a checkpoint's cursor when it resumes."""
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def cut(self, size: int) -> None:
-        """Forget what was written after the log had ``size`` bytes.
+        """Remove everything after the first ``size`` bytes of the log.
 
         Raises
         ------
         InputError
-            If the log is shorter, which no interruption does.
+            If the log is shorter, which no interruption can cause.
         """
         with self.path.open("ab") as file:
             if file.tell() < size:
@@ -39,5 +39,5 @@ class Curves:
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
-    """All lines of a log."""
+    """Lines of a log, parsed."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The GPUs of one machine, shared out among the jobs on it."""
+"""GPUs of one machine, shared out among the jobs on it."""
 
 import os
 import random
@@ -16,16 +16,16 @@ from m2mkd.locks import hold
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 GPU_ORDER = "PCI_BUS_ID"
-"""Value of ``CUDA_DEVICE_ORDER`` by which numbers mean the same to CUDA as to the driver; set when a command starts."""
+"""Value of ``CUDA_DEVICE_ORDER`` with which CUDA and the driver number GPUs alike; set when a command starts."""
 GPU_LOCKS = Path(tempfile.gettempdir(), f"m2mkd-gpus-{os.getuid()}")
-"""Where each GPU that a job of this user holds has a locked file; the same for all projects on the machine."""
+"""Folder with a locked file for each GPU that a job of this user holds; the same for all projects on the machine."""
 
 HELD: list[BaseFileLock] = []
-"""Locks of this process, which would be released if nobody referred to them."""
+"""Locks of this process; without a reference they would be released."""
 
 
 def known_to_driver() -> dict[str, str]:
-    """UUID of every GPU that the driver shows, by its number; empty where there is no driver."""
+    """UUID of every GPU that the driver shows, by its number; empty without a driver."""
     try:
         printed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=60
@@ -39,43 +39,43 @@ def known_to_driver() -> dict[str, str]:
 def visible() -> list[str]:
     """GPUs that this process may use: those that ``CUDA_VISIBLE_DEVICES`` names, or all.
 
-    They are called by their UUIDs, for a number may mean another GPU in a container or under a scheduler; a number that
-    the driver does not know stays as it is.
+    GPUs are named by their UUIDs, because a number may mean another GPU in a container or under a scheduler; a number that the
+    driver does not know is kept as it is.
     """
     known = known_to_driver()
     named = os.environ.get(VISIBLE)
     if named is not None and os.environ.get("CUDA_DEVICE_ORDER", GPU_ORDER) != GPU_ORDER:
-        known = {}  # numbers mean other GPUs to CUDA then than to the driver
+        known = {}  # CUDA and the driver then number GPUs differently
     if named is None:
         return list(known.values())
     return [known.get(name.strip(), name.strip()) for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
 
 
 def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
-    """Take so many GPUs for this process alone, waiting until they are free, and let CUDA see no others.
+    """Reserve ``count`` GPUs for this process alone, waiting until they are free, and hide all others from CUDA.
 
-    It has them until it ends, however it ends. Only jobs that do the same are kept off.
+    They stay reserved until the process ends, however it ends. Only jobs that reserve GPUs too are kept out.
 
     Parameters
     ----------
     count
-        How many; at least 1.
+        Number of GPUs; at least 1.
     say
-        Told what is waited for, and what was got.
+        Function that reports what is waited for, and what was reserved.
 
     Returns
     -------
     list of str
-        Their UUIDs.
+        UUIDs of the reserved GPUs.
 
     Raises
     ------
     InputError
-        If this process may not use as many.
+        If this process may not use that many.
     """
     devices = visible()
     if len(devices) < count:
-        raise InputError(f"--gpus {count}: {len(devices)} can be seen here; leave the option out, or look at nvidia-smi and {VISIBLE}")
+        raise InputError(f"--gpus {count}: only {len(devices)} are visible; omit the option, or check nvidia-smi and {VISIBLE}")
     GPU_LOCKS.mkdir(parents=True, exist_ok=True)
     waited = False
     while not (held := _hold(count, devices)):
@@ -89,7 +89,7 @@ def reserve_gpus(count: int, say: Callable[[str], object]) -> list[str]:
 
 
 def _hold(count: int, devices: list[str]) -> list[str]:
-    """So many of the devices, locked; or none, so that two jobs that want several never wait for each other."""
+    """Lock ``count`` of the devices; or none, so that two jobs that want several never wait for each other."""
     held: dict[str, BaseFileLock] = {}
     for device in devices:
         with suppress(Timeout):

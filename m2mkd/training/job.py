@@ -1,4 +1,4 @@
-"""One job: runs that differ in seed or module alone, from the lock on their work folders to the published outputs."""
+"""Job: runs that differ in seed or module alone, from the lock on their work folders to the published outputs."""
 
 import importlib
 import os
@@ -44,7 +44,7 @@ P = TypeVar("P", bound=Phase)
 
 @dataclass(frozen=True)
 class Job(Generic[P]):
-    """One run as its phase sees it."""
+    """Run as its phase sees it."""
 
     config: P
     upstream: dict[str, tuple[Path, ...]]
@@ -52,35 +52,35 @@ class Job(Generic[P]):
     work: Path
     """Folder for checkpoints; survives an interruption."""
     machine: Callable[[], Machine]
-    """Gives the device; loads torch when first called."""
+    """Returns the device; loads torch at the first call."""
     title: str
     usage: Usage = field(default_factory=Usage)
-    """What is spent on it."""
+    """Time, memory and energy used by it."""
     store: JobStore = PUBLISHED_FILES
-    """Where data sets and weights come from."""
+    """Source of data sets and weights."""
 
     @property
     def seed(self) -> int:
-        """Seed of what it draws; 0 where all seeds share it."""
+        """Seed of the run's random draws; 0 if all seeds share the run."""
         return getattr(self.config, "seed", 0)
 
     def pack(self, data: Data) -> "Pack":
-        """The prepared set, checked."""
+        """Checked prepared set."""
         return self.store.pack(data)
 
     def weights(self, role: str) -> "dict[str, Tensor]":
-        """Weights of the one run that it builds on in that role."""
+        """Weights of the single run that it builds on in the given role."""
         (folder,) = self.upstream[role]
         return self.store.weights(folder)
 
     def modules(self, role: str, indices: Iterable[int]) -> "dict[int, dict[str, Tensor]]":
-        """Modules that it builds on in that role, each by its number."""
+        """Modules that it builds on in the given role, by module number."""
         return self.store.modules(self.upstream[role], indices)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a phase computed."""
+    """Result of a phase."""
 
     metrics: dict[str, Any]
     """Final measurements, for ``metrics.json``."""
@@ -88,7 +88,7 @@ class Outcome:
 
 
 class PhaseCode(Protocol):
-    """What computes the runs of a phase, as a module of `m2mkd.training.phases` does; those of modules have ``run_together`` too."""
+    """Implementation of a phase, as a module of `m2mkd.training.phases`; phases of modules also have ``run_together``."""
 
     def run(self, job: Job[Any], /) -> Outcome: ...
 
@@ -103,26 +103,26 @@ def execute(
 ) -> None:
     """Compute runs and publish the outputs of all of them at the end.
 
-    Finished ones wait in the work folder, so that an interruption costs no more than the steps since the last checkpoint; a published
-    output is always whole. Of several ranks all compute, and the first one writes.
+    Finished runs wait in the work folder, so that an interruption costs only the steps since the last checkpoint; a published
+    output is always complete. All ranks compute, and the first one writes.
 
     Parameters
     ----------
     planned
-        What to compute: one run, or several that differ in seed and module alone. Modules of one seed train in lock step.
+        Runs to compute: one, or several that differ in seed and module alone. Modules of one seed train in lock step.
     machine
-        Gives the device; called only if a tensor is to be computed.
+        Returns the device; called only if a tensor is to be computed.
     say
-        Told what is going on.
+        Function that reports progress.
     ranks
-        The processes that share the work.
+        Processes that share the work.
     code
-        What computes them; by default that of their phase.
+        Implementation of the phase; by default that of the runs' phase.
 
     Raises
     ------
     InputError
-        If the runs do not belong together, or the memory does not suffice.
+        If the runs do not belong together, or there is too little memory.
     Interrupted
         After a signal.
     """
@@ -135,7 +135,7 @@ def execute(
         for run_id in sorted(by_id) if ranks.is_main else ():  # always in the same order, so that two jobs cannot wait for each other
             held.enter_context(exclusive(by_id[run_id].work, "snakemake", say))
         if not first.config.HEAD_NODE:
-            machine()  # before anything else, for it fixes the number of threads
+            machine()  # before anything else, because it fixes the number of threads
         held.enter_context(mirrored(planned))
         origins: dict[str, dict[str, Any]] = {}
         if ranks.is_main:
@@ -144,7 +144,7 @@ def execute(
         if ranks.is_main:
             set_normal(file for one in planned for file in [*inputs_of(one), one.redo_mark])
             for run_id in published:
-                say(f"{run_id} is here already, whole")
+                say(f"{run_id} is already complete")
         for part in parts:
             waiting = [run.id in published or _waits(by_id[run.id], say) for run in part] if ranks.is_main else []
             done = ranks.broadcast(waiting)
@@ -159,7 +159,7 @@ def execute(
                     record_outputs(one.run, one.work, outcome, started, its, origins=origins[one.run.id])
         if ranks.is_main:
             publish_outputs([one for one in planned if one.run.id not in published])
-            for run_id in published:  # what a kill left after it was published
+            for run_id in published:  # remains of a process that was killed after publishing
                 shutil.rmtree(by_id[run_id].work, ignore_errors=True)
 
 
@@ -172,27 +172,27 @@ def inputs_of(planned: PlannedRun) -> list[Path]:
 
 
 def _waits(planned: PlannedRun, say: Callable[[str], object]) -> bool:
-    """Whether a run was computed and only has to be published, perhaps once more, because Snakemake removed what it had not seen end."""
+    """True if a run was computed and only has to be published, perhaps again because Snakemake removed outputs of an unfinished job."""
     work, run = planned.work, planned.run
     if not counts(planned, work):
         kept = kept_folder(work)
         if not counts(planned, kept):
-            (work / RECORD).unlink(missing_ok=True)  # of outputs that were damaged since
+            (work / RECORD).unlink(missing_ok=True)  # the recorded outputs have been damaged since
             return False
         shutil.rmtree(work, ignore_errors=True)
         kept.rename(work)
-    say(f"{run.id} was computed before, and is published")
+    say(f"{run.id} was computed before, and is now published")
     return True
 
 
 def publish_outputs(planned: Sequence[PlannedRun]) -> None:
-    """Let the outputs of finished runs appear in their folders, and keep nothing else of the work folders."""
+    """Publish the outputs of finished runs to their folders, and remove the rest of the work folders."""
     for one in planned:
         for name in one.run.config.OUTPUTS:
             publish(one.work / name, one.folder / name)
         set_normal(one.folder / name for name in one.run.config.OUTPUTS)
     for one in planned:
-        # Renamed first, so that a kill in the middle of the removal leaves no half work folder behind.
+        # Renamed first, so that a kill during the removal leaves no incomplete work folder.
         kept = kept_folder(one.work)
         shutil.rmtree(kept, ignore_errors=True)
         for path in one.work.rename(kept).iterdir():
@@ -203,7 +203,7 @@ def publish_outputs(planned: Sequence[PlannedRun]) -> None:
 
 
 def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractContextManager[None]:
-    """Where a batch is trained on: what to say if it does not fit."""
+    """Context that reports what did not fit, for runs that train on batches."""
     if not run.config.DIVISIBLE:
         return nullcontext()
     from m2mkd.training.guards import memory_explained, out_of_memory
@@ -225,7 +225,7 @@ def _memory_explained(run: Run, machine: Callable[[], Machine]) -> AbstractConte
 
 
 def job_of(planned: PlannedRun, machine: Callable[[], Machine], *, together: int = 1) -> Job[Any]:
-    """A run as its phase sees it, one of several that train together."""
+    """Run as its phase sees it, one of several that train together."""
     run, runs = planned.run, planned.root / "runs"
     upstream = {role: tuple(runs / run_id for run_id in ids) for role, ids in run.upstream.items()}
     title = run.id if run.seed is None else f"{run.id} seed {run.seed}"
@@ -244,9 +244,9 @@ def record_outputs(
 ) -> None:
     """Write the outputs of a run; its record comes last and marks it as finished.
 
-    It notes when this session began, what was used in all of them (`m2mkd.training.usage.Usage.read`; by default the time of this one),
-    where and with what it was computed (`provenance`; by default here and now), and code, data and inputs as they were when the run was
-    begun (`m2mkd.training.origins.begun_from`; by default as they are now).
+    The record notes the start of this session, the usage of all sessions (`m2mkd.training.usage.Usage.read`; by default the time of this
+    one), the environment of the computation (`provenance`; by default the current one), and code, data and inputs at the start of the run
+    (`m2mkd.training.origins.begun_from`; by default the current ones).
     """
     ended = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def record_outputs(
 
 def hardware() -> str:
     """Name of the GPU or, without one, of the processor."""
-    # A phase that computes nothing has not imported torch, and need not for this.
+    # A phase that computes nothing has not imported torch, and does not need to for this.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -282,7 +282,7 @@ def hardware() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the project, whatever a hook that this runs in, the owner of the files or the user's settings would change in it."""
+    """Output of git about the project, independent of an enclosing git hook, the owner of the files and the user's settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     options = ["-c", f"safe.directory={Path.cwd()}", "-c", "core.fsmonitor=false", "-c", "core.quotePath=true"]
     try:
@@ -292,7 +292,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what something is computed: recorded, but part of no key."""
+    """Environment of a computation: recorded, but not part of any key."""
     top = _git("rev-parse", "--show-toplevel")
     own = bool(top) and Path(str(top)).samefile(".")  # an archive unpacked inside another repository has no commit
     status = _git("status", "--porcelain", "--untracked-files=no") if own else None

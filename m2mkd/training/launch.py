@@ -1,4 +1,4 @@
-"""Several processes for one training on this machine, by torchrun's own launcher."""
+"""Launch of several processes for one training on this machine, by torchrun's own launcher."""
 
 import ctypes
 import os
@@ -13,30 +13,30 @@ from m2mkd.study.phase import Phase
 from m2mkd.training.machine import accumulation
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when its parent has died."""
+"""Option of Linux's prctl: the signal that a process gets when its parent dies."""
 
 
 def ranks_for(config: Phase, wanted: int, device_batch: int | None, arguments: Sequence[str]) -> Ranks:
-    """Find out which process this is among those that share a run, or start as many as are wanted.
+    """Find the rank of this process among those that share a run, or start ``wanted`` processes.
 
-    The process that launches them ends with their exit code; so does any but the first of those that torchrun started for a run which
-    cannot be shared.
+    The launching process ends with their exit code; if torchrun started several ranks for a run that cannot be shared, all but the first
+    end too.
 
     Parameters
     ----------
     config
-        The run.
+        Configuration of the run.
     wanted
-        Number of ranks; 1 for those that are there.
+        Number of ranks; 1 for those that already exist.
     device_batch
-        As of `m2mkd.training.machine.Machine`.
+        See `m2mkd.training.machine.Machine`.
     arguments
-        Of the command line.
+        Arguments of the command line.
 
     Raises
     ------
     InputError
-        If a batch cannot be divided among them, or another number of them was started already.
+        If a batch cannot be divided among them, or another number of ranks was already started.
     """
     here = Ranks.here()
     if not config.DIVISIBLE:
@@ -49,20 +49,20 @@ def ranks_for(config: Phase, wanted: int, device_batch: int | None, arguments: S
     if wanted > 1 and not started:
         sys.exit(run_ranks(wanted, arguments))
     if here.count > 1 and sys.platform == "linux":
-        # Nobody would end a rank whose launcher was killed.
+        # Otherwise a rank whose launcher was killed would never end.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return here
 
 
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
-    """Run ``m2mkd`` with the same arguments in ``count`` processes, and end all of them as soon as one has failed.
+    """Run ``m2mkd`` with the same arguments in ``count`` processes, and end all of them as soon as one fails.
 
     Returns
     -------
     int
         Exit code: 0, that of the rank that failed first, 75 after a signal, or 1 if a rank was killed.
     """
-    # What there is to say, the ranks say, and this function.
+    # Only the ranks and this function print messages.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -79,15 +79,15 @@ def run_ranks(count: int, arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         rank, code, why = first_failure({rank: failure.exitcode for rank, failure in error.failures.items()})
         if code not in (2, INTERRUPTED):
-            _say(f"m2mkd: rank {rank} {why}, so that the others were ended too; the same command goes on from the last checkpoint")
+            _say(f"m2mkd: rank {rank} {why}, so the others were ended too; the same command resumes from the last checkpoint")
         return code
     return 0
 
 
 def first_failure(codes: Mapping[int, int]) -> tuple[int, int, str]:
-    """Of ranks that failed together, the one that brought down the others: rank, exit code of the whole, and what happened to it.
+    """Rank that caused the failure of the others: its number, the exit code of the whole launch, and a description.
 
-    A rank that was killed, or refused its input, is the cause; one that only lost its connection, or was ended by the launcher, is not.
+    A rank that was killed, or rejected its input, is the cause; one that only lost its connection, or was ended by the launcher, is not.
     """
     rank = min(codes, key=lambda rank: (codes[rank] in (1, -signal.SIGTERM), codes[rank], rank))
     code = codes[rank]

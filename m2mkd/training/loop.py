@@ -1,4 +1,4 @@
-"""The one training loop, which every phase uses."""
+"""Training loop, shared by all phases."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,18 +33,18 @@ def fit(
     names: tuple[str | int, ...],
     machine: Machine,
 ) -> list[dict[str, float]]:
-    """Train, resuming each from the last checkpoint in its folder.
+    """Train, resuming each task from the last checkpoint in its folder.
 
-    Several tasks train in lock step: every batch is made once and goes through one after the other, in their order. Each
-    has its own optimiser, schedule, noise and checkpoints, and comes to the same bits on a CPU as it would alone.
+    Several tasks train in lock step: every batch is made once and passes through the tasks in their order. Each task
+    has its own optimiser, schedule, noise and checkpoints, and reaches the same bits on a CPU as it would alone.
 
-    Of several ranks each calls this with its own part of the stream and of the validation set; all come to the same result, and the first
-    one writes.
+    With several ranks, each calls this with its own part of the stream and of the validation set; all get the same result, and the
+    first one writes.
 
     Parameters
     ----------
     trainees
-        What is trained and how its loss is computed. They may share frozen parts, but nothing that trains.
+        Tasks to train. They may share frozen parts, but nothing that trains.
     recipe
         Optimiser, schedule, precision and length.
     stream
@@ -59,15 +59,15 @@ def fit(
     Returns
     -------
     list of dict
-        The last measurements of each: ``loss`` (mean over the last epoch) and ``val_loss``, ``val_top1``, ``val_top5``, or what its task
-        measures.
+        Last measurements of each task: ``loss`` (mean over the last epoch) and ``val_loss``, ``val_top1``, ``val_top5``, or what the
+        task measures.
 
     Raises
     ------
     InputError
         If more losses or gradients are not finite than the recipe allows.
     Interrupted
-        After a signal, when the state is saved.
+        After a signal, once the state is saved.
     """
     steps, ranks = stream.steps_per_epoch, machine.ranks
     epochs = recipe.passes(steps)
@@ -77,7 +77,7 @@ def fit(
         for training in trainings:
             writers.callback(training.checkpoints.close)
         for epoch in range(min(training.progress.epochs for training in trainings), epochs):
-            # An interruption may have fallen between two checkpoints; who is ahead waits.
+            # An interruption may have come between the checkpoints of two tasks; those that are ahead wait.
             present = [training for training in trainings if training.progress.epochs == epoch]
             for training in present:
                 training.begin_epoch()
@@ -95,7 +95,7 @@ def fit(
             last = epoch + 1 == epochs
             measured = None
             if last or (epoch + 1) % recipe.eval_every == 0:
-                # Ranks agree only after the same update, so that of several each goes on to the end.
+                # Ranks agree only after the same update, so with several ranks each finishes the epoch.
                 measuring = validation if ranks.count > 1 else lambda: _until_asked(caught, validation())
                 try:
                     measured = _validate(present, recipe, measuring, machine)
@@ -110,7 +110,7 @@ def fit(
 
 
 class _AskedError(Exception):
-    """A signal came while something was measured, which has to be begun anew."""
+    """A signal came during a measurement, which must be repeated."""
 
 
 def _until_asked(caught: SignalGuard, batches: Iterable[Any]) -> Iterator[Any]:
@@ -121,13 +121,13 @@ def _until_asked(caught: SignalGuard, batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _leave_if_asked(caught: SignalGuard, trainings: Sequence[Training], ranks: Ranks) -> None:
-    """After a signal to any of the ranks, save and leave, all of them after the same update."""
+    """After a signal to any rank, save and exit, on all ranks after the same update."""
     asked = torch.tensor(int(caught.signal is not None))
     if ranks.all_reduce(asked).item():
         for training in trainings:
             training.save(wait=True)
         name = caught.signal.name if caught.signal else "a signal to another rank"
-        raise Interrupted(f"{name}: saved after {trainings[0].progress.updates} updates; the same command goes on from there")
+        raise Interrupted(f"{name}: saved after {trainings[0].progress.updates} updates; the same command resumes from there")
 
 
 def _validate(

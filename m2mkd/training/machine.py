@@ -1,4 +1,4 @@
-"""Where a job runs; nothing in here may change a result on one CPU."""
+"""Machine of a job; nothing here may change a result on one CPU."""
 
 import functools
 from collections.abc import Callable
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """When a checkpoint is written, beside the best validation so far, the end of a training, and a signal to stop."""
+    """Policy for writing checkpoints, in addition to the best validation so far, the end of a training, and a signal to stop."""
 
     minutes: float = 5.0
-    """Time between two of them."""
+    """Minutes between two checkpoints."""
     updates: int | None = None
-    """Updates between two of them; none: time alone decides."""
+    """Updates between two checkpoints; None: only time decides."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The device of a job, and the processes beside it."""
+    """Device of a job, and the processes that share the work."""
 
     device: "torch.device"
     workers: int = 0
-    """Processes that load data."""
+    """Number of data-loading workers."""
     ranks: Ranks = ALONE
-    """Processes that share a training, each with a device of its own."""
+    """Processes that share a training, each on its own device."""
     device_batch: int | None = None
-    """Most images that a device trains on at a time; none: its share of the batch."""
+    """Maximum images that a device trains on at a time; None: its share of the batch."""
     compiled: bool = False
-    """Whether networks go through torch.compile."""
+    """True if networks are compiled by torch.compile."""
     checkpoints: Policy = Policy()
 
     def accumulation(self, batch: int, together: int = 2) -> int:
-        """Parts in which each rank goes through its share of a global batch; see the function of that name."""
+        """Number of parts in which each rank processes its share of a global batch; see the function of the same name."""
         return accumulation(batch, self.ranks.count, self.device_batch, together)
 
 
 def accumulation(batch: int, ranks: int, device_batch: int | None, together: int = 2) -> int:
-    """Fewest parts of each rank's share that are few enough images, and a multiple of ``together``, by which pairs of mixup stay whole.
+    """Smallest number of parts of each rank's share with few enough images, each a multiple of ``together`` so that mixup pairs stay whole.
 
     Raises
     ------
     InputError
-        If the batch cannot be divided among the ranks, or has to be divided and is odd where pairs must stay whole.
+        If the batch cannot be divided among the ranks, or must be divided but is odd although pairs must stay whole.
     """
-    evenly = "in parts of an even number" if together == 2 else "in equal parts"
+    evenly = "into parts of even size" if together == 2 else "into equal parts"
     if ranks > 1 and batch % (together * ranks):
         fits = max(count for count in range(1, ranks) if batch % (together * count) == 0)
         raise InputError(f"batch_size {batch}: cannot be divided among {ranks} ranks {evenly}; use --ranks {fits}")
@@ -65,7 +65,7 @@ def accumulation(batch: int, ranks: int, device_batch: int | None, together: int
 def machine_for(
     device: str, threads: int, workers: int = 0, *, ranks: Ranks = ALONE, **options: int | bool | Policy | None
 ) -> Callable[[], Machine]:
-    """What prepares torch and gives the machine when it is first needed, so that a job without tensors never loads torch.
+    """Function that prepares torch and returns the machine at its first call, so that a job without tensors never loads torch.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def machine_for(
     threads
         CPU threads of this process.
     workers, ranks, **options
-        As of `Machine`.
+        See `Machine`.
 
     Raises
     ------
     InputError
-        When called, if the device is not there, or cannot do what is asked.
+        At the call, if the device does not exist, or does not support what is asked.
     """
 
     @functools.cache
@@ -89,7 +89,7 @@ def machine_for(
         prepare_torch(threads)
         machine = Machine(choose_device(device, ranks), workers, ranks, **options)  # type: ignore[arg-type]
         if machine.compiled and machine.device.type == "cpu":
-            raise InputError("--compile: is for GPUs; on a CPU it gains nothing and changes the last bit of every sum")
+            raise InputError("--compile: only for GPUs; on a CPU it gains nothing and changes the last bit of every sum")
         join(machine.device, ranks)
         return machine
 

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate of a recipe, by timm."""
+"""Optimiser and learning rate of a recipe, based on timm."""
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
@@ -29,27 +29,27 @@ def build_optimizer(
     Parameters
     ----------
     module
-        What is trained.
+        Module to train.
     recipe
         Kind, peak learning rate and weight decay.
     no_weight_decay
-        Names of parameters without weight decay, beside biases and tensors of fewer than two axes.
+        Names of parameters without weight decay, in addition to biases and tensors with fewer than two axes.
     decay_all
         Decay every parameter, biases and norms too.
     decay_scalars
         Decay parameters without axes, such as gains.
     decay_vectors
-        Decay biases and tensors of fewer than two axes, unless ``no_weight_decay`` names them.
+        Decay biases and tensors with fewer than two axes, unless ``no_weight_decay`` names them.
     rate_factors
-        Factor on the learning rate of each parameter, by name; 1 where there is none.
+        Factor on the learning rate of each parameter, by name; 1 for those not named.
     """
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         matrix = parameter.ndim > 1 or (decay_scalars and parameter.ndim == 0)
         return decay_all or ((decay_vectors or (matrix and not name.endswith(".bias"))) and name not in no_weight_decay)
 
-    # timm's param_groups_weight_decay divides them alike, but cannot let scalars decay, and without any decay it makes one group of all,
-    # in whose other order the norm of the gradient has other last bits.
+    # timm's param_groups_weight_decay groups them alike, but cannot let scalars decay, and without decay it makes a single group, whose
+    # other order changes the last bits of the gradient norm.
     groups: dict[tuple[bool, float], dict[str, Any]] = {
         (False, 1.0): {"params": [], "weight_decay": 0.0},
         (True, 1.0): {"params": [], "weight_decay": recipe.weight_decay},
@@ -61,12 +61,12 @@ def build_optimizer(
             groups.setdefault((decayed, factor), one)["params"].append(parameter)
     optimizer = {"adamw": "adamw", "sgd": "nesterov"}[recipe.optimizer]
     used = [group for group in groups.values() if group["params"]]
-    # Over all tensors at once, also on a CPU, where torch takes one after the other: the same bits in two thirds of the time.
+    # Foreach over all tensors also on a CPU, where torch would loop over them: the same bits in two thirds of the time.
     return create_optimizer_v2(used, opt=optimizer, lr=recipe.peak_lr, weight_decay=0.0, momentum=recipe.momentum, foreach=True)
 
 
 class LearningRate:
-    """Learning rate at any moment of a training, a function of the moment alone, so that nothing of it need be saved."""
+    """Learning rate schedule, a pure function of epoch and step, so that it has no state to save."""
 
     def __init__(
         self, optimizer: Optimizer, recipe: Recipe | DetectionRecipe, steps_per_epoch: int, late: bool = False, slack: float = 0.0
@@ -76,13 +76,13 @@ class LearningRate:
         Parameters
         ----------
         optimizer
-            Whose groups are set.
+            Optimiser whose groups are set.
         recipe
             Peak, final and warm-up rates, and the length. The cosine's clock starts with the warm-up, not after it.
         steps_per_epoch
             Updates in an epoch.
         late
-            Use in epoch e the rate of epoch max(e - 1, 0), as the released code does (vmoe.md finding 23).
+            Use the rate of epoch max(e - 1, 0) in epoch e, as the released code does (vmoe.md finding 23).
         slack
             See `DetectionRecipe.rate_factor`.
 
@@ -98,7 +98,7 @@ class LearningRate:
         units = steps_per_epoch if recipe.schedule_step == "update" else 1
         warmup = recipe.warmup_epochs * units if recipe.warmup_updates is None else recipe.warmup_updates
         if recipe.warmup_updates and warmup >= recipe.epochs * units:
-            raise InputError(f"the recipe's warmup_updates {warmup} leave nothing of its {recipe.epochs * units} updates; lower them")
+            raise InputError(f"the recipe's warmup_updates {warmup} must be fewer than its {recipe.epochs * units} updates; lower them")
         if recipe.schedule == "cosine":
             self.schedule = CosineLRScheduler(
                 optimizer,

@@ -1,4 +1,4 @@
-"""What a run comes from beside its configuration: code, data, and the outputs that it builds on, as they were when it was begun."""
+"""Origins of a run in addition to its configuration: code, data, and the outputs that it builds on, as of the start of the run."""
 
 import shutil
 from collections.abc import Callable
@@ -16,25 +16,25 @@ from m2mkd.study.run import Run
 from m2mkd.study.whole import is_whole
 
 CODE = "code.json"
-"""Note in the work folder of the code that the run was begun with."""
+"""Name of the note in the work folder about the code that the run was started with."""
 SEVERAL = "several"
-"""In the place of a digest: one session computed a part of the run with one version of the module, another with another."""
+"""Replaces a digest if one session computed a part of the run with one version of the module, and another session with another."""
 
 
 def origins_of(run: Run, runs: Path) -> dict[str, Any]:
-    """What the record of a run says of it: digests of modules (``code``), prepared sets (``data``), and outputs below it (``inputs``).
+    """Origins in a run's record: digests of modules (``code``), prepared sets (``data``), and outputs that it builds on (``inputs``).
 
     Parameters
     ----------
     run
-        What is to be computed.
+        Run to be computed.
     runs
         Folder of the runs of its scale.
 
     Raises
     ------
     InputError
-        If a prepared set is absent or damaged, or is not the one that a run below saw.
+        If a prepared set is missing or damaged, or differs from the one that an upstream run used.
     """
     data = digests_here(run.config.data_sets)
     inputs = {}
@@ -51,27 +51,27 @@ def _require_same(data: dict[str, str], seen: object, run_id: str) -> None:
         known = seen.get(name, digest) if isinstance(seen, dict) else digest
         if known != digest:
             raise InputError(
-                f"{run_id}: saw {name} with digest {str(known)[:12]}..., but now it is {digest[:12]}...; bring the right set back "
+                f"{run_id}: used {name} with digest {str(known)[:12]}..., but now it is {digest[:12]}...; restore the right set "
                 f"('m2mkd data verify {name.partition('@')[0]}' says more), or remove the folder of that run and run the workflow again"
             )
 
 
 def begun_from(planned: PlannedRun, say: Callable[[str], object]) -> dict[str, Any]:
-    """What `origins_of` says of a run that a session begins or goes on with, with the code of the sessions before.
+    """Origins of a run that a session starts or resumes, including the code of earlier sessions.
 
-    With ``code: strict`` what other code began is begun anew.
+    With ``code: strict``, a run started with other code is restarted.
 
     Raises
     ------
     InputError
-        As `origins_of`.
+        See `origins_of`.
     """
     found = origins_of(planned.run, planned.root / "runs")
     now, note = found["code"], planned.work / CODE
     before = read_note(note)
     if isinstance(before, dict) and before != now:
         if planned.code == "strict":
-            say(f"{planned.run.id} was begun with other code, and is begun anew")
+            say(f"{planned.run.id} was started with other code, and is restarted")
             for path in planned.work.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         else:
@@ -81,7 +81,7 @@ def begun_from(planned: PlannedRun, say: Callable[[str], object]) -> dict[str, A
 
 
 def counts(planned: PlannedRun, folder: Path) -> bool:
-    """Whether a folder holds the run, whole; with ``code: strict`` not if other code computed it, or from other outputs below it."""
+    """True if a folder holds the complete run; with ``code: strict``, only if computed by the same code from the same upstream outputs."""
     if not is_whole(folder, planned.run):
         return False
     if planned.code != "strict":

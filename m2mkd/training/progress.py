@@ -1,4 +1,4 @@
-"""What a person sees of a training: live bars on a terminal, one line an epoch elsewhere."""
+"""Progress display of a training: live bars on a terminal, one line per epoch elsewhere."""
 
 import sys
 import time
@@ -20,11 +20,11 @@ class TrainingProgress:
     Parameters
     ----------
     recipe
-        Gives epochs and images of a batch.
+        Determines epochs and images of a batch.
     steps_per_epoch
-        Batches in an epoch.
+        Batches per epoch.
     quiet
-        Say nothing: for all ranks but the first.
+        True: print nothing, for all ranks but the first.
     """
 
     def __init__(self, recipe: Recipe | DetectionRecipe, steps_per_epoch: int, *, quiet: bool = False):
@@ -44,7 +44,7 @@ class TrainingProgress:
 
     @contextmanager
     def of(self, done: Mapping[str, int]) -> Iterator[None]:
-        """Show trainings, each by its title with the updates that it has behind it."""
+        """Show trainings by title, each with its number of completed updates."""
         total = self.epochs * self.steps
         self.tasks = {
             title: self.bar.add_task(title, total=total, completed=updates, epoch="", now="", news="") for title, updates in done.items()
@@ -58,7 +58,7 @@ class TrainingProgress:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def step(self, title: str, progress: update.Progress) -> None:
-        """Show that a training has one more batch behind it."""
+        """Show one more completed batch of a training."""
         self._steps += 1
         if self.live:
             self.bar.update(
@@ -69,7 +69,7 @@ class TrainingProgress:
             )
 
     def epoch(self, title: str, epoch: int, measured: Mapping[str, float]) -> None:
-        """Show that ``epoch`` (from 0) of a training has ended."""
+        """Show the end of ``epoch`` (from 0) of a training."""
         news = "  ".join(f"{name} {value:.4g}" for name, value in measured.items() if name not in ("epoch", "step") and "/" not in name)
         if self.live:
             self.bar.update(self.tasks[title], completed=(epoch + 1) * self.steps, news=news)
@@ -77,7 +77,7 @@ class TrainingProgress:
             self.say(f"{title}  epoch {epoch + 1}/{self.epochs}  {news}  {self._speed()}  {self._left(epoch)}")
 
     def _speed(self) -> str:
-        """Images a second since the start, of all trainings and validation included, and what the GPU holds at most."""
+        """Images per second since the start, over all trainings including validation, and the GPU's peak memory."""
         speed = f"{self._steps * self.batch / max(1e-9, time.monotonic() - self._began):,.0f} images/s"
         return f"{speed}  {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_initialized() else speed
 

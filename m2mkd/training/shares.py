@@ -1,4 +1,4 @@
-"""What one rank computes of a batch: its micro-batches, and a loss whose gradient is averaged over the ranks."""
+"""Share of a batch that one rank computes: its micro-batches, and a loss whose gradient is averaged over the ranks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from m2mkd.distill.losses import Loss
 from m2mkd.training.task import Task
 
 divided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Micro-batches by the indices of their batch and then by their number, as long as the batch is there."""
+"""Micro-batches by their batch and their number, for as long as the batch exists."""
 
 
 class _Loss(nn.Module):
-    """A task's loss as the forward pass of a module that holds what is trained."""
+    """Forward pass of a module with the trained parameters that returns a task's loss."""
 
     def __init__(self, task: Task):
         super().__init__()
@@ -30,7 +30,7 @@ class _Loss(nn.Module):
 
 
 def micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch | DetectionBatch]:
-    """A batch in so many micro-batches, the same tensors for every training that gets it, so that what they share knows them again."""
+    """Split a batch into ``count`` micro-batches, the same tensors for every training that gets it, so that shared parts recognise them."""
     if count == 1:
         return [batch]
     known = divided.setdefault(batch.ids, {})
@@ -40,6 +40,6 @@ def micro_batches(batch: Batch | DetectionBatch, count: int) -> Sequence[Batch |
 
 
 def shared_loss(task: Task) -> DistributedDataParallel:
-    """The loss of this rank's share, whose gradient is averaged over the ranks."""
-    # Looking for unused parameters also keeps the order in which gradients travel, so that a resumed training sums in the same one.
+    """Loss of this rank's share, whose gradient is averaged over the ranks."""
+    # Searching for unused parameters also fixes the order in which gradients are sent, so that a resumed training sums in the same order.
     return DistributedDataParallel(_Loss(task), find_unused_parameters=True, gradient_as_bucket_view=True)

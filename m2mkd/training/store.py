@@ -1,4 +1,4 @@
-"""Where a job finds what it builds on: prepared data sets and the weights of other runs. Tests bring their own."""
+"""Source of a job's inputs: prepared data sets and the weights of other runs. Tests provide their own."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class JobStore(Protocol):
-    """What a phase asks for."""
+    """Interface that a phase uses."""
 
     def pack(self, data: Data) -> "Pack": ...
     def weights(self, folder: Path) -> "dict[str, Tensor]": ...
@@ -23,22 +23,22 @@ class JobStore(Protocol):
 
 
 class PublishedFiles:
-    """Sets as they were prepared, and weights as runs published them, all after a look at their digests."""
+    """Prepared sets and published weights, all checked against their digests."""
 
     def pack(self, data: Data) -> "Pack":
-        """The prepared set of that key, checked.
+        """Prepared set of the given key, checked.
 
         Raises
         ------
         InputError
-            If it is absent, damaged, or of other classes than the configuration says.
+            If it is missing or damaged, or has other classes than the configuration.
         """
         from m2mkd.data.pack import open_pack
 
         pack = open_pack(Path(data.folder))
         if len(pack.classes) != data.classes:
             raise InputError(
-                f"{data.folder}: has {len(pack.classes)} classes, but config/datasets.yaml says {data.classes}; correct the latter"
+                f"{data.folder}: has {len(pack.classes)} classes, but config/datasets.yaml says {data.classes}; correct that value"
             )
         return pack
 

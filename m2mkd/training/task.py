@@ -1,4 +1,4 @@
-"""What a phase gives the loop."""
+"""Interface between a phase and the training loop."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,45 +16,45 @@ from m2mkd.training.usage import Usage
 
 @dataclass(frozen=True)
 class Task:
-    """What a phase gives the loop: the network that trains, its loss, and its predictions."""
+    """Inputs of the training loop from a phase: the network that trains, its loss, and its predictions."""
 
     trained: nn.Module
-    """Its parameters that require a gradient are optimised; all of it is saved."""
+    """Module whose parameters that require a gradient are optimised; all of it is saved."""
     network: nn.Module
-    """Everything that switches between training and evaluation mode; contains ``trained``."""
+    """Module that switches between training and evaluation mode; contains ``trained``."""
     loss: Callable[[Any, Any, torch.Generator], Tensor | Loss]
-    """From images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; of a detector from lists of both. Where
-    it is made of several parts, each has its own curve."""
+    """Maps images (B, 3, H, W), soft targets (B, C) and the source of model noise to the mean loss; for a detector, lists of both. Each
+    part of a loss with several parts has its own curve."""
     predict: Callable[[Tensor], Tensor] | None = None
-    """From images to logits (B, C), without noise; none where ``measure`` is given."""
+    """Maps images to logits (B, C), without noise; None if ``measure`` is given."""
     no_weight_decay: Collection[str] = ()
-    """Parameters without weight decay."""
+    """Names of parameters without weight decay."""
     meter: Meter | None = None
-    """How the accuracy of single images becomes ``val_top1``; none: as their mean."""
+    """Averaging of the images' accuracy into ``val_top1``; None: their mean."""
     diagnose: Callable[[Tensor], dict[str, float]] | None = None
-    """From a few validation images to numbers, named with a slash, on how the network uses its parts; none: nothing is looked at."""
+    """Maps a few validation images to measurements of the network's parts, with a slash in their names; None: no diagnosis."""
     decay_all: bool = False
     decay_scalars: bool = False
     decay_vectors: bool = False
     rate_factors: Mapping[str, float] = field(default_factory=dict)
-    """As in `m2mkd.training.optim.build_optimizer`."""
+    """See `m2mkd.training.optim.build_optimizer`."""
     late_schedule: bool = False
     schedule_slack: float = 0.0
-    """As in `m2mkd.training.optim.LearningRate`."""
+    """See `m2mkd.training.optim.LearningRate`."""
     predictor: Callable[[], Callable[[Tensor], Tensor]] | None = None
-    """Gives what is used instead of ``predict`` in each pass over the validation set, where it draws random numbers; they begin anew."""
+    """Returns a replacement for ``predict`` in each validation pass if it draws random numbers, which restart in each pass."""
     measure: Callable[[Iterable[Any], Ranks], dict[str, float]] | None = None
-    """From this rank's validation batches to what all of them come to, each number's name beginning with ``val_``; none: accuracy."""
+    """Maps this rank's validation batches to measurements over all ranks, with names that begin with ``val_``; None: accuracy."""
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A task, and where its training is kept."""
+    """Task, with the place where its training is kept."""
 
     task: Task
     folder: Path
     """Work folder: checkpoints, and ``metrics.jsonl``."""
     title: str
-    """Shown with the progress."""
+    """Title in the progress display."""
     usage: Usage = field(default_factory=Usage)
-    """What is spent on it, which goes on from what the checkpoint says."""
+    """Time and energy used, continued from the checkpoint."""

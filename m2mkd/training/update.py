@@ -1,4 +1,4 @@
-"""One trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
+"""Trainee in the loop: its optimiser, schedule, log and checkpoints, and the update that a batch makes."""
 
 import math
 from collections.abc import Callable
@@ -31,52 +31,52 @@ from m2mkd.training.shares import micro_batches, shared_loss
 from m2mkd.training.task import Trainee
 
 NONFINITE = "nonfinite.json"
-"""Where the batch is described whose loss or gradient was no number."""
+"""Name of the file that describes a batch whose loss or gradient was not finite."""
 
 
 @dataclass
 class Progress:
-    """How far a training is: everything but tensors that the next update depends on."""
+    """Progress of a training: everything except tensors that the next update depends on."""
 
     updates: int = 0
-    """Batches behind it, of all epochs."""
+    """Completed batches, over all epochs."""
     epochs: int = 0
-    """Epochs that are measured and in the log."""
+    """Epochs that are measured and logged."""
     total: float = 0.0
-    """Sum of the losses of the epoch that runs."""
+    """Sum of the losses of the current epoch."""
     counted: int = 0
-    """Number of them."""
+    """Number of these losses."""
     parts: dict[str, float] = field(default_factory=dict)
-    """Sum of each part of the losses, where there are several."""
+    """Sum of each part of the losses, if there are several."""
     lr: float = 0.0
     """Learning rate of the last update."""
     skipped: int = 0
-    """Batches left out because their loss or gradient was no number."""
+    """Batches skipped because their loss or gradient was not finite."""
     log_bytes: int = 0
-    """Size of the log, beyond which nothing in it counts."""
+    """Size of the log in bytes; anything after it is ignored."""
     best: float = -1.0
     """Largest ``val_top1`` so far."""
     last: dict[str, float] = field(default_factory=dict)
     """Last line of the log."""
     spent: dict[str, float] = field(default_factory=dict)
-    """Time and energy until here, of all sessions; nothing depends on it."""
+    """Time and energy until here, over all sessions; nothing depends on it."""
 
 
 class Training:
-    """One trainee with its optimiser, schedule, log and checkpoints.
+    """Trainee with its optimiser, schedule, log and checkpoints.
 
     Parameters
     ----------
     trainee, recipe
-        What is trained, and how.
+        Task to train, and its recipe.
     steps_per_epoch
-        Batches in an epoch.
+        Batches per epoch.
     names
         Name of the stream of model noise.
     machine
-        Where.
+        Device and processes.
     say
-        Told of what is unusual.
+        Function that reports unusual events.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Training:
 
     @property
     def measurements(self) -> dict[str, float]:
-        """The last ones, without those of diagnosis and without the parts of the loss."""
+        """Last measurements, without those of diagnosis and without the parts of the loss."""
         others = {"epoch", "step", "lr", *self.progress.parts}
         return {name: value for name, value in self.progress.last.items() if name not in others and "/" not in name}
 
@@ -137,19 +137,19 @@ class Training:
         return progress
 
     def begin_epoch(self) -> None:
-        """Get ready for the batches of an epoch, its first or later ones."""
+        """Prepare for the batches of an epoch, from its start or later."""
         self.task.network.train()
         if self.progress.updates == self.progress.epochs * self.steps_per_epoch:
             self.progress.total, self.progress.counted, self.progress.parts = 0.0, 0, {}
             self.experts.begin()
 
     def step(self, epoch: int, step: int, batch: Batch | DetectionBatch) -> None:
-        """One update by this rank's share of a batch, or none if its loss or gradient is no number and that is allowed.
+        """Make one update from this rank's share of a batch, or none if its loss or gradient is not finite and that is allowed.
 
         Raises
         ------
         InputError
-            If it is not allowed.
+            If a non-finite loss or gradient is not allowed.
         """
         self.progress.lr = self.rate.set(epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -160,8 +160,8 @@ class Training:
         self.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
         self.progress.updates += 1
-        # The scaler leaves out updates whose gradient is too large for half precision, and scales the next ones down. What is no number
-        # without any scaling never will be one.
+        # The scaler skips updates whose gradient is too large for half precision, and scales the next ones down. A value that is not
+        # finite without any scaling will never be finite.
         whole = math.isfinite(norm) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1)
         if not (math.isfinite(value) and whole):
             self._leave_out(epoch, step, batch, value, norm)
@@ -178,11 +178,11 @@ class Training:
                     self.progress.parts[name] = self.progress.parts.get(name, 0.0) + mean
         usual = self.losses.leaps_from(value)
         if usual is not None:
-            self.say(f"{self.title}: the loss leaps to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
+            self.say(f"{self.title}: the loss spikes to {value:.4g} from {usual:.4g} in epoch {epoch + 1}, step {step + 1}")
 
     def _backward(self, epoch: int, step: int, number: int, few: Batch | DetectionBatch) -> dict[str, Tensor]:
-        """Add the gradient of one of the micro-batches that a batch is accumulated from; gives its loss, and the parts of it."""
-        # A micro-batch has the noise of its position in the batch, whichever rank has it.
+        """Add the gradient of one micro-batch of an accumulated batch; return its loss and the parts of the loss."""
+        # A micro-batch has the noise of its position in the batch, whichever rank computes it.
         position = () if self.micro_batches * self.ranks.count == 1 else (self.ranks.rank * self.micro_batches + number,)
         noise = torch.Generator(self.device).manual_seed(derive_seed(*self.names, "noise", epoch, step, *position))
         waits = isinstance(self.loss, DistributedDataParallel) and number + 1 < self.micro_batches
@@ -196,7 +196,7 @@ class Training:
         return {name: value.detach().double() for name, value in {"loss": loss, **parts}.items()}
 
     def _gradient_norm(self) -> float:
-        """Norm of the whole gradient, which is clipped if the recipe says so."""
+        """Norm of the whole gradient, which is clipped if the recipe asks for it."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.recipe.clip_norm is not None:
@@ -218,35 +218,35 @@ class Training:
         self.say(f"{where} (samples in {path}); left out, {self.progress.skipped} of at most {self.recipe.skip_nonfinite}")
 
     def watch(self, accuracy: Accuracy) -> None:
-        """Say so if the network stays at chance."""
+        """Report if the network stays at chance."""
         epoch = self.progress.epochs + 1
         if (since := self.chance.stays_since(epoch, accuracy.top1, accuracy.count, len(accuracy.labels.unique()))) is not None:
             self.say(f"{self.title}: val_top1 is at chance since epoch {since}, now {100 * accuracy.top1:.1f} % in epoch {epoch}")
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it the network has the weights that are measured."""
+        """Context in which the network has the weights that are measured."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def end(self) -> None:
-        """Leave the weights that are published in the network, when all epochs are over."""
+        """Leave the weights to publish in the network after the last epoch."""
         if self.average is not None:
             self.average.publish()
 
     def end_epoch(self, measured: dict[str, float], *, last: bool) -> dict[str, float]:
-        """Log the epoch, save now and then, and give back what was logged.
+        """Log the epoch, save a checkpoint if due, and return the logged values.
 
         Raises
         ------
         InputError
-            If what was measured is no number.
+            If a measurement is not finite.
         """
         progress = self.progress
         for name, value in measured.items():
             if not math.isfinite(value):
                 where = f"{self.title}: {name} is {value} after epoch {progress.epochs + 1}"
-                raise InputError(f"{where}, for the weights have grown too large; lower the recipe's lr, or set clip_norm")
+                raise InputError(f"{where}, because the weights have grown too large; lower the recipe's lr, or set clip_norm")
         for expert in self.experts.idle(self.ranks):
-            self.say(f"{self.title}: {expert} computed no token in epoch {progress.epochs + 1}")
+            self.say(f"{self.title}: {expert} received no tokens in epoch {progress.epochs + 1}")
         progress.epochs += 1
         progress.last = {
             "epoch": progress.epochs,
@@ -267,7 +267,7 @@ class Training:
         return progress.last
 
     def save(self, *, best: bool = False, wait: bool = False) -> None:
-        """Write a checkpoint; unless ``wait`` says so, in the background."""
+        """Write a checkpoint, in the background unless ``wait`` is true."""
         parts: dict[str, Any] = {"module": self.task.trained, "optimizer": self.optimizer, "scaler": self.scaler}
         if self.average is not None:
             parts["average"] = self.average

@@ -1,4 +1,4 @@
-"""What a job takes of its machine: time, memory and, where a GPU tells, energy."""
+"""Resources that a job uses: time, memory and, if a GPU reports it, energy."""
 
 import resource
 import sys
@@ -11,13 +11,13 @@ from m2mkd.ranks import ALONE, Ranks
 
 
 def _torch_on_gpu() -> Any:
-    """Torch, if it is loaded and has a GPU."""
+    """Module torch, if it is loaded and has a GPU; else None."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def joules_of_gpu() -> float | None:
-    """Energy that the current GPU took since its driver was loaded; none where there is no GPU, no NVML, or no counter in it."""
+    """Energy that the current GPU has used since its driver was loaded; None without a GPU, NVML or its counter."""
     torch = _torch_on_gpu()
     if torch is None:
         return None
@@ -31,16 +31,16 @@ def joules_of_gpu() -> float | None:
 
 
 class Usage:
-    """Counts from when it is made, and goes on from what interrupted sessions have counted.
+    """Counter of usage since its construction, which continues the counts of interrupted sessions.
 
     Parameters
     ----------
     together
-        Among how many runs that are computed at once time and energy are divided.
+        Number of runs that are computed at once, among which time and energy are divided.
     clock
-        Seconds since some moment.
+        Seconds since a fixed moment.
     joules
-        Energy since some moment; none where it is not counted.
+        Energy since a fixed moment; None if it is not counted.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Usage:
         self._before: dict[str, float] = {}
 
     def spent(self) -> dict[str, float]:
-        """``seconds`` and, where NVML counts it, ``gpu_joules``, until now; the latter hold what others did on the same GPU too."""
+        """``seconds`` and, if NVML counts it, ``gpu_joules`` so far; energy includes other processes' use of the same GPU."""
         found, now = {"seconds": self._clock() - self.began}, self._joules()
         if self.joules is not None and now is not None:
             found["gpu_joules"] = now - self.joules
@@ -59,18 +59,18 @@ class Usage:
         return {name: own.get(name, 0.0) + self._before.get(name, 0.0) for name in own | self._before}
 
     def go_on_from(self, spent: Mapping[str, float]) -> None:
-        """Count from what was spent when a checkpoint was written; of several checkpoints the last one has it all."""
+        """Continue from the usage at the time of a checkpoint; of several checkpoints the last one is complete."""
         self._before = {name: max(value, self._before.get(name, 0.0)) for name, value in spent.items()}
 
     def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
-        """What was used until now; to be called by all ranks.
+        """Usage so far; to be called by all ranks.
 
         Returns
         -------
         dict
-            What `spent` gives, and ``peak_memory_bytes`` (of the process, resident); on a GPU ``peak_gpu_memory_bytes`` (allocated by
-            torch). Of several ranks the largest, but the sum of the energy; what their GPUs took in earlier sessions is taken to be what
-            that of the first one did.
+            The values of `spent`, and ``peak_memory_bytes`` (of the process, resident); on a GPU ``peak_gpu_memory_bytes`` (allocated by
+            torch). With several ranks these are maxima, but energy is a sum; in earlier sessions every GPU is assumed to have used what
+            the first one did.
         """
         unit = 1 if sys.platform == "darwin" else 1024
         found = self.spent() | {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}

@@ -1,4 +1,4 @@
-"""Files that others wrote: opened without running anything in them, and only the weights are read."""
+"""Reader of third-party files: only the weights are read, and nothing in the files is run."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,39 +12,39 @@ from m2mkd.upstream.foreign import open_foreign, require_genuine
 from m2mkd.upstream.safetensors_file import is_safetensors, read_index, read_tensors
 
 INDEX = ".json"
-"""Suffix of what names the files of a checkpoint in several."""
+"""Suffix of the index of a checkpoint in several files."""
 NAMES_OF_A_TENSOR = 8
-"""Most names of each number in a file, on average: released files have two. The copy of each would take memory."""
+"""Maximum average number of names for each number in a file: released files have two. Copies of shared numbers take memory."""
 
 
 def read(path: Path, *, ema: bool = False) -> Checkpoint:
-    """Read a checkpoint: torch's format or safetensors, whichever it is, or the index (``*.json``) of one in several files.
+    """Read a checkpoint: torch's format or safetensors, detected from the content, or the index (``*.json``) of several files.
 
-    Optimiser moments stay on the disk: the file is mapped, and only tensors that are used are ever read.
+    Optimiser moments stay on the disk: the file is mapped, and only tensors that are used are read.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the checkpoint or its index.
     ema
         Take the moving average of the weights.
 
     Raises
     ------
     InputError
-        If the file is absent or damaged, is none, holds more than weights, or claims more numbers than it has; or if it has no weights.
+        If the file is missing, damaged, not a checkpoint, holds more than weights, claims more numbers than it has, or has no weights.
     """
     files = _files(path)
     content = _content(path) if path.suffix != INDEX else _joined(path)
     found = unpack(content, str(path), ema=ema)
     claimed, size = sum(tensor.numel() * tensor.itemsize for tensor in found.state.values()), sum(file.stat().st_size for file in files)
     if claimed > NAMES_OF_A_TENSOR * size:
-        raise InputError(f"{path}: its tensors would take {claimed} bytes, but it has {size}: many share the same numbers; save it anew")
+        raise InputError(f"{path}: its tensors would take {claimed} bytes, but it has {size}: many share the same numbers; save it again")
     return found
 
 
 def checkpoint_digest(path: Path) -> str:
-    """sha256 of a checkpoint; in several files, that of the lines that ``sha256sum`` prints for them and the index, by their names."""
+    """sha256 of a checkpoint; for several files, that of the lines that ``sha256sum`` prints for them and the index, sorted by name."""
     files = _files(path)
     if len(files) == 1:
         return sha256(path)
@@ -52,12 +52,12 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """Everything that a checkpoint consists of, by name."""
+    """Files of a checkpoint, sorted by name."""
     return [path] if path.suffix != INDEX else sorted({path, *(path.parent / file for file in read_index(path))})
 
 
 def _joined(path: Path) -> dict[str, Any]:
-    """The tensors of a checkpoint in several files, from each file those that the index says."""
+    """Tensors of a checkpoint in several files; from each file, those that the index assigns to it."""
     content: dict[str, Any] = {}
     for file, names in read_index(path).items():
         there = _content(path.parent / file)
@@ -69,7 +69,7 @@ def _joined(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    """All that a file holds; tensors are still in it where the format allows."""
+    """Content of a file; tensors stay in it if the format allows."""
     with open_foreign(path) as file:
         start = file.read(64)
         require_genuine(path, start)

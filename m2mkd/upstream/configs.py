@@ -1,4 +1,4 @@
-"""Any released configuration, told by the kind of its checkpoint."""
+"""Parser of released configurations, selected by the kind of checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from m2mkd.upstream.kinds import KINDS
 
 
 def describe_checkpoint(kind: str, config: Mapping[str, Any], shapes: Shapes, where: str = "config") -> Description:
-    """Describe a checkpoint of others.
+    """Describe a third-party checkpoint.
 
     Parameters
     ----------
@@ -20,14 +20,14 @@ def describe_checkpoint(kind: str, config: Mapping[str, Any], shapes: Shapes, wh
         For ``nac`` the model's keyword arguments in the released YAML, or the whole YAML; for ``nac_*`` the student
         configuration; for the others constructor arguments.
     shapes
-        Shapes of the released tensors; they answer what the configuration leaves open (stages, stitch layers).
+        Shapes of the released tensors; they determine what the configuration leaves open (stages, stitch layers).
     where
-        What errors call the configuration.
+        Name of the configuration in errors.
 
     Raises
     ------
     InputError
-        If the kind is unknown, or a key is unknown, missing, or asks for what no released configuration uses.
+        If the kind is unknown, or a key is unknown, missing, or has a value that no released configuration uses.
     """
     if kind not in KINDS:
         raise InputError(f"kind '{kind}' is unknown; use one of {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""What trainers save: which part of it is the weights, and which names they have in the network itself."""
+"""Content of trainers' checkpoints: finding the weights, and their names in the network itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state", "net")
 """Keys under which trainers keep the network's tensors."""
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema")
-"""Keys under which they keep the moving average of these."""
+"""Keys under which trainers keep the moving average of the tensors."""
 AVERAGED_MODEL = "n_averaged"
-"""What torch's ``AveragedModel`` saves beside the tensors of its ``module``."""
+"""Names that torch's ``AveragedModel`` saves in addition to the tensors of its ``module``."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""Prefixes of all names where a network was saved inside DistributedDataParallel, AveragedModel, torch.compile or a LightningModule."""
+"""Prefixes of all names if a network was saved inside DistributedDataParallel, AveragedModel, torch.compile or a LightningModule."""
 DEPTH = 3
-"""Containers inside each other."""
+"""Maximum depth of nested containers."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights in a file, and what the file says of them."""
+    """Weights in a file, and the file's own description of them."""
 
     state: dict[str, "Tensor"]
-    """By released name; mapped from the disk where the format allows."""
+    """Tensors by released name; mapped from the disk if the format allows."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Arguments that the file itself gives: model name, stages, number of the stage."""
+    """Arguments given by the file itself: model name, stages, number of the stage."""
     choice: str | None = None
-    """Which weights these are, where a file has those of the last update and their moving average; none where it has one."""
+    """Choice between the weights of the last update and their moving average, if a file has both; else None."""
 
 
 def unpack(content: Any, what: str = "checkpoint", *, ema: bool = False) -> Checkpoint:
-    """Find the weights in what a trainer saved.
+    """Find the weights in a trainer's checkpoint.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def unpack(content: Any, what: str = "checkpoint", *, ema: bool = False) -> Chec
         A plain state dict, a training checkpoint (one of ``CONTAINERS`` or ``AVERAGES``, or ``model_stages`` alone), or one module of a
         split teacher (``block_state_dict``, ``block_index``, ``divided_depths``, ``model_name``).
     what
-        What errors call it.
+        Name of the content in errors.
     ema
         Take the moving average of the weights.
 
     Raises
     ------
     InputError
-        If there are no weights, or not those that are asked for.
+        If there are no weights, or not the requested ones.
     """
     if not isinstance(content, Mapping):
         raise InputError(f"{what}: holds a {_kind(content)}, but a mapping of names to tensors is needed")
@@ -65,7 +65,7 @@ def unpack(content: Any, what: str = "checkpoint", *, ema: bool = False) -> Chec
     for name, value in state.items():
         tensor = _tensor(value, what)
         if tensor is None or not isinstance(name, str):
-            known = f"{str(name)[:100] if isinstance(name, str | int) else _kind(name)} is no tensor"
+            known = f"{str(name)[:100] if isinstance(name, str | int) else _kind(name)} is not a tensor"
             raise InputError(f"{what}: holds no state dict ({known}); give a file with {', '.join(CONTAINERS)}, or a plain state dict")
         tensors[name] = tensor
     if not tensors:
@@ -74,7 +74,7 @@ def unpack(content: Any, what: str = "checkpoint", *, ema: bool = False) -> Chec
 
 
 def _chosen(content: Mapping[Any, Any], what: str, ema: bool) -> tuple[Mapping[Any, Any], str | None]:
-    """The state dict inside a training checkpoint, and which of two it is."""
+    """Return the state dict inside a training checkpoint, and the choice between two of them."""
     choice = None
     for _ in range(DEPTH):
         last, average = (next((key for key in keys if isinstance(content.get(key), Mapping)), None) for keys in (CONTAINERS, AVERAGES))
@@ -88,14 +88,14 @@ def _chosen(content: Mapping[Any, Any], what: str, ema: bool) -> tuple[Mapping[A
         elif isinstance(stages, list | tuple) and all(isinstance(stage, Mapping) for stage in stages):
             return {f"stages.{index}.{name}": tensor for index, stage in enumerate(stages) for name, tensor in stage.items()}, choice
         elif average is not None:
-            raise InputError(f"{what}: has nothing but a moving average of the weights, '{average}'; take it with --ema")
+            raise InputError(f"{what}: only has a moving average of the weights, '{average}'; use it with --ema")
         else:
             break
     return content, choice
 
 
 def _own_arguments(content: Mapping[Any, Any], what: str) -> dict[str, Any]:
-    """What one module of a split teacher says of itself, as plain values of a bounded size."""
+    """Arguments that one module of a split teacher gives about itself, as plain values of bounded size."""
     name, stage, depths = (content.get(key) for key in ("model_name", "block_index", "divided_depths"))
     if not (
         (name is None or (isinstance(name, str) and len(name) <= 100))
@@ -108,7 +108,7 @@ def _own_arguments(content: Mapping[Any, Any], what: str) -> dict[str, Any]:
 
 
 def _unwrapped(state: dict[str, "Tensor"], what: str) -> dict[str, "Tensor"]:
-    """The tensors by their names in the network itself, whatever it was wrapped into, and in whatever order."""
+    """Tensors by their names in the network itself, without the prefixes of any wrappers, in any order."""
 
     def wraps(prefix: str) -> bool:
         others = [name for name in state if not (name.startswith(prefix) or (prefix == "module." and name == AVERAGED_MODEL))]
@@ -116,15 +116,15 @@ def _unwrapped(state: dict[str, "Tensor"], what: str) -> dict[str, "Tensor"]:
 
     while prefix := next(filter(wraps, WRAPPERS), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    # Layers may have been compiled on their own.
+    # Single layers may have been compiled.
     names = {name: ".".join(part for part in name.split(".") if part != "_orig_mod") for name in state}
     if len(set(names.values())) < len(names):
-        raise InputError(f"{what}: has a tensor under a compiled and under its plain name; save it anew")
+        raise InputError(f"{what}: has a tensor under a compiled and under its plain name; save it again")
     return {names[name]: tensor for name, tensor in state.items()}
 
 
 def _tensor(value: Any, what: str) -> "Tensor | None":
-    """A tensor of this process or of a file; none for anything else."""
+    """Tensor of this process or of a file; None for any other value."""
     import torch
 
     from m2mkd.pickles import PickleError
@@ -139,7 +139,7 @@ def _tensor(value: Any, what: str) -> "Tensor | None":
 
 
 def _kind(value: Any) -> str:
-    """What a value is, or would be had the file been allowed to make it."""
+    """Type of a value, or the type that the file would have made."""
     from m2mkd.pickles import Built, Named
 
     return value.name if isinstance(value, Built | Named) else type(value).__name__

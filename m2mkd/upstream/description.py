@@ -1,4 +1,4 @@
-"""What a checkpoint of others holds, in this package's terms, before any tensor of it is touched. Nothing here needs torch."""
+"""Description of a third-party checkpoint in this package's terms, before any tensor is read. Nothing here needs torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,33 +15,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Description:
-    """A network or module: everything but its weights."""
+    """Network or module without its weights."""
 
     kind: ReleasedKind
     architecture: ViTConfig | VMoEConfig | NACConfig | DetectorConfig
-    """Of a module too: a V-MoE's has its blocks as its only stage, a NAC's has the smallest circuit around it."""
+    """Architecture, also of a module: a V-MoE's has its blocks as the only stage, a NAC's has the smallest circuit around it."""
     image_size: int
-    """Side of the images in pixels; of no meaning for a module between two others."""
+    """Side of the images in pixels; meaningless for a module between two others."""
     num_classes: int
-    """Number of classes; of no meaning for a module that gives no logits."""
+    """Number of classes; meaningless for a module without logits."""
     config: dict[str, Any]
-    """Released configuration from which the description follows again, complete, as plain JSON values."""
+    """Complete released configuration as plain JSON values, from which the description can be derived again."""
     stitch_width: int | None = None
-    """Token width outside the stitch layers; none where there are none."""
+    """Token width outside the stitch layers; None if there are none."""
     stage: int | None = None
-    """The one stage of a ViT that the checkpoint holds, from 0; none: all of them."""
+    """Single stage of a ViT in the checkpoint, from 0; None: all stages."""
     first: bool = True
-    """Whether it reads images."""
+    """True if it reads images."""
     last: bool = True
-    """Whether it gives logits."""
+    """True if it returns logits."""
     layer_heads: tuple[tuple[str, int, int], ...] = ()
-    """Layers of a NAC (``read_in``, ``read_out``) with other heads than the circuit's: name, heads, width of a head."""
+    """Layers of a NAC (``read_in``, ``read_out``) whose heads differ from the circuit's: name, heads, width of a head."""
     disabled_noise: frozenset[DisabledNoise] = frozenset()
     """Noise of a NAC that its configuration switches off: of the seeder's codes, of the propagators' edges, of the pooling."""
     switches: DetectorSwitches | None = None
-    """Defects that a detector has."""
+    """Defects of a detector."""
 
     @property
     def whole(self) -> bool:
-        """Whether it is a network from images to logits."""
+        """True for a network from images to logits."""
         return self.kind in {"nac", "vmoe"} or (self.kind == "vit" and self.stage is None)

@@ -1,4 +1,4 @@
-"""Configurations of the released detector, and of ViTDet's with experts in its blocks (specification detection.md 3)."""
+"""Configurations of the released detector, and of ViTDet with experts in its blocks (specification detection.md 3)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -20,7 +20,7 @@ RELEASED = DetectorSwitches(
     detection_attention="global",
     layer_decay="stage",
 )
-"""Defects that are part of the released network. Channels are in the order that it is given: its loader, not it, turns them round."""
+"""Defects that are part of the released network. Channels keep the given order: its loader reverses them, not the network."""
 VITDET = DetectorSwitches(unreachable="positive")
 
 
@@ -40,7 +40,7 @@ class ReleasedDetector(Vocabulary):
     net: dict[str, Any] = {}
 
     def sizes(self) -> dict[str, Any]:
-        """Fields of the configuration here that are not the backbone's."""
+        """Fields of this package's configuration outside the backbone."""
         train, test = (
             {"before_nms": before, "after_nms": after} for before, after in zip(self.pre_nms_topk, self.post_nms_topk, strict=True)
         )
@@ -57,7 +57,7 @@ class ReleasedDetector(Vocabulary):
 
 
 class ReleasedNet(ReleasedVMoE):
-    """The V-MoE of the released detector."""
+    """V-MoE of the released detector."""
 
     WITHOUT_EFFECT: ClassVar = ReleasedVMoE.WITHOUT_EFFECT | {"num_classes"}
     embed_dim: PositiveInt = 768
@@ -67,7 +67,7 @@ class ReleasedNet(ReleasedVMoE):
 
 
 class ViTDetNet(Vocabulary):
-    """ViTDet's ViT; ``moe_pos`` names blocks that hold experts, which it has in no publication."""
+    """ViTDet's ViT; ``moe_pos`` names the blocks with experts, of which no publication has any."""
 
     WITHOUT_EFFECT: ClassVar = frozenset({"drop_path_rate", "out_feature", "norm_layer", "act_layer", "rel_pos_zero_init"})
     img_size: SquareSide = 1024
@@ -90,7 +90,7 @@ class ViTDetNet(Vocabulary):
     top_k: PositiveInt = 2
 
     def ours(self, where: str) -> dict[str, Any]:
-        """Fields of the detector's configuration."""
+        """Fields of the detector's configuration in this package."""
         backbone = {
             "patch_size": self.patch_size,
             "width": self.embed_dim,
@@ -121,14 +121,14 @@ def describe_detector(config: Mapping[str, Any], shapes: Shapes, where: str) -> 
     config
         ``kind``, ``released`` or ``vitdet``; ``net``, constructor arguments of its backbone; sizes of its other parts.
     shapes
-        Shapes of the released tensors; they answer what ``net`` leaves open of the stages.
+        Shapes of the released tensors; they determine the stages if ``net`` does not.
     where
-        What errors call the configuration.
+        Name of the configuration in errors.
 
     Raises
     ------
     InputError
-        If a key is unknown or wrong, or the padding is not what the release does.
+        If a key is unknown or wrong, or the padding differs from the release.
     """
     released: ReleasedDetector = checked(ReleasedDetector, dict(config), where)
     content, inside = dict(config), f"{where}: net"

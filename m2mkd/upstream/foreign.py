@@ -1,4 +1,4 @@
-"""Files of strangers: opened only where they are files, and called by what they are."""
+"""Safe opening of untrusted files: only regular files are opened, and their type is detected by content."""
 
 import os
 import stat
@@ -10,27 +10,27 @@ from typing import BinaryIO
 from m2mkd.errors import InputError
 
 TEXT_LIMIT = 16 * 2**20
-"""Bytes of a configuration, an index or a header; those of published networks have less than a hundredth."""
+"""Maximum bytes of a configuration, an index or a header; those of published networks have less than a hundredth of this."""
 MISTAKEN = {
-    b"version https://git-lfs.github.com/": "is a git-LFS pointer and not the file itself; fetch that with 'git lfs pull'",
-    b"<!doctype html": "is a web page; download the file itself, logged in where that is asked for",
-    b"<html": "is a web page; download the file itself, logged in where that is asked for",
+    b"version https://git-lfs.github.com/": "is a git-LFS pointer, not the file itself; fetch the file with 'git lfs pull'",
+    b"<!doctype html": "is a web page; download the file itself, logged in if the site requires it",
+    b"<html": "is a web page; download the file itself, logged in if the site requires it",
     b"\x1f\x8b": "is packed with gzip; unpack it first",
     b"\xfd7zXZ": "is packed with xz; unpack it first",
     b"BZh": "is packed with bzip2; unpack it first",
     b"\x28\xb5\x2f\xfd": "is packed with zstd; unpack it first",
 }
-"""What stands in the place of a checkpoint, by how it begins in lower case, with what to do."""
+"""Descriptions and fixes of files that are often found instead of a checkpoint, by their first bytes in lower case."""
 
 
 @contextmanager
 def open_foreign(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading; a pipe, a device or a folder, at which reading may wait or never end, is refused.
+    """Open a file for reading; refuse a pipe, a device or a folder, for which reading may wait or never end.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is something else.
+        If the file does not exist, or is not a regular file.
     """
     try:
         _require_file(path, path.stat())
@@ -42,12 +42,12 @@ def open_foreign(path: Path) -> Iterator[BinaryIO]:
 
 
 def require_genuine(path: Path, start: bytes) -> None:
-    """Refuse by its name what often stands in the place of a file.
+    """Refuse a file that is often found instead of the wanted one, and name its type.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     start
         Its first bytes, about 64.
 
@@ -63,12 +63,12 @@ def require_genuine(path: Path, start: bytes) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file, in UTF-8.
+    """Text of a small file, in UTF-8.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is something else, too large, or no text.
+        If the file does not exist, is not a regular file, is too large, or is not text.
     """
     with open_foreign(path) as file:
         content = file.read(TEXT_LIMIT + 1)

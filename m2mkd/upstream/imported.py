@@ -1,4 +1,4 @@
-"""Weights from elsewhere under this package's names: imported files, released ones as they are, and those of own runs."""
+"""Weights under this package's names: imported files, released ones as they are, and those of own runs."""
 
 import json
 import warnings
@@ -28,24 +28,24 @@ IMPORT_FORMAT = "m2mkd-import/1"
 
 @dataclass(frozen=True)
 class Imported:
-    """A network or module whose weights came from elsewhere; no tensor is read before :meth:`state` or :meth:`build`."""
+    """Network or module with weights from elsewhere; no tensor is read before :meth:`state` or :meth:`build`."""
 
     description: Description
     source: str
-    """Name of the file that the weights came in."""
+    """Name of the file that contained the weights."""
     source_sha256: str
     """Digest of that file, see :func:`~m2mkd.upstream.checkpoint.checkpoint_digest`."""
     state: Callable[[], dict[str, "Tensor"]]
-    """Reads the state dict, by the names of this package."""
+    """Function that reads the state dict, by the names of this package."""
 
     @property
     def kind(self) -> str:
-        """One of :data:`~m2mkd.upstream.kinds.KINDS`."""
+        """Kind of checkpoint, one of :data:`~m2mkd.upstream.kinds.KINDS`."""
         return self.description.kind
 
     @property
     def architecture(self) -> "ViTConfig | VMoEConfig | NACConfig | DetectorConfig":
-        """As a configuration of this package would give it."""
+        """Configuration of the network in this package."""
         return self.description.architecture
 
     @property
@@ -59,7 +59,7 @@ class Imported:
         return self.description.num_classes
 
     def build(self) -> "nn.Module":
-        """The network with its weights, in evaluation mode on the CPU."""
+        """Build the network with its weights, in evaluation mode on the CPU."""
         from m2mkd.upstream.network import build_with_state
 
         return build_with_state(self.description, self.state(), self.source)
@@ -74,25 +74,25 @@ def open_released(
     ema: bool = False,
     say: Callable[[str], object] = warnings.warn,
 ) -> Imported:
-    """Open a file as others released it, and check every tensor of it.
+    """Open a file as released by third parties, and check every tensor of it.
 
     Parameters
     ----------
     path
-        The file, see :func:`~m2mkd.upstream.checkpoint.read`.
+        Path of the file, see :func:`~m2mkd.upstream.checkpoint.read`.
     kind, config
-        As for :func:`m2mkd.upstream.load`; what the file says of itself need not be in ``config``.
+        See :func:`m2mkd.upstream.load`; ``config`` may omit what the file itself contains.
     where
-        What errors call the configuration.
+        Name of the configuration in errors.
     ema
         Take the moving average of the weights.
     say
-        Told which weights are taken where the file has those of the last update and their moving average.
+        Function that reports which weights are taken if the file has those of the last update and their moving average.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or does not hold what kind and configuration say.
+        If the file cannot be read, or does not match kind and configuration.
     """
     from m2mkd.upstream import network
     from m2mkd.upstream.checkpoint import checkpoint_digest, read
@@ -105,7 +105,7 @@ def open_released(
 
 
 def write_imported(imported: Imported, path: Path) -> None:
-    """Write an imported network as safetensors, atomically; the header says what it is and where it came from.
+    """Write an imported network as safetensors, atomically; the header describes it and its origin.
 
     Raises
     ------
@@ -125,12 +125,12 @@ def write_imported(imported: Imported, path: Path) -> None:
     }
     state, written = {}, set()
     for name, tensor in imported.state().items():
-        # The format has no tensors that share numbers, as those of a tied layer do.
+        # The format does not support tensors that share numbers, such as those of a tied layer.
         storage = tensor.untyped_storage().data_ptr()
         state[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in written else tensor.contiguous()
         written.add(storage)
     try:
-        # The file itself is what safetensors writes to by name: weights may be larger than the memory that is left.
+        # Safetensors writes directly to the named file: weights may be larger than the free memory.
         write_atomically(path, lambda file: save_file(state, file.name, metadata=header))
     except SafetensorError as error:
         raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())}); free some space or give another path") from None
@@ -142,25 +142,25 @@ def open_imported(path: Path) -> Imported:
     Raises
     ------
     InputError
-        If it is absent, damaged, or another file.
+        If it is missing, damaged, or a file of another type.
     """
     header = read_header(path)
     if header.get("format") != IMPORT_FORMAT:
-        raise InputError(f"{path}: was not written by 'm2mkd import'; import it first, or say what it is with --kind and --config")
+        raise InputError(f"{path}: was not written by 'm2mkd import'; import it first, or describe it with --kind and --config")
     if missing := {"kind", "config", "source", "source_sha256"} - header.keys():
-        raise InputError(f"{path}: its header is damaged ({min(missing)} is missing); import the file anew")
-    config = parse_json(header["config"], f"{path}: its header is damaged; import the file anew: config")
+        raise InputError(f"{path}: its header is damaged ({min(missing)} is missing); import the file again")
+    config = parse_json(header["config"], f"{path}: its header is damaged; import the file again: config")
     description = describe_checkpoint(header["kind"], config, {}, str(path))
-    return Imported(description, header["source"], header["source_sha256"], lambda: read_tensors(path, "import the file anew"))
+    return Imported(description, header["source"], header["source_sha256"], lambda: read_tensors(path, "import the file again"))
 
 
 def open_run(path: Path) -> Imported:
-    """Open the weights of a whole network that a run of this suite published, with the ``run.json`` beside them.
+    """Open the weights of a whole network that a run of this suite published, with ``run.json`` next to them.
 
     Raises
     ------
     InputError
-        If there is no such record, or the run's network is not whole.
+        If there is no such record, or the run's network is not complete.
     """
     from m2mkd.models.weights import checked_weights, load_weights
     from m2mkd.study.phase import RECORD, phase_from
@@ -171,7 +171,7 @@ def open_run(path: Path) -> Imported:
         config = phase_from(record["config"])
         source, source_sha256 = record["id"], record["outputs"][path.name]
     except (InputError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: has no readable {RECORD} beside it ({type(error).__name__}); give --kind and --config") from None
+        raise InputError(f"{path}: has no readable {RECORD} next to it ({type(error).__name__}); give --kind and --config") from None
     checked_weights(path.parent)
     architecture: ViTConfig | NACConfig
     stitch_width: int | None = None
@@ -189,7 +189,7 @@ def open_run(path: Path) -> Imported:
             image_size, num_classes = config.image_size, config.classes
         case _:
             wanted = "train_student, train_detector or assemble_teacher"
-            raise InputError(f"{path}: this run of {config.name()} gives no whole network; give that of {wanted}")
+            raise InputError(f"{path}: this run of {config.name()} does not produce a whole network; give a run of {wanted}")
     kept = getattr(architecture, "stitch", "dropped") == "kept"
     width = stitch_width if kept else None
     description = Description(architecture.family, architecture, image_size, num_classes, config={}, stitch_width=width)
@@ -205,22 +205,22 @@ def open_weights(
     ema: bool = False,
     say: Callable[[str], object] = warnings.warn,
 ) -> Imported:
-    """Open any file of weights: with a kind a released one, otherwise an imported one or that of an own run.
+    """Open any file of weights: with a kind, a released file; otherwise an imported file or that of an own run.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     kind, config, where, ema, say
-        As for `open_released`, of a released file.
+        See `open_released`; for a released file.
 
     Raises
     ------
     InputError
-        If it is none of them, or damaged; if a moving average is asked of a file that was chosen from already.
+        If it is none of them, or damaged; or if ``ema`` is set for a file without that choice.
     """
     if kind is not None:
         return open_released(path, kind, config or {}, where, ema=ema, say=say)
     if ema:
-        raise InputError(f"{path}: --ema chooses among the weights of a released file; give --kind and --config with it, or leave it out")
+        raise InputError(f"{path}: --ema applies to released files only; add --kind and --config, or leave it out")
     return open_run(path) if "run" in read_header(path) else open_imported(path)

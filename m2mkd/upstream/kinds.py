@@ -1,4 +1,4 @@
-"""What a released checkpoint may hold."""
+"""Kinds of released checkpoints."""
 
 from typing import Literal, get_args
 

@@ -28,36 +28,36 @@ def measure_imported(
     Parameters
     ----------
     imported
-        The network.
+        Network to measure.
     pack
-        The set. A NAC takes images of another size too, if its tokenizer's stride divides it; its grid is interpolated.
+        Prepared set. A NAC also takes images of another size, if its tokenizer's stride divides it; its grid is interpolated.
     device
-        Where to compute.
+        Device of the computation.
     classes
-        Names of the network's classes in the order of its logits, where the set shares only some of them; the logits are
-        then cut to those. None: they are the set's classes.
+        Names of the network's classes in the order of its logits, if the set shares only some of them; the logits are then restricted to
+        the shared classes. None: the network has the set's classes.
     draws
-        Number of further passes with the noise of the released evaluation (a NAC's states and Gumbel noise), each with a
-        seed of its own.
+        Number of additional passes with the noise of the released evaluation (a NAC's states and Gumbel noise), each with its own
+        seed.
 
     Returns
     -------
     dict
-        ``top1``, ``top5`` (shares, 0 to 1), ``loss`` (nats) and ``count`` without noise, those of ``measure_masked`` where
-        ``classes`` are given, and ``draws``: the same of each noisy pass.
+        ``top1``, ``top5`` (shares, 0 to 1), ``loss`` (nats) and ``count`` without noise, those of ``measure_masked`` if ``classes`` are
+        given, and ``draws``: the same measurements of each noisy pass.
 
     Raises
     ------
     InputError
-        If it is no whole network, sees images of another size, or has another number of classes than there are names; if
-        draws are asked of a network that draws nothing.
+        If it is not a whole network, expects images of another size, or has another number of classes than there are names; if
+        ``draws`` is given for a network without random draws.
     """
     if not imported.description.whole:
-        raise InputError(f"a {imported.kind} gives no logits of images; only whole classifiers have an accuracy")
+        raise InputError(f"a {imported.kind} does not map images to logits; only whole classifiers have an accuracy")
     interpolated = imported.kind == "nac" and pack.image_size % imported.architecture.stride == 0
     if imported.image_size != pack.image_size and not interpolated:
         found, name = pack.image_size, f"{pack.name}@{imported.image_size}"
-        raise InputError(f"the network sees images of {imported.image_size} pixels, but the set has {found}; use --data {name}")
+        raise InputError(f"the network expects images of {imported.image_size} pixels, but the set has {found}; use --data {name}")
     if imported.num_classes != (count := len(classes or pack.classes)):
         raise InputError(
             f"the network has {imported.num_classes} classes, but {count} names are given; name its classes with --classes-from"

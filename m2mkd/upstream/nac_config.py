@@ -69,7 +69,7 @@ class ReleasedPropagator(Vocabulary):
 
 
 class ReleasedLayer(Vocabulary):
-    """What read-in and read-out have in common; heads other than the circuit's are theirs alone."""
+    """Common keys of read-in and read-out; only these layers may have other heads than the circuit."""
 
     WITHOUT_EFFECT: ClassVar = frozenset({"path_drop_prob", "pre_output_layernorm"})
     num_heads: Width | None = None
@@ -86,7 +86,7 @@ class ReleasedReadOut(ReleasedLayer):
 
 
 class GraphGenerator(Vocabulary):
-    """Parameters of any prior graph; what else its generator takes is of no effect on trained weights."""
+    """Parameters of any prior graph; other arguments of its generator have no effect on trained weights."""
 
     model_config = ConfigDict(extra="ignore")
     m: Width = 2
@@ -148,7 +148,7 @@ class ReleasedCircuit(Vocabulary):
 
 
 class ReleasedStudent(Vocabulary):
-    """Sizes of any student: the section ``share_kwargs`` under that of the student."""
+    """Sizes of any student: the section ``share_kwargs``, overridden by that of the student."""
 
     state_dim: Width
     code_dim: Width
@@ -192,7 +192,7 @@ STUDENTS: dict[str, tuple[str, type[ReleasedStudent]]] = {
 
 
 def describe_circuit(config: Mapping[str, Any], where: str) -> Description:
-    """Describe a whole circuit by the released model's keyword arguments, wherever in ``config`` they stand."""
+    """Describe a whole circuit by the released model's keyword arguments, at any depth of ``config``."""
     content = _model_section(config)
     if content is None:
         raise InputError(f"{where}: latent_graph_kwargs is missing; give the model's keyword arguments of the released YAML")
@@ -242,7 +242,7 @@ def describe_module(kind: ReleasedKind, config: Mapping[str, Any], shapes: Shape
     section, vocabulary = STUDENTS[kind]
     content = _student_section(config, section, where)
     released: Any = checked(vocabulary, content, where)
-    # The released command line has the width, the released file does not.
+    # The width is in the released command line, not in the released file.
     width = released.stitch_dim or _stitch_width(shapes, where)
     tokenizer: ReleasedImageTokenizer | None = released.tokenizer_kwargs if kind == "nac_readin" else None
     architecture = {
@@ -281,7 +281,7 @@ def _disabled_noise(released: ReleasedCircuit) -> frozenset[DisabledNoise]:
 
 
 def _model_section(config: Any) -> Mapping[str, Any] | None:
-    """The first mapping in a released YAML that holds the circuit's arguments."""
+    """First mapping in a released YAML that holds the circuit's arguments."""
     if not isinstance(config, Mapping):
         return None
     if "latent_graph_kwargs" in config:
@@ -294,7 +294,7 @@ def _student_section(config: Mapping[str, Any], section: str, where: str) -> dic
         return dict(config)
     sections = config.get("students", config)
     if not isinstance(sections, Mapping) or section not in sections:
-        raise InputError(f"{where}: {section} is missing beside share_kwargs; add the student's section")
+        raise InputError(f"{where}: {section} is missing next to share_kwargs; add the student's section")
     for name, content in (("share_kwargs", config["share_kwargs"]), (section, sections[section])):
         if not isinstance(content, Mapping):
             raise InputError(f"{where}: {name} holds a {type(content).__name__}, but a mapping of names to values is needed")
@@ -306,11 +306,11 @@ def _stitch_width(shapes: Shapes, where: str) -> int:
     for name, axis in (("post_stitch.weight", 0), ("pre_stitch.weight", 1)):
         if len(shapes.get(name, ())) == 2:
             return shapes[name][axis]
-    raise InputError(f"{where}: stitch_dim is missing, and the checkpoint has no stitch layer to tell it; add it")
+    raise InputError(f"{where}: stitch_dim is missing, and the checkpoint has no stitch layer to infer it from; add it")
 
 
 def _graph(graph: LatentGraph) -> dict[str, Any]:
-    """Parameters of the prior graph; they matter to a regulariser only, for the signatures come with the weights."""
+    """Parameters of the prior graph; only a regulariser uses them, because the signatures come with the weights."""
     latents = graph.mediator_latent_kwargs or MediatorLatents()
     given = latents.graph_generator_kwargs or GraphGenerator()
     mediators = graph.num_mediator_latents

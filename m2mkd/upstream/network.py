@@ -1,4 +1,4 @@
-"""From a description and released tensors to a network of this package."""
+"""Construction of a network of this package from a description and released tensors."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,11 +27,11 @@ from m2mkd.upstream.contents import Checkpoint
 from m2mkd.upstream.description import Description
 
 CONSTANTS_SEED = 0
-"""Of the code and state of a NAC's module whose file holds none, as the released files do."""
+"""Seed of the code and state of a NAC's module whose file holds none, as in the released files."""
 
 
 def build(description: Description) -> nn.Module:
-    """The network or module of that description, with initial weights from torch's global generator."""
+    """Build the described network or module, with initial weights from torch's global generator."""
     sizes: dict[str, Any] = {"image_size": description.image_size, "num_classes": description.num_classes}
     match description.kind:
         case "vit":
@@ -58,23 +58,23 @@ def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where
     Parameters
     ----------
     kind, config
-        As for :func:`m2mkd.upstream.load`; ``config`` goes before what the file says of itself.
+        See :func:`m2mkd.upstream.load`; ``config`` overrides the file's own arguments.
     checkpoint
         Released tensors.
     where, what
-        What errors call the configuration and the checkpoint.
+        Names of the configuration and the checkpoint in errors.
 
     Raises
     ------
     InputError
-        If the configuration is wrong, or the tensors are not what it says.
+        If the configuration is wrong, or the tensors do not match it.
     """
     if not isinstance(config, Mapping):
         raise InputError(f"{where}: holds a {type(config).__name__}, but a mapping of names to values is needed")
     try:
         constants = {name: torch.as_tensor(config[name]).detach() for name in nac_names.MODULE_CONSTANTS if config.get(name) is not None}
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{where}: codes and states are lists of lists of numbers ({error})") from None
+        raise InputError(f"{where}: codes and states must be lists of lists of numbers ({error})") from None
     released = checkpoint.state | constants
     arguments = checkpoint.config | {name: value for name, value in config.items() if name not in nac_names.MODULE_CONSTANTS}
     description = describe_checkpoint(kind, arguments, {name: tuple(tensor.shape) for name, tensor in released.items()}, where)
@@ -82,22 +82,22 @@ def adapt(kind: str, checkpoint: Checkpoint, config: Mapping[str, Any], *, where
 
 
 def convert(description: Description, released: Mapping[str, Tensor], what: str = "checkpoint") -> dict[str, Tensor]:
-    """Released tensors by the names of this package.
+    """Rename released tensors to the names of this package.
 
     Parameters
     ----------
     description
-        What the state is of.
+        Description of the network.
     released
         Tensors by their released names, plain: see :func:`~m2mkd.upstream.contents.unpack`.
     what
-        What errors call the state.
+        Name of the state in errors.
 
     Returns
     -------
     dict
-        Not copied, but experts of one module each are stacked. A NAC's module has the ``codes`` (n, K) and the ``states``
-        (n, 1, D) that the released file holds or, as it usually holds none, a draw of its own.
+        Tensors, not copied, except that experts of one module each are stacked. A NAC's module has the ``codes`` (n, K) and the
+        ``states`` (n, 1, D) of the released file or, as it usually holds none, a fixed random draw.
 
     Raises
     ------
@@ -121,35 +121,35 @@ def convert(description: Description, released: Mapping[str, Tensor], what: str 
 
 
 def build_with_state(description: Description, state: Mapping[str, Tensor], what: str = "checkpoint") -> nn.Module:
-    """The network with the tensors of ``convert``, copied, in evaluation mode; float64 where they are, otherwise float32.
+    """Build the network with copies of the tensors of ``convert``, in evaluation mode; float64 if they are, otherwise float32.
 
     Raises
     ------
     InputError
-        If the tensors are not those of the description; ``what`` says what the error calls them.
+        If the tensors do not match the description; ``what`` is their name in the error.
     """
     weights = (tensor for name, tensor in state.items() if name not in nac_names.MODULE_CONSTANTS)
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in weights) else torch.float32
     model = _laid_out(description, what)
     for name, buffer in list(model.named_buffers()):
-        if name in nac_names.MODULE_CONSTANTS and name in state:  # they may be of any number, one for each image for example
+        if name in nac_names.MODULE_CONSTANTS and name in state:  # their number may vary, for example one per image
             setattr(model, name, _constant(name, state[name], buffer, what))
     try:
-        # Contiguous, so that neither speed nor bits depend on how the file's tensors lay in memory.
+        # Contiguous, so that neither speed nor bits depend on the memory layout of the file's tensors.
         own = {name: tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
         model.load_state_dict(own, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{what}: its tensors are not those that it is said to hold ({error}); import it anew") from None
+        raise InputError(f"{what}: its tensors do not match its description ({error}); import it again") from None
     return model.eval()
 
 
 def _laid_out(description: Description, what: str) -> nn.Module:
-    """The network without memory for its weights."""
+    """Build the network without memory for its weights."""
     try:
         with torch.device("meta"):
             return build(description)
     except (ValueError, RuntimeError, AssertionError, ArithmeticError, MemoryError) as error:
-        raise InputError(f"{what}: there is no network of these sizes ({error}); correct the configuration") from None
+        raise InputError(f"{what}: a network of these sizes cannot be built ({error}); correct the configuration") from None
 
 
 def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tuple[Source, ...]:
@@ -164,7 +164,7 @@ def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tup
 
 
 def _vmoe_module(description: Description, sizes: dict[str, Any]) -> nn.Module:
-    """The module inside a V-MoE of one block before and one after it, where it is not the first or the last itself."""
+    """Build the module inside a V-MoE with one block before and one after it, unless it is the first or the last."""
     config = cast(VMoEConfig, description.architecture)
     before, after = () if description.first else (1,), () if description.last else (1,)
     experts = tuple(position + len(before) for position in config.moe_positions)

@@ -1,4 +1,4 @@
-"""Files of safetensors: one, or several with an index."""
+"""Safetensors files: a single one, or several with an index."""
 
 import struct
 from collections.abc import Iterator
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Whether a file that begins with these nine bytes or more is of safetensors: the size of a header, and the header, a JSON object."""
+    """True if a file that begins with these bytes, at least nine, is a safetensors file: header size, then a JSON object."""
     return start[8:9] == b"{"
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """What the header of a file says beside its tensors; only the header is read.
+    """Metadata in the header of a file; only the header is read.
 
     Raises
     ------
     InputError
-        If it is no such file.
+        If it is not a safetensors file.
     """
     from safetensors import safe_open
 
     _require_small_header(path)
-    with _explained(path, "is no safetensors file", "give --kind and --config"), safe_open(path, framework="numpy") as file:
+    with _explained(path, "is not a safetensors file", "give --kind and --config"), safe_open(path, framework="numpy") as file:
         return file.metadata() or {}
 
 
 def read_tensors(path: Path, fix: str) -> dict[str, "Tensor"]:
-    """The tensors of a file by name, mapped from the disk; ``fix`` says what to do about a damaged one.
+    """Tensors of a file by name, mapped from the disk; ``fix`` is the advice for a damaged file.
 
     Raises
     ------
     InputError
-        If it is no such file, or damaged.
+        If it is not a safetensors file, or damaged.
     """
     from safetensors.torch import load_file
 
@@ -50,21 +50,21 @@ def read_tensors(path: Path, fix: str) -> dict[str, "Tensor"]:
 
 
 def read_index(path: Path) -> dict[str, list[str]]:
-    """Names of the tensors in each file that an index names, by the file's name.
+    """Names of the tensors in each file that an index names, by file name.
 
     Raises
     ------
     InputError
-        If it is no index, or names files in other folders.
+        If it is not an index, or names files in other folders.
     """
     names = parse_json(read_text(path), str(path)).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise InputError(f"{path}: has no weight_map of tensors and their files; give a checkpoint, or the index of one in several files")
+        raise InputError(f"{path}: has no weight_map of tensors and their files; give a checkpoint or the index of a sharded one")
     files: dict[str, list[str]] = {}
     for name, file in names.items():
-        # A name with a folder could lead anywhere.
+        # A file name with a folder could point anywhere.
         if not isinstance(file, str) or not file or file in {".", ".."} or set(file) & set("/\\\0"):
-            raise InputError(f"{path}: weight_map says that {name} is in {str(file)[:100]!r}, which is no file beside it; correct it")
+            raise InputError(f"{path}: weight_map says that {name} is in {str(file)[:100]!r}, which is not a file next to it; correct it")
         files.setdefault(file, []).append(name)
     return files
 
@@ -79,7 +79,7 @@ def _require_small_header(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path, what: str, fix: str) -> Iterator[None]:
-    """Say in one line what the library finds wrong with a file."""
+    """Report in one line the library's error about a file."""
     from safetensors import SafetensorError
 
     try:

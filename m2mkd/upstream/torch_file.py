@@ -1,4 +1,4 @@
-"""Files of torch, old and new: what they hold as plain values, with tensors that stay in the file until they are asked for."""
+"""Torch files, old and new: their content as plain values, with tensors that stay in the file until they are used."""
 
 import io
 import mmap
@@ -14,25 +14,25 @@ from m2mkd.upstream.torch_pickle import Storage, walk_torch
 
 ZIP_START = b"PK\x03\x04"
 DIRECTORY_LIMIT = 8 * 2**20
-"""Bytes of a zip's list of members: a hundred thousand tensors."""
+"""Maximum bytes of a zip's list of members: enough for a hundred thousand tensors."""
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-"""How a file of torch before 1.6 begins."""
+"""First bytes of a torch file before version 1.6."""
 
 
 def read_torch(path: Path, file: BinaryIO) -> Any:
-    """What a file of torch holds, with a `StoredTensor` for each tensor.
+    """Content of a torch file, with a `StoredTensor` for each tensor.
 
     Parameters
     ----------
     path
-        What errors call the file.
+        Name of the file in errors.
     file
-        Open at its beginning.
+        Opened at its beginning.
 
     Raises
     ------
     InputError
-        If it is none or damaged, or names what no weights need.
+        If it is not a torch file, is damaged, or names anything that weights do not need.
     """
     try:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -44,7 +44,7 @@ def read_torch(path: Path, file: BinaryIO) -> Any:
 
 
 def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
-    """The format since 1.6: a zip of a pickle and of each storage, none of them compressed."""
+    """Read the format since 1.6: a zip of a pickle and of each storage, all uncompressed."""
     _limit_directory(mapped)
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
@@ -60,11 +60,11 @@ def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
     def find(key: str, size: int) -> memoryview:
         found = content(f"{root}/data/{key}")
         if found.nbytes != size:
-            raise PickleError(f"data/{key} has {found.nbytes} bytes, where {size} are claimed")
+            raise PickleError(f"data/{key} has {found.nbytes} bytes, but {size} are claimed")
         return found
 
     if f"{root}/byteorder" in members and bytes(content(f"{root}/byteorder")) != b"little":
-        raise PickleError("its numbers are big-endian; save it anew on a common machine")
+        raise PickleError("its numbers are big-endian; save it again on a little-endian machine")
     return walk_torch(io.BytesIO(content(f"{root}/data.pkl")), find)
 
 
@@ -81,34 +81,34 @@ def _limit_directory(mapped: mmap.mmap) -> None:
 
 
 def _member(mapped: mmap.mmap, member: zipfile.ZipInfo) -> memoryview:
-    """The bytes of a member, compared with their checksum where one was saved."""
+    """Bytes of a member, compared with its checksum if one was saved."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise PickleError(f"{member.filename} is compressed, as torch never does")
     header = member.header_offset
     if mapped[header : header + 4] != ZIP_START:
-        raise PickleError(f"{member.filename} is not where it is said to be")
+        raise PickleError(f"{member.filename} is not at its recorded position")
     start = header + 30 + sum(struct.unpack_from("<HH", mapped, header + 26))
     if start + member.file_size > len(mapped):
-        raise PickleError(f"{member.filename} ends behind the end of the file")
+        raise PickleError(f"{member.filename} ends after the end of the file")
     content = memoryview(mapped)[start : start + member.file_size]
     if member.CRC and zlib.crc32(content) != member.CRC:
-        raise PickleError(f"{member.filename} has another checksum than was saved")
+        raise PickleError(f"{member.filename} does not match its saved checksum")
     return content
 
 
 def _read_old(mapped: mmap.mmap) -> Any:
-    """The format before 1.6: pickles one after the other, the last of them a list of storages, and then those."""
+    """Read the format before 1.6: consecutive pickles, the last of them a list of storages, and then the storages."""
     found: dict[str, memoryview] = {}
 
     def find(key: str, size: int) -> memoryview:
         if key not in found or found[key].nbytes != size:
-            raise PickleError(f"the storage {key} is missing, or has another size than is claimed")
+            raise PickleError(f"the storage {key} is missing, or its size differs from the claimed one")
         return found[key]
 
     claimed: dict[str, Storage] = {}
     magic, protocol, system = (walk(mapped, lambda _: False) for _ in range(3))
     if magic != OLD_MAGIC or protocol != OLD_PROTOCOL or not isinstance(system, dict) or not system.get("little_endian"):
-        raise PickleError("it does not begin like a file of torch")
+        raise PickleError("it does not begin like a torch file")
     content = walk_torch(mapped, find, claimed)
     keys = walk(mapped, lambda _: False)
     at = mapped.tell()
@@ -117,7 +117,7 @@ def _read_old(mapped: mmap.mmap) -> Any:
             raise PickleError("it lists a storage that nothing uses")
         end = at + 8 + claimed[key].size
         if end > len(mapped) or struct.unpack_from("<Q", mapped, at)[0] * claimed[key].dtype.itemsize != claimed[key].size:
-            raise PickleError(f"the storage {key} has another size than is claimed, or ends behind the end of the file")
+            raise PickleError(f"the storage {key} differs from its claimed size, or ends after the end of the file")
         found[key] = memoryview(mapped)[at + 8 : end]
         at = end
     return content

@@ -1,7 +1,7 @@
-"""The pickle inside a file of torch, as plain values.
+"""Pickle inside a torch file, read as plain values.
 
-Neither ``torch.load`` nor an unpickler reads it. Even with ``weights_only`` torch calls what it holds for safe with any arguments: a file
-of a kilobyte takes all memory by ``torch.Tensor(n)``, by ``bytearray(n)``, or by a storage of n numbers that it does not have.
+Neither ``torch.load`` nor an unpickler reads it. Even with ``weights_only``, torch calls functions that it considers safe with any
+arguments: a file of a kilobyte takes all memory by ``torch.Tensor(n)``, ``bytearray(n)``, or a storage of n numbers that it lacks.
 """
 
 import mmap
@@ -30,7 +30,7 @@ TORCH_DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-"""By the class of a storage; that without a type counts bytes."""
+"""Dtype by the class of a storage; an untyped storage counts bytes."""
 NEWER_DTYPES = {
     str(dtype): dtype
     for dtype in (
@@ -38,7 +38,7 @@ NEWER_DTYPES = {
         *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
     )
 }
-"""Those whose storages have no type, by name."""
+"""Dtypes whose storages are untyped, by name."""
 BESIDE_WEIGHTS = frozenset(
     f"{module}.{name}"
     for module, names in {
@@ -63,12 +63,12 @@ BESIDE_WEIGHTS = frozenset(
     }.items()
     for name in names
 )
-"""Values that trainers save beside weights. They are read as what the file says of them, and never made."""
+"""Classes that trainers save in addition to weights. They are read as descriptions, and never instantiated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Numbers that stand one after the other in a file."""
+    """Consecutive numbers in a file."""
 
     dtype: torch.dtype
     key: str
@@ -78,34 +78,34 @@ class Storage:
 
     @cached_property
     def content(self) -> memoryview:
-        """The bytes, mapped from the disk.
+        """Bytes of the storage, mapped from the disk.
 
         Raises
         ------
         PickleError
-            If the file has fewer or others.
+            If the file has fewer or other bytes.
         """
         return self.find(self.key, self.size)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor that is still in its file."""
+    """Tensor that is still in its file."""
 
     storage: Storage
     dtype: torch.dtype
     offset: int
-    """Numbers before it in the storage."""
+    """Offset in the storage, in numbers."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """The tensor, mapped from the disk; changes of it reach neither the file nor others.
+        """Read the tensor, mapped from the disk; changes to it affect neither the file nor other tensors.
 
         Raises
         ------
         PickleError
-            If the file does not have its numbers.
+            If the file does not contain its numbers.
         """
         count = self.storage.size // self.dtype.itemsize
         if not count:
@@ -114,35 +114,35 @@ class StoredTensor:
 
 
 def walk_torch(pickle: BinaryIO | mmap.mmap, find: Callable[[str, int], memoryview], claimed: dict[str, Storage] | None = None) -> Any:
-    """What a pickle of torch holds, with a `StoredTensor` for each tensor.
+    """Content of a torch pickle, with a `StoredTensor` for each tensor.
 
     Parameters
     ----------
     pickle
-        Open at its beginning.
+        Opened at its beginning.
     find
-        Gives the bytes of the storage of that key, of which the pickle claims so many; raises `PickleError` if they are not there.
+        Returns the bytes of the storage with the given key and claimed size; raises `PickleError` if they do not exist.
     claimed
-        Where the storages are noted that the pickle refers to, by key.
+        Filled with the storages that the pickle refers to, by key.
 
     Raises
     ------
     PickleError
-        If it is damaged, names what no weights need, or claims what cannot be.
+        If it is damaged, names anything that weights do not need, or claims something impossible.
     """
     storages: dict[str, Storage] = {} if claimed is None else claimed
 
     def persistent(identity: Any) -> Storage:
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage" or any(identity[5:]):
-            raise PickleError("it refers to something else than a storage, or to a part of one as torch before 0.4 did")
+            raise PickleError("it refers to something other than a storage, or to a part of one as torch before 0.4 did")
         _, kind, key, _, count = identity[:5]
         dtype = TORCH_DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Named) else None
         if dtype is None or not isinstance(key, str):
-            raise PickleError("it has a storage of another kind than plain numbers")
+            raise PickleError("it has a storage that does not hold plain numbers")
         storage = Storage(dtype, key, _whole(count) * dtype.itemsize, find)
         known = storages.setdefault(key, storage)
         if (known.dtype, known.size) != (storage.dtype, storage.size):
-            raise PickleError(f"it tells of two different storages {key}")
+            raise PickleError(f"it describes two different storages {key}")
         return known
 
     return walk(pickle, _is_allowed, CALLS, persistent)
@@ -165,9 +165,9 @@ def _tensor_of_dtype(storage: Any, offset: Any, shape: Any, stride: Any, _: Any,
 
 
 def _stored(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
-    """A tensor that has no more numbers than its storage, and none outside of it."""
+    """Tensor with no more numbers than its storage, and none outside of it."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise PickleError("it has a tensor of something else than plain numbers")
+        raise PickleError("it has a tensor that does not hold plain numbers")
     if not (isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= 16):
         raise PickleError("it has a tensor without a shape")
     offset, shape, stride = _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride))
@@ -182,7 +182,7 @@ def _stored(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any) -> S
 
 
 def _of_type(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    """A tensor with attributes, which nobody needs."""
+    """Return a tensor without its attributes, which are not needed."""
     if isinstance(function, Named) and isinstance(arguments, tuple) and (own := CALLS.get(function.name)) not in (None, _of_type):
         return own(*arguments)
     return Built(function.name if isinstance(function, Named) else "a tensor", ())
@@ -201,10 +201,10 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.nn.parameter.Parameter": _data,
     "torch._tensor._rebuild_from_type_v2": _of_type,
 }
-"""What makes a tensor in a pickle, and what reads it here."""
+"""Functions that make a tensor in a pickle, and their replacements here."""
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
-        raise PickleError("it has a size that is no size")
+        raise PickleError("it has an invalid size")
     return value

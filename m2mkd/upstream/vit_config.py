@@ -25,7 +25,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "vmoe_large": _LARGE,
     "vmoe_huge": _HUGE,
 }
-"""Arguments of the released model functions; a name may go on, as in ``vit_large_patch16_224``."""
+"""Arguments of the released model functions; a name may have a suffix, as in ``vit_large_patch16_224``."""
 MODEL_NAME = ("model_name", "model")
 SYNONYMS = {
     "classes": "num_classes",
@@ -36,7 +36,7 @@ SYNONYMS = {
     "topk": "top_k",
     "moe_top_k": "top_k",
 }
-"""Other names of arguments, and the one that counts."""
+"""Synonyms of arguments, and the name used here."""
 _STAGE_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\..+")
 _FLAT_BLOCK = re.compile(r"blocks\.(\d+)\..+")
 
@@ -108,7 +108,7 @@ class ReleasedVMoEModule(ReleasedVMoE):
 
 
 def describe_transformer(kind: ReleasedKind, config: Mapping[str, Any], shapes: Shapes, where: str) -> Description:
-    """Describe a ViT, one stage of it, a V-MoE, or one module of it."""
+    """Describe a ViT, one of its stages, a V-MoE, or one of its modules."""
     content = completed(config, kind, shapes, where)
     if kind == "vit":
         return _describe_vit(content, where)
@@ -148,7 +148,7 @@ def _describe_vmoe(content: dict[str, Any], where: str) -> Description:
 
 def _describe_module(content: dict[str, Any], where: str) -> Description:
     released: ReleasedVMoEModule = checked(ReleasedVMoEModule, content, where)
-    # The last module is -1 in the released m2mKD phase; 3 would be one without a head (specification vmoe.md 7, finding 16).
+    # The last module is -1 in the released m2mKD phase; 3 would be a module without a head (specification vmoe.md 7, finding 16).
     first, last = released.idx == 0, released.idx == -1
     pre, post = () if first else (0,), () if last else (released.divided_depths[0] - 1,)
     stitched = _stitched(released, pre, post, where)
@@ -165,7 +165,7 @@ def _describe_module(content: dict[str, Any], where: str) -> Description:
 
 
 def completed(config: Mapping[str, Any], kind: ReleasedKind, shapes: Shapes, where: str) -> dict[str, Any]:
-    """The arguments with those of the named model under them, and with what the tensors tell where nothing is said."""
+    """Arguments, completed by those of the named model and by what the tensors imply."""
     content = _in_one_name({key: value for key, value in config.items() if key not in MODEL_NAME and value is not None}, where)
     if name := next((config[key] for key in MODEL_NAME if config.get(key) is not None), None):
         family = next((known for known in NAMED if re.fullmatch(rf"{known}(_.*)?", str(name))), None)
@@ -180,17 +180,17 @@ def completed(config: Mapping[str, Any], kind: ReleasedKind, shapes: Shapes, whe
 
 
 def _in_one_name(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments without synonyms."""
+    """Arguments without synonyms."""
     content: dict[str, Any] = {}
     for key, value in config.items():
         name = SYNONYMS.get(key, key)
         if content.setdefault(name, value) != value:
-            raise InputError(f"{where}: {key} is {value!r}, but by another name it is {content[name]!r}; give it once")
+            raise InputError(f"{where}: {key} is {value!r}, but its synonym is {content[name]!r}; give only one")
     return content
 
 
 def _stage_depths(shapes: Shapes) -> list[int]:
-    """Blocks in each stage, by the names of the tensors; one stage, where no name says more."""
+    """Blocks in each stage, by the names of the tensors; a single stage if the names do not tell."""
     stages: dict[int, set[int]] = {}
     for name in shapes:
         if match := _STAGE_BLOCK.fullmatch(name):
@@ -201,7 +201,7 @@ def _stage_depths(shapes: Shapes) -> list[int]:
 
 
 def _complete_stitches(content: dict[str, Any], kind: ReleasedKind, shapes: Shapes) -> None:
-    """Add the positions and the width of stitch layers that the tensors have and the arguments leave open."""
+    """Add the positions and the width of stitch layers that the tensors have and the arguments omit."""
     if "stitch_dim" not in content:
         widths = [shape[0] for name, shape in shapes.items() if re.search(r"(post_stitch\.fc|pre_stitch\.ln)\.bias$", name) and shape]
         content |= {"stitch_dim": widths[0]} if widths else {}
@@ -220,7 +220,7 @@ def _complete_stitches(content: dict[str, Any], kind: ReleasedKind, shapes: Shap
 
 
 def _stitched(released: ReleasedVMoE, pre: tuple[int, ...], post: tuple[int, ...], where: str) -> bool:
-    """Whether there are stitch layers, which are then at every boundary of the stages."""
+    """True if there are stitch layers; they must then be at every boundary of the stages."""
     given = tuple(sorted(released.pre_stitch_pos)), tuple(sorted(released.post_stitch_pos))
     if given == ((), ()):
         return False
@@ -235,6 +235,6 @@ def _stitched(released: ReleasedVMoE, pre: tuple[int, ...], post: tuple[int, ...
 
 
 def _pattern(experts: tuple[int, ...], depth: int) -> str | tuple[int, ...]:
-    """The blocks with experts by the name of their pattern, where it has one."""
+    """Pattern name of the blocks with experts, if there is one; else the blocks."""
     names = {tuple(range(depth)): "all", tuple(range(1, depth, 2)): "every_2"}
     return names.get(experts, experts)

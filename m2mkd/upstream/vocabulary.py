@@ -1,4 +1,4 @@
-"""How a released configuration is read: known keys checked, keys without effect on inference dropped, others refused by name."""
+"""Reader of released configurations: checks known keys, drops keys without effect on inference, refuses others by name."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -12,7 +12,7 @@ class Vocabulary(Config):
     """Keys of one section of a released configuration."""
 
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are taken and change nothing at inference: initial values, noise and rates of training, paths."""
+    """Keys that are accepted but change nothing at inference: initial values, noise and rates of training, paths."""
 
     @model_validator(mode="before")
     @classmethod
@@ -23,7 +23,7 @@ class Vocabulary(Config):
 
 
 def _side(value: Any) -> Any:
-    """One number for a square given by its two sides."""
+    """Side of a square that is given by its two sides."""
     if isinstance(value, list | tuple):
         if len(value) != 2 or value[0] != value[1]:
             raise ValueError("a square is needed, as one number or two equal ones")
@@ -33,20 +33,20 @@ def _side(value: Any) -> Any:
 
 def _not_too_deep(depths: tuple[int, ...]) -> tuple[int, ...]:
     if sum(depths) > MOST_LAYERS:
-        raise ValueError(f"at most {MOST_LAYERS} blocks are read in all")
+        raise ValueError(f"more than {MOST_LAYERS} blocks in total")
     return depths
 
 
-# A network is laid out before its tensors are compared with those of the file, so that what a stranger or a typo writes here decides on
-# time and memory. The limits are ten times what anybody has published.
+# A network is built before its tensors are compared with those of the file, so untrusted or mistyped values here determine time and
+# memory. The limits are ten times the largest published values.
 MOST_LAYERS = 512
 Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
-"""Number of what takes memory for itself alone even without weights: blocks, experts, propagators."""
+"""Maximum number of parts that take memory even without weights: blocks, experts, propagators."""
 Depths = Annotated[tuple[Layers, ...], AfterValidator(_not_too_deep)]
-"""Blocks in each stage."""
+"""Maximum number of blocks in each stage."""
 Width = Annotated[int, Field(gt=0, le=2**20)]
-"""Size of a tensor along one axis."""
+"""Maximum size of a tensor along one axis."""
 Ratio = Annotated[float, Field(gt=0, le=1024)]
-"""One width over another."""
+"""Maximum ratio of two widths."""
 SquareSide = Annotated[Width, BeforeValidator(_side)]
 """Side of a square, written as a number or as a pair."""

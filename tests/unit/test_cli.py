@@ -85,7 +85,7 @@ def test_show_prints_the_resolved_configuration_and_keys():
         (("run", "train_student/"), ("fits 56 runs",)),
         (("data", "prepare", "digits"), ("'digits'", "name@pixels")),
         (("data", "prepare", "imagenet-1k@224"), ("imagenet-1k",)),
-        (("data", "show", "digits@32"), ("manifest.json: absent; run 'm2mkd data prepare digits@32' first",)),
+        (("data", "show", "digits@32"), ("manifest.json: missing; run 'm2mkd data prepare digits@32' first",)),
         (("data", "verify", "digits"), ("run 'm2mkd data prepare digits@PIXELS'",)),
         (("data", "verify", "cub-20"), ("run 'm2mkd data fetch cub-20'",)),
         (("run", "pretrain_meta/", "--device", "cuda"), ("--device cuda", "use --device cpu")),

@@ -12,7 +12,7 @@ from tests.special_files import not_a_file
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
 def test_what_is_no_file_is_refused(tmp_path: Path, kind: str):
     path = not_a_file(tmp_path, kind)
-    with pytest.raises(InputError, match=f"x: is a {kind}; put the file itself there"):
+    with pytest.raises(InputError, match=f"x: is a {kind}; replace it by the file itself"):
         require_file(path)
 
 

@@ -64,7 +64,7 @@ def test_what_was_published_is_not_computed_again(computed):
     (one, *_), code = computed
     execute(code, one)
     before = (one.folder / "run.json").read_bytes()
-    assert "is here already, whole" in execute(code, one)[0]
+    assert "is already complete" in execute(code, one)[0]
     assert len(code.seen) == 1 and (one.folder / "run.json").read_bytes() == before
 
 

@@ -31,7 +31,7 @@ def test_tables_beside_other_published_numbers_are_made_again(kept, tmp_path):
     assert clone.jobs("--dry-run") == ["all", "compile", "report", "track"]
 
 
-@pytest.mark.parametrize(("lock", "message"), [(False, "dvc.lock: absent"), (True, "dvc pull: DVC has said above")])
+@pytest.mark.parametrize(("lock", "message"), [(False, "dvc.lock: missing"), (True, "dvc pull: failed, see")])
 def test_where_nothing_can_be_pulled_it_says_so(project, lock, message):
     if lock:
         (project.root / "dvc.lock").write_text("schema: '2.0'\n")
@@ -84,7 +84,7 @@ def test_archives_and_packs_through_an_s3_server(project, packs_dir, tmp_path_fa
     (clone.root / "data/raw" / ADDED).unlink()
     done = clone.run("m2mkd", "restore", check=False)
     assert done.returncode == 2
-    assert f"m2mkd: data/raw/{ADDED}: the remote does not have it; run 'dvc push' where it was made" in done.stderr
+    assert f"m2mkd: data/raw/{ADDED}: not on the remote; run 'dvc push' where it was made" in done.stderr
 
 
 def keys(object_store) -> list[str]:

@@ -10,14 +10,14 @@ from m2mkd.models.nac.modulated import ModFC
 from m2mkd.models.nac.noise import Noise, Select, drop_path, required
 
 CACHED_SCORES = 1 << 18
-"""Attention scores that are computed at a time where there is no fused attention: 1 MB in single precision."""
+"""Number of attention scores computed at a time without fused attention: 1 MB in single precision."""
 
 
 class ReadInAttention(nn.Module):
-    """Attention of input latents to image tokens, each latent with its own keys and values of every token.
+    """Attention of input latents to image tokens; each latent has its own keys and values of every token.
 
     A key is ``W_k (s_u * x_v)`` with the scale ``s_u`` of latent u, so that ``q_u . k_uv = (s_u * W_k^T q_u) . x_v``, and
-    likewise for values: the projections move to the side of the latents, and no key of a latent and token is ever formed
+    likewise for values: the projections are applied to the latents, and keys of latent-token pairs are never formed
     (specification nac.md 17.1).
 
     Parameters
@@ -41,7 +41,7 @@ class ReadInAttention(nn.Module):
         self.layer_scale = LayerScale(dim, init_values=1.0)
 
     def forward(self, states: Tensor, tokens: Tensor, codes: Tensor) -> Tensor:
-        """States (B, N, D) after attending to tokens (B, T, C), for codes (N, K) or (1, K)."""
+        """States (B, N, D) after attending to tokens (B, T, C), with codes (N, K) or (1, K)."""
         batch, latents, _ = states.shape
         tokens = self.sender_layernorm(tokens)
         queries = self.query_compiler(self.receiver_layernorm(states), codes).unflatten(-1, (self.heads, -1))
@@ -49,7 +49,7 @@ class ReadInAttention(nn.Module):
 
         key_weight = self.key_compiler.native_weight.unflatten(0, (self.heads, -1))
         absorbed = (queries.transpose(1, 2) @ key_weight).transpose(1, 2) * self.key_compiler.modulation(codes)[:, None]
-        # One head of N * H queries: the heads share their keys, which are the tokens.
+        # A single head of N * H queries: the heads share their keys, which are the tokens.
         pooled = F.scaled_dot_product_attention(
             absorbed.reshape(batch, 1, latents * self.heads, -1), tokens[:, None], tokens[:, None], scale=head_dim**-0.5
         ).view(batch, latents, self.heads, -1)
@@ -60,7 +60,7 @@ class ReadInAttention(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """Attention among latents, whose scores a kernel on signatures biases.
+    """Attention among latents, with scores biased by a kernel on signatures.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class LatentAttention(nn.Module):
     layer_scale
         Initial value of LayerScale.
     kernel
-        Kernel on signatures; none in the modules that are distilled alone, which attend densely.
+        Kernel on signatures; None in modules that are distilled alone, which attend densely.
     residual
-        Whether the receivers' states are added to the result. Without, the senders have a layer norm of their own.
+        True: the receivers' states are added to the result. False: the senders have their own layer norm.
     drop_path
         Probability of dropping the branch for a sample in training.
     """
@@ -128,7 +128,7 @@ class LatentAttention(nn.Module):
         Returns
         -------
         Tensor
-            (B, U, D). A receiver without any edge receives nothing.
+            (B, U, D). A receiver without edges receives nothing.
         """
         bias = None if self.kernel is None or distance is None else self.kernel(distance, len(receivers), noise)[:, None]
 
@@ -157,7 +157,7 @@ class LatentAttention(nn.Module):
             bias = bias.masked_fill(isolated, 0)
             return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).masked_fill(isolated, 0)
         if bias.requires_grad and bias.device.type == "cpu":
-            # There PyTorch has no fused attention whose bias has a gradient. So many samples at a time that their scores fit the cache.
+            # PyTorch has no fused attention here whose bias has a gradient. Process only as many samples at a time as fit the cache.
             batched = queries, keys, values, bias.expand(len(queries), -1, -1, -1)
             samples = max(1, CACHED_SCORES // (self.heads * bias.shape[-2] * bias.shape[-1]))
             return torch.cat([_attend(*part) for part in zip(*(tensor.split(samples) for tensor in batched), strict=True)])

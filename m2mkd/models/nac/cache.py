@@ -1,4 +1,4 @@
-"""What depends on parameters alone, kept from one forward pass to the next (specification nac.md 17.3)."""
+"""Cache of values that depend on parameters alone, kept from one forward pass to the next (specification nac.md 17.3)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _steps = 0
 
 
 def _count_step(*_: object) -> None:
-    # Fused optimisers do not raise the version of what they change.
+    # Fused optimisers do not increase the version of the tensors that they change.
     global _steps  # noqa: PLW0603
     _steps += 1
 
@@ -21,7 +21,7 @@ register_optimizer_step_post_hook(_count_step)
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor as it was, by identity, storage and version; it never looks at the values, which would synchronise a device."""
+    """Identity, storage and version of a tensor; the values are never read, which would synchronise a device."""
 
     tensor: Tensor
     alias: Tensor
@@ -29,7 +29,7 @@ class _Source:
 
     @staticmethod
     def of(tensor: Tensor) -> "_Source":
-        # The alias keeps the storage, so that no later tensor can have its address.
+        # The alias keeps the storage alive, so that no later tensor can have its address.
         return _Source(tensor, tensor.detach(), tensor._version)
 
     def unchanged(self, tensor: Tensor) -> bool:
@@ -45,18 +45,18 @@ class _Entry:
 
 
 class Cache:
-    """Values of a function of parameters, kept while the parameters stay as they are.
+    """Cache for a function of parameters, valid while the parameters do not change.
 
-    Values are kept only where no gradient can be asked for, that is under ``torch.no_grad`` or in inference mode. They are
-    dropped at the first call with gradients, as in training, and are not used when a parameter has been replaced, moved,
-    converted, loaded or changed in place, or any optimiser has made a step. The one change that goes unseen is by hand, in
-    place, through ``parameter.data``, which PyTorch's own version counter does not count, with no call with gradients after
-    it. A compiled graph and a transform of ``torch.func`` compute everything anew. A copy of a cache is empty.
+    Values are kept only if no gradient can be needed, that is, under ``torch.no_grad`` or in inference mode. They are
+    dropped at the first call with gradients, as in training, and are not used after a parameter has been replaced, moved,
+    converted, loaded or changed in place, or any optimiser has made a step. The only undetected change is one in place
+    through ``parameter.data``, which PyTorch's version counter does not count, if no call with gradients follows.
+    A compiled graph and a transform of ``torch.func`` recompute everything. A copy of a cache is empty.
 
     Parameters
     ----------
     size
-        Number of values that are kept, for as many sets of parameters.
+        Number of values to keep, for as many sets of parameters.
     """
 
     def __init__(self, size: int = 1):
@@ -67,7 +67,7 @@ class Cache:
         return Cache, (self.size,)
 
     def __call__(self, compute: Callable[[], Tensor], *sources: Tensor) -> Tensor:
-        """What ``compute`` returns, now or when it was last called with these sources unchanged.
+        """Return the value of ``compute``, cached if its sources are unchanged since the last call.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class Cache:
         sources
             Parameters, buffers, or values of another cache.
         """
-        # Inside a transform of torch.func, whatever is computed is wrapped and of no use outside.
+        # Inside a transform of torch.func, values are wrapped and useless outside of it.
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
             return compute()
         if torch.is_grad_enabled():
@@ -89,7 +89,7 @@ class Cache:
         for entry in self._entries:
             if entry.state == state and all(map(_Source.unchanged, entry.sources, sources)):
                 return entry.value
-        # A tensor of inference mode has no version, and no use outside of it.
+        # An inference-mode tensor has no version, and is useless outside of that mode.
         with torch.inference_mode(mode=False), torch.no_grad():
             value = compute()
         if _plain(value):
@@ -99,5 +99,5 @@ class Cache:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor has values and a version; that is, whether it is not a fake, a wrapper or a child of inference mode."""
+    """True if a tensor has values and a version; that is, if it is not a fake, a wrapper or created in inference mode."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta and not tensor.is_inference()

@@ -29,17 +29,17 @@ class NAC(nn.Module):
     num_classes
         Number of classes.
     prior
-        Prior graph that the mediators' signatures realise at the start; none: standard normal signatures.
+        Initial graph of the mediators' signatures; None: standard normal signatures.
     graph_seed
         Seed of the prior graph and of the fit of the signatures.
     graph_fit_cut
-        Distance within which the fit brings the neighbours of the graph; none: that at which the kernel cuts. The
-        released code fits at 0.8 and cuts at 0.9, which makes the graph many times denser than its prior.
+        Distance within which the fit brings the neighbours of the graph; None: the kernel's cut. The released code fits at
+        0.8 and cuts at 0.9, which makes the graph many times denser than its prior.
     readin_ffn_layer_scale
-        Initial value of LayerScale in the read-in's feed-forward layer; none: that of the circuit.
+        Initial value of LayerScale in the read-in's feed-forward layer; None: that of the circuit.
     eval_noise
-        Evaluation without a ``Noise``: ``zero`` means no noise, hence the same logits at each call; ``upstream`` refuses
-        it, for the released model draws states and Gumbel noise in evaluation too.
+        Evaluation without a ``Noise``: ``zero`` means no noise, so each call returns the same logits; ``upstream`` refuses
+        it, because the released model draws states and Gumbel noise in evaluation too.
     half_distance
         Round the distances of the signatures to float16, as released, which blurs the cut.
 
@@ -105,7 +105,7 @@ class NAC(nn.Module):
         Raises
         ------
         ValueError
-            If random numbers are needed and ``noise`` is none.
+            If random numbers are needed and ``noise`` is None.
         """
         if self.training or self.eval_noise == "upstream":
             noise = required(noise)
@@ -118,7 +118,7 @@ class NAC(nn.Module):
 
         both = self.input_latents.codes, self.mediator_latents.codes
         codes = self._sender_codes(lambda: torch.cat(both), *both)
-        # Only the bandwidth differs from layer to layer.
+        # Only the bandwidth differs between layers.
         distance = self._distance_to_senders(self.mediator_latents)
         for propagator in self.propagators:
             receiver_codes = self._noisy(self.mediator_latents.codes, noise)
@@ -137,7 +137,7 @@ class NAC(nn.Module):
         Parameters
         ----------
         permutation
-            How the block model permutes the mediators, see :func:`~m2mkd.models.nac.regularisers.block_model_losses`.
+            Permutation of the mediators in the block model, see :func:`~m2mkd.models.nac.regularisers.block_model_losses`.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class NAC(nn.Module):
         return config.block_model_weight * block_model_losses((kernel.log(distance).exp() for kernel in kernels), target, permutation)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: codes, signatures and the positional grid."""
+        """Names of the parameters without weight decay: codes, signatures and the positional grid."""
         no_weight_decay = "input_latents.", "mediator_latents.", "output_latents.", "input_tokenizer.positional_grid"
         return {name for name, _ in self.named_parameters() if name.startswith(no_weight_decay)}
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
 RELEASED_RATE, ANNEALED_RATE = 1e-3, 3e-2
-"""Rates of Adam in the fit of the signatures: the released one throughout, or the first of an annealed fit."""
+"""Learning rates of Adam in the fit of the signatures: the constant released one, and the first one of an annealed fit."""
 CHECK_EVERY = 50
-"""Steps of an annealed fit between two looks whether it is done."""
+"""Steps of an annealed fit between two checks for convergence."""
 
 
 def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) -> "nx.Graph":
@@ -25,7 +25,7 @@ def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) ->
     Parameters
     ----------
     prior
-        Which one.
+        Name of the prior.
     parameters
         Parameters of all priors.
     nodes
@@ -43,7 +43,7 @@ def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) ->
     InputError
         If the groups do not divide the nodes, or the prior has no graph of this size.
     """
-    import networkx as nx  # it takes most of a second, and a module that is distilled alone needs no graph
+    import networkx as nx  # slow to import, and a module that is distilled alone needs no graph
 
     groups = parameters.groups
     if prior in ("planted_partition", "ring_of_cliques") and nodes % groups:
@@ -63,26 +63,26 @@ def prior_graph(prior: Prior, parameters: GraphPriors, nodes: int, seed: int) ->
 
 
 def adjacency_matrix(graph: "nx.Graph") -> Tensor:
-    """1 where there is an edge, float32, (N, N)."""
+    """Adjacency matrix (N, N), float32: 1 for each edge."""
     from networkx import to_numpy_array
 
     return torch.as_tensor(to_numpy_array(graph), dtype=torch.float32, device="cpu")
 
 
 def prior_signatures(config: NACConfig, prior: Prior, seed: int, fit_cut: float | None) -> Tensor:
-    """Signatures that a circuit's mediators start with.
+    """Initial signatures of a circuit's mediators.
 
     Parameters
     ----------
     config
         Sizes, and parameters of the priors.
     prior, seed
-        The graph, and the seed of the graph and of the fit.
+        Graph prior, and the seed of the graph and of the fit.
     fit_cut
-        Distance within which neighbours are brought by the released fit. None: the distance at which the kernel cuts, by the
-        annealed fit, for the released one is far from its end when it stops: with 768 mediators and the scale-free prior, 15 %
-        of the edges within the cut are the prior's. The annealed fit keeps neighbours beyond the hinge of the repulsion, where there is
-        one, which would otherwise drive them apart from the first update on.
+        Distance within which the released fit brings neighbours. None: the kernel's cut, with the annealed fit, because the released
+        fit stops far from convergence: with 768 mediators and the scale-free prior, only 15 % of the edges within the cut are the
+        prior's. The annealed fit keeps neighbours beyond the hinge of the repulsion, if there is one; otherwise the repulsion would
+        drive them apart from the first update.
 
     Returns
     -------
@@ -107,9 +107,9 @@ def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: in
     seed
         Seed of the start.
     cut
-        Distance that parts edges from non-edges.
+        Distance that separates edges from non-edges.
     steps, annealed, hinge
-        As of :func:`refine_signatures`.
+        See :func:`refine_signatures`.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def fit_signatures(adjacency: Tensor, dim: int, seed: int, cut: float, steps: in
 def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, annealed: bool = False, hinge: float = 0.0) -> Tensor:
     """Signatures after Adam on the loss that pulls neighbours within ``cut`` and pushes others beyond it.
 
-    A node counts as no neighbour of itself; its distance to itself has no gradient, so this adds a constant.
+    A node does not count as its own neighbour; its distance to itself has no gradient, so this adds a constant.
 
     Parameters
     ----------
@@ -133,14 +133,14 @@ def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, 
     adjacency
         (N, N), non-zero where there is an edge.
     cut
-        Distance that parts edges from non-edges.
+        Distance that separates edges from non-edges.
     steps
         Number of steps.
     annealed
-        Whether the rate falls from 0.03 to 0 along a cosine, in twice the steps or until every pair is on its side of the cut;
-        otherwise it stays at 0.001, as released.
+        True: the rate falls from 0.03 to 0 along a cosine, in twice the steps or until every pair is on its side of the cut.
+        False: it stays at 0.001, as released.
     hinge
-        Distance within which neighbours are pushed apart, too; below ``cut``.
+        Distance, below ``cut``, within which neighbours are pushed apart too.
 
     Returns
     -------
@@ -170,5 +170,5 @@ def refine_signatures(start: Tensor, adjacency: Tensor, cut: float, steps: int, 
 
 
 def _parted(wrong: Tensor, sign: Tensor, cut: float) -> bool:
-    """Whether the loss (N, N) of no pair of different nodes has a gradient, that is, whether the graph is realised."""
+    """True if no pair of different nodes has a gradient in the loss (N, N), that is, if the graph is realised."""
     return bool((wrong == sign * cut).fill_diagonal_(True).all())

@@ -1,4 +1,4 @@
-"""Kernel on signatures: which latents see each other, and how much (specification nac.md 7)."""
+"""Kernel on signatures, which determines the edges between latents and their weights (specification nac.md 7)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from m2mkd.models.nac.noise import Noise, required
 def cosine_distance(rows: Tensor, columns: Tensor, half: bool = False) -> Tensor:
     """Cosine distance, 0 to 2, of signatures (U, G) and (V, G), as (U, V) in float32 or better.
 
-    ``half`` rounds to float16 what the released code computes in it under autocast: directions, products, distances.
+    ``half`` rounds to float16 the values that the released code computes in it under autocast: directions, products, distances.
     """
     # In half precision the distance would be too coarse for the cut.
     precision = torch.promote_types(rows.dtype, torch.float32)
@@ -29,8 +29,8 @@ def log_concrete(log_probability: Tensor, uniform: Tensor, temperature: float) -
     Parameters
     ----------
     log_probability
-        Logarithm of the probability, kept the machine epsilon away from 0 and 1: an edge that is cut may appear with a
-        tiny weight, and neither it nor a certain one has a gradient.
+        Logarithm of the probability, clamped to the machine epsilon from 0 and 1: a cut edge may appear with a tiny weight, and
+        neither it nor a certain edge has a gradient.
     uniform
         Uniform random numbers, of a shape that ``log_probability`` broadcasts to.
     temperature
@@ -43,21 +43,21 @@ def log_concrete(log_probability: Tensor, uniform: Tensor, temperature: float) -
     """
     epsilon = torch.finfo(log_probability.dtype).eps
     log_odds = torch.logit(log_probability.exp().clamp(epsilon, 1 - epsilon))
-    # The division is done on the few numbers that samples share, and the sum is one pass.
+    # The division is done on the few values that samples share, and the sum is one pass.
     return F.logsigmoid(torch.add(log_odds / temperature, torch.logit(uniform, epsilon), alpha=1 / temperature))
 
 
 class DotProductKernel(nn.Module):
     """Exponential kernel of the cosine distance, cut beyond a distance and sampled in training.
 
-    It is given and returned as a logarithm, an additive bias on attention scores. Its normalisation over senders is left
-    out: a constant of each row, which the softmax that follows removes. An edge is cut by its distance alone, so that a
-    bandwidth that has become negative does not turn the cut around.
+    It is given and returned as a logarithm, an additive bias on attention scores. Its normalisation over senders is omitted:
+    it is a constant of each row, which the following softmax removes. An edge is cut by its distance alone, so that a
+    negative bandwidth does not reverse the cut.
 
     Parameters
     ----------
     truncation
-        Distance above which an edge is cut; an edge at it is kept. None: no edge is cut.
+        Distance above which an edge is cut; an edge at this distance is kept. None: no edge is cut.
     temperature
         Temperature of the Concrete distribution that samples edges in training. None: edges are not sampled.
     """
@@ -71,11 +71,11 @@ class DotProductKernel(nn.Module):
 
     @property
     def cuts(self) -> bool:
-        """Whether the kernel can be minus infinity now, so that a receiver may be left without an edge."""
+        """True if the kernel can now be minus infinity, so that a receiver may have no edges."""
         return self.truncation is not None and not (self.training and self.temperature is not None)
 
     def log(self, distance: Tensor) -> Tensor:
-        """Logarithm of the kernel at distances (U, V), minus infinity and without gradient where an edge is cut."""
+        """Logarithm of the kernel at distances (U, V); minus infinity and without gradient for cut edges."""
         log_kernel = -distance / self.bandwidth
         if self.truncation is None:
             return log_kernel

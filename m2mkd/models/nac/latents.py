@@ -15,7 +15,7 @@ class LatentGroup(nn.Module):
     count, code_dim, signature_dim
         Number N of latents, widths K of a code and G of a signature.
     signatures
-        Initial signatures (N, G); none: standard normal.
+        Initial signatures (N, G); None: standard normal.
     """
 
     def __init__(self, count: int, code_dim: int, signature_dim: int, signatures: Tensor | None = None):
@@ -42,11 +42,11 @@ class LatentSeeder(nn.Module):
         self.code_to_state_logvar = nn.Linear(code_dim, state_dim)
         nn.init.constant_(self.code_to_state_logvar.bias, -5)
         self.code_noise = code_noise
-        # One value for each of the three groups.
+        # A single value for each of the three groups.
         self._mean, self._deviation = Cache(size=3), Cache(size=3)
 
     def forward(self, codes: Tensor, batch: int, noise: Noise | None) -> Tensor:
-        """States (B, N, D) for codes (N, K): the mean where there is no noise, else a sample of the distribution, in evaluation too."""
+        """States (B, N, D) for codes (N, K): the mean without ``noise``, else a sample of the distribution, in evaluation too."""
         if self.training:
             codes = perturb_codes(codes, self.code_noise, required(noise))
 

@@ -1,4 +1,4 @@
-"""The layers of a circuit, each an attention and a feed-forward layer: read-in, propagator and read-out (specification nac.md 6, 8)."""
+"""Layers of a circuit, each an attention and a feed-forward layer: read-in, propagator and read-out (specification nac.md 6, 8)."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from m2mkd.models.nac.noise import Noise
 
 
 class ReadIn(nn.Module):
-    """Input latents read the image tokens.
+    """Layer in which input latents read the image tokens.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class ReadIn(nn.Module):
     token_width
         Width of a token.
     ffn_layer_scale
-        Initial value of LayerScale in the feed-forward layer; none: that of the circuit.
+        Initial value of LayerScale in the feed-forward layer; None: that of the circuit.
     """
 
     def __init__(self, config: NACConfig, token_width: int, ffn_layer_scale: float | None = None):
@@ -29,21 +29,21 @@ class ReadIn(nn.Module):
         self.ffn = ModFFN(config.state_dim, config.code_dim, config.ffn_capacity, scale)
 
     def forward(self, states: Tensor, tokens: Tensor, codes: Tensor) -> Tensor:
-        """States (B, N, D) after reading tokens (B, T, C), for codes (N, K) or (1, K)."""
+        """States (B, N, D) after reading tokens (B, T, C), with codes (N, K) or (1, K)."""
         return self.ffn(self.read_in_attention(states, tokens, codes), codes)
 
 
 class LatentLayer(nn.Module):
-    """Latents attend to latents: a propagator, with residual and drop path, or the read-out, with neither in its attention.
+    """Layer in which latents attend to latents: a propagator, with residual and drop path, or the read-out, whose attention has neither.
 
     Parameters
     ----------
     config
         Sizes of the circuit.
     kernel
-        Kernel on signatures; none in a module that is distilled alone.
+        Kernel on signatures; None in a module that is distilled alone.
     read_out
-        Whether it is the read-out.
+        True for the read-out.
     """
 
     def __init__(self, config: NACConfig, kernel: DotProductKernel | None, read_out: bool = False):
@@ -70,6 +70,6 @@ class LatentLayer(nn.Module):
         distance: Tensor | None = None,
         noise: Noise | None = None,
     ) -> Tensor:
-        """States (B, U, D) of the receivers after the layer; arguments as of :class:`LatentAttention`."""
+        """States (B, U, D) of the receivers after the layer; arguments as in :class:`LatentAttention`."""
         states = self.latent_attention(receivers, senders, receiver_codes, sender_codes, distance, noise)
         return self.ffn(states, receiver_codes, noise)

@@ -1,4 +1,4 @@
-"""Fully connected layers that a latent's code modulates (specification nac.md 2.1, 2.2)."""
+"""Fully connected layers modulated by a latent's code (specification nac.md 2.1, 2.2)."""
 
 import math
 
@@ -21,7 +21,7 @@ class ModFC(nn.Module):
     code_dim
         Width K of a code.
     bias
-        Whether the output has a bias.
+        True if the output has a bias.
     """
 
     def __init__(self, in_features: int, out_features: int, code_dim: int, bias: bool = True):
@@ -43,7 +43,7 @@ class ModFC(nn.Module):
         return self._modulation(compute, codes, self.scale.weight, self.scale_gain)
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Map x (B, N, in) to (B, N, out) with codes (N, K), or one row of them (1, K) for all."""
+        """Map x (B, N, in) to (B, N, out) with codes (N, K), or one row of codes (1, K) for all latents."""
         return F.linear(x * self.modulation(codes), self.native_weight, self.native_bias)
 
 
@@ -66,7 +66,7 @@ class ModFFN(nn.Module):
     code_dim
         Width K of a code.
     capacity
-        Hidden width over ``dim``, rounded.
+        Ratio of the hidden width to ``dim``, rounded.
     layer_scale
         Initial value of LayerScale.
     drop_path
@@ -82,7 +82,7 @@ class ModFFN(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, states: Tensor, codes: Tensor, noise: Noise | None = None) -> Tensor:
-        """States (B, N, D) after the layer, for codes (N, K) or (1, K)."""
+        """States (B, N, D) after the layer, with codes (N, K) or (1, K)."""
         expand, activation, contract = self.ffn
 
         def branch(select: Select) -> Tensor:

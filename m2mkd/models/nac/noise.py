@@ -1,4 +1,4 @@
-"""Every random number of a forward pass, from one explicit object (specification nac.md 11)."""
+"""Random numbers of a forward pass, all from one explicit object (specification nac.md 11)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -20,21 +20,21 @@ class Noise(ABC):
 
     @abstractmethod
     def draw(self, kind: NoiseKind, shape: Sequence[int], like: Tensor) -> Tensor:
-        """The next random tensor.
+        """Draw the next random tensor.
 
         Parameters
         ----------
         kind
-            What it is for, which fixes its distribution.
+            Purpose, which determines the distribution.
         shape
-            Its shape.
+            Shape of the tensor.
         like
-            Tensor whose device and dtype it takes.
+            Tensor whose device and dtype the result has.
 
         Returns
         -------
         Tensor
-            Of ``shape``, without gradient.
+            Tensor of ``shape``, without gradient.
         """
 
     @staticmethod
@@ -44,7 +44,7 @@ class Noise(ABC):
 
     @staticmethod
     def replay(record: Iterable[tuple[NoiseKind, Tensor]]) -> "Noise":
-        """Noise that hands out recorded tensors in their order, and refuses a call of another kind or shape."""
+        """Noise that returns recorded tensors in their order, and refuses a call of another kind or shape."""
         return _Replayed(record)
 
 
@@ -77,12 +77,12 @@ class _Replayed(Noise):
 
 
 def required(noise: Noise | None) -> Noise:
-    """``noise``, which a layer cannot do without.
+    """Return ``noise``, which the layer requires.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If it is None.
     """
     if noise is None:
         raise ValueError("a forward pass in training mode draws random numbers: pass noise=Noise.from_generator(generator)")
@@ -92,7 +92,7 @@ def required(noise: Noise | None) -> Noise:
 def perturb_codes(codes: Tensor, amplitude: float, noise: Noise) -> Tensor:
     """Codes plus uniform noise on ``[-amplitude |code|, amplitude |code|]`` (specification nac.md 2.4).
 
-    The noise has no batch axis: the whole batch shares one draw. Without amplitude nothing is drawn.
+    The noise has no batch axis: the whole batch shares one draw. With amplitude 0 nothing is drawn.
     """
     if not amplitude:
         return codes
@@ -108,14 +108,14 @@ def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Selec
     states
         States (B, N, D).
     rate
-        Probability; a branch that is kept is divided by ``1 - rate``.
+        Probability; a kept branch is divided by ``1 - rate``.
     noise
         Draws one uniform number for each sample, before the branch is computed.
     branch
-        The branch (b, N, D), of those b samples that its argument selects from a tensor (B, ...).
+        Function of the branch (b, N, D), for the b samples that its argument selects from a tensor (B, ...).
     skip
-        Whether branches that are dropped are not computed; none: on a CPU. The number of the others decides shapes then, for which an
-        accelerator would have to be waited for, and at which a compiled graph would break.
+        True: dropped branches are not computed. None: as True on a CPU only, because the number of kept branches then determines
+        shapes, which would synchronise an accelerator and break a compiled graph.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def drop_path(states: Tensor, rate: float, noise: Noise, branch: Callable[[Selec
     kept = (1 - rate + uniform).floor()
     if not (_on_cpu(kept) if skip is None else skip):
         return states + branch(lambda x: x) * (kept / (1 - rate))
-    # A branch that is dropped has neither value nor gradient, and need not be computed.
+    # A dropped branch has neither value nor gradient, and need not be computed.
     survivors = kept.flatten().nonzero()[:, 0]
     if len(survivors) == len(states):
         return states.add(branch(lambda x: x), alpha=1 / (1 - rate))

@@ -6,7 +6,7 @@ from m2mkd.models.nac.noise import Noise, required
 
 
 class OutputLatentPooling(nn.Module):
-    """Average of the output latents by the softmax of their confidence, with Gumbel noise, and a linear classifier.
+    """Average of the output latents, weighted by the softmax of their confidence with Gumbel noise, and a linear classifier.
 
     Parameters
     ----------
@@ -15,7 +15,7 @@ class OutputLatentPooling(nn.Module):
     num_classes
         Number of classes.
     gumbel
-        Whether the confidence has noise where there is any.
+        True if noise is added to the confidence when there is a noise source.
     """
 
     def __init__(self, dim: int, num_classes: int, gumbel: bool = True):
@@ -25,7 +25,7 @@ class OutputLatentPooling(nn.Module):
         self.to_logits = nn.Linear(dim, num_classes)
 
     def forward(self, states: Tensor, noise: Noise | None = None) -> Tensor:
-        """Logits (B, classes) of states (B, N, D); without Gumbel noise only in evaluation."""
+        """Logits (B, classes) of states (B, N, D); the Gumbel noise may be missing only in evaluation."""
         scores = self.confidence_scorer(states).squeeze(-1)
         if self.training and self.gumbel:
             noise = required(noise)

@@ -14,7 +14,7 @@ Reduction = Literal["sum", "mean"]
 
 
 def signature_repulsion(signatures: Tensor, hinge: float, reduction: Reduction = "sum") -> Tensor:
-    """Minus the sum or mean of the distances of all pairs that are closer than ``hinge``, which pushes them apart.
+    """Negative sum or mean of the distances of all pairs closer than ``hinge``, which pushes them apart.
 
     Parameters
     ----------
@@ -23,17 +23,17 @@ def signature_repulsion(signatures: Tensor, hinge: float, reduction: Reduction =
     hinge
         Cosine distance within which two signatures repel each other.
     reduction
-        Whether the close pairs are summed, as published, or averaged.
+        Sum over the close pairs, as published, or their mean.
 
     Returns
     -------
     Tensor
-        Scalar, zero where no pair is close.
+        Scalar, zero if no pair is close.
     """
     distance = cosine_distance(signatures, signatures).tril(-1)
     close = (distance.detach() < hinge).tril(-1)
     total = (distance * close).sum()
-    # Without a close pair the released mean is not a number.
+    # Without a close pair the released mean is NaN.
     return -total if reduction == "sum" else -total / close.sum().clamp(min=1)
 
 
@@ -56,15 +56,15 @@ def block_model(nodes: int, groups: int, p_in: float, p_out: float) -> Tensor:
 def block_model_losses(links: Iterable[Tensor], target: Tensor, permutation: Permutation, clip: float | None = None) -> Tensor:
     """Sum of the block model losses of several kernels on the same signatures.
 
-    Equal link probabilities share one matching. That is exact and it is all that can be shared: the order depends on the
-    bandwidth, so that kernels whose bandwidths have parted are matched one by one. All of a circuit's start with equal ones.
+    Equal link probabilities share one matching. This is exact, and no more can be shared: the order depends on the bandwidth,
+    so kernels whose bandwidths differ are matched separately. All kernels of a circuit start with equal bandwidths.
 
     Parameters
     ----------
     links
         Link probabilities (N, N) of each kernel.
     target, permutation, clip
-        As of :func:`block_model_loss`.
+        See :func:`block_model_loss`.
 
     Returns
     -------
@@ -90,12 +90,12 @@ def block_model_loss(links: Tensor, target: Tensor, permutation: Permutation, cl
     links
         Link probabilities (N, N), symmetric.
     target
-        Those of the block model (N, N).
+        Link probabilities of the block model (N, N).
     permutation
-        ``graph``: rows and columns are permuted alike, as a graph's nodes are. ``rows``: only the rows, as released,
-        which is no relabelling of the nodes.
+        ``graph``: rows and columns are permuted alike, like a graph's nodes. ``rows``: only the rows, as released, which does
+        not relabel the nodes.
     clip
-        Squared differences below it count as this constant, and have no gradient; none: all count as they are.
+        Squared differences below it count as this constant, without gradient; None: no clipping.
 
     Returns
     -------
@@ -115,12 +115,12 @@ def _matched_loss(links: Tensor, target: Tensor, permutation: Permutation, order
 
 @torch.no_grad()
 def _match(links: Tensor, target: Tensor, permutation: Permutation) -> Tensor:
-    """Node of ``links`` for each node of ``target``."""
+    """Node of ``links`` matched to each node of ``target``."""
     return _match_graph(links, target) if permutation == "graph" else _match_rows(links, target)
 
 
 def _match_rows(links: Tensor, target: Tensor) -> Tensor:
-    """Row of ``links`` for each row of ``target``, by the Hungarian method on squared differences.
+    """Row of ``links`` matched to each row of ``target``, by the Hungarian method on squared differences.
 
     The square is expanded, so that the memory is N x N instead of N x N x N.
     """
@@ -131,10 +131,10 @@ def _match_rows(links: Tensor, target: Tensor) -> Tensor:
 
 
 def _match_graph(links: Tensor, target: Tensor) -> Tensor:
-    """Order of the nodes at which repeated matching of rows, with the columns in the order found so far, stops to improve.
+    """Order of the nodes after repeated matching of rows, with the columns in the last order, until there is no improvement.
 
-    Graph matching is a quadratic assignment; each round solves the linear one that is left when the columns are fixed. The
-    result is never worse than the given order, and need not be the best one.
+    Graph matching is a quadratic assignment; each round solves the linear assignment with fixed columns. The
+    result is never worse than the given order, but may not be the best one.
     """
     best = torch.arange(len(links), device=links.device)
     least = (links - target).square().sum()

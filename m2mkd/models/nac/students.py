@@ -1,4 +1,4 @@
-"""The modules of a NAC as they are distilled alone, between stitch layers (specification nac.md 14)."""
+"""Modules of a NAC as they are distilled alone, between stitch layers (specification nac.md 14)."""
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from m2mkd.models.nac.tokenizer import ImageTokenizer
 
 
 class NACModule(nn.Module):
-    """What the three kinds have in common: one code (1, K) for all latents, and a state (1, 1, D) for a latent that no token is.
+    """Base class of the three kinds: one code (1, K) for all latents, and a state (1, 1, D) for a latent that is not a token.
 
-    Both are constants, drawn once and kept as buffers, for the module is distilled for them. The released code draws a
-    state for each place in the batch and keeps neither; here the state is one for all samples, so that any batch will do,
+    Both are constants, drawn once and kept as buffers, because the module is distilled for them. The released code draws a
+    state for each position in the batch and saves neither; here all samples share one state, so that any batch size works,
     unless ``num_states`` asks for more.
 
     Parameters
@@ -25,9 +25,9 @@ class NACModule(nn.Module):
     state_seed
         Seed of code and state.
     has_state
-        Whether the module has a latent of its own.
+        True if the module has a latent of its own.
     num_states
-        States to draw; sample b of a batch takes state b modulo their number.
+        Number of states to draw; sample b of a batch takes state b modulo this number.
     """
 
     codes: Tensor
@@ -57,12 +57,12 @@ class ReadInModule(NACModule):
         self.post_stitch = nn.Linear(config.state_dim, stitch_width)
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Tokens (B, 1, W) of images (B, 3, S, S); it draws nothing."""
+        """Tokens (B, 1, W) of images (B, 3, S, S); no random numbers are drawn."""
         return self.post_stitch(self.read_in(self.initial(len(images)), self.tokenizer(images), self.codes))
 
 
 class MediatorModule(NACModule):
-    """Propagator whose latents are the tokens of the meta model, each attending to all."""
+    """Propagator whose latents are the tokens of the meta model; each token attends to all tokens."""
 
     def __init__(self, config: NACConfig, stitch_width: int, state_seed: int):
         super().__init__(config, state_seed, has_state=False)
@@ -102,7 +102,7 @@ def build_nac_module(
     state_seed: int,
     num_states: int = 1,
 ) -> NACModule:
-    """One module of a NAC, to be distilled alone.
+    """Build one module of a NAC, to be distilled alone.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def build_nac_module(
     stitch_width
         Width W of the meta model's tokens.
     readin_ffn_layer_scale
-        Initial value of LayerScale in the read-in's feed-forward layer; none: that of the circuit. The released code
+        Initial value of LayerScale in the read-in's feed-forward layer; None: that of the circuit. The released code
         starts the module at 1e-6.
     state_seed
         Seed of the module's constant code and state.

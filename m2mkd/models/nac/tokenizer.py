@@ -13,16 +13,16 @@ from m2mkd.errors import InputError
 
 
 def resize_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Positional grid (C, h, w) interpolated to (C, *size), bicubic and without aliasing; the same tensor where the size is the same."""
+    """Positional grid (C, h, w) interpolated to (C, *size), bicubic with antialiasing; the same tensor if the size is equal."""
     if grid.shape[1:] == size:
         return grid
     return F.interpolate(grid[None], size, mode="bicubic", antialias=True)[0]
 
 
 def resize_grids(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """State dict whose positional grids have the size of those of ``model``, which was built for another image size.
+    """State dict with its positional grids resized to those of ``model``, which was built for another image size.
 
-    The other tensors stay as they are, and ``model`` is not changed.
+    The other tensors are unchanged, and so is ``model``.
     """
     own = model.state_dict()
     resized = dict(state)
@@ -34,7 +34,7 @@ def resize_grids(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 class Backbone(nn.Sequential):
-    """ConvNeXt without final norm and head: a patchify stem and stages of timm's, cut to any number.
+    """ConvNeXt without final norm and head: a patchify stem and any number of timm's stages.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Backbone(nn.Sequential):
 
 
 class ImageTokenizer(nn.Module):
-    """Features of the backbone beside a learned positional grid, as a sequence of tokens.
+    """Features of the backbone concatenated with a learned positional grid, as a sequence of tokens.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Names of tensors: those of this package, and those under which released files hold them (specifications nac.md 12, vmoe.md 3)."""
+"""Names of tensors: those of this package, and those of released files (specifications nac.md 12, vmoe.md 3)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 def network_sources(config: ViTConfig | VMoEConfig | NACConfig, name: str, shape: Shape) -> tuple[Source, ...]:
-    """Where a released file of a whole network holds our tensor ``name``."""
+    """Sources in a released file of a whole network for our tensor ``name``."""
     if isinstance(config, NACConfig):
         return nac.nac_sources(name, shape, whole=True)
     return vit.vit_sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoEConfig) else ())
@@ -24,9 +24,9 @@ def network_sources(config: ViTConfig | VMoEConfig | NACConfig, name: str, shape
 def renamed(
     config: ViTConfig | VMoEConfig | NACConfig, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]
 ) -> dict[str, "Tensor"]:
-    """Tensors for a whole network under its names, from released ones or its own, of whatever shape.
+    """Tensors of a whole network under its own names, from released or own names, with any shapes.
 
-    What is missing or left over is the affair of whoever loads the state.
+    Missing and surplus tensors are left to the caller that loads the state.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def renamed(
     shapes
         Shapes of its tensors, by its names.
     released
-        Tensors by any names.
+        Tensors by released or own names.
 
     Raises
     ------
@@ -45,5 +45,5 @@ def renamed(
     wanted = {name: (*network_sources(config, name, shape), Source((name,), shape)) for name, shape in shapes.items()}
     state = rename(wanted, released)
     if shapes.keys().isdisjoint(state):
-        raise InputError(f"state dict has {next(iter(released), 'nothing')}, and no tensor of a {config.family}; give that of one")
+        raise InputError(f"state dict has {next(iter(released), 'nothing')}, but no tensor of a {config.family}; give its state dict")
     return state

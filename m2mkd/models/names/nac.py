@@ -16,16 +16,16 @@ _COMMON = (
     (r"^layer\.", ""),
 )
 MODULE_CONSTANTS = ("codes", "states")
-"""Buffers of a module that the released file loses; it may hold them all the same."""
+"""Buffers of a module that the released files usually do not contain."""
 
 
 def released_name(name: str, *, whole: bool) -> str:
-    """Released name of a tensor of :class:`~m2mkd.models.nac.circuit.NAC`, or, unless ``whole``, of a module of it."""
+    """Released name of a tensor of :class:`~m2mkd.models.nac.circuit.NAC`, or, unless ``whole``, of one of its modules."""
     for pattern, replacement in (*(_CIRCUIT if whole else ()), *_COMMON):
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def nac_sources(name: str, shape: tuple[int, ...], *, whole: bool) -> tuple[Source, ...]:
-    """Where a released file holds our tensor ``name``."""
+    """Sources in a released file for our tensor ``name``."""
     return (Source((released_name(name, whole=whole),), shape),)

@@ -1,4 +1,4 @@
-"""Released tensors gathered into ours, every one of them accounted for."""
+"""Gathering of released tensors into ours; every released tensor is accounted for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """One way in which a released file holds a tensor: as one, or in pieces that are joined along the first axis."""
+    """Form in which a released file may hold a tensor: as one, or in pieces that are joined along the first axis."""
 
     names: tuple[str, ...]
     """Released names of the pieces."""
@@ -26,12 +26,12 @@ def gather(wanted: Mapping[str, Sequence[Source]], released: Mapping[str, "Tenso
     Parameters
     ----------
     wanted
-        Ways in which the state may hold each tensor, by our name. The first that it uses is taken; that a tensor stands
-        there under several names is no fault.
+        Possible sources of each tensor, by our name. The first one in the state is used; a tensor may also be there under
+        several names.
     released
         Tensors by their released names.
     what
-        What errors call the state.
+        Name of the state in errors.
 
     Returns
     -------
@@ -41,14 +41,12 @@ def gather(wanted: Mapping[str, Sequence[Source]], released: Mapping[str, "Tenso
     Raises
     ------
     InputError
-        If a tensor is missing, left over or of another shape; names the first, and the shape that was expected.
+        If a tensor is missing, left over or of another shape; names the first one and its expected shape.
     """
     chosen = {name: next((way for way in ways if not released.keys().isdisjoint(way.names)), ways[0]) for name, ways in wanted.items()}
     if missing := [(piece, way.shape) for way in chosen.values() for piece in way.names if piece not in released]:
         name, shape = missing[0]
-        raise InputError(
-            f"{what} lacks {name} of shape {shape}{_more(missing)}; is this the right kind, and the configuration of the file?"
-        )
+        raise InputError(f"{what} lacks {name} of shape {shape}{_more(missing)}; correct the kind or the configuration")
     for way in chosen.values():
         for name in way.names:
             if tuple(released[name].shape) != way.shape:
@@ -64,7 +62,7 @@ def gather(wanted: Mapping[str, Sequence[Source]], released: Mapping[str, "Tenso
 
 
 def rename(wanted: Mapping[str, Sequence[Source]], released: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The wanted tensors that are there, of whatever shape, and under their own names those that nobody knows."""
+    """Wanted tensors that exist, with any shapes, and unknown tensors under their own names."""
     chosen = {name: next((way for way in ways if released.keys() >= set(way.names)), None) for name, ways in wanted.items()}
     known = {name for ways in wanted.values() for way in ways for name in way.names}
     unknown = {name: tensor for name, tensor in released.items() if name not in known}

@@ -1,6 +1,6 @@
 """Names of the released ViT, V-MoE and their stages (specification vmoe.md 3.2).
 
-A released file holds each tensor under its name in the flat network and under its stage's, or under one of them; experts are
+A released file holds each tensor under its name in the flat network, under its stage's name, or under both; experts are
 one module each, or fused.
 """
 
@@ -17,12 +17,12 @@ _LAYERS = {"fc1": "htoh4", "fc2": "h4toh"}
 
 
 def vit_sources(name: str, shape: tuple[int, ...], depths: Sequence[int], moe: Sequence[int] = ()) -> tuple[Source, ...]:
-    """Where a released file holds our tensor ``name`` of a network in stages.
+    """Sources in a released file for our tensor ``name`` of a staged network.
 
     Parameters
     ----------
     name, shape
-        Of the tensor here, ``stages.i.*``.
+        Name and shape of the tensor here, ``stages.i.*``.
     depths
         Blocks in each stage.
     moe
@@ -41,16 +41,16 @@ def vit_sources(name: str, shape: tuple[int, ...], depths: Sequence[int], moe: S
 
 
 def stage_sources(name: str, shape: tuple[int, ...], blocks: int, moe: Sequence[int] = ()) -> tuple[Source, ...]:
-    """Where a stage-local state holds our tensor ``name``.
+    """Sources in a stage-local state for our tensor ``name``.
 
     Parameters
     ----------
     name, shape
-        Of the tensor here, in the stage.
+        Name and shape of the tensor here, in the stage.
     blocks
         Number of the stage's blocks.
     moe
-        Those with experts, counted in the stage.
+        Positions in the stage of the blocks with experts.
     """
     if name.startswith("pre_stitch."):
         return (Source((f"blocks.0.{name}",), shape),)
@@ -70,5 +70,5 @@ def stage_sources(name: str, shape: tuple[int, ...], blocks: int, moe: Sequence[
 
 
 def _shifted(name: str, start: int) -> str:
-    """The name with its block counted from the network's first."""
+    """Name with its block counted from the network's first block."""
     return _BLOCK.sub(lambda block: f"blocks.{int(block[1]) + start}.{block[2]}", name)

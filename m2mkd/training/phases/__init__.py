@@ -1,1 +1,1 @@
-"""One file a phase: what trains, what is frozen, which loss. Each has ``run(job) -> Outcome``."""
+"""Phases, one per file: trained parts, frozen parts and loss. Each has ``run(job) -> Outcome``."""

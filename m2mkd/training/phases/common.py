@@ -1,4 +1,4 @@
-"""What the training phases share: opening the data and starting the loop."""
+"""Common parts of the training phases: opening the data and starting the loop."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,9 +17,9 @@ from m2mkd.training.job import Job
 from m2mkd.training.loop import Task, Trainee, fit
 
 RELEASED_PROCESSES = 8
-"""Processes of a published run, among which a recipe's global batch is divided."""
+"""Number of processes of a published run, among which a recipe's global batch is divided."""
 RELEASED_VAL_FACTOR = 1.5
-"""Images that the released trainer of NACs measures at a time, over those that it trains on (configs/nac_*_config.yml)."""
+"""Ratio of the images that the released trainer of NACs measures at a time to those it trains on (configs/nac_*_config.yml)."""
 
 
 def train(job: Job[Any], task: Task, data: Data, recipe: Recipe) -> dict[str, float]:
@@ -31,7 +31,7 @@ def train(job: Job[Any], task: Task, data: Data, recipe: Recipe) -> dict[str, fl
 
 
 def train_together(jobs: Sequence[Job[Any]], tasks: Sequence[Task], data: Data, recipe: Recipe) -> list[dict[str, float]]:
-    """Train tasks of one phase and seed in lock step, each with the result that `train` gives it alone."""
+    """Train tasks of one phase and seed in lock step, each with the result of training it alone with `train`."""
     pack = jobs[0].pack(data)
     split = pack.split("train")
     share = stratified_share(split.labels, recipe.train_share, ("share", data.name))
@@ -54,15 +54,15 @@ def train_on(
     Parameters
     ----------
     jobs, tasks, recipe
-        What is trained, and how; all jobs are of one phase and seed.
+        Tasks to train, and the recipe; all jobs have the same phase and seed.
     train, indices
-        Images and labels, and which of them are used.
+        Images and labels, and the indices of those that are used.
     val
-        What is measured on.
+        Split to measure on.
     data
-        Names the stream.
+        Data set that names the stream.
     classes
-        Number of classes; none: all of the data set's.
+        Number of classes; None: all classes of the data set.
     """
     job, machine = jobs[0], jobs[0].machine()
     if job.config.compat.get("clip_in_fp32") == "ignored" and recipe.precision == "fp32":
@@ -80,30 +80,30 @@ def train_on(
 
 
 def released_batch(global_batch: int | None) -> int:
-    """Images of one process of the released code, which trains and validates in such batches (accumulation aside).
+    """Batch size of one process of the released code, for training and validation (ignoring accumulation).
 
-    Of an imported model the global batch is not known; then it is that of the published fine-tuning, 1024.
+    For an imported model the global batch is unknown; it is then that of the published fine-tuning, 1024.
     """
     return max(1, (global_batch or 1024) // RELEASED_PROCESSES)
 
 
 def measured_subset(config: Phase, split: Split, batch: int) -> Split:
-    """Images that are measured: all of them, or as released those that fill batches of ``batch``."""
+    """Images to measure: all of them, or, as released, those that fill batches of ``batch``."""
     return whole_batches(split, batch) if config.compat.get("val_remainder") == "dropped" else split
 
 
 def meter(config: Phase, batch: float, processes: int) -> Meter | None:
-    """How the accuracy of single images is reported: none for their mean, or as released, where batches of ``batch`` images matter."""
+    """Way to report accuracy: None for the mean over images, or, as released, one in which batches of ``batch`` images matter."""
     if config.compat.get("accuracy_meter") != "twice":
         return None
     return partial(twice_counted, batch=max(1, round(batch)), processes=processes)
 
 
 def late_schedule(config: Phase) -> bool:
-    """Whether the learning rate lags one epoch behind, as released."""
+    """True if the learning rate lags one epoch behind, as released."""
     return config.compat.get("schedule_offset") == "late"
 
 
 def kl_norm(config: Phase) -> Literal["batch", "numel"]:
-    """What the KL term is divided by."""
+    """Divisor of the KL term."""
     return "numel" if config.compat.get("kl_norm") == "numel" else "batch"

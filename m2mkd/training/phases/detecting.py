@@ -1,4 +1,4 @@
-"""What the phases of detectors share: how one is built, what it finds, and what that comes to."""
+"""Common parts of the detector phases: building a detector, its predictions, and their measurement."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -19,18 +19,18 @@ from m2mkd.study.phases import EvaluateDetector, TrainDetector
 
 KINDS_OF_AP: tuple[Kind, ...] = ("boxes", "masks")
 RELEASED_EDGES = 800, 1333
-"""Pixels of the shorter side in the released evaluation, and the most of the longer one."""
+"""Shorter side in pixels in the released evaluation, and the maximum of the longer side."""
 FOLLOWED = ("AP", "AP50", "AP75")
-"""Numbers that are in the learning curves."""
+"""Names of the measurements in the learning curves."""
 
 
 def detector_of(config: TrainDetector | EvaluateDetector, drop_path: float = 0.0) -> Detector:
-    """A detector with initial weights from torch's global generator."""
+    """Detector with initial weights from torch's global generator."""
     return build_detector(config.model, num_classes=config.data.classes, drop_path=drop_path, compat=config.compat)
 
 
 def detected(detector: Detector, batches: Iterable[DetectionEvalBatch], device: torch.device) -> Iterator[Predictions]:
-    """What a detector in evaluation mode finds in each image, in pixels of the image as it was annotated."""
+    """Predictions of a detector in evaluation mode for each image, in pixels of the annotated image."""
     for batch in batches:
         images = [image.to(device) for image in batch.images]
         for image, found, size, index in zip(images, detector.predict(images), batch.sizes, batch.ids.tolist(), strict=True):
@@ -48,8 +48,8 @@ def precision_of(truth: Sequence[Truth], found: Sequence[Predictions], classes: 
 def measure_detector(detector: Detector, pack: Pack, device: torch.device) -> dict[str, Any]:
     """Average precision on the validation split of a prepared set.
 
-    A released detector sees BGR, and the corner of an image whose shorter side has 800 pixels, as in its own evaluation; any other sees the
-    whole image in its square.
+    A released detector sees BGR and, as in its own evaluation, the corner of an image whose shorter side has 800 pixels; any other
+    detector sees the whole image in its square.
 
     Raises
     ------
@@ -68,19 +68,19 @@ def measure_detector(detector: Detector, pack: Pack, device: torch.device) -> di
 
 
 class Validation:
-    """What a detector comes to on a validation set while it trains.
+    """Measurement of a detector on a validation set during training.
 
     Parameters
     ----------
     detector, split, classes, device
-        What is measured, on what, the names of its classes, and where.
+        Detector, validation split, names of its classes, and device.
     """
 
     def __init__(self, detector: Detector, split: DetectionSplit, classes: Sequence[str], device: torch.device):
         self.detector, self.split, self.classes, self.device = detector, split, classes, device
 
     def __call__(self, batches: Iterable[Any], ranks: Ranks) -> dict[str, float]:
-        """Numbers of all ranks' batches, of which each has its own; those that there are no instances for are left out."""
+        """Measurements over the batches of all ranks; those without instances are left out."""
         shares = ranks.all_gather(list(detected(self.detector, batches, self.device)))
         found = sorted((one for share in shares for one in share), key=lambda one: one.image)
         measured = precision_of(truth_of(self.split), found, self.classes)

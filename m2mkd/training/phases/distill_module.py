@@ -1,4 +1,4 @@
-"""m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there (specification vmoe.md 5)."""
+"""m2mKD: one student module replaces the meta stage, taught by labels and by the hybrid with the teacher module (vmoe.md 5)."""
 
 from collections.abc import Sequence
 
@@ -24,9 +24,9 @@ def run(job: Job[DistillModule]) -> Outcome:
 
 
 def run_together(jobs: Sequence[Job[DistillModule]]) -> list[Outcome]:
-    """Train several modules of one student in lock step, each to the result that it has alone.
+    """Train several modules of one student in lock step, each with the same result as alone.
 
-    They share the batches and the meta model, of whose first stages each runs once a batch where the modules come in ascending order.
+    They share the batches and the meta model; with modules in ascending order, each of its first stages runs once per batch.
     """
     config = jobs[0].config
     meta = StagedViT(config.meta, image_size=config.data.image_size, num_classes=config.data.classes)

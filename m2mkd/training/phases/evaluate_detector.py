@@ -16,13 +16,13 @@ from m2mkd.training.job import Job, Outcome
 from m2mkd.training.phases.detecting import detected, detector_of, precision_of
 
 CURVES_AT = (0.5, 0.75)
-"""Overlaps at which precision over recall is kept."""
+"""Overlaps for which the precision-recall curve is kept."""
 EXAMPLES = 8
-"""Images whose detections are kept, to be drawn beside the truth."""
+"""Number of images whose detections are kept, to be drawn next to the truth."""
 CERTAIN = 0.5
-"""Least score of a detection that is kept there."""
+"""Minimum score of a kept detection."""
 DIGITS = 5
-"""Of what is only drawn."""
+"""Decimal digits of values that are only drawn."""
 
 
 def run(job: Job[EvaluateDetector]) -> Outcome:
@@ -60,7 +60,7 @@ def _curves(measured: AveragePrecision) -> dict[str, list[float]]:
 
 
 def _example(found: Predictions, split: DetectionSplit) -> dict[str, Any]:
-    """An image, by its place in the set, and what is surely found in it."""
+    """Image, by its index in the set, with its most certain detections."""
     scores: Sequence[float] = np.asarray(found.scores, np.float64).round(DIGITS).tolist()
     kept = [place for place, score in enumerate(scores) if score >= CERTAIN]
     boxes = np.asarray(found.boxes, np.float64).round(2).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""Weights of others as the output of a run, so that what builds on them knows no difference."""
+"""Third-party weights as the output of a run, so that runs that build on them see no difference."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ from m2mkd.upstream.description import Description
 from m2mkd.upstream.imported import open_weights
 
 ONLY_IN_TRAINING = {"graph", "temperature", "code_noise", "layer_scale", "drop_path", "hinge", "graph_weight", "block_model_weight"}
-"""Fields of a NAC that change nothing of a trained one in evaluation."""
+"""Fields of a NAC that have no effect on a trained one in evaluation."""
 OF_THE_WHOLE = {"depths", "moe_blocks", "stitch", "latents", "iterations", "signature_dim", "truncation"}
-"""Fields that a single module does not tell; the shapes of its tensors are compared all the same."""
+"""Fields that a single module does not determine; the shapes of its tensors are compared nevertheless."""
 
 
 def run(job: Job[ImportWeights]) -> Outcome:
-    """Check that the file holds what is wanted, and take its weights.
+    """Check that the file matches the configuration, and take its weights.
 
     Raises
     ------
     InputError
-        If it is of another kind, architecture, size or shape, or has changed since the workflow was planned.
+        If its kind, architecture, size or shapes differ, or it has changed since the workflow was planned.
     """
     config, path = job.config, Path(job.config.file)
     found = open_weights(path, None, None)
@@ -44,11 +44,11 @@ def run(job: Job[ImportWeights]) -> Outcome:
 
 
 def check_description(found: Description, config: ImportWeights) -> None:
-    """Raise `InputError` unless a file holds what is wanted, as far as its header tells."""
+    """Raise `InputError` if a file's header does not match the configuration."""
 
     def refuse(what: str, there: object, here: object) -> None:
         if there != here:
-            raise InputError(f"{config.file}: {what} is {there} there, but {here} is wanted; import another file, or change the model")
+            raise InputError(f"{config.file}: {what} is {there}, but {here} is expected; import another file, or change the model")
 
     wanted, index = config.model, config.index
     first, last = index in (None, 0), index in (None, wanted.modules - 1)

@@ -1,4 +1,4 @@
-"""MT: one teacher module in the place of its meta stage, the rest of the meta model frozen (specification vmoe.md 5)."""
+"""MT: one teacher module replaces its meta stage, with the rest of the meta model frozen (specification vmoe.md 5)."""
 
 from typing import cast
 

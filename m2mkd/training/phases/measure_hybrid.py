@@ -1,4 +1,4 @@
-"""Each hybrid of meta model and teacher module, measured before a student is taught by it (specification vmoe.md 5)."""
+"""Accuracy of each hybrid of meta model and teacher module, measured before it teaches a student (specification vmoe.md 5)."""
 
 from m2mkd.data.stream import eval_batches
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix

@@ -1,4 +1,4 @@
-"""One stage of the fine-tuned teacher as a file of its own (specification vmoe.md 3.1). It moves tensors and needs no torch."""
+"""Separate file for one stage of the fine-tuned teacher (specification vmoe.md 3.1). It moves tensors and needs no torch."""
 
 from safetensors.numpy import load_file
 

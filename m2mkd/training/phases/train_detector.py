@@ -1,4 +1,4 @@
-"""A detector and segmenter on a V-MoE, from random weights or from a student's (specification detection.md 3.6)."""
+"""Detector and segmenter on a V-MoE, from random weights or from a student's (specification detection.md 3.6)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -21,13 +21,13 @@ from m2mkd.training.loop import Task, Trainee, fit
 from m2mkd.training.phases.detecting import Validation, detector_of
 
 FVCORE_SLACK = 1e-6
-"""Share of the training that the published schedule is early."""
+"""Share of the training by which the published schedule is early."""
 
 
 def run(job: Job[TrainDetector]) -> Outcome:
-    """Train the detector; what the student does not bring starts as it would from scratch, in every variant.
+    """Train the detector; weights that the student does not provide start as from scratch, in every variant.
 
-    Each image's loss counts alike, and what is drawn for it depends on no other image, so that a batch may be divided in any way.
+    Each image has the same weight in the loss, and its random draws depend on no other image, so a batch may be divided in any way.
     """
     config, machine = job.config, job.machine()
     recipe = config.recipe

@@ -25,7 +25,7 @@ from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import late_schedule, measured_subset, meter, train_on
 
 PROBE_PROCESSES = 4
-"""Processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""
+"""Number of processes among which the released trainer of NACs divides an episode (supervised.py:206-207)."""
 
 
 def run(job: Job[TrainProbe]) -> Outcome:
@@ -57,9 +57,9 @@ def run(job: Job[TrainProbe]) -> Outcome:
 
 
 def over_episodes(measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Means of what was measured in each of several episodes; and under ``episodes`` the accuracy of each, with the 95 % interval.
+    """Means of the measurements over several episodes; and under ``episodes`` the accuracy of each, with the 95 % interval.
 
-    The interval (Student's t) is about classes and images drawn; that over seeds is about training.
+    This interval (Student's t) is about the drawn classes and images; the one over seeds is about training.
     """
     values = [one["val_top1"] for one in measured]
     summary = summarise(values)
@@ -68,7 +68,7 @@ def over_episodes(measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _work_of(job: Job[TrainProbe], number: int) -> Job[TrainProbe]:
-    """A job with a work folder of its own for one of the later episodes; the curves that are published are those of the first."""
+    """Job with its own work folder for one of the later episodes; the published curves are those of the first."""
     return replace(job, work=job.work / f"episode-{number}", title=f"{job.title}, episode {number + 1}")
 
 
@@ -88,7 +88,7 @@ def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split
     val = drawn.subset(train if from_train else val, drawn.val)
     # The whole episode is one batch, as published.
     recipe = config.recipe.model_copy(update={"batch_size": len(shots)})
-    # The head alone switches between training and evaluation where the features are frozen for good.
+    # If the features are permanently frozen, only the head switches between training and evaluation.
     frozen = config.compat.get("probe_backbone") == "eval"
     if frozen:
         student.to(job.machine().device).eval()

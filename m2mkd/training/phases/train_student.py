@@ -1,4 +1,4 @@
-"""The assembled student, end to end (specification vmoe.md 5, nac.md 13 and 15)."""
+"""Assembled student, trained end to end (specification vmoe.md 5, nac.md 13 and 15)."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from m2mkd.training.phases.common import kl_norm, late_schedule, train
 
 
 def run(job: Job[TrainStudent]) -> Outcome:
-    """Train the student; what no distilled module brings starts as it would from scratch, in every variant."""
+    """Train the student; weights that no distilled module provides start as from scratch, in every variant."""
     config = job.config
     with forked_rng("init", "student", config.student.family, job.seed):
         student = build_student(
@@ -74,7 +74,7 @@ def _load_modules(job: Job[TrainStudent], student: VMoE | NAC) -> None:
     only = job.config.load_modules
     modules = job.modules("modules", range(job.config.student.modules) if only is None else only)
     if isinstance(student, NAC):
-        # The positional grid and the classifier fit only where modules and student see the same set at the same size.
+        # The positional grid and the classifier fit only if modules and student see the same set at the same size.
         scorer: Any = job.config.compat.get("scorer_transfer", "fresh")
         same_geometry = job.config.module_data == job.config.data
         transfer_modules(student, list(modules.values()), same_geometry=same_geometry, scorer=scorer, only=only)

@@ -243,5 +243,5 @@ def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert choose_device("cuda", Ranks(6, 8)) == torch.device("cuda:2")
-    with pytest.raises(InputError, match="--device cuda:3: each of 8 ranks has a GPU of its own"):
+    with pytest.raises(InputError, match="--device cuda:3: each of 8 ranks needs its own GPU"):
         choose_device("cuda:3", Ranks(6, 8))

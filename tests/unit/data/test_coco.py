@@ -203,7 +203,9 @@ def test_a_damaged_set_is_one_line(raw: Path):
     for damage in (lines[:9].replace(b"id", b"di") + lines[9:], lines[:3] + b"#" + lines[4:]):
         whole.path.write_bytes(damage)
         split = detection_split(open_pack(folder, verify="never"), "train")
-        with pytest.raises(InputError, match=r"train\.annotations\.jsonl is damaged: its line 1 holds no instances .*; remove packed/key"):
+        with pytest.raises(
+            InputError, match=r"train\.annotations\.jsonl is damaged: its line 1 does not hold instances .*; remove packed/key"
+        ):
             split.sample(0)
     for wrong in (starts[::-1], np.minimum(starts, 5), starts + 1):
         np.save(folder / "train.starts.npy", wrong)
@@ -290,7 +292,7 @@ def test_a_contact_sheet_shows_images_of_every_split(mini):
 
 
 def test_a_set_of_the_other_kind_is_refused(mini, raw: Path):
-    with pytest.raises(InputError, match="have boxes in place of a label; name a set for classification"):
+    with pytest.raises(InputError, match="have boxes instead of labels; name a set for classification"):
         mini.split("train")
     with pytest.raises(InputError, match="has no split 'test'; it has train, val"):
         detection_split(mini, "test")

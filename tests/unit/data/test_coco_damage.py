@@ -38,12 +38,12 @@ def without(kind: str, number: int, field: str) -> dict[str, Any]:
 
 
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown image": (last(image_id=999), "annotation 17: image_id 999 is the id of no image"),
-    "unknown category": (last(category_id=2), "annotation 17: category_id 2 is the id of no category"),
-    "unknown file": (train(lambda found: found["images"].append(record(8))), r"image 8: train2017/000000000008\.jpg is in no archive"),
+    "unknown image": (last(image_id=999), "annotation 17: image_id 999 is not the id of an image"),
+    "unknown category": (last(category_id=2), "annotation 17: category_id 2 is not the id of a category"),
+    "unknown file": (train(lambda found: found["images"].append(record(8))), r"image 8: train2017/000000000008\.jpg is not in any archive"),
     "file out of the folder": (
         train(lambda found: found["images"].append(record(8, file_name="../val2017/000000000011.jpg"))),
-        r"image 8: .* is in no archive",
+        r"image 8: .* is not in any archive",
     ),
     "box outside": (last(bbox=[45.0, 5.0, 10.0, 10.0]), r"annotation 17: bbox reaches from 45, 5 to 55, 15, out of image 7 of 40 x 30"),
     "box partly outside": (last(bbox=[10.0, 5.0, 10.0, 27.0]), "annotation 17: bbox reaches .* out of image 7"),
@@ -51,7 +51,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "box of a negative size": (last(bbox=[10.0, 5.0, -4.0, 10.0]), r"annotation 17: bbox has a negative size, -4\.0 x 10\.0"),
     "box of three numbers": (last(bbox=[10.0, 5.0, 4.0]), "annotation 17: bbox: list should have at least 4 items"),
     "box of texts": (last(bbox=["10", 5, 4, 4]), "annotation 17: bbox.0: input should be a valid number, but it is '10'"),
-    "box that is no list": (last(bbox=None), "annotation 17: bbox: input should be a valid list, but it is None"),
+    "box that is not a list": (last(bbox=None), "annotation 17: bbox: input should be a valid list, but it is None"),
     "NaN in a box": (last(bbox=[10.0, float("nan"), 4.0, 4.0]), "annotation 17: bbox.1: input should be a finite number, but it is nan"),
     "infinite area": (last(area=float("inf")), "annotation 17: area: input should be a finite number"),
     "negative area": (last(area=-1.0), "annotation 17: area: input should be greater than or equal to 0"),
@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "NaN in a polygon": (last(segmentation=[[*SQUARE, 5.0, float("nan")]]), r"segmentation\.0\.9: input should be a finite number"),
     "polygon of points": (last(segmentation=[[[10, 5], [20, 5], [20, 15]]]), r"segmentation\.0\.0: input should be a valid number"),
     "segmentation that is text": (last(segmentation="none"), "annotation 17: segmentation: input should be a valid list"),
-    "crowd with polygons": (last(iscrowd=1), "annotation 17: is a crowd with polygons, which has to have run lengths"),
+    "crowd with polygons": (last(iscrowd=1), "annotation 17: is a crowd with polygons, but crowds need run lengths"),
     "crowd that is neither yes nor no": (last(iscrowd=2), "annotation 17: iscrowd: input should be less than or equal to 1"),
     "run lengths of another size": (
         last(iscrowd=1, segmentation=runs(60, 30, HEIGHT, WIDTH)),
@@ -70,34 +70,37 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "run lengths that are too short": (
         last(segmentation=runs(60, 30) | {"counts": [60, 30, 9]}),
-        r"annotation 17: segmentation\.counts are of 99 pixels, but image 7 has 1200",
+        r"annotation 17: segmentation\.counts cover 99 pixels, but image 7 has 1200",
     ),
     "negative run length": (last(segmentation=runs(60, -30)), r"segmentation\.counts\.1: input should be greater than or equal to 0"),
-    "run lengths of a text cut off": (last(segmentation={"size": [30, 40], "counts": "l1no"}), "annotation 17: .* are no run lengths"),
-    "run lengths of a strange text": (last(segmentation={"size": [30, 40], "counts": "l1 é"}), "annotation 17: .* are no run lengths"),
-    "run lengths of a negative text": (last(segmentation={"size": [30, 40], "counts": "N`U1"}), r"17: segmentation\.counts are of"),
+    "run lengths of a text cut off": (last(segmentation={"size": [30, 40], "counts": "l1no"}), "annotation 17: .* are not run lengths"),
+    "run lengths of a strange text": (last(segmentation={"size": [30, 40], "counts": "l1 é"}), "annotation 17: .* are not run lengths"),
+    "run lengths of a negative text": (last(segmentation={"size": [30, 40], "counts": "N`U1"}), r"17: segmentation\.counts cover"),
     "run lengths without a size": (last(segmentation={"counts": [1200]}), r"annotation 17: segmentation\.size is missing"),
     "annotation without an image": (without("annotations", 1, "image_id"), "annotation 102: image_id is missing"),
     "annotation without an id": (without("annotations", 1, "id"), r"annotations\[1\]: id is missing"),
-    "annotation that is a list": (train(lambda found: found["annotations"].append([1, 2])), r"annotations\[4\]: is no object but \[1, 2\]"),
+    "annotation that is a list": (
+        train(lambda found: found["annotations"].append([1, 2])),
+        r"annotations\[4\]: is not an object but \[1, 2\]",
+    ),
     "id that is text": (last(id="17"), r"annotations\[4\]: id: input should be a valid integer, but it is '17'"),
     "id that is beyond all bounds": (last(id=10**30), "id: input should be less than"),
-    "annotation that stands twice": (last(id=101), "annotation 101: its id is there twice"),
+    "annotation that stands twice": (last(id=101), "annotation 101: its id is not unique"),
     "image that stands twice": (
         train(lambda found: found["images"].append(record(7, file_name="x.jpg"))),
-        "image 7: its id is there twice",
+        "image 7: its id is not unique",
     ),
     "file that stands twice": (
         train(lambda found: found["images"].append(record(8, file_name="000000000007.jpg"))),
-        r"image 8: file_name 000000000007\.jpg is that of another image too",
+        r"image 8: file_name 000000000007\.jpg is also that of another image",
     ),
     "category that stands twice": (
         train(lambda found: found["categories"].append({"id": 13, "name": "sign"})),
-        "category 13: its id is there twice",
+        "category 13: its id is not unique",
     ),
     "name of two categories": (
         train(lambda found: found["categories"].append({"id": 14, "name": "person"})),
-        "category 14: name 'person' is that of another category too",
+        "category 14: name 'person' is also that of another category",
     ),
     "category without a name": (without("categories", 1, "name"), "category 1: name is missing"),
     "image without a height": (without("images", 0, "height"), "image 7: height is missing"),
@@ -110,7 +113,10 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
         train(lambda found: found["images"][2].update(height=31)),
         r"train2017/000000000005\.jpg has 40 x 30 pixels, but image 5 is annotated as 40 x 31",
     ),
-    "other categories in val": (train(lambda found: found["categories"].pop(2)), "annotation 103: category_id 13 is the id of no category"),
+    "other categories in val": (
+        train(lambda found: found["categories"].pop(2)),
+        "annotation 103: category_id 13 is not the id of a category",
+    ),
     "other names in val": (
         train(lambda found: found["categories"][2].update(name="sign")),
         "the categories of train and val differ",
@@ -118,21 +124,21 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "no images": (train(lambda found: found.pop("images")), "holds no images"),
     "no annotations": (train(lambda found: found["annotations"].clear()), "holds no annotations"),
     "no categories": (train(lambda found: found.pop("categories")), "holds no categories"),
-    "images that are no list": (train(lambda found: found.update(images={"7": {}})), "'images' is no list"),
+    "images that are no list": (train(lambda found: found.update(images={"7": {}})), "'images' is not a list"),
     "truncated JSON": (text(lambda found: found[: found.index('"categories"') - 40]), r"annotations\[3\] is damaged or cut off"),
     "JSON cut off between items": (
         text(lambda found: found[: found.index(', {"id": 102')]),
-        "ends before the end of 'annotations', behind its 1 items",
+        "ends before the end of 'annotations', after its 1 items",
     ),
-    "JSON without its end": (text(lambda found: found[:-1]), "ends before the end of the object, behind 'categories'"),
+    "JSON without its end": (text(lambda found: found[:-1]), "ends before the end of the object, after 'categories'"),
     "JSON with a hole": (
         text(lambda found: found.replace('"bbox": ', '"bbox" ', 1)),
         r"annotations\[0\] is damaged or cut off \(Expecting ':'",
     ),
-    "JSON that goes on": (text(lambda found: found + "{}"), "goes on with '{' behind the end of the object"),
-    "a list of annotations": (train(lambda found: json.dumps(found["annotations"])), "'\\[' where the beginning of an object should be"),
+    "JSON that goes on": (text(lambda found: found + "{}"), "has '{' after the end of the object"),
+    "a list of annotations": (train(lambda found: json.dumps(found["annotations"])), "'\\[' instead of the beginning of an object"),
     "an empty file": (train(lambda found: ""), "ends before the beginning of an object"),
-    "no JSON": (train(lambda found: "<html>not found</html>"), "'<' where the beginning of an object should be"),
+    "no JSON": (train(lambda found: "<html>not found</html>"), "'<' instead of the beginning of an object"),
     "nests without end": (train(lambda found: '{"annotations": [' + "[" * 100_000), r"annotations\[0\] is damaged or cut off"),
 }
 
@@ -154,9 +160,9 @@ def test_there_are_more_than_fifteen_kinds():
 
 
 FILES: dict[str, tuple[dict[str, bytes | None], str]] = {
-    "image that is cut off": ({"train2017/000000000003.jpg": photograph(3)[:500]}, r"train2017/000000000003\.jpg is no whole image"),
+    "image that is cut off": ({"train2017/000000000003.jpg": photograph(3)[:500]}, r"train2017/000000000003\.jpg is not a complete image"),
     "image that is empty": ({"train2017/000000000003.jpg": b""}, r"000000000003\.jpg is empty"),
-    "image that is absent": ({"val2017/000000000011.jpg": None}, r"image 11: val2017/000000000011\.jpg is in no archive"),
+    "image that is absent": ({"val2017/000000000011.jpg": None}, r"image 11: val2017/000000000011\.jpg is not in any archive"),
     "no training annotations": ({"annotations/instances_train2017.json": None}, r"annotations/instances_train2017\.json is missing"),
     "annotations in another code": ({"annotations/instances_val2017.json": '{"é": 1}'.encode("latin1")}, "can't decode byte"),
     "two sets in one": ({"more/annotations/instances_val2017.json": b"{}"}, "is a second file of val annotations"),

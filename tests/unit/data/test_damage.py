@@ -76,21 +76,33 @@ class _Evil:
 ANNOTATIONS, SPLIT, NUMBERS = "val_annotations.txt", "train_test_split.txt", "image_class_labels.txt"
 DAMAGE: dict[str, tuple[str, Files, str]] = {
     "zero-byte image": ("tiny_imagenet", replaced(tiny(), **{"n00000001_1.JPEG": b""}), r"n00000001_1\.JPEG is empty"),
-    "truncated image": ("tiny_imagenet", replaced(tiny(), **{"n00000001_1.JPEG": image()[:900]}), r"n00000001_1\.JPEG is no whole image"),
+    "truncated image": (
+        "tiny_imagenet",
+        replaced(tiny(), **{"n00000001_1.JPEG": image()[:900]}),
+        r"n00000001_1\.JPEG is not a complete image",
+    ),
     "progressive image that is cut in half": (
         "tiny_imagenet",
         replaced(tiny(), **{"n00000001_1.JPEG": cut(image(progressive=True))}),
-        r"n00000001_1\.JPEG is no whole image",
+        r"n00000001_1\.JPEG is not a complete image",
     ),
     "image of another format": (
         "tiny_imagenet",
         replaced(tiny(), **{"n00000001_1.JPEG": image(1, "GIF", "P")}),
-        r"n00000001_1\.JPEG is no whole image \(not of the formats JPEG and PNG\)",
+        r"n00000001_1\.JPEG is not a complete image \(not of the formats JPEG and PNG\)",
     ),
-    "text instead of an image": ("tiny_imagenet", replaced(tiny(), **{"val_2.JPEG": b"404 not found"}), r"val_2\.JPEG is no whole image"),
+    "text instead of an image": (
+        "tiny_imagenet",
+        replaced(tiny(), **{"val_2.JPEG": b"404 not found"}),
+        r"val_2\.JPEG is not a complete image",
+    ),
     "16-bit image": ("image_folder", replaced(folders(), **{"train/a/1.png": deep()}), r"train/a/1\.png has more than 8 bits"),
     "16-bit colours": ("image_folder", replaced(folders(), **{"train/a/1.png": deep_colours()}), r"train/a/1\.png has more than 8 bits"),
-    "image that claims 3.6 gigapixels": ("image_folder", replaced(folders(), **{"val/a/1.png": vast()}), r"val/a/1\.png is no whole image"),
+    "image that claims 3.6 gigapixels": (
+        "image_folder",
+        replaced(folders(), **{"val/a/1.png": vast()}),
+        r"val/a/1\.png is not a complete image",
+    ),
     "no list of classes": ("tiny_imagenet", replaced(tiny(), **{"wnids.txt": None}), r"wnids\.txt is missing"),
     "no labels": ("tiny_imagenet", replaced(tiny(), **{ANNOTATIONS: None}), "has no image in val"),
     "empty label file": ("tiny_imagenet", replaced(tiny(), **{ANNOTATIONS: b""}), "has no image in val"),
@@ -105,7 +117,7 @@ DAMAGE: dict[str, tuple[str, Files, str]] = {
         "'n00000009' is not a class",
     ),
     "label file that is binary": ("tiny_imagenet", replaced(tiny(), **{ANNOTATIONS: b"\xff\xfe\x00"}), "is not text"),
-    "image labelled twice": ("tiny_imagenet", lines(tiny(), ANNOTATIONS, lambda text: text + text), r"val_1\.JPEG is there twice"),
+    "image labelled twice": ("tiny_imagenet", lines(tiny(), ANNOTATIONS, lambda text: text + text), r"val_1\.JPEG is listed twice"),
     "labelled image that is absent": ("tiny_imagenet", replaced(tiny(), **{"val_1.JPEG": None}), r"val_1\.JPEG is missing"),
     "class without training images": (
         "tiny_imagenet",
@@ -129,7 +141,7 @@ DAMAGE: dict[str, tuple[str, Files, str]] = {
     "bird without a class": ("cub", lines(birds(), NUMBERS, lambda text: text.replace(b"3 2\n", b"")), "image 3 is missing"),
     "bird without a split": ("cub", lines(birds(), SPLIT, lambda text: text.replace(b"3 1\n", b"")), "image 3 is missing"),
     "split that is no bit": ("cub", lines(birds(), SPLIT, lambda text: text.replace(b"3 1\n", b"3 7\n")), "image 3 has '7', not 0 or 1"),
-    "bird that stands twice": ("cub", lines(birds(), "cub/images.txt", lambda text: text + text), "is no new number with a value"),
+    "bird that stands twice": ("cub", lines(birds(), "cub/images.txt", lambda text: text + text), "is not a new number with a value"),
     "class without a name": ("cub", replaced(birds(), **{"classes.txt": b"1 001.Auk\n"}), "class 2 is missing"),
     "class that is no number": ("cub", lines(birds(), NUMBERS, lambda text: text.replace(b"3 2\n", b"3 two\n")), "'two' is not a number"),
     "pickle with code in it": ("cifar100", cifar(**{"c/meta": pickle.dumps(_Evil(), 2)}), r"it would call .*print"),
@@ -181,7 +193,7 @@ def test_a_truncated_archive(archive: Path):
 
 
 def test_an_absent_archive():
-    refused(registered("tiny_imagenet"), "absent; run 'm2mkd data fetch set' first")
+    refused(registered("tiny_imagenet"), "missing; run 'm2mkd data fetch set' first")
 
 
 def test_a_damaged_member(archive: Path):

@@ -208,5 +208,5 @@ def test_what_cannot_be_batched_is_refused(split: DetectionSplit):
 def test_a_set_for_classification_is_refused(tmp_path: Path):
     images = np.zeros((2, 8, 8, 3), np.uint8)
     write_pack(tmp_path / "key", "set", 8, Content(("a", "b"), {"train": SplitSource(lambda start: images[start:], [0, 1])}, {}))
-    with pytest.raises(InputError, match="have a label in place of boxes; name a set for detection"):
+    with pytest.raises(InputError, match="have labels instead of boxes; name a set for detection"):
         detection_split(open_pack(tmp_path / "key"), "train")

@@ -113,7 +113,9 @@ def test_run_lengths_are_read_and_written(operators):
         assert compressed(lengths, height, width) == runs["counts"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("a", "end inside a length"), ("1 2", "' ' cannot stand here"), ("o" * 20, "cannot stand")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a", "end inside a length"), ("1 2", "' ' is not allowed here"), ("o" * 20, "is not allowed")]
+)
 def test_a_text_that_is_no_run_lengths(text, message):
     with pytest.raises(ValueError, match=message):
         counted(text)

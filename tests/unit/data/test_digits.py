@@ -202,7 +202,7 @@ def test_a_set_that_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path, monkey
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
     dataset, folder = DATASETS["digits"], tmp_path / "digits@32" / "key"
-    with pytest.raises(InputError, match=r"key: about 5\.5 MB are to be written, but only 5\.0 MB are free; free space there, or take sm"):
+    with pytest.raises(InputError, match=r"key: about 5\.5 MB will be written, but only 5\.0 MB are free; free space there, or take sm"):
         prepare("digits", dataset, 32, folder)
     assert not list(tmp_path.iterdir())
     folder.parent.mkdir()

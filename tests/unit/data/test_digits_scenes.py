@@ -123,6 +123,6 @@ def test_another_size_grows_everything(tmp_path: Path):
 
 
 def test_scenes_too_small_for_digits_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"digits-scenes@15: no digit can be seen at that size; take at least digits-scenes@16"):
+    with pytest.raises(InputError, match=r"digits-scenes@15: no digit is visible at that size; use at least digits-scenes@16"):
         prepare(NAME, load.datasets()[NAME], 15, tmp_path / "key")
     prepare(NAME, load.datasets()[NAME], 16, tmp_path / "key")

@@ -48,7 +48,10 @@ def test_a_file_of_unknown_length_is_stopped_before_the_disk_is_full(monkeypatch
     monkeypatch.setattr(download, "UNCHECKED", 1 << 20)
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 29))
-    with answering(endless(head(), bytes(1 << 16))) as url, pytest.raises(InputError, match=r"are to come, but only 536\.9 MB are free"):
+    with (
+        answering(endless(head(), bytes(1 << 16))) as url,
+        pytest.raises(InputError, match=r"are still to come, but only 536\.9 MB are free"),
+    ):
         fetch("set", dataset(url), pause=0.001)
     assert (RAW / ".set.zip.part").stat().st_size < 4 << 20
 
@@ -70,13 +73,16 @@ REFUSALS = {
     "an escape in the reason": (sent("404 \x1b[2JGone\x07"), r"answers 404 \\x1b\[2JGone\\x07; check the address"),
     "a long reason": (sent("404 " + "x" * 10_000), "answers 404 x+; check the address"),
     "no content": (sent("204 No Content"), "answers 204"),
-    "a part that nobody asked for": (sent("206 Partial Content", "Content-Range: bytes 5-9/10", body=b"56789"), "goes on at another place"),
+    "a part that nobody asked for": (
+        sent("206 Partial Content", "Content-Range: bytes 5-9/10", body=b"56789"),
+        "resumes at another position",
+    ),
     "a reference to nowhere": (sent("302 Found"), "answers 302"),
-    "a reference to itself": (sent("302 Found", "Location: /set.zip"), "refers to another address again and again"),
-    "a reference to a file": (sent("302 Found", "Location: file:///etc/passwd"), r"file:///etc/passwd: is where the server refers to"),
-    "a reference with an escape": (sent("302 Found", "Location: gopher://x/\x1b[2J"), "no address of the web"),
-    "a reference to no address": (sent("302 Found", "Location: http://[::1"), "cannot be asked"),
-    "several lengths": (sent("200 OK", "Content-Length: 1, 2", body=CONTENT), "cannot be asked"),
+    "a reference to itself": (sent("302 Found", "Location: /set.zip"), "redirects too often"),
+    "a reference to a file": (sent("302 Found", "Location: file:///etc/passwd"), r"file:///etc/passwd: the server redirects here"),
+    "a reference with an escape": (sent("302 Found", "Location: gopher://x/\x1b[2J"), "not a web address"),
+    "a reference to no address": (sent("302 Found", "Location: http://[::1"), "the request failed"),
+    "several lengths": (sent("200 OK", "Content-Length: 1, 2", body=CONTENT), "the request failed"),
     "a length beyond every disk": (
         sent("200 OK", "Content-Length: " + "9" * 30, body=CONTENT),
         "or more, but at most 274.9 GB were expected",
@@ -176,7 +182,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(monkeypatch: pytest.Mon
             time.sleep(0.02)
             out.write(b"x")
 
-    with answering(answer) as url, pytest.raises(InputError, match=r"bytes came in 0\.1 seconds, 5 times; .* bytes are kept"):
+    with answering(answer) as url, pytest.raises(InputError, match=r"bytes arrived in 0\.1 seconds, 5 times; .* bytes are kept"):
         fetch("set", dataset(url), pause=0.001)
 
 
@@ -199,7 +205,7 @@ def test_attempts_come_to_an_end_that_each_bring_a_byte(monkeypatch: pytest.Monk
     "url", ["http://[::1/set.zip", "http://", "http:///set.zip", "http://.x./set.zip", "http://a b/", "HTTP://x:99999/", "http:"]
 )
 def test_what_is_no_address_is_one_line(url: str):
-    with pytest.raises(InputError, match=r"(cannot be asked|ConnectionError, 5 times)"):
+    with pytest.raises(InputError, match=r"(the request failed|ConnectionError, 5 times)"):
         fetch("set", dataset(url), pause=0.0001)
 
 
@@ -214,5 +220,5 @@ def test_a_password_in_the_address_is_not_told():
 
 def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/not/there.pem")
-    with pytest.raises(InputError, match=r"cannot be asked \(.*invalid path: /not/there\.pem\); check the settings of your network"):
+    with pytest.raises(InputError, match=r"the request failed \(.*invalid path: /not/there\.pem\); check the settings of your network"):
         fetch("set", dataset("https://127.0.0.1:9/set.zip"), pause=0.001)

@@ -161,7 +161,7 @@ def test_a_refusal_is_told(server: Server, status: int, asked: int):
 def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(server: Server, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
-    with pytest.raises(InputError, match=r"set\.zip: 300.0 kB are to come, but only 200.0 kB are free in data/raw; free space there"):
+    with pytest.raises(InputError, match=r"set\.zip: 300.0 kB are still to come, but only 200.0 kB are free in data/raw; free space there"):
         fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
     assert not list(RAW.glob("*.part"))
 
@@ -217,7 +217,7 @@ def test_what_the_room_imports_is_declared():
 
 def test_a_folder_in_place_of_the_file(server: Server):
     (RAW / "set.zip").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a folder; put the archive itself in its place"):
+    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a folder; replace it by the archive itself"):
         fetch("set", dataset(f"{server.url}/set.zip"), pause=0.01)
 
 

@@ -155,7 +155,7 @@ class Pool:
         try:
             self.readers.read(everything, layout, paths, scratch)
         except InputError as refused:
-            if "crashed its reader" in str(refused):
+            if "crashed the reader" in str(refused):
                 self.close()
                 self.open()
             raise

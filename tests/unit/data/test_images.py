@@ -44,7 +44,7 @@ def test_other_formats_are_refused_whatever_their_name(form: str, tmp_path: Path
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # so that it is looked for again
     content = saved(NOISE, form)
     for read in (opened, decoded, lambda found: whole_image(found, 64)):
-        with pytest.raises(BadImageError, match=r"is no whole image \(not of the formats JPEG and PNG\)"):
+        with pytest.raises(BadImageError, match=r"is not a complete image \(not of the formats JPEG and PNG\)"):
             read(content)
     assert not called.exists()
 
@@ -68,7 +68,7 @@ def test_a_jpeg_that_is_cut_is_refused(kind: str, mode: str, pixels: np.ndarray,
     cut = content[: int(share * len(content))]
     assert pixels is SMOOTH or opened(cut + b"\xff\xd9"), "nothing is said by the decoder"
     for end in (b"", b"\xff\xd9"):
-        with pytest.raises(BadImageError, match="is no whole image"):
+        with pytest.raises(BadImageError, match="is not a complete image"):
             whole_image(cut + end, 64)
 
 
@@ -78,7 +78,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(kept: int):
     starts = [found.start() for found in re.finditer(rb"\xff\xda", content)]
     assert len(starts) == 10
     # Tables of codes stand before the scan that needs them, and are of no use without it.
-    with pytest.raises(BadImageError, match=r"is no whole image \(scans of it are missing\)"):
+    with pytest.raises(BadImageError, match=r"is not a complete image \(some of its scans are missing\)"):
         whole_image(content[: starts[kept]] + b"\xff\xd9", 64)
 
 
@@ -118,7 +118,7 @@ def test_a_whole_png_is_the_same_as_opened(mode: str):
 def test_a_png_of_fewer_rows_than_it_claims_is_refused(colour: int):
     assert opened(png(40, 64, 32, colour)), "nothing is said by the decoder"
     assert whole_image(png(40, 64, 64, colour), 64)
-    with pytest.raises(BadImageError, match="is no whole image"):
+    with pytest.raises(BadImageError, match="is not a complete image"):
         whole_image(png(40, 64, 63, colour), 64)
 
 
@@ -131,7 +131,7 @@ def test_an_interlaced_png():
         if data == whole:
             assert whole_image(made, 8).size == (8, 8)
         else:
-            with pytest.raises(BadImageError, match="is no whole image"):
+            with pytest.raises(BadImageError, match="is not a complete image"):
                 whole_image(made, 8)
 
 

@@ -49,5 +49,5 @@ def test_identical_classes_change_nothing():
 
 @pytest.mark.parametrize(("model", "other"), [(["a", "b", "a"], ["a", "b"]), (["a", "b"], ["b", "a", "b"])])
 def test_a_name_that_stands_twice_is_refused(model, other):
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="is repeated"):
         class_mask(model, other)

@@ -66,7 +66,7 @@ def test_a_split_that_is_absent_is_named(folder):
 
 def test_a_set_that_is_not_there_says_how_it_is_made(folder):
     (folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match=rf"{folder}/manifest\.json: absent; run 'm2mkd data prepare set@6' first"):
+    with pytest.raises(InputError, match=rf"{folder}/manifest\.json: missing; run 'm2mkd data prepare set@6' first"):
         open_pack(folder)
 
 

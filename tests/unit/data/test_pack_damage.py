@@ -88,9 +88,11 @@ def test_a_damaged_image_is_named_when_it_is_read(tmp_path):
     source = SplitSource(lambda start: [PackedImage(b"no image", bytes(32))], LABELS[:1], {}, "encoded", final=False)
     write_pack(tmp_path / "key", "set", SIZE, Content(("ant", "bee", "cat"), {"train": source}, {}))
     split = open_pack(tmp_path / "key").split("train")
-    with pytest.raises(InputError, match=r"train\.00000\.shard is damaged: its image at byte 0 is no whole image .*; remove .*key and run"):
+    with pytest.raises(
+        InputError, match=r"train\.00000\.shard is damaged: its image at byte 0 is not a complete image .*; remove .*key and run"
+    ):
         split.take([0])
-    with pytest.raises(InputError, match=r"^/\S*train\.00000\.shard is damaged: its image at byte 0 is no whole image"):
+    with pytest.raises(InputError, match=r"^/\S*train\.00000\.shard is damaged: its image at byte 0 is not a complete image"):
         list(eval_batches(split, SIZE, 1, workers=1))  # in the words of the process that read it, without a trace
 
 
@@ -153,7 +155,7 @@ def array(values, kind=np.int64):
     return buffer.getvalue()
 
 
-LABELS_ARE_OTHERS = r"val\.labels\.npy is damaged: its labels are not those of the manifest"
+LABELS_ARE_OTHERS = r"val\.labels\.npy is damaged: its labels do not match the manifest"
 EDITED = {
     "a label of no class": ("val.labels.npy", array([0, 0, 7]), LABELS_ARE_OTHERS),
     "a negative label": ("val.labels.npy", array([0, 0, -1]), LABELS_ARE_OTHERS),

@@ -182,11 +182,11 @@ def written(contents: list[bytes | None], labels: list[Any], **options: Any) -> 
 
 
 DAMAGE: dict[str, tuple[Any, str]] = {
-    "text": (lambda: b"404 not found" * 10, "is no whole Parquet file"),
-    "nothing": (lambda: b"", "is no whole Parquet file"),
-    "a zip": (lambda: b"PK\x03\x04" * 20, "is no whole Parquet file"),
-    "a pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n", "is no whole Parquet file"),
-    "cut off": (lambda: written(pictures(2), [0, 1])[:-100], "is no whole Parquet file"),
+    "text": (lambda: b"404 not found" * 10, "is not a complete Parquet file"),
+    "nothing": (lambda: b"", "is not a complete Parquet file"),
+    "a zip": (lambda: b"PK\x03\x04" * 20, "is not a complete Parquet file"),
+    "a pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n", "is not a complete Parquet file"),
+    "cut off": (lambda: written(pictures(2), [0, 1])[:-100], "is not a complete Parquet file"),
     "no images": (lambda: table({"text": ["a"], "label": [0]}), "lacks a column image or img of bytes"),
     "no labels": (
         lambda: table({"image": pictures(1)}),
@@ -195,8 +195,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "labels that are text": (lambda: table({"image": pictures(1), "label": ["a"]}), "lacks a column"),
     "images that are text": (lambda: table({"image": ["x"], "label": [0]}), "lacks a column"),
     "images that are lists": (lambda: table({"image": [[1, 2]], "label": [0]}), "lacks a column"),
-    "a test set without labels": (lambda: written(pictures(2), [-1, -1]), "row 0 has the label -1, which is none of 2 classes"),
-    "a label of no class": (lambda: written(pictures(3), [0, 1, 9]), "row 2 has the label 9, which is none of 2 classes"),
+    "a test set without labels": (lambda: written(pictures(2), [-1, -1]), "row 0 has the label -1, which is not one of 2 classes"),
+    "a label of no class": (lambda: written(pictures(3), [0, 1, 9]), "row 2 has the label 9, which is not one of 2 classes"),
     "a label beyond all sets": (lambda: written(pictures(2), [0, 1 << 60], names=None), "row 1 has the label 1152921504606846976"),
     "rows without a label": (lambda: written(pictures(2), [0, None]), "1 of its rows have no label"),
     "a class without images": (lambda: written(pictures(2), [0, 0]), "class n00000001 has no image in val"),
@@ -204,13 +204,22 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         lambda: written([*pictures(1), None], [0, 1], paths=["a", "b.jpg"]),
         "b.jpg holds no bytes of an image; fetch a file that",
     ),
-    "an image that is damaged": (lambda: written([*pictures(1), image(1)[:900]], [0, 1], paths=["a", "b.jpg"]), "b.jpg is no whole image"),
-    "an image of another format": (lambda: written(pictures(2, form="GIF"), [0, 1]), r"parquet#0 is no whole image \(not of the formats"),
+    "an image that is damaged": (
+        lambda: written([*pictures(1), image(1)[:900]], [0, 1], paths=["a", "b.jpg"]),
+        "b.jpg is not a complete image",
+    ),
+    "an image of another format": (
+        lambda: written(pictures(2, form="GIF"), [0, 1]),
+        r"parquet#0 is not a complete image \(not of the formats",
+    ),
     "a long name": (lambda: written(pictures(2), [0, 1], paths=["x" * 600, "y"]), "is a name of 600 characters"),
-    "facts that are no JSON": (lambda: table({"image": pictures(2), "label": [0, 1]}, {b"huggingface": b"{"}), "is no whole Parquet file"),
+    "facts that are no JSON": (
+        lambda: table({"image": pictures(2), "label": [0, 1]}, {b"huggingface": b"{"}),
+        "is not a complete Parquet file",
+    ),
     "facts without depth": (
         lambda: table({"image": pictures(2), "label": [0, 1]}, {b"huggingface": b"[" * 99_999}),
-        "no whole Parquet file",
+        "not a complete Parquet file",
     ),
     "no rows": (lambda: written([], []), "lacks a column|no image in val|has no image"),
 }
@@ -234,27 +243,29 @@ def test_facts_of_another_form_name_no_classes(raw: Path, facts: bytes):
 def test_files_that_do_not_belong_together(raw: Path):
     write(raw / TRAIN, pictures(2), [0, 1])
     write(raw / VAL, pictures(2), [0, 1], names=["apple", "bear"])
-    with pytest.raises(InputError, match=r"validation.*names other classes than .*train"):
+    with pytest.raises(InputError, match=r"validation.*has other classes than .*train"):
         parquet([raw / TRAIN, raw / VAL], [None, None])
-    with pytest.raises(InputError, match=r"train.*: no file is of the split val; register one, with 'split: val' if"):
+    with pytest.raises(InputError, match=r"train.*: no file belongs to split val; register one, with 'split: val' if"):
         parquet([raw / TRAIN], [None])
     for name in ("rows.parquet", "train-of-validation.parquet"):
         write(raw / name, pictures(2), [0, 1])
-        with pytest.raises(InputError, match="its name does not say which split it is of; register it with 'split: train' or 'split: val'"):
+        with pytest.raises(
+            InputError, match="its name does not say which split it belongs to; register it with 'split: train' or 'split: val'"
+        ):
             parquet([raw / name], [None])
     refused(registered(), r"files: layout 'parquet' is read from 1, not from 0")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_what_is_no_file_is_not_waited_for(raw: Path, kind: str):
-    with pytest.raises(InputError, match=f"is a {kind}; put the file itself there"):
+    with pytest.raises(InputError, match=f"is a {kind}; replace it by the file itself"):
         parquet([not_a_file(raw, kind)], ["val"])
 
 
 def test_groups_of_rows_that_are_too_large(raw: Path, monkeypatch: pytest.MonkeyPatch):
     write(raw / VAL, pictures(4), [0, 1, 0, 1], rows=2)
     monkeypatch.setattr(reader, "LARGEST_GROUP", 1000)
-    with pytest.raises(InputError, match=r"has a group of rows of \d+ bytes; write it again with groups of less than 1000"):
+    with pytest.raises(InputError, match=r"has a row group of \d+ bytes; write it again with row groups of less than 1000"):
         parquet([raw / VAL], [None])
 
 
@@ -270,7 +281,7 @@ def test_a_page_whose_checksum_is_wrong_is_noticed(raw: Path):
     content, inside = path.read_bytes(), pictures(2)[1][500:520]
     path.write_bytes(content.replace(inside, bytes(20)))
     members = parquet([path], [None]).splits["val"].members
-    with pytest.raises(InputError, match="is no whole Parquet file"):
+    with pytest.raises(InputError, match="is not a complete Parquet file"):
         members[1].read()
 
 

@@ -67,7 +67,7 @@ class _Deep:
 INTEGER = b"(K\x03C\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 ENCODE = b"c_codecs\nencode\nq\x00"
 TEXT = b"X\x00\x00\x10\x00" + bytes(1 << 20)
-NOT_INTEGERS, NESTED = "an array in it is not of integers", "where a number, text, a list of these or an array is expected"
+NOT_INTEGERS, NESTED = "an array in it is not of integers", "instead of a number, text, a list of these or an array"
 EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "a call": (lambda: pickle.dumps(_Deep()), r"it would call posix\.system"),
     "a call of a builtin": (lambda: called("builtins.eval"), r"it would call builtins\.eval"),
@@ -75,7 +75,7 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "another function of numpy": (lambda: called("numpy.load"), r"it would call numpy\.load"),
     "a codec that inflates": (
         lambda: b"c_codecs\nencode\nX\x01\x00\x00\x00xX\x03\x00\x00\x00zip\x86R.",
-        r"it would call _codecs\.encode with other values",
+        r"it would call _codecs\.encode with values that a table does not need",
     ),
     "pointers for objects": (
         lambda: array(b"C\x02O8K\x00K\x01\x87", b"(K\x03C\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"),
@@ -94,9 +94,9 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "more elements than bytes": (lambda: array(b"C\x02u8K\x00K\x01\x87", INTEGER, b"C\x01A"), "does not have the size that it claims"),
     "state of a list": (lambda: b"](K\x01tb.", "changes a list"),
     "an instance": (lambda: b"(inumpy\nndarray\n.", "opcode INST"),
-    "a new object": (lambda: b"cnumpy\nndarray\n)\x81.", "is no array of integers"),
-    "a set": (lambda: b"\x8f(K\x01\x90.", "is no array of integers"),
-    "a frozen set": (lambda: b"(K\x01\x91.", "is no array of integers"),
+    "a new object": (lambda: b"cnumpy\nndarray\n)\x81.", "is not an array of integers"),
+    "a set": (lambda: b"\x8f(K\x01\x90.", "is not an array of integers"),
+    "a frozen set": (lambda: b"(K\x01\x91.", "is not an array of integers"),
     "a persistent name": (lambda: b"Pxyz\n.", "opcode PERSID"),
     "an extension": (lambda: b"\x82\x01.", "opcode EXT1"),
     "a number that is not whole": (lambda: pickle.dumps({b"a": 0.5}), f"a float {NESTED}"),
@@ -116,7 +116,7 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "fewer values than are taken": (lambda: b"(K\x01\x86.", "damaged"),
     "two values": (lambda: b"NN.", "damaged"),
     "only a name": (lambda: b"cnumpy\nndarray\n.", f"a Named {NESTED}"),
-    "an array without content": (lambda: b"cnumpy.core.multiarray\n_reconstruct\n)R.", "is no array of integers"),
+    "an array without content": (lambda: b"cnumpy.core.multiarray\n_reconstruct\n)R.", "is not an array of integers"),
     "no end": (lambda: b"N", "damaged"),
     "an unknown opcode": (lambda: b"\xff.", "damaged"),
     "nothing": (lambda: b"", "damaged"),

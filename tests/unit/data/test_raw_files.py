@@ -75,7 +75,7 @@ def test_a_file_by_hand_is_checked_and_left_alone(tmp_path: Path):
 def test_a_link_to_what_is_not_there_is_kept():
     RAW.mkdir(parents=True)
     (RAW / "set.zip").symlink_to("/not/mounted/set.zip")
-    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a link to /not/mounted/set\.zip, which is not there; bring that back"):
+    with pytest.raises(InputError, match=r"data/raw/set\.zip: is a link to /not/mounted/set\.zip, which does not exist; restore that file"):
         fetch("set", dataset("http://127.0.0.1:9/set.zip"))
     assert (RAW / "set.zip").is_symlink()
 
@@ -87,7 +87,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, name: str)
     if name.endswith("etag"):
         (RAW / ".set.zip.part").write_bytes(b"begun")
     not_a_file(tmp_path, kind).rename(RAW / name)
-    with answering(whole()) as url, pytest.raises(InputError, match=f"is a {kind}; put the file itself there"):
+    with answering(whole()) as url, pytest.raises(InputError, match=f"is a {kind}; replace it by the file itself"):
         fetch("set", dataset(url))
 
 

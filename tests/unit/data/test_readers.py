@@ -61,7 +61,7 @@ def test_what_a_file_does_to_its_reader_is_one_line(file: Path, harm: str):
     start = time.monotonic()
     with (
         reading(1, [file], memory=MEMORY, seconds=0.3) as pool,
-        pytest.raises(InputError, match=r"^set\.zip: what is in it took more memory or time .*; fetch the original"),
+        pytest.raises(InputError, match=r"^set\.zip: its content took more memory or time .*; fetch the original"),
     ):
         pool.read(*HARM[harm])
     assert time.monotonic() - start < 60
@@ -107,5 +107,5 @@ def test_a_crash_in_the_midst_of_many(file: Path):
     with reading(1, [file]) as pool:
         results = pool.in_order(crashing_at_a_hundred, range(1000))
         assert [next(results) for _ in range(READ_ITEMS)] == [number**2 for number in range(READ_ITEMS)]
-        with pytest.raises(InputError, match="crashed its reader"):
+        with pytest.raises(InputError, match="crashed the reader"):
             next(results)

@@ -73,10 +73,10 @@ def test_sets_as_they_were_are_verified_with_the_runs_that_saw_them(study):
 def test_labels_that_were_shuffled_under_the_same_key_are_refused(study):
     data = first(study, "evaluate").config.data
     shuffle_labels(Path(data.folder))
-    with pytest.raises(InputError, match=r"run\.json: the run saw digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is \w+"):
+    with pytest.raises(InputError, match=r"run\.json: the run used digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is \w+"):
         compile_tables(Results.read(study))
     assert f"{data.folder}: its digest is" in refused("data", "verify", "digits")
-    assert "the run saw digits@32" in refused("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end")
+    assert "the run used digits@32" in refused("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end")
     shutil.rmtree(data.folder)  # without the set nothing can be compared, and its runs remain what they are
     compile_tables(Results.read(study))
 
@@ -84,9 +84,9 @@ def test_labels_that_were_shuffled_under_the_same_key_are_refused(study):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.clear(), "does not say which data the run saw"),
-        (lambda data: data.update({"digits@16": data.pop("digits@32")}), "does not say which data the run saw"),
-        (lambda data: data.update({"digits@32": "0" * 64}), r"the run saw digits@32 with digest 0{12}"),
+        (lambda data: data.clear(), "does not say which data the run used"),
+        (lambda data: data.update({"digits@16": data.pop("digits@32")}), "does not say which data the run used"),
+        (lambda data: data.update({"digits@32": "0" * 64}), r"the run used digits@32 with digest 0{12}"),
     ],
 )
 def test_a_record_of_other_data_is_refused(study, change, message):

@@ -114,9 +114,7 @@ def test_parts_of_a_batch_hold_each_place_once_and_its_mirror_image(parts, block
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    with pytest.raises(
-        InputError, match="a batch of 20 images cannot be divided into 4 parts of an even number; set batch_size to 16 or 24"
-    ):
+    with pytest.raises(InputError, match="a batch of 20 images cannot be divided into 4 parts of even size; set batch_size to 16 or 24"):
         stream(batch_size=20, rank=1, ranks=4)
 
 

@@ -136,14 +136,22 @@ UNPLACED = {
     "GIF among the images": (
         "image_folder",
         folders() | {"set/train/a/9.gif": image(1, "GIF", "P")},
-        r"a/9\.gif is no whole image \(not of",
+        r"a/9\.gif is not a complete image \(not of",
     ),
-    "WebP among the images": ("imagenet_r", renditions() | {"r/n00000001/art_9.webp": image(1, "WEBP")}, r"art_9\.webp is no whole image"),
-    "image without an end to its name": ("image_folder", folders() | {"set/train/a/9": image(1, "BMP")}, "train/a/9 is no whole image"),
+    "WebP among the images": (
+        "imagenet_r",
+        renditions() | {"r/n00000001/art_9.webp": image(1, "WEBP")},
+        r"art_9\.webp is not a complete image",
+    ),
+    "image without an end to its name": (
+        "image_folder",
+        folders() | {"set/train/a/9": image(1, "BMP")},
+        "train/a/9 is not a complete image",
+    ),
     "half of a copy": (
         "tiny_imagenet",
         tiny() | {"set/train/n00000001/images/x.JPEG.part": image()[:99]},
-        r"x\.JPEG\.part is no whole image",
+        r"x\.JPEG\.part is not a complete image",
     ),
 }
 
@@ -221,7 +229,7 @@ def test_a_matrix_that_crashes_its_reader(archive: Path):
     """In a process of its own, so that it is one line here, too."""
     write_ilsvrc(archive.parent, {"n00000001": [image(1)]}, [("n00000001", image(3))], meta=cells(30_000))
     files = tuple(registered("imagenet").files[0].model_copy(update={"name": name}) for name in (TRAIN, VAL, KIT))
-    refused(registered("imagenet").model_copy(update={"files": files}), "crashed its reader|is not the table of classes")
+    refused(registered("imagenet").model_copy(update={"files": files}), "crashed the reader|is not the table of classes")
 
 
 def test_an_annotation_of_many_columns_is_read_by_its_first_two(archive: Path):

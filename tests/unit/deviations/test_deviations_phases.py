@@ -203,7 +203,7 @@ def test_val_remainder():
     np.testing.assert_array_equal(released.images.ravel(), range(8))
     np.testing.assert_array_equal(released.attributes["rendition"], range(8))
     assert len(whole_batches(Split(np.zeros((50_000, 1, 1, 3), np.uint8), np.zeros(50_000, np.int64)), 128)) == 49_920  # as released
-    with pytest.raises(InputError, match="fill no batch of 11"):
+    with pytest.raises(InputError, match="do not fill a batch of 11"):
         whole_batches(split, 11)
 
 

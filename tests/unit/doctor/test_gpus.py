@@ -108,7 +108,7 @@ def test_only_visible_gpus_are_shared_out(machine, monkeypatch, named, devices):
 def test_more_gpus_than_can_be_seen_are_refused(machine, monkeypatch):
     machine(3)
     monkeypatch.setenv(gpus.VISIBLE, "0,1")
-    with pytest.raises(InputError, match="--gpus 3: 2 can be seen here"):
+    with pytest.raises(InputError, match="--gpus 3: only 2 are visible"):
         gpus.reserve_gpus(3, print)
 
 

@@ -114,7 +114,7 @@ def test_links_end_at_the_cut_and_leave_out_the_node_itself():
 def test_weights_of_something_else_are_refused():
     with pytest.raises(InputError, match=r"mediator_latents\.signatures is not among the tensors"):
         trained_graph({"input_latents.signatures": torch.zeros(1, 2)}, 0.9, None)
-    with pytest.raises(InputError, match="has 3 rows, but the intended graph 4 nodes"):
+    with pytest.raises(InputError, match="has 3 rows, but the intended graph has 4 nodes"):
         trained_graph(weights(torch.randn(3, 2), [1.0]), 0.9, Graph("", torch.zeros(4, 4, dtype=torch.bool)))
 
 

@@ -43,5 +43,5 @@ def test_a_record_of_another_form_is_one_line(folder, text):
 def test_a_recorded_file_that_is_none_of_weights_is_one_line(folder):
     (folder / WEIGHTS).write_bytes(b"0123456789" * 10)
     record(folder)
-    with pytest.raises(InputError, match="is recorded, but is no file of weights"):
+    with pytest.raises(InputError, match="is recorded, but is not a file of weights"):
         load_weights(folder)

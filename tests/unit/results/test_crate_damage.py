@@ -185,13 +185,13 @@ DAMAGES = {
     "action": (without_action, r"run\.json: no action of the metadata is of this run"),
     "data of a run": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["data"].update({"digits@32": "0" * 64})),
-        r"run\.json: the run saw digits@32 with digest 0{12}\.\.\., but data/packed/digits@32/\w+ is ",
+        r"run\.json: the run used digits@32 with digest 0{12}\.\.\., but data/packed/digits@32/\w+ is ",
     ),
     "no data of a run": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.pop("data")),
-        r"run\.json: does not say which data the run saw",
+        r"run\.json: does not say which data the run used",
     ),
-    "set": (replace_a_set, r"run\.json: the run saw digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is .*more"),
+    "set": (replace_a_set, r"run\.json: the run used digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is .*more"),
     "no set": (
         lambda crate, run: remove(crate, next(crate.glob("data/packed/digits@32/*/*.json")).relative_to(crate).as_posix()),
         r"digits@32/\w+/manifest\.json: is not in the crate, but its runs saw that set",

@@ -273,7 +273,7 @@ def test_ranks_and_accumulation_come_to_what_one_rank_does(tmp_path):
 
 def test_images_of_a_detector_need_no_partner():
     assert accumulation(8, 8, None, 1) == 1 and accumulation(8, 2, 1, 1) == 4 and accumulation(5, 1, 2, 1) == 5
-    with pytest.raises(InputError, match=r"batch_size 6: cannot be divided among 4 ranks in equal parts; use --ranks 3"):
+    with pytest.raises(InputError, match=r"batch_size 6: cannot be divided among 4 ranks into equal parts; use --ranks 3"):
         accumulation(6, 4, None, 1)
 
 

@@ -111,7 +111,7 @@ def test_a_training_tells_of_a_leap(tmp_path, capsys, monkeypatch):
 
     train(tmp_path, loss=loss)
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("the loss leaps to") == 1 and "in epoch 3, step 2" in said
+    assert said.count("the loss spikes to") == 1 and "in epoch 3, step 2" in said
 
 
 def test_an_expert_that_nobody_asks_is_told():
@@ -158,7 +158,7 @@ def test_too_little_memory_names_the_batch_and_the_plan(error, monkeypatch, tmp_
 
 def test_a_process_that_loads_and_is_killed_is_one_line():
     with (
-        pytest.raises(InputError, match=r"a process that loads data has died.*; lower --workers.* \(DataLoader worker \(pid 7\)"),
+        pytest.raises(InputError, match=r"a data-loading worker has died.*; lower --workers.* \(DataLoader worker \(pid 7\)"),
         _explained(),
     ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
@@ -178,7 +178,7 @@ def test_other_errors_pass(kind):
 
 def test_weights_that_have_diverged_are_not_measured():
     found = measure(lambda images: torch.full((len(images), 2), torch.nan), eval_batches(stripes(8), 16, 5), CPU.device)
-    with pytest.raises(InputError, match="the loss on 8 images is nan: the weights that are measured have diverged; train them again"):
+    with pytest.raises(InputError, match="the loss on 8 images is nan: the measured weights have diverged; train again"):
         found.summary()
 
 

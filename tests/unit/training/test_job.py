@@ -174,7 +174,7 @@ def test_a_module_in_anothers_place_is_refused(study, modules, tmp_path):
     execute(study, *runs, code=code)
     folders = [tmp_path / study.folder(run.id) for run in runs[:2]]
     assert {index: state["w"].item() for index, state in load_modules(folders, range(2)).items()} == {0: 0, 1: 1}
-    with pytest.raises(InputError, match="holds module 1, but module 0 is wanted"):
+    with pytest.raises(InputError, match="holds module 1, but module 0 is expected"):
         load_modules(folders[::-1], range(2))
 
 

@@ -107,7 +107,7 @@ def test_a_dead_rank_ends_the_others_and_is_named(root):
     second.kill()
     assert process.wait(30) == 1
     assert (root / "killed").read_text().splitlines()[-1] == (
-        "m2mkd: rank 1 was ended by SIGKILL, so that the others were ended too; the same command goes on from the last checkpoint"
+        "m2mkd: rank 1 was ended by SIGKILL, so the others were ended too; the same command resumes from the last checkpoint"
     )
 
 
@@ -117,7 +117,7 @@ def test_a_signal_saves_and_leaves_with_the_code_that_says_so(root, number, opti
     process.send_signal(number)
     assert process.wait(30) == INTERRUPTED
     (line,) = [line for line in (root / "signalled").read_text().splitlines() if line.startswith("m2mkd: ")]
-    found = re.fullmatch(rf"m2mkd: stopped by {number.name}: saved after (\d+) updates; the same command goes on from there", line)
+    found = re.fullmatch(rf"m2mkd: stopped by {number.name}: saved after (\d+) updates; the same command resumes from there", line)
     newest = max(path.name for path in root.glob("results/smoke/work/train_student/*/checkpoint*"))
     assert int(found[1]) == int(newest.partition("-")[2].partition(".")[0])
 

@@ -83,7 +83,7 @@ def test_a_warm_up_counted_in_updates_is_that_of_as_many_epochs():
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused():
-    with pytest.raises(InputError, match="warmup_updates 40 leave nothing of its 40 updates"):
+    with pytest.raises(InputError, match="warmup_updates 40 must be fewer than its 40 updates"):
         rates(warmup_updates=40)
     with pytest.raises(ValueError, match="warmup_updates needs schedule_step: update"):
         Recipe(epochs=4, batch_size=2, lr=0.1, warmup_updates=3)

@@ -120,6 +120,6 @@ def test_a_set_that_was_exchanged_since_the_run_below_is_refused(study, computed
     }
     manifest.unlink()
     manifest.write_text(json.dumps(content | {"digest": manifest_digest(content)}))
-    with pytest.raises(InputError, match=rf"{run.parents[0]}: saw digits@32 with digest \w+\.\.\., but now it is .*data verify digits"):
+    with pytest.raises(InputError, match=rf"{run.parents[0]}: used digits@32 with digest \w+\.\.\., but now it is .*data verify digits"):
         compute()
     assert seen == []

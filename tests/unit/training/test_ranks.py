@@ -165,7 +165,7 @@ def test_accumulation_is_derived(batch, ranks, limit, parts):
 @pytest.mark.parametrize(
     ("batch", "ranks", "message"),
     [
-        (64, 3, "batch_size 64: cannot be divided among 3 ranks in parts of an even number; use --ranks 2"),
+        (64, 3, "batch_size 64: cannot be divided among 3 ranks into parts of even size; use --ranks 2"),
         (6, 2, "use --ranks 1"),
         (64, 64, "use --ranks 32"),
     ],

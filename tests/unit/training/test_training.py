@@ -223,7 +223,7 @@ def test_compiled_it_comes_to_the_same_with_a_backend_that_changes_nothing(tmp_p
 
 
 def test_compiling_is_refused_on_a_cpu():
-    with pytest.raises(InputError, match="--compile: is for GPUs"):
+    with pytest.raises(InputError, match="--compile: only for GPUs"):
         machine_for("cpu", 1, compiled=True)()
 
 

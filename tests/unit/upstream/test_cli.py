@@ -176,7 +176,7 @@ def test_the_weights_of_an_own_run_need_no_kind(root, typed):
     assert (code, "the run recorded" in err) == (2, True)
     stage = publish(SplitTeacher(threads=1, model=description.architecture, index=0), network.get_submodule("stages.0"))
     code, _, err = typed("evaluate", stage, "--data", "digits@24")
-    assert (code, "this run of split_teacher gives no whole network" in err) == (2, True)
+    assert (code, "this run of split_teacher does not produce a whole network" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_the_weights_of_an_own_run_need_no_kind(root, typed):
         (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "pipe.yml"), "pipe.yml: is a pipe, not a file"),
         (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "pipe.json"), "pipe.json: is a pipe, not a file"),
         (("import", "released.pth", "-o", "x", "--kind", "nac", "--config", "released.yml", "--ema"), "no moving average"),
-        (("evaluate", "released.pth", "--data", "digits@24", "--ema"), "--ema chooses among the weights of a released file"),
+        (("evaluate", "released.pth", "--data", "digits@24", "--ema"), "--ema applies to released files only"),
         (
             ("evaluate", "released.pth", "--kind", "nac", "--config", "released.yml", "--data", "digits@24", "--classes-from", "pipe.yml"),
             "pipe.yml: is a pipe, not a file",

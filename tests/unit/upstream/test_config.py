@@ -176,7 +176,7 @@ def test_synonyms_of_arguments():
     assert describe_checkpoint("vit", kept | other, {}).architecture == plain.architecture
     assert plain.architecture.norm_eps == 1e-5
     assert describe_checkpoint("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-5, "dim": 8}, {}) == plain
-    with pytest.raises(InputError, match=r"config: norm_eps is 1e-06, but by another name it is 1e-05; give it once"):
+    with pytest.raises(InputError, match=r"config: norm_eps is 1e-06, but its synonym is 1e-05; give only one"):
         describe_checkpoint("vit", VIT | {"ln_eps": 1e-5, "norm_eps": 1e-6}, {})
 
 

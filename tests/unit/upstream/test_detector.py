@@ -231,5 +231,5 @@ def test_a_detector_has_no_accuracy(typed, tmp_path):
 
     file = tmp_path / "model_final.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in released_state(network(), 0).items()}, file)
-    with pytest.raises(InputError, match="a vmoe_detector gives no logits of images; only whole classifiers have an accuracy"):
+    with pytest.raises(InputError, match="a vmoe_detector does not map images to logits; only whole classifiers have an accuracy"):
         measure_imported(open_released(file, "vmoe_detector", CONFIG), None, torch.device("cpu"))

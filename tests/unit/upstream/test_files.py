@@ -27,8 +27,8 @@ def module_state():
 
 
 ODD = (
-    ({0: torch.zeros(1)}, "0 is no tensor"),
-    ({"model_stages": [1, 2]}, "model_stages is no tensor"),
+    ({0: torch.zeros(1)}, "0 is not a tensor"),
+    ({"model_stages": [1, 2]}, "model_stages is not a tensor"),
     ({"block_state_dict": 3}, "block_state_dict is a int"),
 )
 """What no trainer saves."""
@@ -204,7 +204,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(vit, tmp_path):
             assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "absent")
-    for value, message in (([1, 2], "holds a list"), ({"epoch": 3}, "epoch is no tensor"), ({"model": {}}, "it is empty"), *ODD):
+    for value, message in (([1, 2], "holds a list"), ({"epoch": 3}, "epoch is not a tensor"), ({"model": {}}, "it is empty"), *ODD):
         torch.save(value, path)
         with pytest.raises(InputError, match=message):
             read(path)
@@ -266,7 +266,10 @@ def test_the_constants_do_not_decide_the_precision(fixtures_dir):
     module = upstream.load("nac_readin", state, meta | constants)
     assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
     assert not module.states.requires_grad
-    for wrong, message in (({"codes": "abc"}, "codes and states are lists"), ({"codes": [1.0]}, r"codes has shape \(1,\), expected nx16")):
+    for wrong, message in (
+        ({"codes": "abc"}, "codes and states must be lists"),
+        ({"codes": [1.0]}, r"codes has shape \(1,\), expected nx16"),
+    ):
         with pytest.raises(InputError, match=message):
             upstream.load("nac_readin", state, meta | wrong)
     with pytest.raises(InputError, match="config: holds a str"):

@@ -172,7 +172,7 @@ def test_of_weights_and_their_average_it_says_which_it_takes(vit, both):
 
 def test_an_average_alone_is_asked_for(vit, tmp_path):
     torch.save({"state_dict_ema": vit, "epoch": 1}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match="has nothing but a moving average of the weights, 'state_dict_ema'; take it with --ema"):
+    with pytest.raises(InputError, match="only has a moving average of the weights, 'state_dict_ema'; use it with --ema"):
         read(tmp_path / "a.pth")
     assert read(tmp_path / "a.pth", ema=True).choice is None
     torch.save({"model": vit}, tmp_path / "a.pth")

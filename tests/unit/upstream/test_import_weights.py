@@ -229,11 +229,11 @@ def module_description(model, index):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depths": (2, 2, 2, 3)}, r"depths is \[2, 2, 2, 3\] there, but \[2, 2, 2, 2\] is wanted"),
-        ({"embed_dim": 32}, "width is 32 there, but 64 is wanted"),
-        ({"ln_eps": 1e-5}, "norm_eps is 1e-05 there, but 1e-06 is wanted"),
-        ({"img_size": 64}, "image size is 64 there, but 32 is wanted"),
-        ({"num_classes": 7}, "number of classes is 7 there, but 10 is wanted"),
+        ({"depths": (2, 2, 2, 3)}, r"depths is \[2, 2, 2, 3\], but \[2, 2, 2, 2\] is expected"),
+        ({"embed_dim": 32}, "width is 32, but 64 is expected"),
+        ({"ln_eps": 1e-5}, "norm_eps is 1e-05, but 1e-06 is expected"),
+        ({"img_size": 64}, "image size is 64, but 32 is expected"),
+        ({"num_classes": 7}, "number of classes is 7, but 10 is expected"),
     ],
 )
 def test_another_architecture_is_refused_in_one_line(changes, message):
@@ -249,7 +249,7 @@ def test_another_kind_is_refused():
     state = build_student(architecture("vmoe_base"), prior=None, stitch_width=None, compat={}, **SIZES).state_dict()
     file = write("vmoe.safetensors", "vmoe", VMOE | {"divided_depths": [1, 1, 1, 1], "stitch_dim": None}, state)
     planned = study(teacher(teacher=file), "teacher_deit_large")
-    with pytest.raises(InputError, match=r"vmoe.safetensors: kind is vmoe there, but vit is wanted"):
+    with pytest.raises(InputError, match=r"vmoe.safetensors: kind is vmoe, but vit is expected"):
         execute(planned, *imported(planned))
 
 
