@@ -194,4 +194,4 @@ def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, pr
 def test_the_image_for_cuda_says_that_no_device_is_there(apptainer):
     found = inside(apptainer, find_image("cuda", apptainer), "m2mkd", "doctor", "--json", binds=(str(ROOT),), check=False)
     (row,) = [row for row in json.loads(found.stdout) if row["check"] == "gpu"]
-    assert re.match(r"torch \d.*, CUDA \d+\.\d+: no device is there", row["found"])
+    assert re.match(r"torch \d.*, CUDA \d+\.\d+: no device found", row["found"])

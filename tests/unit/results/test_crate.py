@@ -160,6 +160,6 @@ def test_the_commands(crate_study, monkeypatch):
     assert "match their digests; 22 outputs are in it by their digest alone" in checked.stdout
     (Path("results/smoke/crate") / "more.txt").touch()
     assert (
-        "1 files beside them are not of the crate, such as more.txt"
+        "1 further files do not belong to the crate, such as more.txt"
         in CliRunner().invoke(app, ["crate", "check", "results/smoke/crate"]).stdout
     )
