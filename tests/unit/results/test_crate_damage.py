@@ -155,7 +155,7 @@ DAMAGES = {
             rewrite(crate / run / "run.json", (crate / run / "run.json").read_text().replace('"Linux"', '"Lunix"')),
             sign(crate, f"{run}/run.json"),
         ],
-        r"run\.json: is damaged: its content is not what its digest says",
+        r"run\.json: is damaged: its content does not match its digest",
     ),
     "configuration": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["config"]["recipe"].update(lr=0.5)),
