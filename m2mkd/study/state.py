@@ -10,7 +10,7 @@ from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 NORMAL_MTIME = 315_619_200.0
-"""Time of modification of every keyed file, in seconds: the second of January 1980, earlier than any clock and the earliest that a zip can hold."""
+"""Time of modification of every keyed file, in seconds: 2 January 1980, earlier than any clock, and still a date that a zip can hold."""
 
 
 def is_done(study: Study, run: Run) -> bool:

@@ -19,7 +19,7 @@ from tests.claimed import CLAIM
         ({"direction": "greater", "size": None, "aggregate": "best"}, "aggregate"),
         ({"size": "five"}, "size: .*valid number"),
         ({"population": "one,,two"}, "population"),
-        ({"population": "one,two,one"}, "stands twice in the population"),
+        ({"population": "one,two,one"}, "occurs twice in the population"),
         ({"comparison": "a - one/a"}, "is compared with itself"),
         ({"size": "-5"}, "size above 0"),
         ({"size": "nan"}, "size: .*finite"),

@@ -188,7 +188,7 @@ def test_the_mlflow_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
     assert (project.mlflow_store(Settings()).status, project.mlflow_store(Settings()).found) == (
         "warn",
-        "postgresql://host/runs is not looked at",
+        "postgresql://host/runs is not checked",
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for address in ("http://user:secret@127.0.0.1:9", "http://127.0.0.1:abc"):
