@@ -66,7 +66,7 @@ def test_sets_as_they_were_are_verified_with_the_runs_that_saw_them(study):
     compile_tables(Results.read(study))
     assert "1438 train, 359 val images, complete, as used by 2 finished runs" in said("data", "verify", "digits")
     assert said("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end").endswith(
-        "results/smoke: 2 of 2 runs are finished, and whole\n"
+        "results/smoke: 2 of 2 runs are finished and complete\n"
     )
 
 

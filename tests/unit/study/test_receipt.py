@@ -123,4 +123,4 @@ def test_a_run_that_does_not_say_which_code_is_named_but_neither_flagged_nor_red
     edit_record(study, first(study, "train_student"), lambda record: [record.pop("code"), record.pop("inputs")])
     assert wrong(study) == [] and plan_again() == []
     write_report(Results.read(study))
-    assert "1 of 2 runs do not say which code computed them" in Path(study.root, "report.html").read_text()
+    assert "1 of 2 runs do not record which code computed them" in Path(study.root, "report.html").read_text()
