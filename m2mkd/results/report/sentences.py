@@ -43,7 +43,7 @@ class Answer:
     def to_markdown(self) -> str:
         """The whole answer as paragraphs and lists."""
         parts = [self.tested, _bullets(self.families), self.tally]
-        for heading, lines in (("What would decide the open ones:", self.undecided), ("Also:", [*self.cautions, *self.others])):
+        for heading, lines in (("What would decide the open claims:", self.undecided), ("Also:", [*self.cautions, *self.others])):
             if lines:
                 parts += [heading, _bullets(lines)]
         return "\n\n".join(part for part in parts if part)
