@@ -62,7 +62,7 @@ def named_image(settings: Settings) -> str | None:
     archived = image.startswith(ARCHIVES)
     if re.search(r"[^\w@%+=:,./-]", image) or (archived and ":" in str(archive_file(image))):
         raise InputError(
-            f"container: '{image}' has a blank, a quote, or a character that is special to the shell or Apptainer; rename the image"
+            f"container: '{image}' has a blank or a quote, or a character that is special to the shell or Apptainer; rename the image"
         )
     if "://" in image and not archived:
         if not re.search(r"@sha256:[0-9a-f]{64}$", image):

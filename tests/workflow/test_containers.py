@@ -176,7 +176,7 @@ def refusals(project: Project, *arguments: str) -> list[str]:
 
 def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, project, monkeypatch, tmp_path):
     (line,) = refusals(project, "--config", "scale=smoke", "container=m2mkd-cpu.sif")
-    assert "m2mkd-cpu.sif is not there; 'make image-cpu' makes it" in line
+    assert "m2mkd-cpu.sif does not exist; 'make image-cpu' makes it" in line
     said = project.run("snakemake", "--cores", "1", "--dry-run", "--use-singularity", "--config", "scale=smoke", "container=none")
     assert "container: none, so every job runs on the host" in said.stderr
     # All programs of this machine but these.

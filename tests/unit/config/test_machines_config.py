@@ -61,7 +61,7 @@ def test_overrides_come_back_from_the_command_line_as_they_were(title):
 def test_escapes_of_json_are_the_character_that_they_stand_for():
     (assignment,) = [f"title={json.dumps('ab' + chr(0x1F600))}"]
     assert load.parse_overrides([assignment]) == {"title": "ab\N{GRINNING FACE}"}
-    with pytest.raises(InputError, match="part of a character"):
+    with pytest.raises(InputError, match="incomplete character"):
         load.parse_overrides(['title="\\ud83d"'])
 
 

@@ -154,9 +154,9 @@ def test_show_weights_finds_the_graph_that_they_started_from(show, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vmoe_base"], "experiment vmoe_base: trains no NAC"),
+        (["vmoe_base"], "experiment vmoe_base: does not train a NAC"),
         ([EXPERIMENT, "-o", "graph.pdf"], r"--output graph\.pdf: is neither \.png nor \.svg"),
-        (["nothing/here"], r"nothing/here: no such file, nor a folder with model\.safetensors"),
+        (["nothing/here"], r"nothing/here: neither a file nor a folder with model\.safetensors"),
         (["README.safetensors"], r"README\.safetensors: no such file"),
     ],
 )

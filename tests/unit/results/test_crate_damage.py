@@ -211,7 +211,7 @@ DAMAGES = {
     ),
     "encoding": (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
     "metadata": (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
-    "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is no crate"),
+    "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is not a crate"),
 }
 
 
