@@ -281,7 +281,7 @@ def catalogue(scale: Scale) -> Catalogue:
 
 
 def experiment(name: str, scale: Scale) -> Experiment:
-    """One experiment of ``config/experiments`` at a scale."""
+    """Experiment of ``config/experiments`` at a scale."""
     path = named("experiments", name)
     return checked(Experiment, merged(read_yaml(path), scale.experiment_changes.get(name, {})), str(path))
 

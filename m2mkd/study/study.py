@@ -70,7 +70,7 @@ class Study:
         return [f"{self.folder(run.id)}/{name}" for name in run.config.OUTPUTS]
 
     def with_upstream(self, run_ids: Iterable[str]) -> set[str]:
-        """Those runs and all that they build on."""
+        """Given runs and all runs that they build on."""
         found: set[str] = set()
         waiting = list(run_ids)
         while waiting:
