@@ -1,4 +1,4 @@
-"""``m2mkd``: every rule of the workflow is one of these commands, and a person can type it."""
+"""The command ``m2mkd``: every rule of the workflow runs one of its subcommands, which a person can type too."""
 
 import errno
 import os
@@ -37,23 +37,23 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """Reproduce m2mKD at any scale."""
 
 
 CTRL_C = 130
-"""Exit code that typer makes of a KeyboardInterrupt."""
+"""Exit code that typer gives for a KeyboardInterrupt."""
 FIXES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
-    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG), "move it away, or name another place,"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG), "move it away, or choose another path,"),
 }
-"""What to do about errors of the system that are no fault of this program."""
+"""Fixes for errors of the system that this program did not cause."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, by default that of this process; bad input gives one line and exit code 2."""
+    """Run the command line, by default that of this process; on bad input print one line and exit with code 2."""
     surroundings.settle()
     try:
         inside.require_ordered_container()
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os._exit(INTERRUPTED)  # at once: whoever sent the signal may not wait for Python to tidy up
     except SystemExit as ended:
         if ended.code == CTRL_C:
-            sys.stderr.write("m2mkd: interrupted; the same command goes on where this one stopped\n")
+            sys.stderr.write("m2mkd: interrupted; run the same command again to resume\n")
         raise
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others: ``m2mkd import`` and ``m2mkd evaluate``."""
+"""Third-party checkpoints: ``m2mkd import`` and ``m2mkd evaluate``."""
 
 import json
 from pathlib import Path
@@ -15,18 +15,18 @@ KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.jo
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML or JSON: the released configuration, or constructor arguments.", show_default=False)
 ]
-EmaOption = Annotated[bool, typer.Option("--ema", help="Take the moving average of the weights, where the file has it too.")]
+EmaOption = Annotated[bool, typer.Option("--ema", help="Use the moving average of the weights, if the file has one.")]
 
 
 @app.command("import")
 def import_(
     file: Path,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the imported weights go, as safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the imported weights, as safetensors.")],
     kind: KindOption = None,
     config: ConfigOption = None,
     ema: EmaOption = False,
 ) -> None:
-    """Bring a released checkpoint under this suite's names, every tensor of it checked."""
+    """Convert a released checkpoint to this suite's names, and check every tensor."""
     from m2mkd.errors import InputError
     from m2mkd.upstream.imported import open_released, write_imported
 
@@ -47,14 +47,17 @@ def evaluate(
     device: DeviceOption = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     classes_from: Annotated[
-        str | None, typer.Option(help="Names of the network's classes where the set has others: a prepared set, or a file of one a line.")
+        str | None,
+        typer.Option(
+            help="Names of the network's classes if they differ from the set's: a prepared set, or a file with one name per line."
+        ),
     ] = None,
     eval_draws: Annotated[
         int,
-        typer.Option(help="Noisy passes of a NAC, as the released evaluation makes one; their mean and 95 % interval are added.", min=0),
+        typer.Option(help="Noisy passes of a NAC, as in the released evaluation; adds their mean and 95 % interval.", min=0),
     ] = 0,
 ) -> None:
-    """Print as JSON the accuracy, or average precision, of a released or imported network, or of an own run's, on a prepared set."""
+    """Measure a network (released, imported or of a run) on a prepared set; print its accuracy or average precision as JSON."""
     from m2mkd.study.data import resolve_data
     from m2mkd.training.device import choose_device, prepare_torch
     from m2mkd.training.store import PUBLISHED_FILES
@@ -88,7 +91,7 @@ def _read(config: Path | None) -> dict[str, Any]:
 
     if config is None:
         return {}
-    text = read_text(config)  # which refuses what is no file
+    text = read_text(config)  # refuses a path that is not a file
     return parse_json(text, str(config)) if config.suffix == ".json" else read_yaml(config, ours=False)
 
 
@@ -107,7 +110,7 @@ def _class_names(source: str) -> tuple[str, ...]:
 
 
 def _summarised(draws: list[dict[str, Any]]) -> dict[str, Any]:
-    """Number of the draws, and for each measure its values, mean and 95 % interval by Student's t (none for a single draw)."""
+    """Number of draws, and for each measure its values, mean and 95 % interval by Student's t (none for a single draw)."""
     from m2mkd.statistics import mean, t_interval
 
     summary: dict[str, Any] = {"count": len(draws)}

@@ -1,4 +1,4 @@
-"""``m2mkd claims``: verdicts, and what is behind them."""
+"""``m2mkd claims``: verdicts and their evidence."""
 
 from typing import Annotated
 
@@ -17,19 +17,19 @@ def claims(
     overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdicts and numbers as JSON.")] = False,
 ) -> None:
-    """Judge every claim by the runs that are there; with an ID, explain one verdict with its runs, digests and commands."""
+    """Judge every claim by the finished runs; with an ID, explain one verdict with its runs, digests and commands."""
     from m2mkd.config.claims import load_claims
     from m2mkd.errors import InputError
     from m2mkd.results.judge.results import Results
     from m2mkd.results.tables.claims_json import claim_records
     from m2mkd.results.tables.claims_table import explanation
 
-    # Looked up first, so that a slip of the pen does not take the time of reading all runs.
+    # Looked up first, so that a typo is reported before all runs are read.
     known = load_claims()
     if claim is not None and claim not in {found.id for found in known}:
-        raise InputError(f"{claim}: no claim of that id in config/claims.tsv; it has {', '.join(found.id for found in known)}")
+        raise InputError(f"{claim}: not a claim in config/claims.tsv; it has {', '.join(found.id for found in known)}")
     study = read_study(scale, experiment, overrides, ablations=True)
-    # All of them even for one, which is judged at once with the others.
+    # All claims even if one was asked for, because they are judged together.
     chosen = [finding for finding in Results.read(study, partial=True).findings if claim in (None, finding.claim.id)]
     if as_json:
         import json

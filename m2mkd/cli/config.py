@@ -7,7 +7,7 @@ import typer
 
 from m2mkd.cli.options import ScaleOption, SetOption, read_study
 
-app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+app = typer.Typer(no_args_is_help=True, help="Show, check and export configurations.")
 
 
 @app.command()
@@ -35,8 +35,8 @@ def validate(experiment: str, scale: ScaleOption = None, overrides: SetOption = 
 
 
 @app.command()
-def export(check: Annotated[bool, typer.Option("--check", help="Only say whether the files are current.")] = False) -> None:
-    """Write what follows from the package: JSON schemas of the configuration files (workflow/schemas), and the folders in dvc.yaml."""
+def export(check: Annotated[bool, typer.Option("--check", help="Only check that the files are current.")] = False) -> None:
+    """Write the files derived from the package: JSON schemas of the configuration (workflow/schemas), and the folders in dvc.yaml."""
     from m2mkd.config.schemas import export_schemas
     from m2mkd.study.dvc import export_stages
 

@@ -18,7 +18,7 @@ def crate(
     overrides: SetOption = None,
     planned: PlannedOption = None,
     weights: Annotated[
-        Literal["all", "students", "none"], typer.Option(help="Whose weights go into it; the others are in it by their digest.")
+        Literal["all", "students", "none"], typer.Option(help="Runs whose weights are included; other weights are recorded by digest.")
     ] = "students",
 ) -> None:
     """Write the crate of a whole study into results/<scale>/crate."""
@@ -27,18 +27,18 @@ def crate(
         from m2mkd.results.judge.results import Results
 
         folder = write_crate(Results.read(read_study(scale, experiment, overrides, planned=planned)), weights)
-        typer.echo(f"{folder}: written; 'm2mkd crate check {folder}' checks it, wherever it is taken")
+        typer.echo(f"{folder}: written; 'm2mkd crate check {folder}' checks it, also after it was moved")
 
 
 @app.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder of the crate.")]) -> None:
-    """Check every digest of a crate, that each run's key follows from its configuration, and that its tables are those of its runs."""
+    """Check every digest of a crate, each run's key against its configuration, and the tables against the runs."""
     from m2mkd.results.crate.check import check_crate
 
     found = check_crate(folder)
     typer.echo(
         f"{found.name}: {found.files} files and {found.records} records of runs match their digests; "
-        f"{found.left_out} outputs are in it by their digest alone; {found.compiled} files compiled anew from the runs are the same"
+        f"{found.left_out} outputs are recorded by digest only; {found.compiled} files compiled again from the runs are the same"
     )
     if found.beside:
-        typer.echo(f"{len(found.beside)} files beside them are not of the crate, such as {found.beside[0]}")
+        typer.echo(f"{len(found.beside)} further files do not belong to the crate, such as {found.beside[0]}")

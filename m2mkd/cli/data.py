@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, check, prepare and look at data sets.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, check, prepare and show data sets.")
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Data set in config/datasets.yaml.")]
 DataArgument = Annotated[str, typer.Argument(metavar="NAME@SIZE", help="Data set at an image size, for example tiny-imagenet@64.")]
 
@@ -31,11 +31,11 @@ def list_() -> None:
     for name, dataset in load.datasets().items():
         files = present(dataset)
         there = sum(raw_file(file).exists() for file in files)
-        here = f"{there} of {len(files)}" if dataset.fetched else "comes along"
+        here = f"{there} of {len(files)}" if dataset.fetched else "included"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
         size = sum(file.bytes or 0 for file in files)
         cells = (name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
-        table.add_row(*(Text(printable(cell)) for cell in cells))  # a title is text, whatever brackets it has
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # Text, because a title may have brackets
     shown = sys.stdout is not None and sys.stdout.isatty()
     Console(file=sys.stdout or io.StringIO(), width=None if shown else 160).print(table)
 
@@ -47,9 +47,9 @@ def fetch(
         str | None,
         typer.Option("--from", help="Folder, or http(s) address of one, that holds the source files.", envvar="M2MKD_DATA_SOURCE"),
     ] = None,
-    file: Annotated[str | None, typer.Option(help="Only this one of its files.")] = None,
+    file: Annotated[str | None, typer.Option(help="Fetch this file only.")] = None,
 ) -> None:
-    """Bring the source files of a data set to data/raw, checked; an interrupted download goes on where it broke."""
+    """Download the source files of a data set to data/raw and check them; an interrupted download resumes."""
     from m2mkd.config.load import dataset_named
     from m2mkd.data.fetch import fetch
 
@@ -58,9 +58,9 @@ def fetch(
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are here.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default: all that are present.")] = None,
 ) -> None:
-    """Compare source files and prepared sets with their digests, with each other, and with what finished runs saw."""
+    """Compare source files and prepared sets with their digests, with each other, and with the data that finished runs used."""
     from m2mkd.config import load
     from m2mkd.data.fetch import check, raw_file
     from m2mkd.data.pack import open_pack
@@ -72,7 +72,7 @@ def verify(
         raw = [file for files in dataset.sources for file in files if raw_file(file).exists()]
         digests = {}
         for file in raw:
-            known = "as expected" if file.sha256 or file.md5 else "the registry expects none"
+            known = "as expected" if file.sha256 or file.md5 else "the registry has no digest"
             digests[file.name] = check(raw_file(file), file, name, afresh=True)
             typer.echo(f"{raw_file(file)}: sha256 {digests[file.name]}, {known}")
         require_sources(name, digests)
@@ -81,11 +81,11 @@ def verify(
             pack = open_pack(manifest.parent, verify="always")
             counts = ", ".join(f"{facts['images']} {split}" for split, facts in pack.manifest["splits"].items())
             runs = require_seen(manifest.parent)
-            seen = f", as {runs} finished {'run' if runs == 1 else 'runs'} saw it" if runs else ""
-            typer.echo(f"{manifest.parent}: {counts} images, whole{seen}")
+            seen = f", as used by {runs} finished {'run' if runs == 1 else 'runs'}" if runs else ""
+            typer.echo(f"{manifest.parent}: {counts} images, complete{seen}")
         if names and not raw and not packs:
             fix = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
-            raise InputError(f"{name}: neither source files nor a prepared set are here; {fix}")
+            raise InputError(f"{name}: has neither source files nor a prepared set; {fix}")
 
 
 @app.command()
@@ -103,7 +103,7 @@ def show(
     data: DataArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: data/sheets/NAME@SIZE.png.")] = None,
 ) -> None:
-    """Write a contact sheet of a prepared set, with labels, and print what it holds."""
+    """Write a contact sheet of a prepared set, with labels, and print its contents."""
     from m2mkd.data.contact_sheet import write_contact_sheet
     from m2mkd.data.pack import open_pack
     from m2mkd.study.data import resolve_data
@@ -124,7 +124,7 @@ def describe(
     data: DataArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write to; default: data/described/NAME@SIZE.")] = None,
 ) -> None:
-    """Describe a prepared set for machines: Croissant metadata, and a table of its images with label, name and sha256."""
+    """Write machine-readable metadata of a prepared set: Croissant, and a table of its images with label, name and sha256."""
     from m2mkd.data.croissant import CROISSANT_FILE, write_croissant
     from m2mkd.data.pack import open_pack
     from m2mkd.study.data import resolve_data

@@ -1,4 +1,4 @@
-"""``m2mkd doctor``: whether the suite can run here."""
+"""``m2mkd doctor``: checks that the suite can run here."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False) -> None:
-    """Check the machine, the project and the image; say what to do about each fault. Exit code 1 if something fails."""
+    """Check the machine, the project and the image, and print a fix for each fault. Exit code 1 if a check fails."""
     from m2mkd.doctor.examine import examine
 
     findings = examine(read_settings(None, None, None))

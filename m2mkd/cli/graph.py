@@ -7,7 +7,7 @@ import typer
 
 from m2mkd.cli.options import ScaleOption, SetOption, read_settings, read_study
 
-app = typer.Typer(no_args_is_help=True, help="Look at the graphs of a NAC's mediators.")
+app = typer.Typer(no_args_is_help=True, help="Inspect the graphs of a NAC's mediators.")
 
 
 @app.command()
@@ -17,19 +17,19 @@ def show(
     overrides: SetOption = None,
     profile: Annotated[
         Literal["released", "corrected"] | None,
-        typer.Option(help="How an experiment fits its signatures; default: as its scale says."),
+        typer.Option(help="Compat profile by which an experiment fits its signatures; default: the scale's."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of an experiment.", min=0)] = 0,
     cut: Annotated[
-        float, typer.Option(help="Distance above which the kernel cuts, for a file that no run.json lies beside.", min=0, max=2)
+        float, typer.Option(help="Distance above which the kernel cuts an edge, for a file without run.json.", min=0, max=2)
     ] = 0.9,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the graphs into this file, .png or .svg.")] = None,
 ) -> None:
-    """Compare the graph that signatures realise with the one that they were fitted to."""
+    """Compare the graph of fitted signatures with the graph that they were fitted to."""
     from m2mkd.errors import InputError
 
     if output is not None and output.suffix not in (".png", ".svg"):
-        raise InputError(f"--output {output}: is neither .png nor .svg; give the file one of these endings")
+        raise InputError(f"--output {output}: the ending is neither .png nor .svg; use one of these")
     weights = _weights(what, scale)
     if weights is None:
         title, comparison = _of_experiment(what, scale, overrides, profile, seed)
@@ -47,7 +47,7 @@ def show(
 
 
 def _weights(what: str, scale: str | None) -> Path | None:
-    """The file of weights that is meant; none if it is an experiment."""
+    """File of weights that is meant; none if it is an experiment."""
     from m2mkd.errors import InputError
     from m2mkd.study.phase import WEIGHTS
 
@@ -58,7 +58,7 @@ def _weights(what: str, scale: str | None) -> Path | None:
         found = path / WEIGHTS if path.is_dir() else path
         if found.is_file():
             return found
-    raise InputError(f"{what}: no such file, nor a folder with {WEIGHTS}, here or in {runs}; 'm2mkd runs list' shows the runs")
+    raise InputError(f"{what}: neither a file nor a folder with {WEIGHTS}, here or in {runs}; 'm2mkd runs list' shows the runs")
 
 
 def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, profile: str | None, seed: int) -> tuple[str, Any]:
@@ -72,7 +72,7 @@ def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, pr
     row = study.rows[0]
     config = study.runs[row.trained[0]].config
     if not isinstance(config, TrainStudent) or config.student.family != "nac" or config.prior is None:
-        raise InputError(f"experiment {name}: trains no NAC, so that there is no graph; name one of the nac_ experiments")
+        raise InputError(f"experiment {name}: does not train a NAC, so it has no graph; name one of the nac_ experiments")
     comparison = fitted_graph(config.student, config.prior, graph_seed(config.prior, seed), graph_fit_cut(config.compat))
     return f"{name} at scale {study.scale_name}, {row.profile}, seed {seed}", comparison
 

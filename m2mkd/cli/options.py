@@ -1,11 +1,12 @@
-"""Options that commands share, and the study that they describe."""
+"""Options shared by several commands, and the study that they describe."""
 
 from typing import Annotated, Any
 
 import typer
 
 ScaleOption = Annotated[
-    str | None, typer.Option("--scale", help="Scale in config/scales, taken as it is; default: what config/config.yaml says.")
+    str | None,
+    typer.Option("--scale", help="Scale in config/scales, without config/config.yaml; default: the settings of config/config.yaml."),
 ]
 ExperimentOption = Annotated[
     list[str] | None, typer.Option("--experiment", help="Experiment, or experiment/variant; default: the scale's study.")
@@ -15,9 +16,9 @@ SetOption = Annotated[
 ]
 PlannedOption = Annotated[
     str | None,
-    typer.Option("--study", help="Key of a study as the workflow planned it, instead of what the configuration says now."),
+    typer.Option("--study", help="Key of a planned study, instead of the current configuration."),
 ]
-AblationsOption = Annotated[bool, typer.Option("--ablations", help="The study together with the ablations of its scale.")]
+AblationsOption = Annotated[bool, typer.Option("--ablations", help="Include the ablations of the scale.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.", envvar="M2MKD_DEVICE")]
 
 
@@ -47,7 +48,7 @@ def read_study(
     ablations: bool = False,
     planned: str | None = None,
 ) -> Any:
-    """The study that the options describe, or the planned one of that key."""
+    """Study that the options describe, or the planned one of that key."""
     from m2mkd.study import files
     from m2mkd.study.plan import build_study
 
@@ -58,7 +59,7 @@ def read_study(
 
 
 def _with_nulls(value: Any) -> Any:
-    """What Snakemake read from its command line, where it takes null for a text."""
+    """Configuration that Snakemake read from its command line, with its text 'null' turned into none."""
     if isinstance(value, dict):
         return {name: _with_nulls(item) for name, item in value.items()}
     return None if value == "null" else value

@@ -1,4 +1,4 @@
-"""``m2mkd plan``: what a study costs, before anything runs."""
+"""``m2mkd plan``: the cost of a study, before anything runs."""
 
 from typing import Annotated
 
@@ -12,14 +12,14 @@ app = typer.Typer()
 @app.command()
 def plan(
     experiment: Annotated[str | None, typer.Argument(help="Experiment, or experiment/variant.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every experiment of the scale, one line each.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List every experiment of the scale, one line each.")] = False,
     scale: ScaleOption = None,
     overrides: SetOption = None,
     gpu: Annotated[str, typer.Option(help="a100, h100, h100-pcie, h200, l40s or b200.")] = "h200",
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that a job reaches.")] = 0.4,
-    gpus: Annotated[int, typer.Option(help="GPUs of a job.")] = 8,
+    gpus: Annotated[int, typer.Option(help="GPUs per job.")] = 8,
     device_batch: Annotated[int | None, typer.Option(help="Images on a GPU at a time; default: its share of the batch.")] = None,
-    nac: Annotated[str, typer.Option(help="NACs by the count of the published code (released) or of this suite (model).")] = "released",
+    nac: Annotated[str, typer.Option(help="Count NACs as the published code does (released) or as this suite does (model).")] = "released",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON: bytes, FLOPs, GPU-hours.")] = False,
 ) -> None:
     """Print parameters, FLOPs, GPU-hours, memory and storage of an experiment, before anything runs."""
@@ -29,9 +29,9 @@ def plan(
     from m2mkd.planning.summary import plan as plan_costs
 
     if (experiment is None) != all_:
-        raise InputError("plan: name one experiment, or give --all for those of the scale")
+        raise InputError("plan: name one experiment, or give --all for every experiment of the scale")
     if nac not in ("released", "model"):
-        raise InputError(f"--nac {nac}: not a way to count; use released or model")
+        raise InputError(f"--nac {nac}: unknown; use released or model")
     given = Assumptions(gpu, mfu, gpus, device_batch, nac)  # type: ignore[arg-type]
     content = plan_costs(read_settings(scale, [experiment] if experiment else None, overrides), given)
     if as_json:

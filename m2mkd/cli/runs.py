@@ -7,22 +7,22 @@ import typer
 
 from m2mkd.cli.options import AblationsOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
 
-app = typer.Typer(no_args_is_help=True, help="Look at runs and their keys.")
+app = typer.Typer(no_args_is_help=True, help="Inspect and manage runs and their keys.")
 
 
 @app.command(hidden=True)
 def plan(
     config: Annotated[str, typer.Option(help="The workflow's configuration as JSON.")],
-    in_container: Annotated[bool, typer.Option("--in-container", help="Jobs are to run in the image; it must be there.")] = False,
-    gpu: Annotated[str | None, typer.Option(help="As of m2mkd plan, like the next two; none: jobs ask for nothing.")] = None,
+    in_container: Annotated[bool, typer.Option("--in-container", help="Run jobs in the image, which must exist.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="GPU, as in m2mkd plan; default: jobs request no resources.")] = None,
     mfu: float = 0.4,
-    gpus: Annotated[int, typer.Option(help="GPUs of a job that trains.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, envvar="M2MKD_WORKERS")] = 0,
-    longest: Annotated[float, typer.Option(help="Hours that the machine lets a job run.")] = 24,
-    storage: Annotated[Path | None, typer.Option(help="Where Snakemake keeps copies of an object storage's outputs.")] = None,
-    read: Annotated[list[Path] | None, typer.Option(help="Files that Snakemake has read its configuration from.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs per training job.")] = 1,
+    workers: Annotated[int, typer.Option(help="Data loading processes.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    longest: Annotated[float, typer.Option(help="Longest run time of a job, in hours.")] = 24,
+    storage: Annotated[Path | None, typer.Option(help="Folder in which Snakemake keeps copies of outputs in object storage.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Configuration files that Snakemake has read.")] = None,
 ) -> None:
-    """Plan the study: write what every job needs to know, and print the path of the graph of runs, which the workflow reads."""
+    """Plan the study: write the plan of every job, and print the path of the graph of runs, which the workflow reads."""
     from m2mkd.config import load
     from m2mkd.planning.cost import Assumptions
     from m2mkd.planning.request import Terms
@@ -47,9 +47,9 @@ def list_(
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print phase, key, seed, done and what else there is to say as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print phase, key, seed, state and further facts as JSON.")] = False,
 ) -> None:
-    """List the runs of a study, and whether they are done."""
+    """List the runs of a study and their state."""
     from m2mkd.study.listing import as_lines, listed, show
 
     runs = listed(read_study(scale, experiment, overrides, ablations=ablations))
@@ -89,9 +89,9 @@ def gc(
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them instead of only listing them.")] = False,
 ) -> None:
-    """List or remove run folders, and plans, that neither the study nor the scale's ablations and detectors need."""
+    """List or remove run folders and plans that neither the study nor the scale's ablations and detectors need."""
     from m2mkd.study.plan import build_study
     from m2mkd.study.state import surplus, surplus_plans
     from m2mkd.surplus import remove
@@ -106,7 +106,7 @@ def gc(
         require_none("runs gc --delete")
     found = [*surplus(whole), *surplus_plans(whole, {study.key for study in studies})]
     for path in found:
-        state = "not needed" if not delete else "removed" if remove(path) else "left, for a job holds it"
+        state = "not needed" if not delete else "removed" if remove(path) else "kept, because a job holds it"
         typer.echo(f"{state}: {path}")
     if not found:
         typer.echo("every run folder and plan is needed")
@@ -114,7 +114,7 @@ def gc(
 
 @app.command()
 def migrate(scale: ScaleOption = None) -> None:
-    """Move finished runs of the old layout, in which a run held several seeds, to their keys of today."""
+    """Move finished runs of the old layout, with several seeds per run, to their current keys."""
     from m2mkd.study.migrate import migrate as move
     from m2mkd.study.study import scale_root
     from m2mkd.workflows import require_none

@@ -1,4 +1,4 @@
-"""Computing a study, and what comes out of it."""
+"""Commands that compute a study, its tables and its report."""
 
 import sys
 from typing import Annotated
@@ -18,9 +18,9 @@ from m2mkd.cli.options import (
 
 app = typer.Typer()
 CodeOption = Annotated[
-    str | None, typer.Option(help="strict: what other code computed is computed again; named, as by default: it stays, and is named.")
+    str | None, typer.Option(help="Results of other code: strict computes them again; named (default) keeps and lists them.")
 ]
-PartialOption = Annotated[bool, typer.Option("--partial", help="Take the runs that are there; claims that need more say which.")]
+PartialOption = Annotated[bool, typer.Option("--partial", help="Use the finished runs; claims list the runs that they still need.")]
 track = typer.Typer(no_args_is_help=True, help="Fill the MLflow store.")
 
 
@@ -28,25 +28,26 @@ track = typer.Typer(no_args_is_help=True, help="Fill the MLflow store.")
 def run(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Runs as phase/key; the key may be cut. Several only if they differ in seed or module."),
+        typer.Argument(help="Runs as phase/key; the key may be shortened. Several only if they differ in nothing but seed or module."),
     ],
     scale: ScaleOption = None,
     experiment: ExperimentOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that load data, for each rank.", min=0, envvar="M2MKD_WORKERS")] = 0,
-    gpus: Annotated[int, typer.Option(help="GPUs that it takes for itself, and waits for; 0: it shares those it sees.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Data loading processes per rank.", min=0, envvar="M2MKD_WORKERS")] = 0,
+    gpus: Annotated[int, typer.Option(help="GPUs to reserve, waiting until they are free; 0: share the visible ones.", min=0)] = 0,
     ranks: Annotated[
         int | None,
-        typer.Option(help="Processes, each with its device, that share a training; default: --gpus, or 1.", min=1, envvar="M2MKD_RANKS"),
+        typer.Option(help="Processes that share a training, one device each; default: --gpus, or 1.", min=1, envvar="M2MKD_RANKS"),
     ] = None,
     device_batch: Annotated[
-        int | None, typer.Option(help="Most images on a device at a time; more are accumulated.", min=2, envvar="M2MKD_DEVICE_BATCH")
+        int | None,
+        typer.Option(help="Most images on a device at a time; larger batches are accumulated.", min=2, envvar="M2MKD_DEVICE_BATCH"),
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Put networks through torch.compile.", envvar="M2MKD_COMPILE")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile networks with torch.compile.", envvar="M2MKD_COMPILE")] = False,
     code: CodeOption = None,
 ) -> None:
-    """Compute a run, or several that differ in seed or module alone; an interrupted one goes on where it stopped."""
+    """Compute a run, or several that differ only in seed or module; an interrupted run resumes."""
     from dataclasses import replace
 
     from m2mkd.ranks import started_by_launcher
@@ -66,7 +67,7 @@ def run(
         planned = [replace(one, code=settings.code) for one in planned]
     first = planned[0]
     set_default_tracking_uri(first.tracking_uri)
-    if gpus and device != "cpu" and not started_by_launcher():  # for the ranks of torchrun, the process that started them has
+    if gpus and device != "cpu" and not started_by_launcher():  # for ranks of torchrun, the process that started them reserves
         reserve_gpus(gpus, say)
     here = launch.ranks_for(first.run.config, ranks or max(1, gpus), device_batch, sys.argv[1:])
     policy = Policy(first.checkpoint_minutes, first.checkpoint_updates)
@@ -93,7 +94,7 @@ def compile_(
     study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
     normalise_all_mtimes(study)
     compile_tables(Results.read(study, partial=partial))
-    clear_marks(study)  # Snakemake has seen all of its jobs end
+    clear_marks(study)  # Snakemake has seen all jobs end
 
 
 @app.command()
@@ -122,9 +123,9 @@ def sync(
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Take the runs that are there, without tables.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Use the finished runs, without tables.")] = False,
 ) -> None:
-    """Bring every finished run of a study into the MLflow store, once."""
+    """Record every finished run of a study in the MLflow store, once."""
     from m2mkd.results.judge.results import Results
     from m2mkd.study.state import normalise_all_mtimes
     from m2mkd.tracking import mlflow_export
@@ -140,7 +141,7 @@ def sync(
 def reproduce(
     scale: ScaleOption = None, cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all", code: CodeOption = None
 ) -> None:
-    """Run the whole study of a scale, after clearing away what an interrupted one left."""
+    """Run the whole study of a scale, after removing what an interrupted one left."""
     from m2mkd.reproduce import reproduce as run_workflow
 
     raise typer.Exit(run_workflow(read_settings(scale, None, None, code=code), cores))
@@ -148,10 +149,10 @@ def reproduce(
 
 @app.command()
 def restore(
-    remote: Annotated[str | None, typer.Option(help="DVC remote; default: the one that DVC is set to.")] = None,
+    remote: Annotated[str | None, typer.Option(help="DVC remote; default: DVC's own default.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Files to transfer at once.")] = None,
 ) -> None:
-    """Pull data sets, runs and results with DVC into this clone, so that the workflow computes none of them again."""
+    """Pull data sets, runs and results with DVC, so that the workflow does not compute them again."""
     from m2mkd.restore import restore
 
     pull = [*(["--remote", remote] if remote else []), *(["--jobs", str(jobs)] if jobs else [])]

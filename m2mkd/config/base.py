@@ -5,14 +5,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-"""What a name may look like that becomes a part of paths, rules and shell lines."""
+"""Pattern of names that become part of paths, rules and shell lines."""
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Config(BaseModel):
-    """Immutable, without unknown keys, every field documented: a typo in a file is an error, never a silent default.
+    """Immutable, with no unknown keys and every field documented: a typo in a file is an error, never a silent default.
 
-    Numbers are finite, for infinity and NaN have no canonical JSON, and so no key.
+    Numbers are finite, because infinity and NaN have no canonical JSON, and so no key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

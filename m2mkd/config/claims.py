@@ -1,4 +1,4 @@
-"""Claims as data (``config/claims.tsv``): what is said, by whom, and what would count as reproducing it, fixed before anything is run."""
+"""Claims as data (``config/claims.tsv``): the statement, its source, and the criterion for reproducing it, fixed before any run."""
 
 import re
 from pathlib import Path
@@ -16,25 +16,25 @@ Metric = Literal["iid_top1", "ood_top1", "graph_density"]
 COMPARISON = re.compile(r"([^ ()]+)|([^ ()]+) - ([^ ()]+)|\(([^ ()]+) - ([^ ()]+)\) - \(([^ ()]+) - ([^ ()]+)\)")
 """A; A - B; or (A - B) - (C - D)."""
 FEWEST_SEEDS = 6
-"""With fewer no exact test can reach 5 %: of five pairs that all point one way the two-sided p value is 2 / 2^5."""
+"""With fewer no exact test can reach 5 %: for five pairs that all point the same way, the two-sided p value is 2 / 2^5."""
 LARGEST_TOLERANCE = 1 / 3
-"""Of a claimed gain: what is a third smaller is not of that size."""
+"""Largest tolerance as a share of a claimed gain: a gain a third smaller is not of that size."""
 
 
 class Claim(Config):
-    """One row of ``config/claims.tsv``."""
+    """Row of ``config/claims.tsv``."""
 
     id: str = Field(pattern=r"^[a-z0-9_]+$")
     claim: str
-    """What is claimed, in one sentence."""
+    """Claim in one sentence."""
     source: str
-    """Paper, and where in it; or what of this suite says so."""
+    """Paper and place in it, or the part of this suite that makes the claim."""
     status: Literal["VERIFIED", "ABSTRACT-ONLY", "SECONDARY", "DERIVED", "PREDICTED"]
-    """How well the claimed number is known here."""
+    """Status of the claimed number: how well it is known."""
     subject: Literal["paper", "suite"]
-    """Whether the claim is about the paper, which no reduced scale judges, or about this suite at its own scale."""
+    """Subject of the claim: the paper, which no reduced scale judges, or this suite at its own scale."""
     profile: Profile
-    """Compat profile of the runs that it is judged by: what the authors ran, for a claim of theirs."""
+    """Compat profile of the runs that decide it; for a claim of the authors, the one that they ran."""
     metric: Metric
     population: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Experiments that it is about, separated by commas."""
@@ -42,20 +42,20 @@ class Claim(Config):
     """``A - B``, ``(A - B) - (C - D)`` (with A - B for A, C - D for B), or ``A`` alone; variants of each experiment of
     the population (``teacher`` of a teacher experiment), or ``experiment/variant``."""
     aggregate: Literal["each", "mean", "max"]
-    """Whether it holds for each experiment of the population, for their mean, or for the best of them ("up to")."""
+    """Scope: each experiment of the population, their mean, or the best of them ("up to")."""
     direction: Literal["greater", "equal", "value"]
-    """A is greater than B (by ``size``, where one is claimed); A equals B; or A is ``size``."""
+    """A is greater than B (by ``size``, if given); A equals B; or A is ``size``."""
     size: float | None
     """Claimed gain in ``unit``, or claimed accuracy in percent."""
     unit: Literal["points", "relative", "unstated"]
     """Percentage points of accuracy, percent of B's accuracy, or not stated: then it is judged in both."""
     tolerance: NonNegativeFloat
-    """How far from ``size`` still counts as that size, in the same unit, for a gain at most a third of it; for ``equal``, the largest
-    difference that counts as none."""
+    """Largest deviation from ``size`` that still counts as that size, in the same unit; for a gain at most a third of it. For ``equal``,
+    the largest difference that counts as none."""
     scale: str
     """Scale at which it may be judged."""
     seeds: PositiveInt
-    """Fewest seeds that it is judged with, at least six; or 1 for the accuracy of a teacher, which is one run."""
+    """Fewest seeds for a verdict, at least six; or 1 for the accuracy of a teacher, which is one run."""
 
     @field_validator("population", mode="before")
     @classmethod
@@ -70,7 +70,7 @@ class Claim(Config):
     @model_validator(mode="after")
     def _fits_direction(self) -> "Claim":
         if not COMPARISON.fullmatch(self.comparison):
-            raise ValueError(f"comparison '{self.comparison}' is none; write 'A', 'A - B' or '(A - B) - (C - D)'")
+            raise ValueError(f"comparison '{self.comparison}' is not a comparison; write 'A', 'A - B' or '(A - B) - (C - D)'")
         if len(self.arms) == 4 and self.unit != "points":
             raise ValueError(f"unit {self.unit} does not fit a difference of differences; write points")
         if (self.direction == "value") == (len(self.arms) > 1):
@@ -80,16 +80,18 @@ class Claim(Config):
         if self.direction == "equal" and (self.size or not self.tolerance or self.aggregate == "max"):
             raise ValueError("direction equal has no size, needs a tolerance above 0, and an aggregate each or mean")
         if self.direction == "value" and (self.unit != "points" or not 0 <= (self.size or 0) <= 100):
-            raise ValueError("direction value needs a size from 0 to 100 in points, for it is an accuracy in percent")
+            raise ValueError("direction value needs a size from 0 to 100 in points, because it is an accuracy in percent")
         if self.direction == "greater" and self.size is not None and self.size <= 0:
-            raise ValueError("direction greater needs a size above 0, or none; turn the comparison round")
+            raise ValueError("direction greater needs a size above 0, or no size; swap the sides of the comparison")
         if self.direction == "greater" and self.size is not None and self.tolerance > LARGEST_TOLERANCE * self.size:
-            raise ValueError(f"tolerance {self.tolerance:g} is more than a third of size {self.size:g}; a gain so much smaller is another")
+            raise ValueError(
+                f"tolerance {self.tolerance:g} is more than a third of size {self.size:g}, which is too wide for a claimed gain; lower it"
+            )
         if self.seeds < FEWEST_SEEDS and (self.seeds, self.direction, self.aggregate) != (1, "value", "each"):
             raise ValueError(f"seeds {self.seeds} cannot decide; write at least {FEWEST_SEEDS}, or 1 for the accuracy of one run")
         with_itself = any(members[0] == members[1] for members in self.members() if len(members) > 1)
         if with_itself or len(set(self.population)) < len(self.population):
-            raise ValueError("an experiment stands twice in the population, or is compared with itself; remove one")
+            raise ValueError("an experiment occurs twice in the population, or is compared with itself; remove one")
         if self.subject == "paper" and self.scale != "paper":
             raise ValueError(f"scale {self.scale} cannot judge a claim of the paper; write paper")
         return self
@@ -116,7 +118,7 @@ def _selected(experiment: str, arm: str) -> tuple[str, str]:
 
 
 def load_claims(path: Path = load.CONFIG / "claims.tsv") -> list[Claim]:
-    """All claims, in the order of the file.
+    """Read all claims, in the order of the file.
 
     Raises
     ------

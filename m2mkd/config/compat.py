@@ -9,10 +9,10 @@ Value = str | float
 
 
 class Switch(Config):
-    """One defect of the released code."""
+    """Defect of the released code."""
 
     about: str
-    """What the released code does, in one sentence."""
+    """Behaviour of the released code, in one sentence."""
     source: str
     """File and line in the released code (kamanphoebe/m2mKD at 067fa1f)."""
     released: Value
@@ -22,7 +22,7 @@ class Switch(Config):
     applies: tuple[str, ...]
     """Phases whose result it can change, as ``phase`` or ``phase/family``."""
     distilled: bool = False
-    """Whether it matters only where a teacher is used in the loss."""
+    """True if it matters only when the loss uses a teacher."""
     data_sets: tuple[str, ...] = ()
     """Data sets of the experiments that it concerns; none: all of them."""
 
@@ -35,13 +35,13 @@ def switches_for(registry: dict[str, Switch], profile: Profile, phase: str, fami
     registry
         All switches by name.
     profile
-        Which of the two values to take.
+        Profile whose value is taken.
     phase, family
         Phase of the run and family of the model that it trains or measures.
     data
-        Name of the data set in the experiment, whatever stands in for it at this scale.
+        Name of the data set in the experiment, not of its substitute at this scale.
     distilled
-        Whether the loss of the run has a soft distillation term.
+        True if the loss of the run has a soft distillation term.
     """
     return {
         name: getattr(switch, profile)

@@ -1,4 +1,4 @@
-"""The registry of data sets: what each is, where it comes from and how it is laid out."""
+"""The registry of data sets: description, source and layout of each."""
 
 import re
 from typing import Literal, Self
@@ -11,9 +11,9 @@ from m2mkd.errors import InputError
 PREPARE_FORMAT = 2
 """Version of the packed format; raising it makes every packed set, and every run on it, new."""
 LARGEST_IMAGE = 4096
-"""Largest side of an image in pixels; more is a slip of the hand."""
+"""Largest side of an image in pixels; a larger number is a typo."""
 LARGEST_MADE = 512
-"""The same for images that are made here, of a few pixels, and kept as pixels: the digits take 90 GB at the size above."""
+"""Largest side of images that are made here from a few pixels and kept as pixels: the digits take 90 GB at the size above."""
 
 
 Layout = Literal[
@@ -35,65 +35,65 @@ SplitName = Literal["train", "val"]
 
 
 class SourceFile(Config):
-    """One file that a data set is prepared from."""
+    """Source file that a data set is prepared from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Its name in ``data/raw``."""
+    """Name in ``data/raw``."""
     url: str | None = None
-    """Where it can be downloaded; none: see the set's ``obtain``."""
+    """Address of the download; none: see the set's ``obtain``."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Published or measured digest; none: nobody here has seen it."""
+    """Published or measured digest; none: unknown."""
     md5: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     """Published or measured MD5."""
     bytes: PositiveInt | None = None
-    """About how large it is; people decide by it, and a download is stopped that is a twentieth longer."""
+    """Approximate size in bytes, shown to people; a download that is a twentieth longer is stopped."""
 
     split: SplitName | None = None
-    """Which split the rows of a Parquet file are of; none: its name says so, as in ``train-00000-of-00002.parquet``."""
+    """Split of the rows of a Parquet file; none: taken from its name, as in ``train-00000-of-00002.parquet``."""
 
     @property
     def identity(self) -> str:
-        """What tells this file from another version of it, as far as that is known."""
+        """Identity of this version of the file, as far as it is known."""
         found = self.sha256 or self.md5 or self.url or self.name
         return f"{found} as {self.split}" if self.split else found
 
 
 class Subset(Config):
-    """That a data set is a part of what its source files hold, the same from each of several sources."""
+    """Declares a data set to be a part of its source files, the same from each of several sources."""
 
     images: str = Field(pattern=r"^[A-Za-z0-9._-][A-Za-z0-9._/-]*$")
     """File that lists its images by class and split, relative to the root (`m2mkd.data.subsets`)."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """Digest of the names and the content of its images, which no source of it may differ from."""
+    """Digest of the names and the content of its images, which every source must match."""
     packs: tuple[SourceFile, ...] = ()
-    """Files that hold its images, too, each of which serves in place of the source files."""
+    """Files that also hold its images; each can be used instead of the source files."""
 
 
 class DatasetConfig(Config):
-    """One data set of ``config/datasets.yaml``."""
+    """Data set of ``config/datasets.yaml``."""
 
     title: str
     layout: Layout
-    """How the source is laid out; names the code that prepares it."""
+    """Layout of the source; names the code that prepares it."""
     classes: PositiveInt
     """Number of classes."""
     train_images: PositiveInt | None = None
     """Images of the training split; none: the set has no such split."""
     val_images: PositiveInt | None = None
-    """Images of the split that is measured on; with ``train_images`` what costs are planned from."""
+    """Images of the validation split; costs are planned from it and ``train_images``."""
     encoded_bytes: PositiveInt | None = None
-    """About how much all images take as files, which large images are packed as; none: planned as if they were pixels."""
+    """Approximate size of all images as files, the form in which large images are packed; none: planned as pixels."""
     licence: str
     """Licence, or the terms under which the set may be used."""
     homepage: str | None = None
     files: tuple[SourceFile, ...] = ()
     """Source files; none: see ``obtain``."""
     obtain: str | None = None
-    """How to get the source where it cannot simply be downloaded."""
+    """Instructions for a source that cannot simply be downloaded."""
     synthetic: bool = False
     """Made by image operations from another set; never to be reported as a natural one."""
     subset: Subset | None = None
-    """Which of the images in its source files it consists of; none: all of them."""
+    """Subset of the images in its source files; none: all of them."""
 
     @model_validator(mode="after")
     def _has_parts(self) -> Self:
@@ -103,32 +103,32 @@ class DatasetConfig(Config):
 
     @property
     def sources(self) -> tuple[tuple[SourceFile, ...], ...]:
-        """What the set can be prepared from: its source files, or of a subset one of the packs."""
+        """Sources that the set can be prepared from: its source files, or for a subset one of the packs."""
         packs = self.subset.packs if self.subset else ()
         return (self.files, *((pack,) for pack in packs))
 
     @property
     def identity(self) -> list[str]:
-        """What tells its images from others: the source files as far as they are known, of a subset the images themselves."""
+        """Identity of its images: the source files as far as they are known; for a subset, the images themselves."""
         return [self.subset.sha256] if self.subset else [file.identity for file in self.files]
 
     @property
     def fetched(self) -> tuple[SourceFile, ...]:
-        """Source files that have to be brought to ``data/raw``; the digits come along with a package."""
+        """Source files needed in ``data/raw``; the digits come with a package."""
         return () if self.made_here else self.files
 
     @property
     def made_here(self) -> bool:
-        """Whether its images are made by this project."""
+        """True if its images are made by this project."""
         return self.layout.startswith("digits")
 
     def require_size(self, ref: "DataRef", field: str) -> None:
-        """Refuse an image size that cannot be meant.
+        """Refuse an image size that is too large.
 
         Raises
         ------
         InputError
-            If images that are made here would be larger than they may; ``field`` says where the set is named.
+            If images that are made here would be larger than allowed; ``field`` names the place of the set's name.
         """
         if self.made_here and ref.image_size > LARGEST_MADE:
             raise InputError(f"{field}: the images of '{ref}' are made here, at most {LARGEST_MADE} pixels large; write {ref.name}@32")
@@ -148,7 +148,7 @@ class DataRef(Config):
         Raises
         ------
         InputError
-            If ``text`` is not of that form; ``field`` says where it stands.
+            If ``text`` is not of that form; ``field`` names its place.
         """
         match = re.fullmatch(r"([a-z0-9-]+)@([1-9][0-9]{0,3})", text)
         if match is None or int(match[2]) > LARGEST_IMAGE:

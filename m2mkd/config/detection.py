@@ -1,4 +1,4 @@
-"""Detectors: sizes of a Mask R-CNN on a V-MoE, and the switches of the release that act in it (specification detection.md)."""
+"""Detectors: sizes of a Mask R-CNN on a V-MoE, and the switches of the release that affect it (specification detection.md)."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -10,16 +10,16 @@ from m2mkd.config.compat import Value
 from m2mkd.config.models import VMoEConfig
 
 BOX_BINS, MASK_BINS = 7, 14
-"""Places along a side that the features of a region are pooled to, for its box and for its mask."""
+"""Side of the grid to which the features of a region are pooled, for its box and for its mask."""
 
 
 class Proposals(Config):
-    """How many boxes of an image go from the region proposal network to the heads."""
+    """Numbers of boxes of an image that pass from the region proposal network to the heads."""
 
     before_nms: PositiveInt
     """Boxes of each level of the pyramid with the largest logits, among which NMS chooses."""
     after_nms: PositiveInt
-    """Boxes of all levels that are left."""
+    """Boxes that are kept, over all levels."""
 
 
 class DetectorConfig(Config):
@@ -36,13 +36,13 @@ class DetectorConfig(Config):
     pretrain_size: PositiveInt = 224
     """Side in pixels of the images that the V-MoE was trained on, whose positions are resized."""
     padding: Literal["square", "largest"] = "square"
-    """Size of a batch: the square, or, as detectron2 has it for images of any size, the largest height and the largest width in it."""
+    """Size of a batch: the square, or, as in detectron2 for images of any size, the largest height and the largest width in it."""
     window_size: PositiveInt = 14
     """Side in patches of the windows in which blocks attend, unless they are global."""
     global_blocks: tuple[NonNegativeInt, ...] | None = None
     """Blocks that attend to the whole image, from 0; none: the last block of each stage."""
     relative_positions: bool = True
-    """Whether windowed attention, and global attention beside it, has decomposed relative positions."""
+    """True if windowed attention, and global attention combined with it, has decomposed relative positions."""
     channels: PositiveInt = 256
     """Channels of the pyramid and of the convolutions in all heads."""
     anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = Field(((32,), (64,), (128,), (256,), (512,)), min_length=5, max_length=5)
@@ -52,13 +52,13 @@ class DetectorConfig(Config):
     rpn_convs: PositiveInt = 2
     """3 x 3 convolutions in the head of the region proposal network."""
     rpn_samples: PositiveInt = 256
-    """Anchors of an image in the loss, half of them positive where there are so many."""
+    """Anchors of an image in the loss, at most half of them positive."""
     train_proposals: Proposals = Proposals(before_nms=2000, after_nms=1000)
     test_proposals: Proposals = Proposals(before_nms=1000, after_nms=1000)
     region_samples: PositiveInt = 512
-    """Regions of an image in the loss, a quarter of them foreground where there are so many."""
+    """Regions of an image in the loss, at most a quarter of them foreground."""
     canonical_size: PositiveFloat = 224
-    """Square root of the area in pixels of a region that is pooled from the third level, of the stride of the patches."""
+    """Square root of the area in pixels of a region that is pooled from the third level, whose stride is that of the patches."""
     box_convs: NonNegativeInt = 4
     """3 x 3 convolutions in the box head."""
     box_width: PositiveInt = 1024
@@ -73,9 +73,9 @@ class DetectorConfig(Config):
         patch = self.backbone.patch_size
         for name in ("image_size", "pretrain_size"):
             if getattr(self, name) % patch:
-                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of patch_size {patch}; choose another of the two")
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of patch_size {patch}; change either")
         if patch % 4:
-            raise ValueError(f"patch_size {patch} is not a multiple of 4, as the pyramid's finest stride asks; choose another")
+            raise ValueError(f"patch_size {patch} is not a multiple of 4, which the pyramid's finest stride needs; change it")
         if self.backbone.width % 4:
             raise ValueError(f"backbone.width {self.backbone.width} is not a multiple of 4, which the pyramid's finest level needs")
         return self
@@ -87,7 +87,7 @@ class DetectorConfig(Config):
         depth = sum(self.backbone.depths)
         beyond = [block for block in self.global_blocks or () if block >= depth]
         if beyond:
-            raise ValueError(f"global_blocks names block {beyond[0]}, and there are blocks 0 to {depth - 1}; name others")
+            raise ValueError(f"global_blocks names block {beyond[0]}, but there are blocks 0 to {depth - 1}; name one of these")
         return self
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class DetectorConfig(Config):
 
     @property
     def stride(self) -> int:
-        """What the image size is a multiple of."""
+        """Number that the image size must be a multiple of."""
         return self.backbone.patch_size
 
     @property
@@ -108,7 +108,7 @@ class DetectorConfig(Config):
 
     @property
     def global_positions(self) -> tuple[int, ...]:
-        """Positions in the whole network of the blocks that attend to the whole image, where others attend in windows."""
+        """Positions in the network of the blocks that attend to the whole image while others attend in windows."""
         if self.global_blocks is not None:
             return self.global_blocks
         depths = self.backbone.depths
@@ -116,26 +116,26 @@ class DetectorConfig(Config):
 
 
 class DetectorSwitches(Config):
-    """Values of the compat switches that act in a detector (``config/compat.yaml``); the defaults are the corrected ones."""
+    """Values of the compat switches that affect a detector (``config/compat.yaml``); the defaults are the corrected ones."""
 
     detection_init: Literal["none", "student"] = "student"
     """``none``: no weight is loaded, and positions are those of the input, without a row for the class token. ``student``: the start is a
     V-MoE's, with its positions, which are resized."""
     detection_input: Literal["corner", "whole"] = "whole"
-    """``corner``: of a larger image only the top left square is seen, while its size and boxes stay those of all of it. ``whole``: an image
-    that does not fit the square is refused."""
+    """``corner``: only the top left square of a larger image is seen, while its size and boxes stay those of the whole image. ``whole``: an
+    image that does not fit the square is refused."""
     unreachable: Literal["positive", "none"] = "none"
-    """Anchors for an instance that none of them meets: all of them, or none."""
+    """Anchors for an instance that overlaps none of them: all of them, or none."""
     channel_order: Literal["bgr", "rgb"] = "rgb"
     """Order of the channels when RGB's mean is subtracted; images are given as RGB in both cases."""
     detection_attention: Literal["global", "windows"] = "windows"
     """``global``: every block attends to the whole image, without relative positions. ``windows``: as in ViTDet."""
     layer_decay: Literal["stage", "block"] = "block"
-    """What the learning rate falls with: a block's number in its stage, or in the network."""
+    """Depth by which the learning rate decays: a block's number in its stage, or in the network."""
 
     @classmethod
     def of(cls, compat: Mapping[str, Value]) -> "DetectorSwitches":
-        """Those of the switches in ``compat``, others corrected.
+        """Values of the switches in ``compat``; the others are corrected.
 
         Raises
         ------

@@ -21,14 +21,14 @@ class ByProfile(Config):
 
 
 class DetectionVariant(Config):
-    """One start of the detector's backbone."""
+    """Start of the detector's backbone."""
 
     start: str | None = None
     """Variant of the student that it starts from, seed by seed; none: random weights."""
     imported: str | None = None
-    """The same from a file that ``m2mkd import`` wrote, or from weights that a run published."""
+    """File of weights that it starts from instead, written by ``m2mkd import`` or published by a run."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""
 
     @model_validator(mode="after")
     def _one_start(self):
@@ -52,6 +52,6 @@ class DetectionExperiment(Config):
     """Set to train and to measure on, as name@size."""
     variants: dict[Name, DetectionVariant]
     scales: tuple[str, ...] = ()
-    """Scales whose ``snakemake detection`` runs it, beside those whose study has it; by its name it can be run at any."""
+    """Scales whose ``snakemake detection`` runs it, in addition to those whose study has it; by its name it can be run at any scale."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""

@@ -1,4 +1,4 @@
-"""How images come to a detector: augmented in training, resized in evaluation (detection.md 1, 2)."""
+"""Input of a detector: images are augmented in training and resized in evaluation (detection.md 1, 2)."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ class ShortestEdge(Config):
     sizes: tuple[PositiveInt, ...] = Field((640, 672, 704, 736, 768, 800), min_length=1)
     """Lengths in pixels of the shorter side, one of which is drawn."""
     longest: PositiveInt = 1333
-    """Most pixels of the longer side; where it would have more, it gets these, and the shorter side fewer."""
+    """Most pixels of the longer side; a longer image is scaled down to it, so that its shorter side is smaller."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
 
@@ -44,10 +44,10 @@ Augmentation = Annotated[ShortestEdge | ScaleJitter, Field(discriminator="kind")
 
 
 class DetectionInput(Config):
-    """What happens to an image before the network normalises and pads it."""
+    """Processing of an image before the network normalises and pads it."""
 
     augmentation: Augmentation = ScaleJitter()
-    """In training."""
+    """Augmentation in training."""
     test_size: PositiveInt = 1024
     """Pixels of the shorter side in evaluation, as far as ``test_longest`` allows."""
     test_longest: PositiveInt = 1024

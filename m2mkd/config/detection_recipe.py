@@ -1,4 +1,4 @@
-"""Recipes of detectors: how one is trained (specification detection.md 1, 3.6)."""
+"""Training recipes of detectors (specification detection.md 1, 3.6)."""
 
 from typing import ClassVar, Literal
 
@@ -12,12 +12,12 @@ class DetectionRecipe(Config):
     """Optimiser, schedule, precision and input of a detector's training, counted in updates; the defaults are ViTDet's."""
 
     TOGETHER: ClassVar[int] = 1
-    """Images that accumulation must not part."""
+    """Number of images that accumulation must keep together."""
     optimizer: ClassVar[Literal["adamw"]] = "adamw"
     """Betas 0.9 and 0.999."""
     momentum: ClassVar[float] = 0.9
     ema_decay: ClassVar[float | None] = None
-    """There is no average of the weights."""
+    """None, because detectors have no moving average of the weights."""
     updates: PositiveInt
     """Length of the training; its last pass over the set may be cut short."""
     batch_size: PositiveInt
@@ -28,32 +28,32 @@ class DetectionRecipe(Config):
     """Updates over which the rate grows linearly from ``warmup_factor`` of it."""
     warmup_factor: float = Field(0.001, gt=0, le=1)
     milestones: tuple[PositiveInt, ...] = ()
-    """Updates from which on the rate is a tenth of what it was before."""
+    """Updates from which the rate is a tenth of its previous value."""
     layer_decay: float = Field(0.7, gt=0, le=1)
     """Factor on the rate from one layer of the backbone to the one below it."""
     weight_decay: NonNegativeFloat = 0.1
     norm_decay: Literal["decayed", "spared"] = "decayed"
-    """Whether weight decay acts on the norms of pyramid and heads, as published; on those of the backbone it never does."""
+    """True if weight decay applies to the norms of pyramid and heads, as published; it never applies to those of the backbone."""
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; none: not clipped."""
     skip_nonfinite: NonNegativeInt = 0
-    """Batches that are left out because their loss or gradient is not finite, before the training stops."""
+    """Batches with a non-finite loss or gradient that are skipped before the training stops."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the backbone: rate of the last block, linear from 0."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     eval_every: PositiveInt = 1000
     """Passes over the training set between measurements; the end is always measured."""
     input: DetectionInput = DetectionInput()
-    """What happens to images."""
+    """Processing of images."""
 
     @model_validator(mode="after")
     def _in_order(self):
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones are not in ascending order, each once; sort them")
+            raise ValueError("milestones are not in ascending order without repetition; sort them")
         if self.milestones and self.milestones[-1] >= self.updates:
             raise ValueError(f"milestones: {self.milestones[-1]} is not below the {self.updates} updates; lower it")
         if self.warmup_updates >= self.updates:
-            raise ValueError(f"warmup_updates {self.warmup_updates} leaves nothing of {self.updates} updates; lower it")
+            raise ValueError(f"warmup_updates {self.warmup_updates} is not below the {self.updates} updates; lower it")
         return self
 
     @property
@@ -71,10 +71,10 @@ class DetectionRecipe(Config):
         Parameters
         ----------
         update
-            The moment.
+            Number of the update.
         slack
-            Updates that the clock is ahead at every limit; fvcore's is a millionth of the training, with which the published ones fall one
-            update early.
+            Updates by which every limit comes early; fvcore's is a millionth of the training, which moves the published milestones one
+            update forward.
         """
         if update + slack < self.warmup_updates:
             return self.warmup_factor + (1 - self.warmup_factor) * update / self.warmup_updates

@@ -14,7 +14,7 @@ from m2mkd.config.seeds import Seeds
 
 
 class TeacherImports(Config):
-    """Weights of others instead of what a teacher experiment trains; files that ``m2mkd import`` wrote."""
+    """Imported weights instead of those that a teacher experiment trains; files written by ``m2mkd import``."""
 
     meta: str | None = None
     """Replaces the pre-training of the meta model."""
@@ -40,7 +40,7 @@ class TeacherExperiment(Config):
     assemble: str | None = None
     """Recipe of the assembled teacher; needed unless it is imported."""
     imports: TeacherImports = TeacherImports()
-    """Weights of others instead of these phases."""
+    """Imported weights instead of these phases."""
 
     @model_validator(mode="after")
     def _trained_or_imported(self):
@@ -51,7 +51,7 @@ class TeacherExperiment(Config):
 
 
 class Distill(Config):
-    """How the student's modules are distilled, each for itself."""
+    """Distillation of the student's modules, each on its own."""
 
     data: str
     """Training set, as name@size; it may differ from the student's."""
@@ -60,12 +60,12 @@ class Distill(Config):
 
 
 Codes = Literal["independent", "identical", "of_modules"]
-"""Codes that a NAC's latents start with: each its own, as released; one for all of a group; or near the one its module was distilled for.
-The released code can read the others from files that nothing in it writes (``predefined_codes_dir``, nac.md 15)."""
+"""Initial codes of a NAC's latents: each its own, as released; one for all of a group; or near the one its module was distilled for. The
+released code can read the last two from files, but nothing in it writes them (``predefined_codes_dir``, nac.md 15)."""
 
 
 class VariantImports(Config):
-    """Weights of others instead of what a variant trains; files that ``m2mkd import`` wrote."""
+    """Imported weights instead of those that a variant trains; files written by ``m2mkd import``."""
 
     modules: tuple[str, ...] | None = None
     """Replaces m2mKD: the modules, first to last."""
@@ -74,22 +74,22 @@ class VariantImports(Config):
 
 
 class Variant(Config):
-    """One way to train the student."""
+    """Variant: a way to train the student."""
 
     recipe: str | None = None
     """Recipe of the student's end-to-end training; needed unless the student is imported."""
     init: Literal["scratch", "modules"] = "scratch"
     """From scratch, or from modules distilled by m2mKD."""
     load_modules: Literal["all"] | tuple[NonNegativeInt, ...] = "all"
-    """Which modules are distilled and loaded, by number from 0; the others start from scratch."""
+    """Numbers, from 0, of the modules that are distilled and loaded; the others start from scratch."""
     codes: Codes = "independent"
-    """How the codes of a NAC's latents start."""
+    """Initial codes of a NAC's latents."""
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
     imports: VariantImports = VariantImports()
-    """Weights of others instead of modules, or of the whole student."""
+    """Imported weights instead of modules, or of the whole student."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -124,7 +124,7 @@ class StudentExperiment(Config):
     ood: tuple[str, ...] = ()
     """Out-of-distribution sets, as name@size."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""
 
 
 class TransferExperiment(Config):
@@ -137,7 +137,7 @@ class TransferExperiment(Config):
     probe: "Probe | None" = None
     """Few-shot linear probe; none: the students' own IID and OOD measurements."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""
 
 
 class Probe(Config):
@@ -155,21 +155,21 @@ class Probe(Config):
 
 
 class Setting(Config):
-    """One value of what an ablation varies: changes to its student, in the shape of a scale file."""
+    """Setting of an ablation: changes to its student, in the form of a scale file."""
 
     of: str | None = None
-    """Another student than the ablation's, as experiment/variant."""
+    """Student instead of the ablation's, as experiment/variant."""
     against: str | None = None
-    """The setting that it is compared with; none: the first one."""
+    """Setting that it is compared with; none: the first one."""
     compat: dict[str, Value] = {}
-    """Values of compat switches, whatever the profile takes."""
+    """Values of compat switches, instead of the profile's."""
     models: dict[str, dict] = {}
     recipes: dict[str, dict] = {}
     experiment_changes: dict[str, dict] = {}
 
     @property
     def changes(self) -> dict[str, dict]:
-        """What is laid over the scale."""
+        """Changes that are merged into the scale."""
         return {name: changes for name in ("models", "recipes", "experiment_changes") if (changes := getattr(self, name))}
 
 
@@ -181,11 +181,11 @@ class AblationExperiment(Config):
     of: str
     """The student, as experiment/variant."""
     scales: tuple[str, ...] = ()
-    """Scales whose ``snakemake ablations`` runs it; by its name it can be run at any."""
+    """Scales whose ``snakemake ablations`` runs it; by its name it can be run at any scale."""
     settings: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], Setting] = Field(min_length=2)
-    """By name; the first one is what the others are compared with, unless they say otherwise."""
+    """Settings by name; the others are compared with the first one unless they name another."""
     seeds: Seeds | None = None
-    """Seeds beside those of the scale: a number, or a list."""
+    """Seeds in addition to those of the scale: a number, or a list."""
 
     def student(self, setting: str) -> str:
         """The student that a setting changes, as experiment/variant."""
@@ -214,34 +214,34 @@ def _complete_or_extends(schema: dict[str, Any]) -> None:
 
 
 class Scale(Config):
-    """How large everything is: the only file that differs between a laptop and a cluster."""
+    """Scale: the sizes of everything, in the only file that differs between a laptop and a cluster."""
 
     model_config = ConfigDict(json_schema_extra=_complete_or_extends)
 
     title: str
     extends: str | None = None
-    """The scale that this one is laid over: it changes what it names and takes the rest."""
+    """Scale that this one extends: fields given here replace its fields."""
     experiments: tuple[str, ...]
     """The study: experiments, or single variants as experiment/variant."""
     profiles: tuple[Profile, ...]
-    """Compat profiles that every experiment is run in."""
+    """Compat profiles in which every experiment is run."""
     seeds: Seeds
     """Seeds of each student: a number, or a list. All share the teacher."""
     seeds_per_job: PositiveInt = 1
-    """Seeds that one job computes one after the other; more than one where starting a job costs more than its work. Results and keys do
+    """Seeds that one job computes in sequence; use more than one if starting a job costs more than its work. Results and keys do
     not depend on it."""
     modules_per_job: PositiveInt = 1
-    """Modules of one student that one job distills in lock step, sharing batches and meta model; results and keys do not depend on it."""
+    """Modules of one student that one job distils in lock step, sharing batches and meta model; results and keys do not depend on it."""
     threads: PositiveInt
     """CPU threads of each job. It is part of every key, because sums depend on it in the last bit."""
     checkpoint_minutes: PositiveFloat = 5.0
     """Time between two checkpoints of a training; results and keys do not depend on it."""
     checkpoint_updates: PositiveInt | None = None
-    """Updates between two checkpoints; none: time alone decides."""
+    """Updates between two checkpoints; none: only time decides."""
     weak_below: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    """By family of students, the IID accuracy (share) below which a seed's training went badly; the verdict board names such seeds."""
+    """IID accuracy (share) by family of students, below which a seed counts as weak; the verdict board names such seeds."""
     data: dict[str, str] = {}
-    """Data sets that stand in for those of the experiments, both as name@size."""
+    """Substitutes for the data sets of the experiments, both as name@size."""
     models: dict[str, dict] = {}
     """Changes to architectures, by name."""
     recipes: dict[str, dict] = {}
@@ -265,17 +265,17 @@ class Settings(Config):
     experiments: tuple[str, ...] = ()
     """Experiments to run instead of the scale's study; none: the study."""
     overrides: dict = {}
-    """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the shape of a scale file."""
+    """Changes to models, recipes, experiments (``experiment_changes``) or the scale's own fields, in the form of a scale file."""
     container: str = "containers/m2mkd-cpu.sif"
     """Image that jobs run in with ``--use-singularity``: a .sif, ``docker-archive:FILE``, ``oci-archive:FILE``, or a URL that ends in
     @sha256:DIGEST; none: the host."""
     binds: tuple[str, ...] = ()
-    """Folders outside the project that jobs see in the image, as folder, or folder:target[:ro]."""
+    """Folders outside the project that are bound into the image, as folder, or folder:target[:ro]."""
     tracking_uri: str | None = None
-    """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI`` goes
-    before it. None: ``results/mlflow.db``, filled at the end."""
+    """MLflow server or database that jobs mirror to while they train, and that holds the study afterwards; ``MLFLOW_TRACKING_URI``
+    overrides it. None: ``results/mlflow.db``, filled at the end."""
     code: CodeRule = "named"
-    """What to do about finished runs that other code computed: they are named, or (``strict``) computed again."""
+    """Treatment of finished runs that other code computed: ``named`` lists them, ``strict`` computes them again."""
 
 
 class Catalogue(Config):
@@ -284,6 +284,6 @@ class Catalogue(Config):
     models: dict[Name, Model]
     recipes: dict[Name, Recipe]
     detectors: dict[Name, dict[str, Any]]
-    """Each names its backbone among the models. Whether the two fit is seen only where a detector is asked for, as a scale may change the
-    backbone in ways that no detector takes."""
+    """Each names its backbone among the models. They are checked for fit only when a detector is requested, because a scale may change the
+    backbone in ways that no detector supports."""
     detection_recipes: dict[Name, DetectionRecipe]

@@ -1,4 +1,4 @@
-"""Files of others that a run builds on, told by their content."""
+"""Imported files that a run builds on, identified by their content."""
 
 import contextlib
 import re
@@ -12,12 +12,12 @@ CACHE = Path("results/.digests.json")
 
 
 def imported_digest(file: str, field: str) -> str:
-    """sha256 of a file, computed once as long as its size and time of modification stay.
+    """Sha256 of a file, computed again only if its size or time of modification has changed.
 
     Raises
     ------
     InputError
-        If it is not there; ``field`` says where it is named.
+        If it does not exist; ``field`` names the place of its name.
     """
     path = Path(file)
     if not path.is_file():
@@ -31,6 +31,6 @@ def imported_digest(file: str, field: str) -> str:
             pass
         case _:
             known[file] = [*stamp, sha256(path)]
-            with contextlib.suppress(OSError):  # where nothing can be written, it is computed each time
+            with contextlib.suppress(OSError):  # without write access it is computed each time
                 write_json(CACHE, known)
     return known[file][2]

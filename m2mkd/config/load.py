@@ -1,4 +1,4 @@
-"""Reading the files of ``config/``, merging them, and saying in one line what is wrong with them."""
+"""Reading and merging the files of ``config/``, with one line for each fault in them."""
 
 import difflib
 import json
@@ -21,11 +21,11 @@ from m2mkd.files import require_file
 
 CONFIG = Path("config")
 RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
-"""Fields of earlier versions, and what they are called now."""
+"""Fields of earlier versions, and their present names."""
 
 
 def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
-    """The mapping in a YAML file; see `parse_yaml`.
+    """Read the mapping in a YAML file; see `parse_yaml`.
 
     Raises
     ------
@@ -49,14 +49,14 @@ def read_yaml(path: Path, *, ours: bool = True) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; see `parse_json`.
+    """Read the object in a JSON file; see `parse_json`.
 
     Raises
     ------
     OSError
         If it cannot be read.
     InputError
-        If it is no file, is larger than any of this suite, or holds no JSON object.
+        If it is not a file, is larger than any file of this suite, or does not hold a JSON object.
     """
     if require_file(path).st_size > LARGEST_JSON:
         raise InputError(f"{path}: is larger than {LARGEST_JSON} bytes; no file of this suite is")
@@ -64,17 +64,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a file of configuration, in YAML or, by its name, in JSON; raises as `read_yaml`."""
+    """Read the mapping in a configuration file, in YAML or, if so named, in JSON; raises as `read_yaml`."""
     if path.suffix != ".json":
         return read_yaml(path)
     try:
         return read_json(path)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file of configuration") from None
+        raise InputError(f"{path}: {error.strerror}; give a configuration file") from None
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``change`` laid over it: mappings merge, anything else replaces."""
+    """Merge ``change`` into ``base``: mappings merge, anything else replaces."""
     result = dict(base)
     for name, value in change.items():
         old = result.get(name)
@@ -83,12 +83,12 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def checked(type_: Any, value: Any, where: str) -> Any:
-    """``value`` as a configuration model.
+    """Validate ``value`` as a configuration model.
 
     Raises
     ------
     InputError
-        Names the first wrong field of ``where``, its value and what would be right.
+        If a field is wrong; names the first one of ``where``, its value and a correct one.
     """
     try:
         return TypeAdapter(type_).validate_python(value)
@@ -135,12 +135,12 @@ def _field_names(type_: Any) -> set[str]:
 
 
 def named(folder: str, name: str, field: str = "") -> Path:
-    """The YAML file of that name in a folder of ``config/``; ``field`` says where the name stands.
+    """Path of the YAML file of that name in a folder of ``config/``; ``field`` names the name's place.
 
     Raises
     ------
     InputError
-        If there is none; lists those that there are.
+        If there is none; lists the existing ones.
     """
     path = CONFIG / folder / f"{name}.yaml"
     known = sorted(file.stem for file in (CONFIG / folder).glob("*.yaml"))
@@ -169,7 +169,7 @@ def switches() -> dict[str, Switch]:
 
 
 def forget_files() -> None:
-    """Forget what was read, before another folder is looked at."""
+    """Clear the cache, before another folder is read."""
     datasets.cache_clear()
     switches.cache_clear()
 
@@ -180,7 +180,7 @@ def dataset_named(name: str, field: str) -> DatasetConfig:
     Raises
     ------
     InputError
-        If there is none; ``field`` says where the name stands.
+        If there is none; ``field`` names the name's place.
     """
     if name not in datasets():
         raise InputError(f"{field}: data set '{name}' is not in config/datasets.yaml; it has {', '.join(sorted(datasets()))}")
@@ -193,7 +193,7 @@ def data_ref(text: str, field: str) -> DataRef:
     Raises
     ------
     InputError
-        If it is not of that form, not in the registry, or not to be had at that size; ``field`` says where it stands.
+        If it is not of that form, not in the registry, or not available at that size; ``field`` names its place.
     """
     ref = DataRef.parse(text, field)
     dataset_named(ref.name, field).require_size(ref, field)
@@ -201,14 +201,14 @@ def data_ref(text: str, field: str) -> DataRef:
 
 
 def settings(changes: Mapping[str, Any] | None = None) -> Settings:
-    """``config/config.yaml`` with ``changes`` laid over it; changes that name a scale stand for themselves, without the file."""
+    """Merge ``changes`` into ``config/config.yaml``; changes that name a scale are used without the file."""
     path, changes = CONFIG / "config.yaml", changes or {}
     base = {} if "scale" in changes else read_yaml(path)
     return checked(Settings, merged(base, changes), str(path))
 
 
 def scale(name: str, overrides: Mapping[str, Any]) -> Scale:
-    """A scale of ``config/scales``, laid over those that it extends, with overrides laid over all.
+    """Scale of ``config/scales``, merged into those that it extends, with overrides merged last.
 
     Raises
     ------
@@ -235,12 +235,12 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(scale: Scale, changes: Mapping[str, Any], where: str) -> Scale:
-    """A scale with changes laid over it.
+    """Merge changes into a scale.
 
     Raises
     ------
     InputError
-        As `scale`; ``where`` says where the changes stand.
+        As `scale`; ``where`` names the changes' place.
     """
     return _checked_scale(merged(scale.model_dump(mode="json"), changes), where)
 
@@ -257,12 +257,12 @@ def _checked_scale(content: dict[str, Any], where: str) -> Scale:
 
 
 def _extended(content: dict[str, Any], chain: tuple[str, ...]) -> dict[str, Any]:
-    """The content of the last scale of ``chain``, laid over that which it extends, and so on; earlier ones extend later ones."""
+    """Content of the last scale of ``chain``, merged into the scale that it extends, and so on; earlier ones extend later ones."""
     base = content.get("extends")
     if base is None:
         return content
     if base in chain:
-        raise InputError(f"config/scales/{chain[-1]}.yaml: extends: {' extends '.join((*chain, base))}; let one of them extend none")
+        raise InputError(f"config/scales/{chain[-1]}.yaml: extends: {' extends '.join((*chain, base))}; remove extends from one of them")
     parent = read_yaml(named("scales", str(base), f"config/scales/{chain[-1]}.yaml: extends"))
     return merged(_extended(parent, (*chain, str(base))), content)
 
@@ -281,7 +281,7 @@ def catalogue(scale: Scale) -> Catalogue:
 
 
 def experiment(name: str, scale: Scale) -> Experiment:
-    """One experiment of ``config/experiments`` at a scale."""
+    """Experiment of ``config/experiments`` at a scale."""
     path = named("experiments", name)
     return checked(Experiment, merged(read_yaml(path), scale.experiment_changes.get(name, {})), str(path))
 
@@ -292,7 +292,7 @@ def ablations(scale_name: str, scale: Scale) -> list[str]:
 
 
 def detections(scale_name: str, scale: Scale) -> list[str]:
-    """The same of detectors that a scale has beside its study."""
+    """Names of the detectors that a scale has in addition to its study, in alphabetical order."""
     return _of_scale(scale_name, scale, DetectionExperiment)
 
 
@@ -326,7 +326,7 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
 
 
 def as_assignments(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Overrides as ``dotted.field=value`` assignments, the inverse of `parse_overrides`."""
+    """Write overrides as ``dotted.field=value`` assignments, the inverse of `parse_overrides`."""
     result = []
     for name, value in overrides.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Architectures: what a model is, apart from image size and number of classes, which come from its data set."""
+"""Architectures of models, without image size and number of classes, which come from the data set."""
 
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ class ViTConfig(Config):
     mlp_ratio: PositiveFloat = 4.0
     """Hidden width of the MLP over the token width."""
     qkv_bias: bool = True
-    """Whether the q, k and v projections have a bias (DeiT-Huge has none)."""
+    """True if the q, k and v projections have a bias (DeiT-Huge has none)."""
     norm_eps: PositiveFloat = 1e-6
     """Epsilon of the layer norms (DeiT-Huge: 1e-5)."""
 
@@ -40,12 +40,12 @@ class ViTConfig(Config):
 
     @property
     def stride(self) -> int:
-        """What the image size is a multiple of."""
+        """Number that the image size must be a multiple of."""
         return self.patch_size
 
 
 class VMoEConfig(ViTConfig):
-    """A staged ViT whose chosen blocks hold a mixture of experts in place of the MLP (vmoe.md 1.2 to 1.5)."""
+    """A staged ViT with a mixture of experts instead of the MLP in some blocks (vmoe.md 1.2 to 1.5)."""
 
     family: Literal["vmoe"] = "vmoe"  # type: ignore[assignment]
     experts: PositiveInt = 8
@@ -53,17 +53,17 @@ class VMoEConfig(ViTConfig):
     top_k: PositiveInt = 2
     """Experts that each token is sent to."""
     moe_blocks: Literal["all", "every_2"] | Annotated[str, Field(pattern=r"^last_[1-9][0-9]*$")] | tuple[NonNegativeInt, ...] = "all"
-    """Which blocks hold experts: all (m2mKD), the odd ones (original V-MoE), the last n odd ones (last_n), or those of a list, from 0."""
+    """Blocks with experts: all (m2mKD), the odd ones (original V-MoE), the last n odd ones (last_n), or those of a list, from 0."""
     stitch: Literal["dropped", "kept"] = "dropped"
-    """Whether the stitch layers of the distilled modules stay in the assembled model."""
+    """Treatment of the distilled modules' stitch layers in the assembled model: dropped or kept."""
     router: Literal["naive", "vmoe"] = "naive"
     """Routing of the released code (top-k, then softmax over the k) or of the original V-MoE (vmoe.md 2), which has the fields below."""
     capacity_ratio: PositiveFloat = 1.05
-    """Tokens that an expert takes in training, over those of an even share; the others skip it."""
+    """Capacity of an expert in training, as a multiple of an even share of the tokens; further tokens skip it."""
     eval_capacity_ratio: PositiveFloat | None = None
-    """The same in evaluation; none: as in training."""
+    """Capacity in evaluation; none: as in training."""
     group_size: PositiveInt = 8
-    """Images that share the places of an expert, and over which the auxiliary losses measure the balance."""
+    """Images that share an expert's capacity, and over which the auxiliary losses measure the balance."""
     batch_priority: bool = False
     """Batch Priority Routing: a group's tokens are served by decreasing weight of their best expert, not one after the other."""
     router_noise: NonNegativeFloat = 1.0
@@ -85,7 +85,7 @@ class VMoEConfig(ViTConfig):
         if isinstance(self.moe_blocks, tuple):
             beyond = sorted(position for position in self.moe_blocks if position >= depth)
             if beyond:
-                raise ValueError(f"moe_blocks names block {beyond[0]}, and there are blocks 0 to {depth - 1}; name others")
+                raise ValueError(f"moe_blocks names block {beyond[0]}, but there are blocks 0 to {depth - 1}; name one of these")
         elif self.moe_blocks.startswith("last_") and int(self.moe_blocks[5:]) > depth // 2:
             raise ValueError(f"moe_blocks {self.moe_blocks} asks for more than the {depth // 2} odd blocks of {depth}; lower it")
         return self
@@ -148,7 +148,7 @@ class GraphPriors(Config):
     edge_probability: float = Field(0.1, ge=0, le=1)
     """Erdos-Renyi: edge probability."""
     regulariser_groups: PositiveInt | None = None
-    """Groups that the stochastic block model regulariser assumes; none: the same as groups."""
+    """Groups that the stochastic block model regulariser assumes; none: as many as ``groups``."""
     fit_steps: PositiveInt = 1000
     """Adam steps that fit the signatures to the graph."""
 
@@ -214,7 +214,7 @@ class NACConfig(Config):
 
     @property
     def stride(self) -> int:
-        """What the image size is a multiple of."""
+        """Number that the image size must be a multiple of."""
         return self.tokenizer.stride
 
 

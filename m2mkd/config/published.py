@@ -1,6 +1,6 @@
-"""Architectures at their published size, wherever the package is installed.
+"""Architectures at their published size, in any installation of the package.
 
-``config/models.yaml`` is their one source; the package carries it as ``m2mkd/config/models.yaml``, in a checkout a link.
+``config/models.yaml`` is their only source; the package contains it as ``m2mkd/config/models.yaml``, in a checkout a link.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, whatever it is."""
+"""Training recipes of networks."""
 
 import re
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from m2mkd.config.base import Config
 
 RAND_AUGMENT = r"rand(-(m\d+|n[1-9]\d*|p(0(\.\d+)?|1(\.0+)?)|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)))*"
-"""What ``timm.data.auto_augment.rand_augment_transform`` understands; a section that it does not know it would fail on, or pass over."""
+"""Strings that ``timm.data.auto_augment.rand_augment_transform`` accepts; it fails on an unknown section, or ignores it."""
 
 
 class Augmentation(Config):
@@ -31,7 +31,7 @@ class Augmentation(Config):
     cutmix: NonNegativeFloat = 1.0
     """Alpha of CutMix; 0 switches it off."""
     cutmix_share: float = Field(0.5, ge=0, le=1)
-    """Probability of CutMix where both are on."""
+    """Probability of CutMix if both are on."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing, folded into the soft targets."""
 
@@ -61,27 +61,27 @@ class Recipe(Config):
     """Optimiser, schedule, precision and augmentation of one phase. Batch sizes are global."""
 
     TOGETHER: ClassVar[int] = 2
-    """Images that accumulation must not part: pairs of mixup."""
+    """Number of images that accumulation must keep together: pairs of mixup."""
     epochs: PositiveInt
     batch_size: PositiveInt
     """Global batch size of one update; even, because mixup pairs a batch with its reverse."""
     lr: PositiveFloat
     """Learning rate for a batch of ``lr_batch``; scaled linearly to the batch size."""
     lr_batch: PositiveInt | None = 512
-    """Batch that ``lr`` is stated for; none: not scaled."""
+    """Batch size that ``lr`` refers to; none: not scaled."""
     min_lr: NonNegativeFloat = 1e-5
     """Final learning rate of the cosine."""
     scale_min_lr: bool = False
-    """Whether ``min_lr`` is scaled to the batch size like ``lr``."""
+    """True if ``min_lr`` is scaled to the batch size like ``lr``."""
     warmup_epochs: NonNegativeInt = 0
     warmup_updates: NonNegativeInt | None = Field(None, exclude_if=lambda updates: updates is None)
-    """Updates of the warm-up instead of its epochs, so that it is as long on any number of images; needs
-    ``schedule_step: update``. Where there is none it is part of no key."""
+    """Updates of the warm-up instead of its epochs, so that its length does not depend on the number of images; needs
+    ``schedule_step: update``. If none, it is not part of the key."""
     warmup_lr: NonNegativeFloat = 1e-6
     """Learning rate at the start of the warm-up, never scaled."""
     schedule: Literal["cosine", "constant"] = "cosine"
     schedule_step: Literal["epoch", "update"] = "epoch"
-    """Whether the learning rate moves once an epoch (as published) or at every update."""
+    """Step of the learning rate: once an epoch (as published) or at every update."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD (Nesterov); AdamW uses betas 0.9 and 0.999."""
@@ -89,15 +89,15 @@ class Recipe(Config):
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; none: not clipped."""
     skip_nonfinite: NonNegativeInt = 0
-    """Batches that are left out because their loss or gradient is not finite, before the training stops."""
+    """Batches with a non-finite loss or gradient that are skipped before the training stops."""
     ema_decay: float | None = Field(None, gt=0, lt=1, exclude_if=lambda decay: decay is None)
-    """Decay, at every update, of a moving average of the weights, which is then what is measured and published; none: there is no average.
-    Where there is none it is part of no key."""
+    """Decay, at every update, of a moving average of the weights, which is then measured and published; none: no average, and not part of
+    the key."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of ViT and V-MoE: rate of the last block, linear from 0 (a NAC has its own)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     train_share: float = Field(1.0, gt=0, le=1)
-    """Share of the training images used, the same images for every variant and seed, stratified by class."""
+    """Share of the training images that is used, the same images for every variant and seed, stratified by class."""
     eval_every: PositiveInt = 1
     """Epochs between measurements on the validation set; the last epoch is always measured."""
     augmentation: Augmentation = Augmentation()
@@ -107,7 +107,7 @@ class Recipe(Config):
         if self.batch_size % 2:
             raise ValueError(f"batch_size {self.batch_size} is odd; mixup pairs a batch with its reverse, so use an even one")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} is not below the {self.epochs} epochs; lower it")
         if self.warmup_updates is not None and self.schedule_step != "update":
             raise ValueError("warmup_updates needs schedule_step: update; set that, or give warmup_epochs")
         return self
@@ -137,6 +137,6 @@ class Distillation(Config):
     kind: Literal["soft", "hard", "none"] = "soft"
     """Soft: KL to the teacher's distribution; hard: cross-entropy with its argmax; none: labels only."""
     alpha: float = Field(0.5, ge=0, le=1)
-    """Weight of the distillation term; the labels have the rest."""
+    """Weight of the distillation term; the labels have the remaining weight."""
     tau: PositiveFloat = 1.0
     """Temperature of both distributions."""

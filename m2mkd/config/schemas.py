@@ -27,17 +27,17 @@ FILES: dict[str, Any] = {
     "datasets": dict[Name, DatasetConfig],
     "compat": dict[str, Switch],
 }
-"""What each schema describes."""
+"""Configuration model that each schema describes."""
 
 
 def schema_text(type_: Any) -> str:
-    """The JSON schema of a configuration model, as the file holds it."""
+    """JSON schema of a configuration model, as the text of its file."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | TypeAdapter(type_).json_schema()
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def export_schemas(folder: Path, *, check: bool) -> None:
-    """Write every schema to ``folder``, or only look whether it is current.
+    """Write every schema to ``folder``, or only check that it is current.
 
     Raises
     ------
@@ -49,4 +49,4 @@ def export_schemas(folder: Path, *, check: bool) -> None:
         if not check:
             write_text(path, text)
         elif not path.is_file() or path.read_text() != text:
-            raise InputError(f"{path}: is not what the package's models say; run 'm2mkd config export'")
+            raise InputError(f"{path}: differs from the package's models; run 'm2mkd config export'")

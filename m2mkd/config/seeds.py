@@ -1,20 +1,20 @@
-"""Which seeds an experiment has: a number of them, or a list."""
+"""Seeds of an experiment: their number, or a list."""
 
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 SEEDS_LIMIT = 1000
-"""More of them are a slip of the pen."""
+"""Largest number of seeds; a larger one is a typo."""
 
 
 def _number(seed: object) -> object:
-    """A number that Snakemake, which reads its command line as text, left as digits."""
+    """Convert a number that Snakemake, which reads its command line as text, left as digits."""
     return int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 20 else seed
 
 
 def _plausible(seeds: object) -> object:
-    """One message for both forms; a union would complain of the one that was not meant."""
+    """Refuse both forms with the same message; a union would complain about the form that was not meant."""
     if isinstance(seeds, list | tuple):
         seeds = [_number(seed) for seed in seeds]
         fine = 0 < len(seeds) <= SEEDS_LIMIT and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds)

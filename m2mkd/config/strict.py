@@ -1,4 +1,4 @@
-"""YAML and JSON in which nothing stands twice, and nothing is quietly taken for something else."""
+"""Strict YAML and JSON: without repeated keys, and without words that are silently read as something else."""
 
 import json
 import re
@@ -11,27 +11,27 @@ from m2mkd.errors import InputError
 
 QUIRKS = [
     (re.compile(r"(?i:yes|no|on|off)"), "write true or false, or put it in quotes"),
-    (re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?"), "put it in quotes, for YAML 1.1 takes it for a number to the base 60"),
-    (re.compile(r"[-+]?0\d[\d_]*"), "leave the zeros at its beginning out, or put it in quotes, for YAML 1.1 takes it for an octal number"),
+    (re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?"), "put it in quotes, because YAML 1.1 reads it as a number to the base 60"),
+    (re.compile(r"[-+]?0\d[\d_]*"), "remove the leading zeros, or put it in quotes, because YAML 1.1 reads it as an octal number"),
     (re.compile(r"[-+]?(0b[01_]+|0x[\da-fA-F_]+)"), "write it as a decimal number, or put it in quotes"),
-    (re.compile(r"[-+]?\d[\d_]*_[\d_]*(\.[\d_]*)?([eE][-+]?\d+)?"), "leave the underscores out, or put it in quotes"),
+    (re.compile(r"[-+]?\d[\d_]*_[\d_]*(\.[\d_]*)?([eE][-+]?\d+)?"), "remove the underscores, or put it in quotes"),
     (re.compile(r"="), "put it in quotes"),
 ]
-"""Plain words that YAML 1.1 takes for something else than people, or later versions, do; and what to write."""
+"""Plain words that YAML 1.1 reads differently from people or later versions, and the fix for each."""
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
-"""Numbers that YAML 1.1 takes for text unless they have a dot and a sign."""
+"""Numbers that YAML 1.1 reads as text unless they have a dot and a sign."""
 LARGEST_YAML = 1 << 18
-"""Bytes; a file of configuration has a tenth of it."""
+"""Size limit in bytes; a real configuration file has a tenth of it."""
 LARGEST_JSON = 1 << 26
-"""Bytes; that of a prepared set of a thousand classes has a thousandth of it."""
+"""Size limit in bytes; the manifest of a prepared set of a thousand classes has a thousandth of it."""
 MOST_VALUES, DEEPEST = 50_000, 50
-"""Values of a YAML text with all that its aliases repeat, and how deep they are nested."""
+"""Limits of a YAML text: number of values, aliases expanded, and depth of nesting."""
 PARSERS_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What parsers and converters raise about a text besides errors of their own."""
+"""Errors that parsers and converters raise about a text, besides their own."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice in one mapping; by the standard the last would win silently."""
+    """Loader of YAML that refuses a key repeated in one mapping; by the standard the last one would win silently."""
 
     ours = False
 
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping; put it in quotes", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice; remove one", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' occurs twice; remove one", key.start_mark)
             seen.add(key.value)
         return node
 
@@ -59,45 +59,45 @@ class _Loader(yaml.SafeLoader):
 
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
-        # Two escapes of JSON stand for one character beyond the first 65,536.
+        # Two escapes of JSON encode one character beyond the first 65,536.
         return _whole(value) if isinstance(value, str) else value
 
 
 class _StrictLoader(_Loader):
-    """The same for our own files, in which no plain word can be read in two ways."""
+    """Loader for the project's own files, which also refuses plain words that can be read in two ways."""
 
     ours = True
 
 
 def _whole(text: str) -> str:
-    """Text whose pairs of surrogates are the characters that they stand for.
+    """Replace pairs of surrogates in a text with the characters that they encode.
 
     Raises
     ------
     ValueError
-        If there is one without the other, such as from an argument that is no UTF-8.
+        If there is one without the other, such as from an argument that is not UTF-8.
     """
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
-        raise ValueError(f"{text!r} has a part of a character; write it in UTF-8") from None
+        raise ValueError(f"{text!r} has an incomplete character; write it in UTF-8") from None
 
 
 @cache
 def parse_yaml(text: str, where: str, *, ours: bool = True) -> Any:
-    """YAML text as plain values, which are not to be changed: a text that is read again is not parsed again.
+    """Parse YAML into plain values, which must not be changed: the same text is parsed only once.
 
     Parameters
     ----------
     text, where
-        The text, and where it stands.
+        The text, and the name of its place.
     ours
-        Whether the project says what it means; words that can be read in two ways are refused then.
+        True for the project's own formats; words that can be read in two ways are then refused.
 
     Raises
     ------
     InputError
-        If it is not YAML, a key stands twice in it, a word can be read in two ways, or it is larger or deeper than any configuration.
+        If it is not YAML, has a key twice or a word that can be read in two ways, or is larger or deeper than any configuration.
     """
     if len(text) > LARGEST_YAML:
         raise InputError(f"{where}: is larger than {LARGEST_YAML} characters; a configuration is shorter")
@@ -117,7 +117,7 @@ def parse_yaml(text: str, where: str, *, ours: bool = True) -> Any:
 
 
 def _values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> int:
-    """How many values a node has, with each as often as an alias repeats it."""
+    """Number of values of a node, each counted as often as an alias repeats it."""
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} deep, or within itself")
     if node not in known:
@@ -126,7 +126,7 @@ def _values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> int:
             parts = [part for pair in parts for part in pair]
         known[node] = 1 + sum(_values(part, known, depth + 1) for part in parts)
         if known[node] > MOST_VALUES:
-            raise ValueError(f"it has more than {MOST_VALUES} values, with those that its aliases repeat")
+            raise ValueError(f"it has more than {MOST_VALUES} values, including those that its aliases repeat")
     return known[node]
 
 
@@ -136,7 +136,7 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is none, is not UTF-8, a name stands twice in it, or it is larger than any of this suite.
+        If it is not a JSON object, is not UTF-8, has a name twice, or is larger than any file of this suite.
     """
     if len(text) > LARGEST_JSON:
         raise InputError(f"{where}: is larger than {LARGEST_JSON} bytes; no file of this suite is")
@@ -157,6 +157,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in pairs:
         if name in content:
-            raise ValueError(f"the name '{name}' stands twice; remove one")
+            raise ValueError(f"the name '{name}' occurs twice; remove one")
         content[name] = value
     return content

@@ -1,4 +1,4 @@
-"""Tables of text as people's programs save them."""
+"""Text tables in the forms that common programs save."""
 
 import csv
 import io
@@ -9,30 +9,30 @@ from m2mkd.errors import InputError
 from m2mkd.files import require_file
 
 LARGEST_TABLE = 1 << 24
-"""Bytes; one that people fill has a hundredth of it."""
+"""Size limit in bytes; a table filled by hand has a hundredth of it."""
 
 
 def read_table(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """A table with a header: in UTF-8, or in UTF-16 with its mark, lines ended in any way, cells quoted or not.
+    """Read a table with a header: in UTF-8, or in UTF-16 with a byte order mark, with any line ends, cells quoted or not.
 
     Parameters
     ----------
     path
         The file.
     delimiter
-        What separates its cells. Where a comma does, semicolons do too, which spreadsheets write in much of the world.
+        Separator of its cells. With a comma, semicolons are accepted too, which spreadsheets write in many countries.
 
     Returns
     -------
     tuple
-        Cells of the header, and the number and the cells of each line that has any text. Empty cells behind all columns are left out.
+        Cells of the header, and the number and cells of each line with any text. Empty cells after the last column are left out.
 
     Raises
     ------
     OSError
         If it cannot be read.
     InputError
-        If it is no such table, or a line has more or fewer cells than the header.
+        If it is not such a table, or a line has more or fewer cells than the header.
     """
     if require_file(path).st_size > LARGEST_TABLE:
         raise InputError(f"{path}: is larger than {LARGEST_TABLE} bytes; a table is shorter")
@@ -57,7 +57,7 @@ def read_table(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, l
 def _fitting(cells: list[str], header: list[str], where: str) -> list[str]:
     fitting = _without_empty_end(cells, len(header))
     if len(fitting) != len(header):
-        raise InputError(f"{where}: not {len(header)} cells; quote a cell that has a separator, and give all of them")
+        raise InputError(f"{where}: does not have {len(header)} cells; quote cells that contain a separator, and add missing ones")
     return fitting
 
 

@@ -1,1 +1,1 @@
-"""Images: which one the workflow's jobs run in, and what a process finds out about the one that it is in."""
+"""Container images: the one that the workflow's jobs run in, and facts about the one that a process is in."""

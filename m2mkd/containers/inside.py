@@ -1,4 +1,4 @@
-"""What a process finds out about the image that it is in."""
+"""Facts about the image that the process is in."""
 
 import json
 import os
@@ -9,38 +9,38 @@ from typing import Any
 from m2mkd.errors import InputError
 
 ORDER = "M2MKD_CONTAINER"
-"""Variable by which the workflow orders a job to be in an image."""
+"""Variable by which the workflow requires a job to run in an image."""
 DIGEST = "M2MKD_IMAGE_DIGEST"
-"""Variable by which it tells a job the digest of that image, whose file cannot be seen from inside."""
+"""Variable with the digest of that image, whose file cannot be seen from inside."""
 
 ABOUT = Path(sys.prefix, "share", "m2mkd")
-"""What an image knows of itself: ``lock.txt``, ``provenance.json``, ``sbom.cdx.json``, ``licences.tsv``."""
+"""Folder of an image's own facts: ``lock.txt``, ``provenance.json``, ``sbom.cdx.json``, ``licences.tsv``."""
 
 
 def image_path() -> str | None:
-    """The file or URL of the image that Apptainer runs this process in; none: there is none, or another engine's."""
+    """File or URL of the image that Apptainer runs this process in; none: no image, or another engine's."""
     return os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
 
 
 def is_image() -> bool:
-    """Whether this Python is that of one of the suite's images; any machine may itself be a container of another kind."""
+    """True if this Python is that of one of the suite's images; the machine itself may be a container of another kind."""
     return (ABOUT / "lock.txt").is_file()
 
 
 def about() -> dict[str, Any]:
-    """The image's own provenance, as it was written when it was built; empty outside, and where an image was built by hand."""
+    """Image's own provenance, as written when it was built; empty outside, and in an image built by hand."""
     path = ABOUT / "provenance.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def record() -> dict[str, Any] | None:
-    """What a run records of the image that it was computed in; none: the host.
+    """Record of the image that a run was computed in; none: the host.
 
     Returns
     -------
     dict or None
-        ``image`` (file or URL as configured, else its own name), ``digest`` (of the image, ``sha256:`` and 64 digits; none where nobody
-        told it), ``revision`` (git commit that it was built from), ``lock`` and ``sbom`` (SHA-256 of these files in it).
+        ``image`` (file or URL as configured, else its own name), ``digest`` (of the image, ``sha256:`` and 64 digits; none if it
+        is unknown), ``revision`` (git commit that it was built from), ``lock`` and ``sbom`` (SHA-256 of these files in it).
     """
     if not is_image():
         return None
@@ -53,17 +53,17 @@ def record() -> dict[str, Any] | None:
 
 
 def root_is_read_only() -> bool:
-    """Whether nothing can be written to the image."""
+    """True if the image is read-only."""
     return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
 
 
 def require_ordered_container() -> None:
-    """Refuse to compute outside an image where the workflow ordered one, and say in the log which it is.
+    """Refuse to compute outside an image if the workflow requires one, and name the image in the log.
 
     Raises
     ------
     InputError
-        If this process is in no image, or the image holds another package than the project that it works on.
+        If this process is not in an image, or the image holds another package than the project that it works on.
     """
     ordered = os.environ.get(ORDER)
     if not ordered:
@@ -71,7 +71,7 @@ def require_ordered_container() -> None:
     image = image_path()
     if image is None or not is_image():
         raise InputError(
-            f"this job was to run in {ordered} and is on the host; run Snakemake with --use-singularity, or with --config container=none"
+            f"this job must run in {ordered} but is on the host; run Snakemake with --use-singularity, or with --config container=none"
         )
     _same_package(ordered)
     root = "read-only" if root_is_read_only() else "writable"
@@ -84,4 +84,4 @@ def _same_package(image: str) -> None:
     project = Path("m2mkd")
     if project.is_dir() and source_digest(project) != source_digest(PACKAGE):
         target = "image-cuda" if "cuda" in image else "image-cpu"
-        raise InputError(f"{image} holds another m2mkd than this folder; 'make {target}' makes it anew, or add --config container=none")
+        raise InputError(f"{image} holds another m2mkd than this folder; 'make {target}' makes it again, or add --config container=none")

@@ -1,10 +1,10 @@
-"""What an image's copy of the package must share with the one beside it."""
+"""Digest by which an image's copy of the package is compared with the project's."""
 
 import hashlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-"""The package that runs."""
+"""Folder of the running package."""
 
 
 def source_digest(package: Path = PACKAGE) -> str:
@@ -13,7 +13,7 @@ def source_digest(package: Path = PACKAGE) -> str:
     Parameters
     ----------
     package
-        Folder of the package; bytecode and what is hidden in it does not count, as no image gets it.
+        Folder of the package; bytecode and hidden files do not count, because images do not contain them.
     """
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*")):

@@ -1,1 +1,1 @@
-"""``m2mkd doctor``: whether this machine, or the image that this is, can run the suite, and what to do where it cannot."""
+"""``m2mkd doctor``: checks that this machine or image can run the suite, with a fix for each fault."""

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""Result of one check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Status = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One row of the table. A warning leaves something out or slow; a failure stops some work."""
+    """Row of the table. After a warning something is left out or slow; after a failure some work cannot be done."""
 
     check: str
     status: Status

@@ -1,4 +1,4 @@
-"""All checks in order."""
+"""All checks, in order."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from m2mkd.doctor.check_result import CheckResult
 
 
 def examine(settings: Settings) -> list[CheckResult]:
-    """Look at the machine and the project, or at the image where this runs in one."""
+    """Check the machine and the project, or the image if this process runs in one."""
     common = [machine.gpu(), machine.disk(), machine.memory(), inside.writable(Path("results"))]
     records = [project.dvc_remote(), project.mlflow_store(settings)]
     if is_image():

@@ -9,7 +9,7 @@ from m2mkd.doctor.check_result import CheckResult
 
 
 def user() -> CheckResult:
-    """Whether this is not root. Apptainer keeps the caller, who can write no more for it than outside."""
+    """Check that the user is not root. Apptainer keeps the caller, who has no more rights inside than outside."""
     uid = os.getuid()
     if uid:
         return CheckResult("user", "pass", f"uid {uid}")
@@ -19,7 +19,7 @@ def user() -> CheckResult:
 
 
 def root() -> CheckResult:
-    """Whether the image stays as it was built."""
+    """Check that the image is read-only."""
     if root_is_read_only():
         return CheckResult("image root", "pass", f"read-only{_of_apptainer()}")
     return CheckResult("image root", "warn", "writable", "start it with --read-only (docker, podman)")
@@ -30,7 +30,7 @@ def _of_apptainer() -> str:
 
 
 def writable(folder: Path) -> CheckResult:
-    """Whether results can be written."""
+    """Check that results can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -41,16 +41,16 @@ def writable(folder: Path) -> CheckResult:
 
 
 def origin() -> CheckResult:
-    """Where the image says that it comes from."""
+    """Check that the image records its origin."""
     facts = about()
     if not facts:
         return CheckResult(
-            "provenance", "warn", "the image says nothing of its origin", "build it with 'make image-cpu' or 'make image-cuda'"
+            "provenance", "warn", "the image does not record its origin", "build it with 'make image-cpu' or 'make image-cuda'"
         )
     changed = ", with uncommitted changes" if facts["changed"] else ""
     return CheckResult("provenance", "pass", f"{facts['name']} of {facts['created'][:10]}, revision {facts['revision'][:12]}{changed}")
 
 
 def lock() -> Path:
-    """The lock that the image was built from."""
+    """Lock that the image was built from."""
     return ABOUT / "lock.txt"

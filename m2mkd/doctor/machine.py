@@ -9,12 +9,12 @@ import psutil
 from m2mkd.doctor.check_result import CheckResult
 
 LEAST_DRIVER = {12: 525, 13: 580}
-"""First driver that serves a major version of CUDA; NVIDIA's table of minor version compatibility."""
+"""First driver that supports a major version of CUDA, by NVIDIA's table of minor version compatibility."""
 GIGABYTE = 1e9
 
 
 def answer(*command: str, patience: float = 20) -> str | None:
-    """First line that a program prints, or none where it is absent, fails or hangs."""
+    """First line that a program prints; none if it is absent, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
@@ -23,19 +23,19 @@ def answer(*command: str, patience: float = 20) -> str | None:
 
 
 def engine() -> CheckResult:
-    """Whether something can build images."""
+    """Check for an engine that can build images."""
     for name, question in (("docker", "{{.ServerVersion}}"), ("podman", "{{.Version.Version}}")):
         version = answer(name, "info", "--format", question)
         if version:
             return CheckResult("engine", "pass", f"{name} {version}")
-    idle = " (docker is there, its daemon does not answer)" if shutil.which("docker") else ""
+    idle = " (docker is installed, but its daemon does not answer)" if shutil.which("docker") else ""
     return CheckResult(
         "engine", "warn", f"neither docker nor podman{idle}", "only to build images: start or install one, or 'make standin'"
     )
 
 
 def apptainer() -> CheckResult:
-    """Whether something can run SIFs."""
+    """Check for a program that can run SIFs."""
     version = answer("apptainer", "--version") or answer("singularity", "--version")
     if version:
         return CheckResult("apptainer", "pass", version)
@@ -43,7 +43,7 @@ def apptainer() -> CheckResult:
 
 
 def gpu() -> CheckResult:
-    """Whether the GPU, its driver and the build of torch fit together."""
+    """Check that the GPU, its driver and the build of torch fit together."""
     import torch
 
     build = f"torch {torch.__version__}"
@@ -63,17 +63,17 @@ def gpu() -> CheckResult:
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return CheckResult("gpu", "pass", f"{build}, CUDA {torch.version.cuda}, driver {driver or 'unknown'}: {names}")
     if driver is None:
-        return CheckResult("gpu", "warn", f"{build}, CUDA {torch.version.cuda}: no device is there", "use the CPU, or --nv in an image")
+        return CheckResult("gpu", "warn", f"{build}, CUDA {torch.version.cuda}: no device found", "use the CPU, or --nv in an image")
     least = LEAST_DRIVER.get(int(torch.version.cuda.split(".")[0]))
     if least and int(driver.split(".")[0]) < least:
         return CheckResult("gpu", "fail", f"driver {driver} is too old for CUDA {torch.version.cuda}", f"install driver {least} or later")
     return CheckResult(
-        "gpu", "fail", f"driver {driver} is there, but {build} sees no device", "look at CUDA_VISIBLE_DEVICES and nvidia-smi"
+        "gpu", "fail", f"driver {driver} is installed, but {build} sees no device", "check CUDA_VISIBLE_DEVICES and nvidia-smi"
     )
 
 
 def disk(folder: Path = Path(), need: float = 2, comfort: float = 20) -> CheckResult:
-    """Free space where results are written, in gigabytes."""
+    """Check the free space in the folder of results, in gigabytes."""
     free = shutil.disk_usage(folder).free / GIGABYTE
     found = f"{free:.0f} GB free"
     if free < need:
@@ -84,7 +84,7 @@ def disk(folder: Path = Path(), need: float = 2, comfort: float = 20) -> CheckRe
 
 
 def memory(need: float = 2, comfort: float = 6) -> CheckResult:
-    """Available memory in gigabytes, of the machine or of the group of processes that this is confined to."""
+    """Check the available memory in gigabytes, of the machine or of the control group that limits this process."""
     available = psutil.virtual_memory().available
     confined = Path("/sys/fs/cgroup/memory.max")
     if confined.is_file() and (limit := confined.read_text().strip()).isdigit():

@@ -21,7 +21,7 @@ LOCKS = Path("containers/locks")
 
 
 def image(settings: Settings) -> CheckResult:
-    """Whether the image that the configuration names is there and holds this package."""
+    """Check that the configured image exists and holds this package."""
     try:
         name = named_image(settings)
     except InputError as error:
@@ -36,7 +36,7 @@ def image(settings: Settings) -> CheckResult:
 def _file(path: Path) -> CheckResult | None:
     if path.is_file():
         return None
-    return CheckResult("image", "warn", f"{path} is not there", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
+    return CheckResult("image", "warn", f"{path} does not exist", "only for --use-singularity: 'make image-cpu' or 'make image-cuda'")
 
 
 def _held(sif: str) -> CheckResult:
@@ -47,12 +47,12 @@ def _held(sif: str) -> CheckResult:
     labels = answer_lines(program, "inspect", "--labels", sif)
     held = next((line.partition(":")[2].strip() for line in labels if line.startswith("org.m2mkd.source:")), "")
     if held != source_digest(Path("m2mkd")):
-        return CheckResult("image", "fail", f"{sif} holds another m2mkd than this folder", "make it anew: 'make image-cpu' or image-cuda")
+        return CheckResult("image", "fail", f"{sif} holds another m2mkd than this folder", "make it again: 'make image-cpu' or image-cuda")
     return CheckResult("image", "pass", sif)
 
 
 def data_roots(settings: Settings) -> list[CheckResult]:
-    """Whether each folder of ``binds`` is there, and can be read inside the image."""
+    """Check that each folder of ``binds`` exists and can be read inside the image."""
     if not settings.binds:
         return [CheckResult("data roots", "pass", "binds is empty; data are in the project")]
     return [_data_root(settings, folder) for folder in settings.binds]
@@ -69,7 +69,9 @@ def _data_root(settings: Settings, folder: str) -> CheckResult:
     except InputError as error:
         return CheckResult("data roots", "warn", *_split(error))
     if name is None or "://" in name or not Path(name).is_file():
-        return CheckResult("data roots", "warn", f"{folder} is there; no image to look from", "make or name an image, then ask again")
+        return CheckResult(
+            "data roots", "warn", f"{folder} exists, but there is no image to check it from", "make or name an image, then run this again"
+        )
     target = bound.split(":")[1]
     done = subprocess.run([program, "exec", "--cleanenv", "--bind", bound, name, "ls", target], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -79,19 +81,19 @@ def _data_root(settings: Settings, folder: str) -> CheckResult:
 
 
 def dvc_remote() -> CheckResult:
-    """Whether DVC has a remote to share results, and whether a folder among them is there."""
+    """Check that DVC has a remote to share results, and that remotes which are folders exist."""
     remotes = dict(line.split(maxsplit=1) for line in answer_lines("dvc", "remote", "list") if " " in line or "\t" in line)
     if not remotes:
         return CheckResult("dvc remote", "warn", "none", "only to share results: 'dvc remote add --default NAME URL'")
     shown = ", ".join(f"{name} {url}" for name, url in remotes.items())
     missing = [path for url in remotes.values() if "://" not in (path := url.removesuffix("(default)").strip()) and not Path(path).is_dir()]
     if missing:
-        return CheckResult("dvc remote", "warn", f"{missing[0]} is not there", "mount it; DVC makes it at the first push")
+        return CheckResult("dvc remote", "warn", f"{missing[0]} does not exist", "mount it; DVC makes it at the first push")
     return CheckResult("dvc remote", "pass", shown)
 
 
 def mlflow_store(settings: Settings, patience: float = 5) -> CheckResult:
-    """Whether runs can be recorded: in the file of this project, or at the server that MLFLOW_TRACKING_URI or the configuration names."""
+    """Check that runs can be recorded: in this project's file, or at the server that MLFLOW_TRACKING_URI or the configuration names."""
     uri = os.environ.get(URI_VARIABLE) or settings.tracking_uri or DEFAULT_URI
     shown = without_credentials(uri)
     if uri.startswith(("http://", "https://")):
@@ -101,9 +103,9 @@ def mlflow_store(settings: Settings, patience: float = 5) -> CheckResult:
         except (HTTPException, OSError, ValueError) as error:
             fix = "start the server, or name another in MLFLOW_TRACKING_URI or tracking_uri"
             return CheckResult("mlflow store", "fail", f"{shown} does not answer ({error})", fix)
-        return CheckResult("mlflow store", "pass" if healthy else "fail", shown, "" if healthy else "look at the server's log")
+        return CheckResult("mlflow store", "pass" if healthy else "fail", shown, "" if healthy else "read the server's log")
     if uri != DEFAULT_URI:
-        return CheckResult("mlflow store", "warn", f"{shown} is not looked at", "'m2mkd track sync' says whether it takes the runs")
+        return CheckResult("mlflow store", "warn", f"{shown} is not checked", "'m2mkd track sync' shows whether it accepts the runs")
     if not DATABASE.exists():
         return CheckResult("mlflow store", "pass", f"{DATABASE} will be made")
     try:
@@ -117,7 +119,7 @@ def mlflow_store(settings: Settings, patience: float = 5) -> CheckResult:
 
 
 def versions(lock: Path) -> CheckResult:
-    """Whether what is installed is what the lock says.
+    """Check that the installed packages are those of the lock.
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ def versions(lock: Path) -> CheckResult:
 
 
 def lock_of_this_machine() -> Path:
-    """The lock that belongs to the installed torch."""
+    """Lock that belongs to the installed torch."""
     return LOCKS / ("run-cpu.txt" if (installed("torch") or "").endswith("+cpu") else "run-cuda.txt")
 
 
@@ -149,7 +151,7 @@ def installed(name: str) -> str | None:
 
 
 def answer_lines(*command: str) -> list[str]:
-    """All lines that a program prints; none where it is absent or fails."""
+    """All lines that a program prints; none if it is absent or fails."""
     if answer(*command) is None:
         return []
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stdout.splitlines()

@@ -1,1 +1,1 @@
-"""What comes out of the runs of a study: read, judge, tables, then report and crate; a room knows of those before it only."""
+"""Results of a study's runs: read, judge, tables, then report and crate; each subpackage imports only those before it."""

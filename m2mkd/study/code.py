@@ -14,9 +14,9 @@ from m2mkd.study.phase import PHASES
 SOURCES_HERE = Path(__file__).parents[1]
 """The sources of this suite."""
 NOTE = Path("results/.code.json")
-"""What was found of the sources, for reading all of them takes longer than the start of a short job."""
+"""Cache of the digests, because reading all sources takes longer than the start of a short job."""
 WATCHING = ("m2mkd.containers", "m2mkd.planning", "m2mkd.tracking")
-"""Rooms that watch, or reckon with, what is computed, and compute nothing of it."""
+"""Rooms that observe or evaluate results, and compute none of them."""
 
 Code = Mapping[str, str]
 """Digest of each module, by its dotted name."""
@@ -40,7 +40,7 @@ def code_of(phase: str, package: Path = SOURCES_HERE) -> Code:
     Raises
     ------
     SyntaxError
-        If a source is no Python.
+        If a source is not valid Python.
     """
     return _every_code(package)[phase]
 
@@ -52,7 +52,7 @@ def changed_modules(recorded: Code, now: Code) -> tuple[str, ...]:
 
 @cache
 def _every_code(package: Path) -> dict[str, Code]:
-    """What `code_of` gives, by phase."""
+    """Results of `code_of`, by phase."""
     sources = dict(_sources(package))
     state = digest([[name, hashlib.sha256(text).hexdigest()] for name, text in sources.items()])
     note = read_note(NOTE) if package == SOURCES_HERE else None
@@ -61,7 +61,7 @@ def _every_code(package: Path) -> dict[str, Code]:
     modules = _Modules(sources)
     found: dict[str, Code] = {phase: modules.behind(f"{package.name}.training.phases.{phase}") for phase in PHASES}
     if package == SOURCES_HERE:
-        with suppress(OSError):  # where nothing may be written, they are read again
+        with suppress(OSError):  # without write access the sources are read again
             write_json(NOTE, sealed({"sources": state, "phases": found}))
     return found
 
@@ -80,18 +80,18 @@ class _Modules:
         self.sources, self.known = sources, dict[str, tuple[str, set[str]]]()
 
     def behind(self, module: str) -> dict[str, str]:
-        """A module with all that it imports: digests by name."""
+        """Digests by name of a module and all that it imports."""
         found: dict[str, str] = {}
         waiting = [module]
         while waiting:
             name = waiting.pop()
             if name in self.sources and name not in found and not name.startswith(WATCHING):
                 found[name], imported = self._read(name)
-                waiting += [*imported, name.rpartition(".")[0]]  # a package is imported before what is in it
+                waiting += [*imported, name.rpartition(".")[0]]  # a package is imported before its modules
         return dict(sorted(found.items()))
 
     def _read(self, name: str) -> tuple[str, set[str]]:
-        """Digest of a module, and what it imports."""
+        """Digest of a module, and the names that it imports."""
         if name not in self.known:
             tree = ast.parse(self.sources[name])
             self.known[name] = hashlib.sha256(_spelled(tree).encode()).hexdigest()[:16], set(_imported(tree))
@@ -99,7 +99,7 @@ class _Modules:
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
-    """Names that are imported below a node, functions included, but not those for the checker of types alone."""
+    """Names that are imported below a node, also in functions, except those only for type checking."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module:
@@ -113,9 +113,9 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 
 def _spelled(value: object) -> str:
-    """A tree of Python as text, the same under every version of Python; `ast.dump` is not.
+    """Syntax tree as text that is the same under every version of Python, unlike that of `ast.dump`.
 
-    Fields that are empty are left out, for later versions add such; so is a string that stands alone, which is a docstring.
+    Empty fields are left out, because later versions add some; so are docstrings.
     """
     if isinstance(value, ast.AST):
         fields = ((name, inner) for name, inner in ast.iter_fields(value) if inner is not None and inner != [])

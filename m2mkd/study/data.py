@@ -17,19 +17,19 @@ class Data(Config):
     image_size: PositiveInt
     classes: PositiveInt
     key: str
-    """Digest of what its images are known by, the preparation and the image size."""
+    """Digest of the identity of its images, the preparation and the image size."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.image_size}"
 
     @property
     def manifest(self) -> str:
-        """Its list of files with their digests; the last file that is written, so that a set is whole where it is there."""
+        """List of its files with their digests; written last, so that a set with a manifest is complete."""
         return f"{self.folder}/{MANIFEST}"
 
     @property
     def folder(self) -> str:
-        """Where the prepared set lies, relative to the root."""
+        """Folder of the prepared set, relative to the root."""
         return f"data/packed/{self.name}@{self.image_size}/{self.key}"
 
 
@@ -39,7 +39,7 @@ def resolve_data(text: str, field: str) -> tuple[Data, DatasetConfig]:
     Raises
     ------
     InputError
-        If it is not of that form, or not in the registry; ``field`` says where it stands.
+        If it is not of that form, or not in the registry; ``field`` names its place.
     """
     ref = load.data_ref(text, field)
     dataset = load.datasets()[ref.name]

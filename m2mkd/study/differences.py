@@ -1,4 +1,4 @@
-"""What a new plan changes."""
+"""Differences between a new plan and the last one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,13 @@ from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 MOST_SHOWN = 6
-"""Changed fields that are named; more would not be read."""
+"""Most changed fields that are named; nobody would read more."""
 
 
 def plan_differences(before: Study, after: Study) -> str:
-    """In one line, what is new in a plan and what is no longer in it, and the fields of the configuration that make the difference.
+    """Describe in one line the runs that are new in a plan, those no longer in it, and the configuration fields that differ.
 
-    Empty where both have the same runs.
+    Empty if both have the same runs.
     """
     new = [run for run_id, run in after.runs.items() if run_id not in before.runs]
     gone = [run for run_id, run in before.runs.items() if run_id not in after.runs]
@@ -28,7 +28,7 @@ def plan_differences(before: Study, after: Study) -> str:
 
 
 def _changed_fields(gone: Iterable[Run], new: Iterable[Run]) -> list[str]:
-    """Fields with old and new value, of runs that have the same part in the study."""
+    """Changed fields with old and new value, for runs with the same role in the study."""
     before = {_part(run): run for run in gone}
     changed = {}
     for run in new:

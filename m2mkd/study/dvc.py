@@ -1,4 +1,4 @@
-"""Stages of ``dvc.yaml``: the folders of runs in them follow from what the phases declare."""
+"""Stages of ``dvc.yaml``: their folders of runs are derived from the phases' declarations."""
 
 import re
 from pathlib import Path
@@ -13,9 +13,9 @@ STAGES: tuple[DvcStage, ...] = get_args(DvcStage)
 
 
 def with_folders(text: str) -> str:
-    """The text of ``dvc.yaml`` with the folders of runs as the phases declare them.
+    """Text of ``dvc.yaml`` with the folders of runs that the phases declare.
 
-    A stage depends on the folders of the stages before it, and publishes its own; tables are made from what measures something.
+    A stage depends on the folders of the stages before it, and publishes its own; tables are made from the phases that measure something.
     """
     head, *parts = re.split(r"(?m)^(?=  \w+:\n)", text)
     for index, part in enumerate(parts):
@@ -29,7 +29,7 @@ def with_folders(text: str) -> str:
 
 
 def _with(part: str, needed: list[type[Phase]], published: list[type[Phase]]) -> str:
-    """One stage with these folders as the last of its dependencies, and as the first of its outputs."""
+    """Stage with these folders as the last of its dependencies and the first of its outputs."""
     part = RUNS_FOLDER.sub("", part)
     folders = [f"      - results/${{scale}}/runs/{phase.name()}" for phase in needed]
     part = part.replace("    params:", "".join(f"{folder}\n" for folder in folders) + "    params:", 1)
@@ -38,12 +38,12 @@ def _with(part: str, needed: list[type[Phase]], published: list[type[Phase]]) ->
 
 
 def export_stages(path: Path, *, check: bool) -> None:
-    """Bring the folders in ``dvc.yaml`` up to date, or only look whether they are.
+    """Update the folders in ``dvc.yaml``, or only check that they are current.
 
     Raises
     ------
     InputError
-        With ``check``, if they are not.
+        With ``check``, if they are not current.
     """
     text = path.read_text(encoding="utf-8")
     wanted = with_folders(text)

@@ -1,6 +1,6 @@
-"""The plan as files: what each job reads instead of the configuration, so that editing it changes nothing in what was planned.
+"""The plan as files, which jobs read instead of the configuration, so that editing it does not change what was planned.
 
-``results/<scale>/plan/<phase>/<key>.json`` is all that one run needs to know; ``results/<scale>/plan/study-<key>.json`` is a study as a
+``results/<scale>/plan/<phase>/<key>.json`` holds everything about one run; ``results/<scale>/plan/study-<key>.json`` is a study as a
 whole, for tables, report and tracking.
 """
 
@@ -26,23 +26,23 @@ from m2mkd.study.run import Row, RowName, Run
 from m2mkd.study.study import Study, scale_root
 
 EXPERIMENTS: TypeAdapter[dict[str, Experiment]] = TypeAdapter(dict[str, Experiment])
-PLAN_AGAIN = "run the workflow again, which plans anew"
+PLAN_AGAIN = "run the workflow again, which makes a new plan"
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run as its job sees it."""
+    """Run as its job sees it."""
 
     run: Run
     scale_name: str
     row: RowName
-    """Row of the tables that it is shown under, for tracking."""
+    """Row of the tables under which tracking shows it."""
     checkpoint_minutes: float
     checkpoint_updates: int | None
     tracking_uri: str | None = None
     """MLflow store of the study, unless the environment names one; never with credentials."""
     code: CodeRule = "named"
-    """What is done about a result of other code."""
+    """Treatment of a result that other code computed."""
 
     @property
     def root(self) -> Path:
@@ -51,26 +51,26 @@ class PlannedRun:
 
     @property
     def folder(self) -> Path:
-        """Where its outputs appear."""
+        """Folder of its outputs."""
         return self.root / "runs" / self.run.id
 
     @property
     def work(self) -> Path:
-        """Where its checkpoints are, and its outputs until all of them are there."""
+        """Folder of its checkpoints, and of its outputs until all of them exist."""
         return self.root / "work" / self.run.id
 
     @property
     def file(self) -> Path:
-        """Where its plan lies."""
+        """Path of its plan."""
         return plan_folder(self.scale_name) / f"{self.run.id}.json"
 
     @property
     def redo_mark(self) -> Path:
-        """What lies there while a finished run is planned again: an input that is newer than its outputs."""
+        """Marker that exists while a finished run is planned again: an input that is newer than its outputs."""
         return redo_mark(self.scale_name, self.run.id)
 
     def content(self) -> dict[str, Any]:
-        """The same as plain values, for its file."""
+        """Plain values for its file."""
         content = {
             "id": self.run.id,
             "format": self.run.config.FORMAT,
@@ -87,26 +87,26 @@ class PlannedRun:
 
 
 def redo_mark(scale_name: str, run_id: str) -> Path:
-    """File by which the workflow knows that a finished run is to be computed again."""
+    """File that tells the workflow to compute a finished run again."""
     return plan_folder(scale_name) / "again" / f"{run_id.replace('/', '-')}.json"
 
 
 def plan_folder(scale_name: str) -> Path:
     """Folder of the plans of a scale; its name is refused if it could lead elsewhere."""
     if not re.fullmatch(NAME, scale_name):
-        raise InputError(f"{scale_name!r} cannot be the name of a scale; there are files of the scales' names in config/scales")
+        raise InputError(f"{scale_name!r} cannot be the name of a scale; use the name of a file in config/scales")
     return Path(scale_root(scale_name), "plan")
 
 
 def planned_runs(study: Study, tracking_uri: str | None = None, code: CodeRule = "named") -> dict[str, PlannedRun]:
-    """Every run of a study as its job will see it, by id."""
+    """Runs of a study as their jobs will see them, by id."""
     rows, scale = display_rows(study), study.scale
     beside = scale.checkpoint_minutes, scale.checkpoint_updates, tracking_uri, code
     return {run.id: PlannedRun(run, study.scale_name, rows[run.id], *beside) for run in study.runs.values()}
 
 
 def write_plan(study: Study, tracking_uri: str | None = None, code: CodeRule = "named") -> None:
-    """Write the plans of a study and of all its runs, each whole or not at all; those that are as they should be are left alone."""
+    """Write the plans of a study and of all its runs, each atomically; files that are current are left unchanged."""
     for planned in planned_runs(study, tracking_uri, code).values():
         write_unless_there(planned.file, planned.content())
     write_unless_there(study_file(study.scale_name, study.key), study_content(study))
@@ -129,12 +129,12 @@ def study_content(study: Study) -> dict[str, Any]:
 
 
 def study_file(scale_name: str, key: str) -> Path:
-    """Where the plan of a whole study lies."""
+    """Path of the plan of a whole study."""
     return plan_folder(scale_name) / f"study-{key}.json"
 
 
 def write_unless_there(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, unless it is there already."""
+    """Write JSON, unless the file has this content already."""
     try:
         if json.loads(path.read_text()) == content:
             return
@@ -149,7 +149,7 @@ def read_planned(path: Path) -> PlannedRun:
     Raises
     ------
     InputError
-        If it cannot be read, is of another version, or its content is not what its name is the digest of.
+        If it cannot be read, is of another version, or its content does not match the digest in its name.
     """
     content = _read(path)
     scale_name, phase, key = path.parts[-4], path.parts[-2], path.stem
@@ -158,18 +158,18 @@ def read_planned(path: Path) -> PlannedRun:
         if content["format"] != PHASES[phase].FORMAT:
             raise InputError(f"{path}: planned for format {content['format']} of {phase}, but this is {PHASES[phase].FORMAT}; {PLAN_AGAIN}")
         if run_key(content["format"], content["config"], content["upstream"]) != key:
-            raise InputError(f"{path}: its content is not what its name is the digest of; {PLAN_AGAIN}")
+            raise InputError(f"{path}: its content does not match the digest in its name; {PLAN_AGAIN}")
         config = phase_from(content["config"] | ({"file": content["file"]} if content["file"] is not None else {}))
         run = Run(config, upstream, set(content["experiments"]))
         row = RowName(**content["row"])
         beside = {name: content[name] for name in ("checkpoint_minutes", "checkpoint_updates", "tracking_uri", "code")}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: not a whole plan of a run ({type(error).__name__}); {PLAN_AGAIN}") from None
+        raise InputError(f"{path}: not a complete plan of a run ({type(error).__name__}); {PLAN_AGAIN}") from None
     return PlannedRun(run, scale_name, row, **beside)
 
 
 def find_planned(run_id: str, scale_name: str) -> list[Path]:
-    """Plans of the runs at a scale whose ids begin so."""
+    """Plans of the runs at a scale whose ids have this prefix."""
     phase, _, start = run_id.partition("/")
     if phase not in PHASES or not all(character in "0123456789abcdef" for character in start):
         return []
@@ -177,12 +177,12 @@ def find_planned(run_id: str, scale_name: str) -> list[Path]:
 
 
 def read_study(scale_name: str, key: str) -> Study:
-    """A study as it was planned.
+    """Planned study.
 
     Raises
     ------
     InputError
-        If there is no such plan, or it or that of one of its runs is not whole.
+        If there is no such plan, or it or the plan of one of its runs is not complete.
     """
     if not re.fullmatch("[0-9a-f]{16}", key):
         raise InputError(f"{key!r} is not the key of a study, which has 16 hexadecimal digits; {PLAN_AGAIN}")
@@ -191,12 +191,12 @@ def read_study(scale_name: str, key: str) -> Study:
 
 
 def study_from(scale_name: str, key: str, content: Mapping[str, Any], run_of: Callable[[str], Run]) -> Study:
-    """A study from what its file holds, and its runs.
+    """Study from the content of its file, and its runs.
 
     Raises
     ------
     InputError
-        If it is not whole, or not the one of that key; and what ``run_of`` raises, which is given ids.
+        If it is not complete, or has another key; also what ``run_of`` raises, which is called with ids.
     """
     path = study_file(scale_name, key)
     try:
@@ -213,11 +213,11 @@ def study_from(scale_name: str, key: str, content: Mapping[str, Any], run_of: Ca
             [_row(*row) for row in content["rows"]],
         )
         for row in study.rows:
-            study.with_upstream(row.trained + row.measured)  # a KeyError where one is left out
+            study.with_upstream(row.trained + row.measured)  # a KeyError if one is missing
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InputError(f"{path}: not a whole plan of a study ({type(error).__name__}); {PLAN_AGAIN}") from None
+        raise InputError(f"{path}: not a complete plan of a study ({type(error).__name__}); {PLAN_AGAIN}") from None
     if study.key != key or study.scale_name != scale_name:
-        raise InputError(f"{path}: its content is not what its name is the digest of; {PLAN_AGAIN}")
+        raise InputError(f"{path}: its content does not match the digest in its name; {PLAN_AGAIN}")
     return study
 
 
@@ -235,5 +235,5 @@ def _read(path: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{error}; {PLAN_AGAIN}") from None
     if not is_sealed(content):
-        raise InputError(f"{path}: its content is not what its digest says, or it is of an earlier version; {PLAN_AGAIN}")
+        raise InputError(f"{path}: its content does not match its digest, or it is of an earlier version; {PLAN_AGAIN}")
     return content

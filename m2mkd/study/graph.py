@@ -15,16 +15,16 @@ from m2mkd.study.study import Study
 
 
 def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingProxyType({}), again: Collection[str] = ()) -> dict[str, Any]:
-    """What the workflow must know of a study.
+    """Facts that the workflow needs about a study.
 
     Parameters
     ----------
     study
-        What the workflow computes when nothing else is asked for.
+        The workflow's default target.
     whole
-        It with all else that the scale has.
+        The study together with everything else at the scale.
     parts
-        What else can be asked for, by name: ``ablations``, the study with them, and ``detection``, detectors; each has tables and a report.
+        Further targets by name: ``ablations``, the study with them, and ``detection``, detectors; each has tables and a report.
     again
         Ids of finished runs that are to be computed again.
 
@@ -32,7 +32,7 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
     -------
     dict
         ``scale``, ``root`` (folder of results), ``threads``, ``study`` (its key), ``parts`` (by name the key of each, and the folder of its
-        tables and report), ``phases`` (by name, see `_declared`), ``runs`` (for each id of the whole its input files, those of them whose
+        tables and report), ``phases`` (by name, see `_declared`), ``runs`` (for each id of the whole its input files, those whose
         age does not matter, experiments, whether the study needs it, and which parts do), ``groups`` (runs that one job computes together,
         by the key of the first), ``data`` (name@size of each prepared by its folder), ``raw`` (source files that each is made from).
     """
@@ -67,12 +67,12 @@ def _registered(name: str) -> DatasetConfig:
 
 
 def _whole_last(name: str) -> tuple[bool, str]:
-    """Key that puts whole sets behind subsets: of those that share a file the last fetches it, and a pack serves subsets alone."""
+    """Sort key that puts whole sets after subsets: of sets that share a file the last one fetches it, and a pack serves subsets only."""
     return _registered(name).subset is None, name
 
 
 def _declared(phase: type[Phase]) -> dict[str, Any]:
-    """What a phase's rule follows from."""
+    """Facts from which a phase's rule is made."""
     return {
         "outputs": list(phase.OUTPUTS),
         "priority": phase.PRIORITY,
@@ -88,5 +88,5 @@ def _inputs(study: Study, run: Run) -> list[str]:
 
 
 def _foreign(study: Study, run: Run) -> list[str]:
-    """Files of others, whose digests are in the key. One among this scale's results is left out: Snakemake would want to make it."""
+    """Third-party files, whose digests are in the key. A file among this scale's results is left out: Snakemake would try to make it."""
     return [file for file in run.config.files if not Path(file).resolve().is_relative_to(Path(study.root).resolve())]

@@ -1,4 +1,4 @@
-"""Runs that one job computes together, because starting a job may cost more than its work. Results and keys do not depend on it."""
+"""Runs that one job computes together, because starting a job may cost more than its work. Results and keys do not depend on this."""
 
 from collections.abc import Collection, Sequence
 from typing import TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 def job_groups(study: Study, again: Collection[str] = ()) -> list[list[Run]]:
     """Unfinished runs that one job computes: ``seeds_per_job`` of one student and, in lock step, ``modules_per_job``.
 
-    Finished ones are left out, so that one whose input was lost is redone alone, unless they are among those that are computed ``again``.
+    Finished runs are left out unless they are computed ``again``, so that a run whose input was lost is redone alone.
     """
     alike: dict[str, list[Run]] = {}
     seedless = SeedlessKeys(study)
@@ -37,10 +37,10 @@ class SeedlessKeys:
         self.study, self.known = study, dict[str, str]()
 
     def key(self, run: Run) -> str:
-        """Equal for runs that differ in the seed, or in which module of one student they are, and in nothing else."""
+        """Value that is equal for runs that differ only in the seed, or in the module of one student."""
         if run.id not in self.known:
             modules = run.config.LOCK_STEP
-            # What teaches a module is another one for each, too.
+            # Each module has its own teacher module, too.
             roles = {role: ids for role, ids in run.upstream.items() if not (modules and role == "teacher_module")}
             upstream = {role: [self.key(self.study.runs[run_id]) for run_id in ids] for role, ids in roles.items()}
             left_out = {"seed", "index"} if modules else {"seed"}
@@ -49,19 +49,19 @@ class SeedlessKeys:
 
 
 def index_of(run: Run) -> int:
-    """Which module a run is about; 0 where it is about none."""
+    """Number of the module that a run is about; 0 if it is not about a module."""
     return getattr(run.config, "index", None) or 0
 
 
 def in_lock_step(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs of one job, in parts that train together: the modules of one seed, or every run for itself.
+    """Split the runs of one job into parts that train together: the modules of one seed, or single runs.
 
-    What runs for themselves are built on may differ: several variants of a student are evaluated in one configuration.
+    Single runs may build on different runs: several variants of a student are evaluated in one configuration.
 
     Raises
     ------
     InputError
-        If one job cannot compute them, because their configurations differ in more than seed and module, or the meta models of modules do.
+        If their configurations differ in more than seed and module, or modules have different meta models.
     """
     first = runs[0]
     left_out = {"seed", "index"} if first.config.LOCK_STEP else {"seed"}
@@ -72,7 +72,7 @@ def in_lock_step(runs: Sequence[Run]) -> list[list[Run]]:
     alike = all(kind(run) == kind(first) for run in runs)
     if not alike or len({run.id for run in runs}) < len(runs):
         names = " ".join(run.id for run in runs)
-        raise InputError(f"{names}: not different seeds, or modules, of one student; compute each with a command of its own")
+        raise InputError(f"{names}: differ in more than the seed or module of one student; compute each with its own command")
     if not first.config.LOCK_STEP:
         return [[run] for run in runs]
     return [[run for run in runs if run.seed == seed] for seed in dict.fromkeys(run.seed for run in runs)]

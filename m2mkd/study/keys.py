@@ -1,4 +1,4 @@
-"""Keys: digests of what decides a result."""
+"""Keys: digests of everything that decides a result."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ SEAL = "digest"
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's content with its own digest, by which a changed byte gives itself away."""
+    """Content of a file with its own digest, which reveals any change."""
     return {**content, SEAL: _seal(content)}
 
 
 def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a file's content is what its own digest says."""
+    """True if a file's content matches its own digest."""
     try:
         return content.get(SEAL) == _seal(content)
     except ValueError:  # numbers that canonical JSON lacks

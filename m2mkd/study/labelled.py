@@ -11,7 +11,7 @@ from m2mkd.study.run import Row, Run
 from m2mkd.study.study import Study
 
 UNKNOWN = "unknown (imported weights)"
-"""Stands for the images that imported weights learned from."""
+"""Name for the images that imported weights were trained on."""
 Learner = Literal["teacher", "modules", "student"]
 
 
@@ -25,9 +25,9 @@ class Labelled:
     share: float
     """Share of its training images, in (0, 1]; a smaller share is part of a larger one."""
     images: int | None
-    """How many those are; none where the registry does not say."""
+    """Number of those images; none if the registry does not have it."""
     views: int | None
-    """Images x epochs; an epoch leaves out what fills no batch."""
+    """Images x epochs; an epoch leaves out an incomplete batch."""
 
 
 def labelled_of(run: Run) -> Labelled | None:
@@ -46,7 +46,7 @@ def labelled_of(run: Run) -> Labelled | None:
 
 
 def labelled_by_row(study: Study, row: Row) -> tuple[Labelled, ...]:
-    """What one seed of a row has learned from, a line for each run that trains, upstream first."""
+    """Labelled images that one seed of a row learned from, one entry for each run that trains, upstream first."""
     needed = study.with_upstream(row.trained[:1])
     found = (labelled_of(run) for run in study.runs.values() if run.id in needed)
     return tuple(one for one in found if one is not None)
@@ -61,7 +61,7 @@ def label_sets(labelled: Iterable[Labelled]) -> dict[str, float]:
 
 
 def unequal_labels(study: Study, rows: Iterable[Row]) -> str:
-    """How the labelled images of rows differ, in words; empty where all have seen the same."""
+    """Differences between the labelled images of rows, in words; empty if all have seen the same."""
     seen = {row.name: label_sets(labelled_by_row(study, row)) for row in rows}
     if all(other == one for one in seen.values() for other in seen.values()):
         return ""
@@ -69,7 +69,7 @@ def unequal_labels(study: Study, rows: Iterable[Row]) -> str:
 
 
 def unlike_first(study: Study, rows: Sequence[Row]) -> list[bool]:
-    """Whether each row has seen other labelled images than the first row of its experiment and profile."""
+    """True for each row that has seen other labelled images than the first row of its experiment and profile."""
     first: dict[tuple[str, str], dict[str, float]] = {}
     seen = [label_sets(labelled_by_row(study, row)) for row in rows]
     return [first.setdefault((row.experiment, row.profile), sets) != sets for row, sets in zip(rows, seen, strict=True)]

@@ -1,4 +1,4 @@
-"""Which rows of the tables a run serves, and under which of them it is shown."""
+"""Rows of the tables that a run serves, and the row under which it is shown."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +12,7 @@ from m2mkd.study.study import Study
 
 
 class NamedRow(Protocol):
-    """Whatever belongs to one row of the tables."""
+    """Anything that belongs to one row of the tables."""
 
     @property
     def experiment(self) -> str: ...
@@ -34,15 +34,15 @@ def served_rows(study: Study) -> dict[str, tuple[Row, ...]]:
         for run_id in study.with_upstream(row.trained + row.measured):
             served[run_id].append(row)
     for run in study.runs.values():
-        if not served[run.id]:  # a stage of a teacher that no student of the study is taught by
+        if not served[run.id]:  # a stage of a teacher that teaches no student of the study
             served[run.id] = [row for row in study.rows if set(run.parents) & set(row.trained)]
-        if not served[run.id]:  # a measurement of a teacher, or a module of it that no variant loads, where the teacher is no row
+        if not served[run.id]:  # a measurement or an unused module of a teacher that is not a row itself
             served[run.id] = list(dict.fromkeys(row for run_id in run.upstream.get("teacher", ()) for row in served[run_id]))
     return {run_id: tuple(rows) for run_id, rows in served.items()}
 
 
 def student_of(study: Study, experiment: str, variant: str) -> tuple[str, str]:
-    """The student experiment and variant that a row is about; a row of a transfer experiment names them in its variant."""
+    """Student experiment and variant of a row; a row of a transfer experiment names them in its variant."""
     if not isinstance(study.experiments[experiment], TransferExperiment):
         return experiment, variant
     source, _, chosen = variant.partition("/")
@@ -72,14 +72,14 @@ def teacher_of(study: Study, row: Row) -> str:
 
 
 def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = None) -> dict[str, RowName]:
-    """Where each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
+    """Row under which each run is shown, by run id: a teacher's under its experiment, any other under the first row that needs it.
 
     Parameters
     ----------
     study
         The graph of runs.
     served
-        What `served_rows` says of it, where that is known already.
+        Result of `served_rows` for it, if known already.
     """
     teacher = cache(lambda row: teacher_of(study, row))
 
@@ -90,5 +90,5 @@ def display_rows(study: Study, served: Mapping[str, tuple[Row, ...]] | None = No
 
 
 def title_of(study: Study, experiment: str) -> str:
-    """What an experiment reproduces, in its own words."""
+    """Title of an experiment: what it reproduces."""
     return study.experiments[experiment].title

@@ -11,13 +11,13 @@ from m2mkd.study.study import Study
 
 
 def listed(study: Study) -> list[dict[str, Any]]:
-    """Every run, phase by phase.
+    """List every run, phase by phase.
 
     Returns
     -------
     list of dict
-        ``phase``, ``key``, ``seed`` (none where all share it), ``what``, ``done``, ``experiments``; ``code``, in words whether this code
-        computed it (`m2mkd.study.record.code_in_words`); ``changed_modules``, none where the run does not say.
+        ``phase``, ``key``, ``seed`` (none if all share it), ``what``, ``done``, ``experiments``; ``code``, in words whether this code
+        computed it (`m2mkd.study.record.code_in_words`); ``changed_modules``, none if the run does not record them.
     """
     order, finished = list(PHASES), finished_runs(study)
     runs = sorted(study.runs.values(), key=lambda run: order.index(run.phase))
@@ -37,7 +37,7 @@ def listed(study: Study) -> list[dict[str, Any]]:
 
 
 def as_lines(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """One line a run, its cells apart by tabs, the same at any width of the terminal."""
+    """Print one line per run, with cells separated by tabs, the same at any width of the terminal."""
     return ["\t".join(_cells(run)) for run in runs]
 
 
@@ -47,7 +47,7 @@ def _cells(run: dict[str, Any]) -> tuple[str, ...]:
 
 
 def show(runs: Sequence[dict[str, Any]]) -> bool:
-    """Print a table, with whole keys and shortened experiments, and tell whether this is a terminal at all."""
+    """Print a table with whole keys and shortened experiments; return false if this is not a terminal."""
     if not sys.stdout.isatty():
         return False
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Finding runs by their ids, which may be shortened: in the plan, or by planning anew where they are not in it."""
+"""Finding runs by their ids, which may be shortened: in the plan, or in a new plan if they are not in it."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from m2mkd.study.study import Study
 
 
 def find_runs(run_ids: Sequence[str], settings: Settings) -> list[PlannedRun]:
-    """The runs of those ids as they were planned; where the plan lacks one, the study is planned now.
+    """Planned runs of those ids; if the plan lacks one, the study is planned now.
 
     Parameters
     ----------
     run_ids
-        Each written ``phase/key``; the key may be cut.
+        Each written ``phase/key``; the key may be shortened.
     settings
-        Scale whose plan is looked into, and what is planned where one is not in it.
+        Scale whose plan is searched, and settings to plan with if a run is not in it.
 
     Raises
     ------
     InputError
-        If no run, or more than one, begins so.
+        If an id fits no run, or more than one.
     """
     found = [find_planned(run_id, settings.scale) for run_id in run_ids]
     if all(found):
@@ -37,7 +37,7 @@ def find_runs(run_ids: Sequence[str], settings: Settings) -> list[PlannedRun]:
 
 
 def _study_with(run_ids: Sequence[str], settings: Settings) -> Study:
-    """The study; all else of its scale too only where one of the runs is none of its own, for that takes time to plan."""
+    """Study; with everything else at its scale only if one of the runs is not its own, because that takes time to plan."""
     study = build_study(settings)
     own = all(any(name.startswith(run_id) for name in study.runs) for run_id in run_ids)
     return study if own else build_study(settings, ablations=True, detection=True)

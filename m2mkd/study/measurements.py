@@ -1,4 +1,4 @@
-"""Numbers that a run measured, read from its ``metrics.json`` and checked to be what they say."""
+"""Numbers that a run measured, read from its ``metrics.json`` and checked for consistency."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 DETECTED = ("boxes", "masks")
-"""What a detector finds of an instance."""
+"""Parts of an instance that a detector finds."""
 PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's numbers of a detector, in its order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances;
-recall with so many detections an image, and of the three sizes."""
+"""COCO's numbers of a detector, in COCO's order: precision over IoU 0.50 to 0.95, at two of them, and of small, medium and large instances;
+recall with 1, 10 and 100 detections an image, and of the three sizes."""
 ROUNDING = 1e-9
-"""What shares may be off by, for they are quotients."""
+"""Tolerance of shares, which are rounded quotients."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number."""
+    """Number that a run measured."""
 
     split: Literal["iid", "ood", "fewshot", "graph", "detection"]
     data: str
@@ -25,9 +25,9 @@ class Measurement:
     """top1, top5 (shares from 0 to 1), loss, classes, left_out, density; of a detector each of `PRECISIONS` of boxes and of masks."""
     value: float
     rendition: str = ""
-    """Kind of image that it is about; empty: all of them."""
+    """Kind of image measured; empty: all images."""
     count: int | None = None
-    """Images that were measured; none where that was not recorded."""
+    """Number of measured images; none if not recorded."""
 
 
 def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any], *, whole: bool = True) -> Iterator[Measurement]:
@@ -36,23 +36,23 @@ def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any]
     Parameters
     ----------
     split, data
-        What was measured on.
+        Split and data set that were measured.
     found
-        ``count``, ``top1``, ``top5`` and ``loss``; and, where they are there, ``per_class`` and ``confusion``, which must say the same.
+        ``count``, ``top1``, ``top5`` and ``loss``; optionally ``per_class`` and ``confusion``, which must agree with them.
     whole
-        Whether ``top1`` is the mean over the images, as it is unless it was reported as the released code does.
+        True if ``top1`` is the mean over the images; false if it is reported as in the released code.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        As `number`; a ValueError also where the numbers contradict each other.
+        As `number`; a ValueError also if the numbers contradict each other.
     """
     count = number("count", found["count"])
     values = {name: number(name, found[name]) for name in ("top1", "top5", "loss")}
     for name in ("top1", "top5") if whole else ("top5",):
         _correct(name, values[name], count)
     if whole and values["top1"] > values["top5"]:
-        raise ValueError(f"top1 is {values['top1']}, but top5 {values['top5']}, which can be no less")
+        raise ValueError(f"top1 is {values['top1']}, but top5 {values['top5']}, which cannot be less")
     if "confusion" in found:
         _check_confusion(found, count, values["top1"] if whole else None)
     for name, value in values.items():
@@ -60,7 +60,7 @@ def accuracies(split: Literal["iid", "ood"], data: str, found: Mapping[str, Any]
 
 
 def check_renditions(found: Mapping[str, Any], *, whole: bool = True) -> None:
-    """Refuse renditions whose mean the accuracy of all images cannot be, and counts that are none.
+    """Refuse renditions that contradict the accuracy of all images, and invalid counts.
 
     Raises
     ------
@@ -73,19 +73,19 @@ def check_renditions(found: Mapping[str, Any], *, whole: bool = True) -> None:
 
 
 def check_mean(name: str, value: float, parts: Sequence[float], count: int) -> None:
-    """Refuse a mean that is not that of its parts, or is of another number of them.
+    """Refuse a mean that differs from that of its parts, or has another number of parts.
 
     Raises
     ------
     TypeError, ValueError
-        If so; names it.
+        If it does; names it.
     """
     if len(parts) != count or abs(value - sum(parts) / count) > ROUNDING:
         raise ValueError(f"{name} is {value}, which is not the mean of {count} episodes")
 
 
 def check_last_line(metrics: Mapping[str, Any], last: Mapping[str, Any]) -> None:
-    """Refuse final measurements of a training that its learning curve does not end with.
+    """Refuse final measurements of a training that differ from the end of its learning curve.
 
     Raises
     ------
@@ -98,15 +98,15 @@ def check_last_line(metrics: Mapping[str, Any], last: Mapping[str, Any]) -> None
 
 
 def _correct(name: str, share: float, count: int) -> int:
-    """How many of so many images a share is."""
+    """Number of images that a share of ``count`` images is."""
     images = share * count
     if abs(images - round(images)) > ROUNDING * count:
-        raise ValueError(f"{name} is {share}, which is no whole number of {count} images")
+        raise ValueError(f"{name} is {share}, which is not a whole number of {count} images")
     return round(images)
 
 
 def _check_confusion(found: Mapping[str, Any], count: int, top1: float | None) -> None:
-    """Refuse a table of confusions, or accuracies of classes, that are of other images than the accuracy beside them."""
+    """Refuse a confusion matrix, or accuracies of classes, that contradict the accuracy."""
     classes = found["confusion"]["classes"]
     images, right = [0] * len(classes), [0] * len(classes)
     for label, predicted, number_of in found["confusion"]["images"]:
@@ -124,7 +124,7 @@ def _check_confusion(found: Mapping[str, Any], count: int, top1: float | None) -
 
 
 def precisions(data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
-    """Average precision and recall of a detector, of ``boxes`` and of ``masks``; those that there are no instances for are left out.
+    """Average precision and recall of a detector, of ``boxes`` and of ``masks``; those without instances are left out.
 
     Raises
     ------
@@ -139,15 +139,15 @@ def precisions(data: str, found: Mapping[str, Any]) -> Iterator[Measurement]:
 
 
 def number(name: str, value: Any) -> Any:
-    """A measured number, as it is.
+    """Measured number, unchanged.
 
     Raises
     ------
     ValueError
-        If it is no finite number, a share outside 0 to 1, a loss below 0, or a count that is no whole number; names it.
+        If it is not a finite number, or is a share outside 0 to 1, a loss below 0, or a count that is not a whole number; names it.
     """
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, which is no finite number")
+        raise ValueError(f"{name} is {value}, which is not a finite number")
     if name.startswith(("top1", "top5", "val_top", "boxes_", "masks_")) and not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, but a share from 0 to 1 is needed")
     if name in ("loss", "val_loss") and value < 0:

@@ -1,6 +1,6 @@
-"""Moving finished runs of the old layout to the keys of today.
+"""Moving finished runs of the old layout to the current keys.
 
-Once a run held several seeds, in folders ``runs/<phase>/<key>/<slot>``, and its configuration listed them as ``replicates``. A run is now
+A run once held several seeds, in folders ``runs/<phase>/<key>/<slot>``, and its configuration listed them as ``replicates``. A run is now
 one seed, in ``runs/<phase>/<key>``. What was computed is the same to the bit; only keys and records change, and both follow from the old
 record.
 """
@@ -19,12 +19,12 @@ from m2mkd.study.phase import PHASES, RECORD, SeededPhase
 
 
 class _Unfit(Exception):  # noqa: N818  a reason, not an error
-    """Why a run cannot be moved."""
+    """Reason why a run cannot be moved."""
 
 
 @dataclass(frozen=True)
 class _OldRun:
-    """One seed of a run in the old layout."""
+    """Single seed of a run in the old layout."""
 
     folder: Path
 
@@ -42,7 +42,7 @@ class _OldRun:
             record = json.loads((self.folder / RECORD).read_text())
             fields = ("id", "key", "config", "upstream", "outputs", "slot", "replicate")
             if not isinstance(record, dict) or any(field not in record for field in fields):
-                raise _Unfit(f"its {RECORD} is not a whole record")
+                raise _Unfit(f"its {RECORD} is not a complete record")
         except (OSError, ValueError) as error:
             raise _Unfit(f"its {RECORD} cannot be read ({type(error).__name__})") from None
         return record
@@ -51,24 +51,24 @@ class _OldRun:
         """Raise `_Unfit` unless its key follows from its record, and its outputs are those that it recorded."""
         record, phase = self.record, PHASES.get(self.folder.parts[-3])
         if phase is None:
-            raise _Unfit("there is no such phase any more")
+            raise _Unfit("its phase no longer exists")
         key = run_key(phase.FORMAT, record["config"], record["upstream"])
         if (record["id"], record["key"]) != (self.id, key) or key != self.folder.parts[-2]:
             raise _Unfit("its key does not follow from its record, perhaps because it is of another version")
         if dict(enumerate(record["config"].get("replicates", ()))).get(int(self.folder.name)) != record["replicate"]:
-            raise _Unfit("its record is not of the seed that its folder is for")
+            raise _Unfit("its record is of another seed than its folder")
         for name, digest in record["outputs"].items():
             if not (self.folder / name).is_file() or sha256(self.folder / name) != digest:
-                raise _Unfit(f"its {name} is not the one that it recorded")
+                raise _Unfit(f"its {name} differs from the recorded one")
 
     def upstream(self, run_id: str) -> "_OldRun":
-        """What it builds on under that id: the folder of its own seed, or the one that all share."""
+        """Run that it builds on under that id: the folder of its own seed, or the one that all share."""
         folder = self.runs / run_id
         own = folder / self.folder.name
         return _OldRun(own if own.is_dir() else folder / "0")
 
     def config(self) -> dict[str, Any]:
-        """Its configuration as it is written now."""
+        """Configuration in the current form."""
         config = {name: value for name, value in self.record["config"].items() if name != "replicates"}
         seeded = issubclass(PHASES[self.folder.parts[-3]], SeededPhase)
         return config | ({"seed": self.record["replicate"]} if seeded else {})
@@ -85,7 +85,7 @@ def migrate(root: Path) -> Iterator[str]:
     Yields
     ------
     str
-        One line for all that were moved, and one for each that was not, with the reason. Nothing is removed that was not moved.
+        One line for all runs that were moved, and one for each that was not, with the reason. Only moved runs are removed.
     """
     old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}")) if path.parent.name.isdigit()]
     ids: dict[Path, str | _Unfit] = {}
@@ -94,24 +94,24 @@ def migrate(root: Path) -> Iterator[str]:
         try:
             new_id = _new_id(run, ids)
         except _Unfit as reason:
-            yield f"{run.folder}: stays, for {reason}"
+            yield f"{run.folder}: not moved, because {reason}"
             continue
         _move(run, new_id, root / "runs" / new_id, ids)
         moved += 1
     for moved_folder in [folder for folder, new_id in reversed(ids.items()) if isinstance(new_id, str)]:
-        shutil.rmtree(moved_folder, ignore_errors=True)  # after whatever builds on it, so that what is left can be moved once more
+        shutil.rmtree(moved_folder, ignore_errors=True)  # after all runs that build on it, so that the rest can still be moved later
         if not any(moved_folder.parent.iterdir()):
             moved_folder.parent.rmdir()
     yield f"{moved} of {len(old)} finished runs were moved to their new keys" if old else f"{root}: has no runs of the old layout"
     unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdigit()})
     if unfinished:
-        yield f"{len(unfinished)} unfinished runs, such as {unfinished[0]}, do not say what they are, and are trained anew"
+        yield f"{len(unfinished)} unfinished runs, such as {unfinished[0]}, cannot be identified, and are trained again"
     if moved and (root.parent / "mlflow.db").is_file():
-        yield f"{root.parent}/mlflow.db: knows the old keys too; to have the new ones alone, remove it, and the workflow fills it again"
+        yield f"{root.parent}/mlflow.db: also has the old keys; to keep only the new ones, remove it, and the workflow fills it again"
 
 
 def _new_id(run: _OldRun, ids: dict[Path, str | _Unfit]) -> str:
-    """Id of a run now, which follows from the ids of all that it builds on."""
+    """Current id of a run, derived from the ids of all runs that it builds on."""
     if run.folder not in ids:
         try:
             run.check()
@@ -131,11 +131,11 @@ def _upstream_id(run: _OldRun, run_id: str, ids: dict[Path, str | _Unfit]) -> st
     try:
         return _new_id(above, ids)
     except _Unfit as reason:
-        raise _Unfit(f"it builds on {above.folder}, which stays: {reason}") from None
+        raise _Unfit(f"it builds on {above.folder}, which is not moved: {reason}") from None
 
 
 def _move(run: _OldRun, new_id: str, target: Path, ids: dict[Path, str | _Unfit]) -> None:
-    """Publish the outputs of a run under its new id; its record, which makes it whole, comes last."""
+    """Publish the outputs of a run under its new id; its record, which marks it as complete, comes last."""
     record = run.record
     for name in record["outputs"]:
         publish(run.folder / name, target / name)

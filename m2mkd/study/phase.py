@@ -1,4 +1,4 @@
-"""What a phase declares of itself. Rules of the workflow, stages of DVC, tables and plans of cost are made from it.
+"""Declaration of a phase, from which rules of the workflow, stages of DVC, tables and cost plans are made.
 
 A phase is one subclass of `Phase` (``m2mkd/study/phases.py``), one file in ``m2mkd/training/phases`` of the phase's name with
 ``run(job) -> Outcome``, and one formula of its cost (``m2mkd/planning/work.py``).
@@ -25,14 +25,14 @@ EVAL_BATCH = 256
 """Images measured at a time; fixed, because noise in evaluation, where it is switched on, is drawn batch by batch."""
 
 DETECTION_BATCH = 8
-"""The same of a detector, whose images are larger; sums over another batch may be rounded otherwise."""
+"""Images measured at a time by a detector, whose images are larger; sums over another batch may be rounded differently."""
 
 PHASES: "dict[str, type[Phase]]" = {}
-"""Every phase by name, in the order of the flow, which is that of their definition."""
+"""Every phase by name, in the order of the flow, which is the order of definition."""
 
 
 class Phase(Config):
-    """What every run has: the resolved configuration, exactly what decides its result, and so its key.
+    """Resolved configuration of a run: everything that decides its result and its key, and nothing else.
 
     Devices, workers, paths, tracking and the grouping of runs in jobs are not in it. A change in the meaning of a phase raises its
     ``FORMAT``.
@@ -40,20 +40,20 @@ class Phase(Config):
 
     FORMAT: ClassVar[int] = 2
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
-    """Files that a run publishes. With ``metrics.json`` among them it measures something, which the tables read."""
+    """Files that a run publishes. A phase with ``metrics.json`` measures something, which the tables read."""
     STAGE: ClassVar[DvcStage] = "students"
-    """What it belongs to."""
+    """Stage of ``dvc.yaml`` that it belongs to."""
     PRIORITY: ClassVar[int] = 0
-    """The higher, the sooner its jobs start: what the most phases wait for goes first."""
+    """Priority of its jobs, higher first: phases that most others wait for start first."""
     HEAD_NODE: ClassVar[bool] = False
-    """Whether its jobs run where Snakemake does: moving tensors from file to file needs no device."""
+    """True if its jobs run on Snakemake's own machine: moving tensors between files needs no device."""
     DIVISIBLE: ClassVar[bool] = False
-    """Whether several processes may share a run."""
+    """True if several processes may share a run."""
     LOCK_STEP: ClassVar[bool] = False
-    """Whether one job can train several modules of a student, batch by batch (``run_together``)."""
+    """True if one job can train several modules of a student, batch by batch (``run_together``)."""
     threads: PositiveInt
     compat: dict[str, Value] = {}
-    """Switches that matter here."""
+    """Compat switches that affect the result."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -68,12 +68,12 @@ class Phase(Config):
 
     @classmethod
     def measures(cls) -> bool:
-        """Whether it measures something."""
+        """True if it measures something."""
         return METRICS in cls.OUTPUTS
 
     @property
     def of_teacher(self) -> bool:
-        """Whether it makes or measures a teacher, which all seeds share, as do all experiments with that teacher."""
+        """True if it makes or measures a teacher, which is shared by all seeds and by all experiments with that teacher."""
         return self.STAGE == "teacher"
 
     @property
@@ -87,24 +87,24 @@ class Phase(Config):
         return ()
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
-        """The numbers of its ``metrics.json`` that the tables show, checked to be what they say; none unless a phase has some.
+        """Numbers of its ``metrics.json`` that the tables show, checked for consistency; none by default.
 
         Raises
         ------
         KeyError, TypeError, AttributeError, ValueError
-            If a number is missing, or is not one.
+            If a number is missing or invalid.
         """
         return iter(())
 
 
 class TeacherPhase(Phase):
-    """What makes or measures a teacher."""
+    """Base of phases that make or measure a teacher."""
 
     STAGE: ClassVar[DvcStage] = "teacher"
 
 
 class SeededPhase(Phase):
-    """What every seed does for itself. Any other phase all seeds share."""
+    """Base of phases that run once for each seed. All seeds share the runs of any other phase."""
 
     seed: NonNegativeInt
 
@@ -115,7 +115,7 @@ def phase_from(content: Mapping[str, Any]) -> Phase:
     Raises
     ------
     ValueError
-        If it is of no phase of this version, or not valid.
+        If it has an unknown phase, or is not valid.
     """
     name = content.get("phase")
     if name not in PHASES:

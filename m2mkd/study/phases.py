@@ -17,24 +17,24 @@ from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, 
 
 
 class ImportWeights(TeacherPhase):
-    """Weights of others instead of those that a phase would have trained."""
+    """Imported weights instead of those that a phase would train."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
     HEAD_NODE: ClassVar[bool] = True
     PRIORITY: ClassVar[int] = 7
     phase: Literal["import_weights"] = "import_weights"
     model: Model
-    """What is wanted; the file must hold the same."""
+    """Expected architecture; the file must hold the same."""
     index: NonNegativeInt | None
-    """Which module of it; none: the whole network."""
+    """Number of its module; none: the whole network."""
     image_size: PositiveInt
     classes: PositiveInt
     stitch_width: PositiveInt | None
     """Width outside the stitch layers, where there are any."""
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
     file: str = Field("", exclude=True)
-    """Where the file lies; its content counts, not its path."""
+    """Path of the file, which is not part of the key; its content is."""
 
     @property
     def of_teacher(self) -> bool:
@@ -57,7 +57,7 @@ class PretrainMeta(TeacherPhase):
 
 
 class IncubateModule(TeacherPhase):
-    """MT: one teacher module in the place of its meta stage, the rest of the meta model frozen."""
+    """MT: train one teacher module instead of its meta stage, with the rest of the meta model frozen."""
 
     DIVISIBLE: ClassVar[bool] = True
     PRIORITY: ClassVar[int] = 6
@@ -81,7 +81,7 @@ class AssembleTeacher(TeacherPhase):
 
 
 class SplitTeacher(TeacherPhase):
-    """One stage of the fine-tuned teacher as a file of its own."""
+    """Stage of the fine-tuned teacher, as a separate file."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = (WEIGHTS, RECORD)
     HEAD_NODE: ClassVar[bool] = True
@@ -106,7 +106,7 @@ class EvaluateTeacher(TeacherPhase):
 
 
 class MeasureHybrid(TeacherPhase):
-    """Accuracy of the meta model with each of the teacher's modules in its place, before any student is taught by them."""
+    """Accuracy of the meta model with each of its stages replaced by the teacher's module, before modules teach any student."""
 
     OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
     PRIORITY: ClassVar[int] = 8
@@ -116,7 +116,7 @@ class MeasureHybrid(TeacherPhase):
     data: Data
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
-        """None of its own: a table of its own shows them, and here they are only checked."""
+        """Check the numbers; return none, because they have a separate table."""
         if list(metrics["hybrids"]) != [str(index) for index in range(self.model.modules)]:
             raise ValueError(f"hybrids are {', '.join(metrics['hybrids']) or 'none'}, but the teacher has {self.model.modules} modules")
         counts = {next(accuracies("iid", str(self.data), found)).count or 0 for found in (metrics["meta"], *metrics["hybrids"].values())}
@@ -126,7 +126,7 @@ class MeasureHybrid(TeacherPhase):
 
 
 class DistillModule(SeededPhase):
-    """m2mKD: one student module in the place of the meta stage, taught by labels and by the teacher module there."""
+    """m2mKD: one student module instead of the meta stage, taught by labels and by the corresponding teacher module."""
 
     DIVISIBLE: ClassVar[bool] = True
     STAGE: ClassVar[DvcStage] = "distill"
@@ -158,12 +158,12 @@ class TrainStudent(SeededPhase):
     load_modules: tuple[NonNegativeInt, ...] | None = None
     """Numbers of the modules that are loaded, in their order; none: all."""
     codes: Codes = Field("independent", exclude_if=lambda codes: codes == "independent")
-    """How a NAC's codes start; part of no key where they are drawn independently."""
+    """Initialisation of a NAC's codes; not part of the key if they are drawn independently."""
     stitch_width: PositiveInt | None
-    """Width of the meta model, where a V-MoE keeps its stitch layers."""
+    """Width of the meta model, if a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
     teacher: ViTConfig | None
-    """The whole teacher, where it is distilled from."""
+    """Whole teacher, if it is distilled from."""
 
 
 class TrainProbe(SeededPhase):
@@ -244,7 +244,7 @@ class EvaluateDetector(SeededPhase):
     model: DetectorConfig
     data: Data
     input: DetectionInput
-    """Of the recipe that it was trained by."""
+    """Image sizes of the recipe that it was trained by."""
 
     def measurements(self, metrics: Mapping[str, Any]) -> Iterator[Measurement]:
         return precisions(str(self.data), metrics)

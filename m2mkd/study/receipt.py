@@ -1,4 +1,4 @@
-"""Receipts: from which runs everything that is shown of a study was made, and its digests, so that nothing else can stand in its place."""
+"""Receipts: the runs from which a study's tables and report were made, and their digests, so that a replaced file is noticed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,29 +12,29 @@ from m2mkd.study.record import Finished
 from m2mkd.study.study import RECEIPT, RESULTS_FORMAT, Study
 
 REPORT_RECEIPT = "report-{}.json"
-"""Name of the receipt of the report and its pictures, beside that of the tables."""
+"""Name of the receipt of the report and its pictures, next to that of the tables."""
 REPORT = ("report.html", "overview.png")
-"""What the report consists of; a study without students has no overview."""
+"""Files of the report; a study without students has no overview."""
 
 
 def report_receipt(study: Study) -> Path:
-    """Where the receipt of the report lies."""
+    """Path of the receipt of the report."""
     return Path(study.receipt).with_name(REPORT_RECEIPT.format(study.key))
 
 
 def write_receipt(study: Study, files: Iterable[str], runs: Mapping[str, str | None], outdated: Mapping[str, Finished]) -> None:
-    """Write the receipt of the tables; earlier ones, of whichever study, go.
+    """Write the receipt of the tables; remove earlier ones of any study.
 
     Parameters
     ----------
     study
-        What was compiled.
+        Compiled study.
     files
-        What was made, relative to the study's pages.
+        Files that were made, relative to the study's pages.
     runs
-        What each run of the study published, as a digest; none, where the tables say nothing of it.
+        Digest of what each run of the study published; none if the tables do not show it.
     outdated
-        Those that other code computed, as the tables say.
+        Runs that other code computed, as in the tables.
     """
     content = {
         "format": RESULTS_FORMAT,
@@ -51,46 +51,46 @@ def write_receipt(study: Study, files: Iterable[str], runs: Mapping[str, str | N
 
 
 def write_report_receipt(study: Study) -> None:
-    """Write the receipt of the report, which says of which tables it is; earlier ones go."""
+    """Write the receipt of the report, which names its tables; remove earlier ones."""
     content = {"study": study.key, "tables": sha256(Path(study.receipt)), "shown": _digests(study, REPORT)}
     _replace(report_receipt(study), REPORT_RECEIPT, sealed(content))
 
 
 def remove_receipts(study: Study) -> None:
-    """Remove the receipts of tables and report, of whichever study, before something else takes the place of these."""
+    """Remove the receipts of tables and report of any study, before these files are replaced."""
     for name in (RECEIPT, REPORT_RECEIPT):
         for receipt in Path(study.receipt).parent.glob(name.format("*")):
             receipt.unlink(missing_ok=True)
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
-    """A receipt.
+    """Read a receipt.
 
     Raises
     ------
     OSError
         If it cannot be read.
     InputError
-        If it is not whole; the line has no fix.
+        If it is not complete; the message has no fix.
     """
     content = parse_json(path.read_bytes(), str(path))
     if not is_sealed(content):
-        raise InputError(f"{path}: is damaged, or of an earlier version: its content is not what its digest says")
+        raise InputError(f"{path}: is damaged, or of an earlier version: its content does not match its digest")
     shown = content.get("shown")
     if not isinstance(shown, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in shown):
-        raise InputError(f"{path}: is no receipt of what lies beside it")
+        raise InputError(f"{path}: is not a receipt of the files next to it")
     return content
 
 
 def disagreements(study: Study, finished: Mapping[str, Finished]) -> Iterator[str]:
-    """What of the tables and the report of a study is not as its receipt says, in a few words each; nothing where there is no receipt.
+    """Describe each difference between the tables and report of a study and their receipts; nothing if there is no receipt.
 
     Parameters
     ----------
     study
         The graph of runs.
     finished
-        Its finished runs as they are now.
+        Its finished runs in their present state.
     """
     receipt, page = Path(study.receipt), Path(study.pages, REPORT[0])
     if not receipt.is_file():
@@ -99,9 +99,9 @@ def disagreements(study: Study, finished: Mapping[str, Finished]) -> Iterator[st
         content = read_receipt(receipt)
         yield from changed_files(Path(study.pages), content)
         runs, known = content["runs"], {run_id: found.outputs for run_id, found in finished.items()}
-        yield from (f"{run_id}: is not the run that the tables are of" for run_id in runs if _differs(runs[run_id], known.get(run_id)))
+        yield from (f"{run_id}: differs from the run that the tables show" for run_id in runs if _differs(runs[run_id], known.get(run_id)))
         if content["outdated"] != _outdated({run_id: found for run_id, found in finished.items() if run_id in runs}):
-            yield f"{receipt}: other runs than it says were computed by other code"
+            yield f"{receipt}: the runs computed by other code differ from those that it lists"
         if page.is_file() and not report_receipt(study).is_file():
             yield f"{page}: has no receipt"
         elif page.is_file():
@@ -110,26 +110,26 @@ def disagreements(study: Study, finished: Mapping[str, Finished]) -> Iterator[st
             if report["tables"] != sha256(receipt):
                 yield f"{page}: is of other tables"
     except (OSError, InputError, KeyError, TypeError, AttributeError) as error:
-        yield str(error) if isinstance(error, InputError) else f"{receipt}: does not say how tables and report were made"
+        yield str(error) if isinstance(error, InputError) else f"{receipt}: does not record how tables and report were made"
 
 
 def changed_files(pages: Path, receipt: Mapping[str, Any]) -> Iterator[str]:
-    """Files that are not what a receipt says."""
+    """Files that differ from a receipt."""
     for name, digest in receipt["shown"].items():
         path = pages / name
         if not path.is_file():
-            yield f"{path}: is gone"
+            yield f"{path}: is missing"
         elif sha256(path) != digest:
-            yield f"{path}: is not as it was made"
+            yield f"{path}: has been changed"
 
 
 def _differs(recorded: str | None, now: str | None) -> bool:
-    """Whether a run is another one; one that is not here, or of which the tables say nothing, cannot be compared."""
+    """True if a run is another one; a run that is missing here or in the tables cannot be compared."""
     return recorded is not None and now is not None and recorded != now
 
 
 def _outdated(finished: Mapping[str, Finished]) -> dict[str, list[str]]:
-    """What differs from runs that other code computed, by run."""
+    """Changed modules and replaced upstream runs of runs that other code computed, by run."""
     return {run_id: [*(one.changed or ()), *one.replaced] for run_id, one in sorted(finished.items()) if one.is_outdated}
 
 

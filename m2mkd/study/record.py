@@ -1,4 +1,4 @@
-"""The record of a finished run, ``run.json``: read as strictly as what people write, and compared with what lies around it now."""
+"""Record of a finished run, ``run.json``: read as strictly as files that people write, and compared with the present files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from m2mkd.study.phase import RECORD
 from m2mkd.study.study import Study
 
 LARGEST_RECORD = 1 << 24
-"""Bytes; that of a run has a thousandth of it."""
+"""Size limit in bytes; a real record has a thousandth of it."""
 MOST_NAMED = 3
-"""Changed modules that are named; more would not be read."""
+"""Most changed modules that are named; nobody would read more."""
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:
-    """The record in the folder of a run.
+    """Read the record in the folder of a run.
 
     Raises
     ------
     OSError
         If it cannot be read.
     InputError
-        If it is no JSON object, a name stands twice in it, or it is not what its own digest says. Records of earlier versions have none,
-        nor have they what came with it.
+        If it is not a JSON object, has a name twice, or does not match its own digest. Records of earlier versions have no digest,
+        nor the fields that were added with it.
     """
     path = folder / RECORD
     if require_file(path).st_size > LARGEST_RECORD:
@@ -37,43 +37,43 @@ def read_run_json(folder: Path) -> dict[str, Any]:
 
 
 def parse_record(text: bytes, where: str) -> dict[str, Any]:
-    """The same of a text; ``where`` says where it stands."""
+    """Parse the text of a record; ``where`` names its place."""
     fix = f"remove {Path(where).parent} and run the workflow again"
     try:
         record = parse_json(text, where)
     except InputError as error:
         raise InputError(f"{error}; {fix}") from None
     if (SEAL in record or "code" in record) and not is_sealed(record):
-        raise InputError(f"{where}: is damaged: its content is not what its digest says; {fix}")
+        raise InputError(f"{where}: is damaged: its content does not match its digest; {fix}")
     return record
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What the record of a run says of how it came about."""
+    """Origin of a run, by its record."""
 
     outputs: str
     """Digest of the digests of its outputs."""
     changed: tuple[str, ...] | None
-    """Modules that it was computed by in another version than those that are here; none: it does not say by which."""
+    """Modules that have changed since it was computed; none: it does not record its modules."""
     replaced: tuple[str, ...] = ()
-    """Runs that it builds on whose outputs are no longer those that it was computed from."""
+    """Runs that it builds on whose outputs have changed since."""
 
     @property
     def is_outdated(self) -> bool:
-        """Whether computing it now might give something else."""
+        """True if computing it now might give another result."""
         return bool(self.changed or self.replaced)
 
 
 def finished_runs(study: Study, package: Path = SOURCES_HERE) -> dict[str, Finished]:
-    """Every run of a study whose record is there, by id; a record that cannot be read is left out.
+    """Runs of a study with a record, by id; a record that cannot be read is left out.
 
     Parameters
     ----------
     study
         The graph of runs.
     package
-        Sources that the runs' code is compared with.
+        Folder of the sources that the runs' code is compared with.
     """
     records: dict[str, dict[str, Any]] = {}
     for run_id in study.runs:
@@ -98,7 +98,7 @@ def outputs_digest(record: Mapping[str, Any]) -> str:
 
 
 def code_in_words(finished: Finished | None) -> str:
-    """Whether this code computed a run: ``same``, ``unknown``, or what differs; empty where it is not finished."""
+    """Comparison of a run's code with this code: ``same``, ``unknown``, or the differences; empty if it is not finished."""
     if finished is None:
         return ""
     if finished.replaced:

@@ -11,7 +11,7 @@ from m2mkd.study.phase import Phase
 
 @dataclass(frozen=True)
 class Run:
-    """One node of the graph: a phase with everything that decides its result, for one seed where seeds do not share it."""
+    """Node of the graph: a phase with everything that decides its result, for one seed unless all seeds share it."""
 
     config: Phase
     upstream: dict[str, tuple[str, ...]]
@@ -33,12 +33,12 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None where all seeds share it."""
+        """Seed; none if all seeds share it."""
         return getattr(self.config, "seed", None)
 
     @property
     def content(self) -> dict[str, Any]:
-        """What its key is a digest of, besides its phase's format: ``config`` and ``upstream`` as plain values."""
+        """Input of its key, besides its phase's format: ``config`` and ``upstream`` as plain values."""
         upstream = {role: list(ids) for role, ids in self.upstream.items()}
         return {"config": self.config.model_dump(mode="json"), "upstream": upstream}
 
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def what(self) -> str:
-        """What tells it from the others of its phase, in a few words."""
+        """Short description that distinguishes it from the other runs of its phase."""
         config: Any = self.config
         model = getattr(config, "student", None) or getattr(config, "model", None)
         words = [model.family] if model is not None else []
@@ -74,15 +74,15 @@ class RowName(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the tables: a variant of an experiment in a compat profile, or a teacher."""
+    """Row of the tables: a variant of an experiment in a compat profile, or a teacher."""
 
     experiment: str
     variant: str
     profile: Profile
     trained: tuple[str, ...]
-    """Runs that trained it, one a seed; of a teacher, or where the weights are imported, one in all."""
+    """Runs that trained it, one per seed; a single one for a teacher or for imported weights."""
     measured: tuple[str, ...]
-    """Runs that hold its accuracies, one a seed; of a teacher one in all."""
+    """Runs that hold its accuracies, one per seed; a single one for a teacher."""
 
     @property
     def name(self) -> RowName:

@@ -1,4 +1,4 @@
-"""The graph of runs of a study: what there is to compute, under which key, and which rows of the tables it serves."""
+"""Graph of the runs of a study, with their keys and the rows of the tables that they serve."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from m2mkd.study.keys import digest
 from m2mkd.study.run import Row, Run
 
 RESULTS_FORMAT = 4
-"""Version of tables and report; raising it compiles them anew."""
+"""Version of tables and report; raising it compiles them again."""
 RECEIPT = "study-{}.json"
-"""Name of the file that says which runs the tables beside it were compiled from, with the key of the study."""
+"""Name of the file that lists the runs from which the tables next to it were compiled, with the key of the study."""
 
 
 @dataclass
@@ -23,22 +23,22 @@ class Study:
     scale_name: str
     scale: Scale
     ablations: bool = False
-    """Whether the scale's ablations are part of it."""
+    """True if the scale's ablations are part of it."""
     detection: bool = False
-    """Whether it is the detectors that the scale has beside its study; with ablations: whether they are part of it."""
+    """True if it consists of the scale's detectors; with ablations: true if they are part of it."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields in which its scale differs from the file of that name, in the shape of a scale file."""
     selected: tuple[str, ...] = ()
-    """Experiments that were asked for instead of the scale's own, as experiment or experiment/variant; none: the scale's."""
+    """Requested experiments instead of the scale's own, as experiment or experiment/variant; none: the scale's."""
     experiments: dict[str, Experiment] = field(default_factory=dict)
-    """Those that its rows name, and those that these name, as they are at its scale."""
+    """Experiments at its scale that its rows name, and those that these name."""
     runs: dict[str, Run] = field(default_factory=dict)
     """By id, upstream before downstream."""
     rows: list[Row] = field(default_factory=list)
 
     @property
     def key(self) -> str:
-        """Digest of all rows with the runs that they stand on: what the tables are about."""
+        """Digest of all rows with the runs that they are based on: the content of the tables."""
         return digest([RESULTS_FORMAT, *[[*row.name, row.trained, row.measured] for row in self.rows]])
 
     @property
@@ -53,12 +53,12 @@ class Study:
 
     @property
     def pages(self) -> str:
-        """Folder of what is made of the runs: tables and report."""
+        """Folder of tables and report."""
         return f"{self.root}/ablations" if self.ablations else f"{self.root}/detection" if self.detection else self.root
 
     @property
     def receipt(self) -> str:
-        """File that says which runs the tables were compiled from, by its name of which study."""
+        """File that lists the runs from which the tables were compiled; its name has the key of the study."""
         return f"{self.pages}/tables/{RECEIPT.format(self.key)}"
 
     def folder(self, run_id: str) -> str:
@@ -70,7 +70,7 @@ class Study:
         return [f"{self.folder(run.id)}/{name}" for name in run.config.OUTPUTS]
 
     def with_upstream(self, run_ids: Iterable[str]) -> set[str]:
-        """Those runs and all that they build on."""
+        """Given runs and all runs that they build on."""
         found: set[str] = set()
         waiting = list(run_ids)
         while waiting:
@@ -81,12 +81,12 @@ class Study:
         return found
 
     def find(self, run_id: str) -> Run:
-        """The run of that id, which may be shortened.
+        """Run of that id, which may be shortened.
 
         Raises
         ------
         InputError
-            If no run, or more than one, begins so.
+            If the id fits no run, or more than one.
         """
         found = [run for name, run in self.runs.items() if name.startswith(run_id)]
         if len(found) == 1:

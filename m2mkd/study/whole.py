@@ -1,4 +1,4 @@
-"""Whether a run is finished: by the digests that it recorded, never by times or by what others remember of it."""
+"""Check that a run is finished: by the digests that it recorded, never by times or by other programs' records."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from m2mkd.study.run import Run
 
 
 def is_whole(folder: Path, run: Run) -> bool:
-    """Whether a folder holds every output of a run, each with the digest that its record has of it."""
+    """True if a folder holds every output of a run, each with its recorded digest."""
     try:
         record = read_run_json(folder)
         outputs = record["outputs"]
@@ -21,8 +21,8 @@ def is_whole(folder: Path, run: Run) -> bool:
 
 
 def kept_folder(work: Path) -> Path:
-    """Where the outputs of a run stay after they were published, until the workflow has taken notice of it.
+    """Folder that keeps the published outputs of a run until the workflow has noticed them.
 
-    Snakemake removes the outputs of a job that was killed after it had published them. They cost no space, for they are links.
+    Snakemake removes the outputs of a job that was killed after it had published them. They take no space, because they are links.
     """
     return work.with_name(f".{work.name}.done")

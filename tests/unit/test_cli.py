@@ -107,7 +107,7 @@ def test_what_comes_along_with_a_package_need_not_be_fetched(root):
 
 def test_a_folder_where_a_file_should_go_is_one_line(root):
     assert m2mkd("data", "prepare", "digits@8", cwd=root).returncode == 0
-    refused(m2mkd("data", "show", "digits@8", "-o", "data", cwd=root), "data: Is a directory; move it away, or name another place,")
+    refused(m2mkd("data", "show", "digits@8", "-o", "data", cwd=root), "data: Is a directory; move it away, or choose another path,")
 
 
 def test_outside_the_project_the_root_is_asked_for(tmp_path):

@@ -214,7 +214,7 @@ def test_gc_leaves_what_a_job_holds(study):
         [sys.executable, "-c", code, f"{study.root}/work/evaluate/{folder.name}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     holder.stdout.readline()
-    assert "left, for a job holds it" in gc("--delete").stdout and folder.is_dir()
+    assert "kept, because a job holds it" in gc("--delete").stdout and folder.is_dir()
     holder.communicate()
     assert "removed" in gc("--delete").stdout and not folder.is_dir()
 

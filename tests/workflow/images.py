@@ -25,7 +25,7 @@ def find_image(accelerator: str, apptainer: str) -> Path:
         missing(f"{path} is absent; 'make image-{accelerator}' makes it")
     labels = subprocess.run([apptainer, "inspect", "--labels", path], capture_output=True, text=True, check=True).stdout
     if f"org.m2mkd.source: {source_digest(ROOT / 'm2mkd')}" not in labels:
-        missing(f"{path} holds another m2mkd; 'make image-{accelerator}' makes it anew")
+        missing(f"{path} holds another m2mkd; 'make image-{accelerator}' makes it again")
     return path
 
 

@@ -77,7 +77,7 @@ def test_the_archive_and_the_prepared_set_are_whole(done, packs_dir):
     (file,) = load.datasets()["coco-mini"].files
     assert f"data/raw/{ARCHIVE}: sha256 {file.sha256}, as expected" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("data/packed/coco-mini@320")]
-    assert ": 189 train, 60 val images, whole" in line
+    assert ": 189 train, 60 val images, complete" in line
     (folder,) = (project.root / "data/packed").glob("coco-mini@320/*/")
     pack, manifest = open_pack(folder), json.loads((packs_dir / "coco-mini.manifest.json").read_text())
     assert len(pack.classes) == 80 and manifest["images"] == 249

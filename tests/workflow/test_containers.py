@@ -176,7 +176,7 @@ def refusals(project: Project, *arguments: str) -> list[str]:
 
 def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, project, monkeypatch, tmp_path):
     (line,) = refusals(project, "--config", "scale=smoke", "container=m2mkd-cpu.sif")
-    assert "m2mkd-cpu.sif is not there; 'make image-cpu' makes it" in line
+    assert "m2mkd-cpu.sif does not exist; 'make image-cpu' makes it" in line
     said = project.run("snakemake", "--cores", "1", "--dry-run", "--use-singularity", "--config", "scale=smoke", "container=none")
     assert "container: none, so every job runs on the host" in said.stderr
     # All programs of this machine but these.
@@ -194,4 +194,4 @@ def test_a_missing_image_and_a_missing_apptainer_are_one_line_each(apptainer, pr
 def test_the_image_for_cuda_says_that_no_device_is_there(apptainer):
     found = inside(apptainer, find_image("cuda", apptainer), "m2mkd", "doctor", "--json", binds=(str(ROOT),), check=False)
     (row,) = [row for row in json.loads(found.stdout) if row["check"] == "gpu"]
-    assert re.match(r"torch \d.*, CUDA \d+\.\d+: no device is there", row["found"])
+    assert re.match(r"torch \d.*, CUDA \d+\.\d+: no device found", row["found"])

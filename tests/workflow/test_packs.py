@@ -136,7 +136,7 @@ def test_every_digest_is_as_expected(done):
         assert f"data/raw/{file.name}: sha256 {file.sha256}, as expected" in printed
         counts = ", ".join(f"{count} {split}" for split, count in COUNTS[name].items())
         (line,) = [line for line in printed.splitlines() if line.startswith(f"data/packed/{name}@")]
-        assert re.search(rf": {counts} images, whole, as \d+ finished runs? saw it$", line)
+        assert re.search(rf": {counts} images, complete, as used by \d+ finished runs?$", line)
 
 
 @pytest.mark.parametrize("name", PACKS)

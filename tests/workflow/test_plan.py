@@ -145,4 +145,4 @@ def test_a_key_that_stands_twice_is_refused_by_snakemake_too(project, name):
     given = [] if name.startswith("config/") else ["--configfile", name]
     done = project.run("snakemake", "--cores", "1", "--dry-run", *given, "--config", "scale=smoke", check=False)
     said = [line for line in done.stderr.splitlines() if line.startswith("m2mkd: ")]
-    assert done.returncode and len(said) == 1 and "'overrides' stands twice" in said[0] and name in said[0]
+    assert done.returncode and len(said) == 1 and "'overrides' occurs twice" in said[0] and name in said[0]

@@ -177,11 +177,11 @@ def test_a_crate_is_a_target_and_goes_on_as_a_project(finished, copy_of):
     project = copy_of(finished)
     assert project.jobs("crate") == ["crate"]
     checked = project.run("m2mkd", "crate", "check", "results/smoke/crate").stdout
-    assert "outputs are in it by their digest alone" in checked
+    assert "outputs are recorded by digest only" in checked
     # With everything in it no run is computed again, only what is made of them.
     project.run("m2mkd", "crate", "--scale", "smoke", "--weights", "all")
     inside = Project(project.root / "results/smoke/crate", "smoke")
-    assert "0 outputs are in it by their digest alone" in inside.run("m2mkd", "crate", "check", ".").stdout
+    assert "0 outputs are recorded by digest only" in inside.run("m2mkd", "crate", "check", ".").stdout
     printed = inside.snakemake("--dry-run", "--quiet", "rules")
     jobs = re.findall(r"^(\w+) +\d+$", printed.stdout + printed.stderr, flags=re.MULTILINE)
     assert {"all", "track"} <= set(jobs) <= {"all", "compile", "report", "track", "total"}

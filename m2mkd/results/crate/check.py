@@ -1,4 +1,4 @@
-"""Checking a crate, wherever it lies: every digest, that each run is what its key says, and that its tables are those of its runs."""
+"""Checking a crate in any folder: every digest, each run against its key, and the tables against the runs."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,45 +19,45 @@ from m2mkd.results.crate.metadata import FOLDERS
 from m2mkd.results.crate.study import CrateStudy
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-AGAIN = "get the crate again, or write it anew with 'm2mkd crate'"
+AGAIN = "get the crate again, or write it again with 'm2mkd crate'"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a good crate holds."""
+    """Contents of a valid crate."""
 
     name: str
     files: int
     described: int
-    """Files that the metadata describe one by one."""
+    """Number of files that the metadata describe."""
     records: int
-    """Runs."""
+    """Number of runs."""
     left_out: int
-    """Outputs of runs that are there by their digest alone."""
+    """Number of outputs of runs that are recorded by digest only."""
     compiled: int
-    """Files, of tables above all, that were compiled anew from its runs."""
+    """Number of files, mostly tables, that were compiled again from its runs."""
     beside: tuple[str, ...]
-    """Files that the crate does not know."""
+    """Files that do not belong to the crate."""
 
 
 def check_crate(folder: Path) -> Checked:
-    """Read a crate again and compare everything in it; nothing of it is run.
+    """Read a crate and compare everything in it, without running any of its code.
 
     Raises
     ------
     InputError
-        If it is none, or something in it is not what it says; names the first such thing, and how many more there are.
+        If it is not a crate, or something in it is wrong; names the first fault, and the number of further ones.
     """
     for name in (CRATE_METADATA, CRATE_MANIFEST):
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: absent, so this is no crate of this suite; name its folder")
+            raise InputError(f"{folder / name}: absent, so this is not a crate of this suite; name its folder")
     digests = _manifest(folder / CRATE_MANIFEST)
     described, actions, name = _described(folder)
     try:
         _require_good([*_files(folder, digests), *_entities(described, digests)])
     except InputError as error:
         raise InputError(f"{folder / str(error)}; {AGAIN}") from None
-    with chdir(folder):  # a crate is a project, whose files have the names that they have in any other
+    with chdir(folder):  # a crate is a project with the usual file names
         found = _within(folder, digests, actions)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     beside = tuple(sorted(there - set(digests) - {CRATE_MANIFEST}))
@@ -65,7 +65,7 @@ def check_crate(folder: Path) -> Checked:
 
 
 def _within(folder: Path, digests: dict[str, str], actions: set[str]) -> CrateStudy:
-    """What the crate, which is the working directory, holds of a study."""
+    """Check the study in the crate, which is the working directory."""
     load.forget_files()
     try:
         found = CrateStudy.read(digests)
@@ -75,7 +75,7 @@ def _within(folder: Path, digests: dict[str, str], actions: set[str]) -> CrateSt
         raise InputError(f"{folder / str(error).partition('; ')[0]}; {AGAIN}") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # A stranger may have written anything.
-        raise InputError(f"{folder}: holds what this suite does not write ({type(error).__name__}: {error}); {AGAIN}") from None
+        raise InputError(f"{folder}: has content that this suite does not write ({type(error).__name__}: {error}); {AGAIN}") from None
     finally:
         load.forget_files()
     return found
@@ -98,7 +98,7 @@ def _manifest(path: Path) -> dict[str, str]:
         if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
             raise InputError(f"{path}, line {number}: not a sha256 and a path within the crate; get the crate again")
         if match[2] in digests:
-            raise InputError(f"{path}, line {number}: {match[2]} stands twice; get the crate again")
+            raise InputError(f"{path}, line {number}: {match[2]} occurs twice; get the crate again")
         digests[match[2]] = match[1]
     return digests
 
@@ -107,7 +107,7 @@ def _described(folder: Path) -> tuple[dict[str, Any], set[str], str]:
     """Properties of each file that the metadata describe, the ids of actions, and the crate's name."""
     path = folder / CRATE_METADATA
     try:
-        parse_json(path.read_bytes(), str(path))  # strictly, which the library does not
+        parse_json(path.read_bytes(), str(path))  # strictly, unlike the library
         crate = ROCrate(folder)
         files = {unquote(entity.id): entity.properties() for entity in crate.data_entities if "File" in entity.type}
         actions = {entity.id for entity in crate.contextual_entities if entity.type == "CreateAction"}
@@ -131,7 +131,7 @@ def _entities(described: dict[str, Any], digests: dict[str, str]) -> Iterator[st
     for path, properties in described.items():
         if properties.get("sha256") != digests.get(path):
             yield f"{CRATE_METADATA}: sha256 of {path} is not that of {CRATE_MANIFEST}"
-    left_out = tuple(f"{name}/" for name in FOLDERS)  # which are described as a whole
+    left_out = tuple(f"{name}/" for name in FOLDERS)  # described as a whole
     for path in sorted(digests.keys() - described.keys() - {CRATE_METADATA}):
         if not path.startswith(left_out):
             yield f"{path}: is not described in {CRATE_METADATA}"

@@ -1,4 +1,4 @@
-"""Which files of the project a crate holds. They keep their paths, so that the crate is a project itself, in which the workflow goes on."""
+"""Files of the project that a crate holds. They keep their paths, so that the crate is itself a project, in which the workflow can run."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,33 +12,33 @@ from m2mkd.study.run import Run
 from m2mkd.study.study import Study
 
 CRATE_MANIFEST = "manifest-sha256.txt"
-"""Digest of every file but itself, as ``sha256sum --check`` reads it."""
+"""Manifest of the digests of all other files, in the form of ``sha256sum --check``."""
 CRATE_METADATA = "ro-crate-metadata.json"
 Weights = Literal["all", "students", "none"]
 SOURCES = (
     *("Snakefile", "Makefile", "pyproject.toml", "dvc.yaml", "README.md", "LICENSE", "CITATION.cff"),
     *("config", "containers", "docs", "m2mkd", "profiles", "results/published", "workflow"),
 )
-"""Files and folders that the workflow, or whoever reads of it, needs."""
+"""Files and folders that the workflow or its readers need."""
 LEFT_OUT_FOLDERS = {"__pycache__"}
 """Folders that Python makes again."""
 LEFT_OUT_SUFFIXES = {".sif", ".tar"}
-"""Images, which are as large as they are easy to make."""
+"""Images, which are large and easy to make."""
 
 
 def source_files() -> list[str]:
-    """Files of the project that belong to no study.
+    """Files of the project that do not belong to a study.
 
     Raises
     ------
     InputError
-        If one is missing, as it is outside of a checkout of the project.
+        If one is missing, as outside a checkout of the project.
     """
     found: list[str] = []
     for name in SOURCES:
         path = Path(name)
         if not path.exists():
-            raise InputError(f"{name}: absent; run from the root of a checkout of the project, which a crate holds as well")
+            raise InputError(f"{name}: absent; run from the root of a checkout of the project, or of a crate")
         found += [file.as_posix() for file in ([path] if path.is_file() else sorted(path.rglob("*"))) if file.is_file() and _wanted(file)]
     return found
 
@@ -52,13 +52,13 @@ def _wanted(path: Path) -> bool:
 
 
 def data_files(study: Study) -> list[str]:
-    """Manifests of the prepared sets, which hold the digest of every file of them; the images are left where their terms let them be."""
+    """Manifests of the prepared sets, with the digest of each of their files; images are left out because of their terms."""
     folders = {data.folder for run in study.runs.values() for data in run.config.data_sets}
     return [f"{folder}/manifest.json" for folder in sorted(folders)]
 
 
 def run_files(study: Study, run: Run, weights: Weights) -> list[str]:
-    """Outputs of a run; its record, which comes last, holds the digests of all, of those left out too."""
+    """Outputs of a run; the record comes last and holds the digests of all, including those left out."""
     names = study.outputs(run)
     if weights == "none" or (weights == "students" and not isinstance(run.config, TrainStudent)):
         names = [name for name in names if Path(name).name != WEIGHTS]
@@ -66,7 +66,7 @@ def run_files(study: Study, run: Run, weights: Weights) -> list[str]:
 
 
 def result_files(study: Study) -> dict[str, str]:
-    """Tables, metrics, report and their receipts, each with its digest by these receipts.
+    """Tables, metrics, report and their receipts, each with its digest from these receipts.
 
     Raises
     ------

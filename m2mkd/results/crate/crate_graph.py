@@ -14,7 +14,7 @@ EXTRA_TERMS = ("sha256", "ContainerImage", "containerImage")
 """Terms of Workflow Run RO-Crate that RO-Crate 1.1 lacks."""
 
 CONFORMS = ("https://w3id.org/ro/crate/1.1", "https://w3id.org/workflowhub/workflow-ro-crate/1.0")
-"""What the metadata file itself conforms to."""
+"""Profile that the metadata file itself conforms to."""
 
 Reference = dict[str, str]
 
@@ -30,7 +30,7 @@ def ref(path: str) -> Reference:
 
 
 class CrateGraph:
-    """The metadata of one crate in the making."""
+    """Metadata of a crate that is being written."""
 
     def __init__(self) -> None:
         self.crate = ROCrate(version="1.1")
@@ -43,7 +43,7 @@ class CrateGraph:
             self.crate.root_dataset[name] = value
 
     def add(self, id_: str, type_: str | list[str], **properties: Any) -> Reference:
-        """Describe something that is no file of the crate; properties that are none or empty are left out."""
+        """Describe something that is not a file of the crate; properties that are none or empty are left out."""
         self.crate.add(ContextEntity(self.crate, id_, properties={"@type": type_, **_kept(properties)}))
         return {"@id": id_}
 
@@ -75,11 +75,11 @@ class CrateGraph:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write the metadata alone into a folder."""
+        """Write only the metadata into a folder."""
         self.crate.metadata.write(folder)
 
 
 def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Properties that say something; a list of one stands as that one, as RO-Crate recommends."""
+    """Properties that are not empty; a list of one item becomes the item, as RO-Crate recommends."""
     single = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in properties.items()}
     return {name: value for name, value in single.items() if value not in (None, "", [])}

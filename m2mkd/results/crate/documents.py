@@ -1,4 +1,4 @@
-"""What people read first in a crate: ``ARTIFACT.md`` for whoever evaluates it, and a model card for each student."""
+"""Documents for readers of a crate: ``ARTIFACT.md`` for its reviewers, and a model card for each student."""
 
 from importlib import resources
 from typing import Any
@@ -24,7 +24,7 @@ from m2mkd.study.run import Row
 
 
 def artifact(results: Results, citation: Citation) -> str:
-    """The text of ``ARTIFACT.md``: what is claimed, what supports which badge of the ACM, and what redoing it takes."""
+    """Text of ``ARTIFACT.md``: claims, the evidence for each badge of the ACM, and the cost of repeating the study."""
     study, commands = results.study, Commands(results.study, results.study.selected)
     judged = [finding for finding in results.findings if finding.verdict.interval]
     return _template("artifact.md.j2").render(
@@ -54,7 +54,7 @@ def _commit(record: Record) -> str:
 
 
 def card_name(row: Row) -> str:
-    """Where the card of a row's student lies in the crate."""
+    """Path of the card of a row's student in the crate."""
     return f"cards/{row.experiment}-{row.variant}-{row.profile}.md"
 
 

@@ -1,4 +1,4 @@
-"""A study in the terms of Provenance Run Crate: what was to be done (workflow, tools, steps), and what was done (actions)."""
+"""A study in the terms of Provenance Run Crate: the plan (workflow, tools, steps), and its execution (actions)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ PROFILES = {
 }
 WORKFLOW = "workflow/Snakefile"
 FOLDERS = {
-    "config": "What was run: experiments, scales, models, recipes, data sets, switches, claims.",
+    "config": "Configuration: experiments, scales, models, recipes, data sets, switches, claims.",
     "workflow": "Snakemake rules.",
     "m2mkd": "The package that the rules call.",
     "containers": "Definitions of images, and locked requirements.",
     "docs": "How-to pages, cost, deviations of the released code.",
-    "results/published": "What is known of the published numbers.",
+    "results/published": "Published numbers, as far as they are known.",
 }
 INPUTS = {"scale": "Text", "experiments": "Text", "overrides": "Text", "data": "File"}
 OUTPUTS = {"tables": "File", "report": "File", "weights": "File"}
@@ -38,7 +38,7 @@ COMPILE = "compile"
 
 
 def crate_graph(study: Study, records: Sequence[Record], files: Mapping[str, tuple[str, int]], citation: Citation) -> CrateGraph:
-    """Everything that the crate's metadata says.
+    """Build all metadata of the crate.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def crate_graph(study: Study, records: Sequence[Record], files: Mapping[str, tup
     files
         sha256 and size in bytes of each file of the crate by its path.
     citation
-        People, and what they made.
+        Authors, and the works to cite.
     """
     graph = CrateGraph()
     authors = graph.people(citation.authors)
@@ -85,7 +85,7 @@ def _paper(graph: CrateGraph, citation: Citation) -> Reference:
 
 
 def _roles(study: Study, records: Sequence[Record]) -> dict[str, Reference]:
-    """Which parameter of the workflow a file stands for."""
+    """Parameter of the workflow that a file is a value of."""
     roles = dict.fromkeys(data_files(study), "data") | dict.fromkeys(student_weights(study, records), "weights")
     roles |= {f"{study.root}/report.html": "report", f"{study.root}/tables/claims.csv": "tables"}
     return {path: {"@id": f"#parameter/{name}"} for path, name in roles.items()}
@@ -98,7 +98,7 @@ def student_weights(study: Study, records: Sequence[Record]) -> list[str]:
 
 
 def _workflow(graph: CrateGraph, study: Study, files: Mapping[str, tuple[str, int]], authors: list[Reference], licence: Reference) -> None:
-    """What was to be done."""
+    """Describe the plan: workflow, tools and steps."""
     phases = [name for name in PHASES if any(run.phase == name for run in study.runs.values())]
     about = {name: (PHASES[name].__doc__ or name).splitlines()[0] for name in phases} | {COMPILE: "Tables, verdicts on claims, and report."}
     tools, steps = [], []
@@ -149,7 +149,7 @@ def _workflow(graph: CrateGraph, study: Study, files: Mapping[str, tuple[str, in
 
 
 def _action(graph: CrateGraph, study: Study, record: Record, files: Mapping[str, tuple[str, int]]) -> Reference:
-    """One run, and the step of the workflow that it was."""
+    """Describe a run, and the step of the workflow that it executed."""
     run, source = record.run, record.provenance
     used = [f"{data.folder}/manifest.json" for data in run.config.data_sets]
     used += [path for run_id in run.parents for path in study.outputs(study.runs[run_id])]
@@ -183,7 +183,7 @@ def _image(graph: CrateGraph, image: Mapping[str, Any] | None) -> Reference | No
     return graph.add(
         f"#image/{image.get('lock')}",
         "ContainerImage",
-        name=name if "://" in name else Path(name).name,  # where the file lay is of no use elsewhere
+        name=name if "://" in name else Path(name).name,  # the folder of the file is of no use elsewhere
         sha256=digest.rpartition("sha256:")[2] if digest else None,
         description=requirements,
     )

@@ -1,4 +1,4 @@
-"""Who made the suite, and whose work it reproduces, from ``CITATION.cff``."""
+"""Authors of the suite, and of the work that it reproduces, from ``CITATION.cff``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ class Author:
     name: str
     person: bool
     orcid: str | None = None
-    """As an address."""
+    """Identifier as an address."""
 
 
 @dataclass(frozen=True)
 class Citation:
-    """What is to be cited."""
+    """Content of a citation file."""
 
     title: str
     authors: tuple[Author, ...]
@@ -41,7 +41,7 @@ def read_citation() -> Citation:
     Raises
     ------
     InputError
-        If it is missing, or one of the fields that are needed here is.
+        If it, or one of the fields needed here, is missing.
     """
     content = load.read_yaml(CITATION)
     try:

@@ -1,4 +1,4 @@
-"""What a crate holds of a study: its runs, read as strictly as at home, and its tables, compiled anew from them."""
+"""Check of the study in a crate: its runs are read as strictly as in the project, and its tables are compiled again from them."""
 
 import io
 import re
@@ -28,15 +28,15 @@ from m2mkd.study.study import RECEIPT, RESULTS_FORMAT, Study, scale_root
 RECEIPT_PATH = re.compile(rf"results/([^/]+)/tables/{RECEIPT.format('([0-9a-f]{16})')}")
 RECORD_PATH = re.compile(rf"results/[^/]+/runs/([^/]+/[^/]+)/{re.escape(RECORD)}")
 PROVENANCE = ("git_commit", "python", "machine", "system", "packages", "started", "seconds")
-"""What a record at least says of when, where and with what its run was computed."""
+"""Fields that a record's provenance must have: time, place and software of its run."""
 
 
 @dataclass(frozen=True)
 class CrateStudy:
-    """The study in a crate, which is the working directory."""
+    """Study in a crate, which is the working directory."""
 
     digests: Mapping[str, str]
-    """sha256 of each file of the crate."""
+    """Digests (sha256) of the files of the crate."""
     receipt: dict[str, Any]
     study: Study
 
@@ -47,7 +47,7 @@ class CrateStudy:
         Raises
         ------
         InputError
-            If there is not exactly one, or it is of other runs than are there.
+            If there is not exactly one, or it lists other runs than the crate has.
         """
         found = [match for path in digests if (match := RECEIPT_PATH.fullmatch(path))]
         if len(found) != 1:
@@ -59,7 +59,7 @@ class CrateStudy:
         plan = study_file(scale_name, key)
         content = _readable(plan, lambda file: parse_json(file.read_bytes(), str(file)))
         if plan.as_posix() not in digests or not is_sealed(content):
-            raise InputError(f"{plan}: its content is not what its digest says")
+            raise InputError(f"{plan}: its content does not match its digest")
         runs = {match[1] for name in digests if (match := RECORD_PATH.fullmatch(name))}
 
         def run_of(run_id: str) -> Run:
@@ -69,7 +69,7 @@ class CrateStudy:
 
         study = study_from(scale_name, key, content, run_of)
         if surplus := sorted(runs - study.runs.keys()):
-            raise InputError(f"{study.folder(surplus[0])}/{RECORD}: is not of the study, by its plan")
+            raise InputError(f"{study.folder(surplus[0])}/{RECORD}: does not belong to the study, by its plan")
         listed = receipt.get("runs")
         if receipt.get("study") != key or not isinstance(listed, dict) or listed.keys() != study.runs.keys():
             raise InputError(f"{path}: is not the receipt of this study")
@@ -77,20 +77,20 @@ class CrateStudy:
 
     @cached_property
     def left_out(self) -> set[str]:
-        """Outputs of runs that are there by their digest alone."""
+        """Outputs of runs that are recorded by digest only."""
         return {output for run in self.study.runs.values() for output in self.study.outputs(run)} - self.digests.keys()
 
     def problems(self, actions: set[str]) -> Iterator[str]:
-        """What is wrong with its runs.
+        """Describe faults of its runs.
 
         Parameters
         ----------
         actions
-            Ids of the actions that the crate's metadata describe.
+            Ids of the actions in the crate's metadata.
         """
         for path in data_files(self.study):
             if path not in self.digests:
-                yield f"{path}: is not in the crate, but its runs saw that set"
+                yield f"{path}: is not in the crate, but its runs used that set"
         for run in self.study.runs.values():
             folder = self.study.folder(run.id)
             try:
@@ -100,34 +100,34 @@ class CrateStudy:
                 continue
             for name, digest in record.outputs.items():
                 if self.digests.get(f"{folder}/{name}", digest) != digest:
-                    yield f"{folder}/{name}: not the file that {RECORD} beside it records"
+                    yield f"{folder}/{name}: not the file that {RECORD} next to it records"
             yield from (f"{folder}/{RECORD}: provenance has no {name}" for name in PROVENANCE if name not in record.provenance)
             if f"#run/{run.id}" not in actions:
-                yield f"{folder}/{RECORD}: no action of the metadata is of this run"
+                yield f"{folder}/{RECORD}: the metadata has no action for this run"
             if self.receipt["runs"][run.id] not in (None, outputs_digest({"outputs": record.outputs})):
-                yield f"{folder}/{RECORD}: not the run that the tables are of"
+                yield f"{folder}/{RECORD}: not the run that the tables show"
 
     def tables_problems(self) -> Iterator[str]:
-        """What is wrong with its tables and its report: tables and metrics are compiled anew, by the code that is here."""
+        """Describe faults of its tables and report: tables and metrics are compiled again by the present code."""
         pages = self.study.pages
         try:
             made = compiled(Results.read(self.study, package=Path("m2mkd").absolute()))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            yield f"m2mkd: holds a file that is no Python ({error})"
+            yield f"m2mkd: has a file that is not valid Python ({error})"
             return
         for name in sorted(made.keys() | self.receipt["shown"].keys()):
             path = f"{pages}/{name}"
             if name not in self.receipt["shown"] or self.digests.get(path) != self.receipt["shown"][name]:
-                yield f"{path}: not what was compiled, by {Path(self.study.receipt).name}"
+                yield f"{path}: differs from its digest in {Path(self.study.receipt).name}"
             elif name not in made or not _equal(name, Path(path).read_bytes(), made[name]):
-                yield f"{path}: not what its runs give when they are compiled again"
+                yield f"{path}: differs from what its runs give when they are compiled again"
         report = report_receipt(self.study)
         content = _readable(report, read_receipt)
         if content.get("tables") != self.digests[Path(self.study.receipt).as_posix()]:
             yield f"{report}: is of other tables"
         for name, digest in content["shown"].items():
             if self.digests.get(f"{pages}/{name}") != digest:
-                yield f"{pages}/{name}: not what was written, by {report.name}"
+                yield f"{pages}/{name}: differs from its digest in {report.name}"
 
 
 def _readable(path: Path, read: Any) -> dict[str, Any]:
@@ -138,21 +138,21 @@ def _readable(path: Path, read: Any) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> Run:
-    """A run by its own record, whose id must be that of its folder."""
+    """Read a run from its own record; its id must match its folder."""
     path = folder / RECORD
     try:
         record = read_run_json(folder)
         run = Run(phase_from(record["config"]), {role: tuple(ids) for role, ids in dict(record["upstream"]).items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a whole record of a run of this version ({type(error).__name__}: {reason})") from None
+        raise InputError(f"{path}: not a complete record of a run of this version ({type(error).__name__}: {reason})") from None
     if run.id != "/".join(folder.parts[-2:]):
         raise InputError(f"{path}: its key does not follow from its configuration")
     return run
 
 
 def _equal(name: str, one: bytes, other: bytes) -> bool:
-    """Whether two files say the same; Parquet files of equal content differ with the version that wrote them."""
+    """True if two files have equal content; the bytes of Parquet files differ with the version that wrote them."""
     if one == other or not name.endswith(".parquet"):
         return one == other
     try:

@@ -1,4 +1,4 @@
-"""Writing a crate: everything is checked against its digest on the way, and the folder appears whole or not at all."""
+"""Writing a crate: every file is checked against its digest while it is copied, and the folder appears complete or not at all."""
 
 import shutil
 from collections.abc import Iterable
@@ -20,14 +20,14 @@ from m2mkd.study.study import Study
 
 
 def write_crate(results: Results, weights: Weights = "students") -> Path:
-    """Write the crate of a whole study into its folder, instead of an earlier one.
+    """Write the crate of a whole study into its folder, and replace an earlier one.
 
     Parameters
     ----------
     results
-        Of a whole study.
+        Results of a whole study.
     weights
-        Whose weights go into it; those of the others are in it by their digest.
+        Runs whose weights are included; other weights are recorded by digest.
 
     Returns
     -------
@@ -42,13 +42,13 @@ def write_crate(results: Results, weights: Weights = "students") -> Path:
     citation = read_citation()
     study, records = results.study, results.every_record
     expected = _expected(study, records, weights)
-    # What the study consists of, for whoever compiles its tables again; the runs themselves say what they are.
+    # The plan of the study, from which its tables can be compiled again; the runs describe themselves.
     texts = {"ARTIFACT.md": artifact(results, citation), study_file(study.scale_name, study.key).as_posix(): as_json(study_content(study))}
     if weights != "none":
         texts |= model_cards(results, citation)
     target = Path(study.root) / "crate"
     with replacing(target) as folder:
-        for left in folder.iterdir():  # by an interrupted command, perhaps about other runs
+        for left in folder.iterdir():  # from an interrupted command, perhaps with other runs
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         found = {}
         for path in _shown(list(expected)):
@@ -67,7 +67,7 @@ def write_crate(results: Results, weights: Weights = "students") -> Path:
 
 
 def _expected(study: Study, records: Iterable[Record], weights: Weights) -> dict[str, str | None]:
-    """Files of the project that go into the crate, each with the digest that is recorded of it, if any is."""
+    """Files of the project that go into the crate, each with its recorded digest, if any."""
     expected: dict[str, str | None] = dict.fromkeys((*source_files(), *data_files(study))) | result_files(study)
     for record in records:
         for path in run_files(study, record.run, weights):

@@ -1,1 +1,1 @@
-"""What the measurements say about the claims."""
+"""Verdicts on the claims from the measurements."""

@@ -14,36 +14,36 @@ from m2mkd.study.run import Row
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed of one arm of a comparison."""
+    """Seed of an arm of a comparison."""
 
     seed: int | None
-    """None where all seeds share the run."""
+    """Number of the seed; none if all seeds share the run."""
     run: str
-    """Id of the run that measured it; its key is the digest of its configuration and of all that it builds on."""
+    """Id of the run that measured it; the key is a digest of its configuration and of all that it builds on."""
     accuracy: float | None
-    """Share from 0 to 1; none where a run behind it is missing or wrong."""
+    """Share from 0 to 1; none if a run behind it is missing or wrong."""
     record: str | None
-    """sha256 of the run's record."""
+    """Digest (sha256) of the run's record."""
     problem: str | None
-    """Why there is no accuracy."""
+    """Reason for a missing accuracy."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a comparison: a row of the tables and its seeds."""
+    """Arm of a comparison: a row of the tables and its seeds."""
 
     experiment: str
     variant: str
     profile: Profile
     seeds: tuple[Seed, ...]
     images: int | None
-    """Images that measured one seed."""
+    """Number of images on which a seed was measured."""
     chance: float
     """Accuracy of guessing, as a share."""
     imported: bool = False
-    """Whether all its seeds have the same weights, those of others, whose accuracy counts once."""
+    """True if all its seeds have the same imported weights, whose accuracy counts once."""
     weak: tuple[tuple[int | None, float], ...] = ()
-    """Seeds whose IID accuracy lies below what the scale takes for a training that went well, with that accuracy as a share."""
+    """Seeds whose IID accuracy is below the scale's threshold for a good training, with that accuracy as a share."""
 
     @property
     def name(self) -> str:
@@ -51,12 +51,12 @@ class Arm:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """Of the seeds that are there, in ascending order, so that a seed has the same index in every arm of a comparison."""
+        """Accuracies of the present seeds, in ascending order of seeds, so that a seed has the same index in every arm."""
         return tuple(seed.accuracy for seed in self._there if seed.accuracy is not None)
 
     @property
     def in_order(self) -> tuple[int | None, ...]:
-        """The seeds that are there, by number, in the order of their accuracies."""
+        """Numbers of the present seeds, in the order of their accuracies."""
         return tuple(seed.seed for seed in self._there)
 
     @property
@@ -65,16 +65,16 @@ class Arm:
 
     @property
     def numbered(self) -> frozenset[int | None]:
-        """Its seeds, also those that are missing."""
+        """Numbers of all its seeds, including missing ones."""
         return frozenset(seed.seed for seed in self.seeds)
 
     def only(self, seeds: Container[int | None]) -> "Arm":
-        """The same with those seeds alone."""
+        """Copy of the arm with only those seeds."""
         return replace(self, seeds=tuple(seed for seed in self.seeds if seed.seed in seeds))
 
     @property
     def problems(self) -> list[str]:
-        """Seeds that are missing or wrong, each in one sentence."""
+        """Missing or wrong seeds, each described in one sentence."""
         return [
             f"Seed {seed.seed} of {self.name} is missing: {seed.problem or 'it was not measured'}."
             for seed in self.seeds
@@ -83,10 +83,10 @@ class Arm:
 
     @property
     def not_above_chance(self) -> str | None:
-        """The first seed whose accuracy guessing could reach, in one sentence: the exact binomial interval holds chance, or lies below."""
+        """First seed that is not above chance, in one sentence: its exact binomial interval contains chance or is below it."""
         for seed in self.seeds:
             if seed.accuracy is None or not self.images:
-                return f"Seed {seed.seed} of {self.name} does not say how many images it measured."
+                return f"Seed {seed.seed} of {self.name} does not record how many images it measured."
             low = binomial_interval(round(seed.accuracy * self.images), self.images).low
             if low <= self.chance:
                 measured = f"{100 * seed.accuracy:.2f} %, at least {100 * low:.2f} % by the exact binomial interval"
@@ -95,24 +95,24 @@ class Arm:
 
 
 Comparison = tuple[Arm, ...]
-"""A, where the claim is about A alone; A and B; or A, B, C and D, where it is about (A - B) - (C - D)."""
+"""A, if the claim is about A alone; A and B; or A, B, C and D, if it is about (A - B) - (C - D)."""
 
 
 class Arms:
-    """Finds the arms of comparisons in what a study has."""
+    """Finder of the arms of comparisons in a study."""
 
     def __init__(self, collected: Collected):
         self.study, self.collected, self.numbers = collected.study, collected, collected.numbers
 
     def is_one_number(self, claim: Claim, row: Row) -> bool:
-        """Whether the row has exactly one number of the claim's metric."""
+        """True if the row has exactly one number of the claim's metric."""
         config = self.study.runs[row.measured[0]].config
         if isinstance(config, EvaluateTeacher):
             return claim.metric == "iid_top1"
         return isinstance(config, Evaluate) and (not claim.metric.startswith("ood") or len(config.ood) == 1)
 
     def arm(self, claim: Claim, row: Row) -> Arm:
-        """A row of the tables, which has exactly one number of the claim's metric, as one arm of the claim."""
+        """Row of the tables, with exactly one number of the claim's metric, as an arm of the claim."""
         config = self.study.runs[row.measured[0]].config
         assert isinstance(config, Evaluate | EvaluateTeacher)
         split, _, metric = claim.metric.partition("_")
@@ -126,7 +126,7 @@ class Arms:
         return Arm(row.experiment, row.variant, row.profile, seeds, count, 1 / classes, imported, self._weak(row, config))
 
     def _weak(self, row: Row, config: Evaluate | EvaluateTeacher) -> tuple[tuple[int | None, float], ...]:
-        """Seeds of a student whose training went badly."""
+        """Weak seeds of a student."""
         floor = self.study.scale.weak_below.get(config.student.family, 0.0) if isinstance(config, Evaluate) else 0.0
         cells = self.numbers.cells(row, "iid", "top1")
         return tuple((seed, top1) for cell in cells for seed, top1 in zip(cell.seeds, cell.per_seed, strict=True) if top1 < floor)
@@ -142,21 +142,21 @@ def _is_pairable(arms: Comparison) -> bool:
 
 
 def paired(comparisons: Sequence[Comparison], *, alike: bool) -> tuple[tuple[Comparison, ...], int]:
-    """Comparisons by the seeds that all arms of each have.
+    """Restrict comparisons to the seeds that all their arms have.
 
     An arm whose weights are imported, or which all seeds share, counts once and leaves its comparison as it is.
 
     Parameters
     ----------
     comparisons
-        All seeds of each arm, also those that are missing.
+        All seeds of each arm, including missing ones.
     alike
-        Whether all comparisons are to have the same seeds, as a mean over them needs.
+        True if all comparisons must have the same seeds, as a mean over them needs.
 
     Returns
     -------
     tuple
-        The comparisons, and the number of seeds that were left out of any.
+        The comparisons, and the number of seeds that were left out.
     """
     common = [frozenset.intersection(*(arm.numbered for arm in arms)) if _is_pairable(arms) else None for arms in comparisons]
     if alike:
@@ -178,7 +178,7 @@ def members_of(comparisons: Sequence[Comparison]) -> list[Arm]:
 
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
-    """Accuracies as verdicts take them."""
+    """Accuracies of the arms as input of verdicts."""
     return [_pair(*arms) for arms in comparisons]
 
 
@@ -187,7 +187,7 @@ def _pair(one: Arm, other: Arm | None = None, third: Arm | None = None, fourth: 
     rounding, seeds = rounding_of(images), one.in_order
     if third is None or fourth is None:
         return Pair(one.experiment, one.accuracies, other.accuracies if other else None, rounding, images, seeds)
-    # Of differences only their difference is judged, in points, so that they can stand where accuracies do. Each is rounded twice, and of a
+    # Only the difference of differences is judged, in points, so that they can be passed as accuracies. Each is rounded twice, and of a
     # seed both that raise it can collapse, or both that lower it.
     first, second, minus, plus = (mean(arm.accuracies) if arm and arm.accuracies else 0.0 for arm in (one, other, third, fourth))
     falls = first + plus, second + minus
@@ -195,12 +195,12 @@ def _pair(one: Arm, other: Arm | None = None, third: Arm | None = None, fourth: 
 
 
 def _differences(one: Arm, other: Arm | None) -> tuple[float, ...]:
-    # As many as both have: where weights are imported the arms differ in number, and `judge` refuses the pair.
+    # As many as both have: with imported weights the arms differ in number, and `judge` refuses the pair.
     return tuple(a - b for a, b in zip(one.accuracies, other.accuracies if other else (), strict=False))
 
 
 def exact_p_value(claim: Claim, comparisons: Sequence[Comparison]) -> float | None:
-    """Two-sided sign-flip test that there is no gain, of the population as the claim speaks of it; none where it cannot be made."""
+    """Two-sided sign-flip test of no gain, for the population as the claim states it; none if it cannot be made."""
     pairs = pairs_of(comparisons)
     if claim.direction != "greater" or min(len(pair.treated) for pair in pairs) < FEWEST_SEEDS:
         return None

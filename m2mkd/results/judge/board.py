@@ -1,4 +1,4 @@
-"""The verdict board: for every claim of ``config/claims.tsv`` what the runs of a study say about it, and which runs those are."""
+"""The verdict board: the verdict of a study's runs on every claim of ``config/claims.tsv``, and the runs behind it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,28 +25,28 @@ from m2mkd.study.study import Study
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and the answer to it."""
+    """A claim and its verdict."""
 
     claim: Claim
     verdict: Verdict
     family: str = ""
-    """Of its models: vit, vmoe or nac."""
+    """Family of its models: vit, vmoe or nac."""
     at_once: int = 1
-    """Claims, this one included, whose verdicts are right together."""
+    """Number of claims, including this one, whose verdicts hold jointly."""
     comparisons: tuple[Comparison, ...] = ()
-    """The arms of each experiment of the population; empty where the study has no run of them."""
+    """Arms of each experiment of the population; empty if the study has no run of them."""
     judged: tuple[Comparison, ...] = ()
-    """The same by the seeds that all arms of a comparison have, where they are judged."""
+    """Comparisons with the seeds that all arms have, if they are judged."""
     runs: tuple[str, ...] = ()
     """Ids of all runs behind it, upstream before downstream."""
     outdated: tuple[str, ...] = ()
-    """Those of them that other code than this computed."""
+    """Runs among them that other code computed."""
     unequal: str = ""
-    """How the labelled images that its arms have seen differ, in words; empty where they do not."""
+    """Difference between the labelled images of its arms, in words; empty if there is none."""
     cost: float | None = None
-    """GPU-hours that judging it would take, on H200 at 40 % of their peak; none where it is judged."""
+    """GPU-hours that judging it would take, on H200 at 40 % of their peak; none if it is judged."""
     p_value: float | None = None
-    """Of the exact sign-flip test of this claim alone, which decides nothing; none where it is no gain or has too few seeds."""
+    """P value of the exact sign-flip test of this claim alone, which decides nothing; none if it is not a gain or has too few seeds."""
 
     @property
     def seeds(self) -> int:
@@ -55,7 +55,7 @@ class Finding:
 
     @property
     def why(self) -> str:
-        """Why, in words; whether its arms have seen the same labelled images; and how many of its runs other code computed."""
+        """Reasons in words, with differences in labelled images and the number of runs that other code computed."""
         count = len(self.outdated)
         other = f" Other code than this computed {count} of its {len(self.runs)} runs ('m2mkd runs list' names it)." if count else ""
         unequal = f" The arms saw different labelled images: {self.unequal}." if self.unequal else ""
@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def pairs(self) -> list[Pair]:
-        """What it is judged by; empty where it is not."""
+        """Comparisons that decide it; empty if it is not judged."""
         return pairs_of(self.judged) if self.verdict.measured else []
 
 
@@ -73,14 +73,14 @@ def verdict_board(collected: Collected, claims: Sequence[Claim] | None = None) -
     Parameters
     ----------
     collected
-        What of a study is there.
+        Finished runs of a study.
     claims
-        What is claimed; none: ``config/claims.tsv``.
+        Claims; none: those of ``config/claims.tsv``.
 
     Raises
     ------
     InputError
-        If a claim names an experiment, variant or scale that there is not.
+        If a claim names an unknown experiment, variant or scale.
     """
     claims = load_claims() if claims is None else claims
     board = _Board(collected, claims)
@@ -89,7 +89,7 @@ def verdict_board(collected: Collected, claims: Sequence[Claim] | None = None) -
 
 
 class _Board:
-    """Judges single claims by one study."""
+    """Judge of single claims by one study."""
 
     def __init__(self, collected: Collected, claims: Sequence[Claim]):
         self.study, self.claims, self.arms = collected.study, claims, Arms(collected)
@@ -97,7 +97,7 @@ class _Board:
         self.plans: dict[tuple[str, Profile, int], tuple[Study, dict[str, Cost]]] = {}
 
     def find(self, claim: Claim, at_once: int) -> Finding:
-        """The answer to a claim, which is right together with that of so many."""
+        """Verdict on a claim, which holds jointly with those on ``at_once`` claims."""
         study = self.study
         at_scale = study.scale_name == claim.scale and self.published.has(members_named(claim), claim.profile)
         # A reduced scale need not have the authors' profile; it judges nothing about them anyway.
@@ -120,7 +120,7 @@ class _Board:
         return self._judged(finding, at_once)
 
     def _judged(self, finding: Finding, at_once: int) -> Finding:
-        """Judge what is there of a claim at its own scale."""
+        """Judge the finished runs of a claim at its own scale."""
         claim = finding.claim
         judged, left_out = paired(finding.comparisons, alike=claim.aggregate == "mean")
         finding = replace(finding, judged=judged)
@@ -137,7 +137,7 @@ class _Board:
         return replace(finding, verdict=verdict, p_value=exact_p_value(claim, judged) if verdict.interval else None)
 
     def _unfit(self, claim: Claim, rows: Mapping[str, Row], profile: Profile, at_scale: bool) -> str:
-        """Why the study says nothing about a claim, whatever its runs measured; empty where it does."""
+        """Reason why the study cannot judge a claim, whatever its runs measured; empty if it can."""
         if claim.subject == "suite" and not at_scale:
             changed = f"this study changes {', '.join(self.published.changes)}"
             here = f"this is scale {self.study.scale_name}" if self.study.scale_name != claim.scale else changed
@@ -151,7 +151,7 @@ class _Board:
         return ""
 
     def _smoke(self, finding: Finding) -> Verdict:
-        """Whether the machinery works, which is all that a reduced or changed scale can say about the paper."""
+        """Smoke verdict that the runs work, which is all that a reduced or changed scale can say about the paper."""
         changes = self.published.changes
         scale = f"scale {self.study.scale_name}" + (f" with {', '.join(changes)}" if changes else "")
         nothing = f"At {scale} this judges nothing about the paper."
@@ -168,14 +168,14 @@ class _Board:
         return Finding(claim, Verdict("not run", why, _at_what_cost(claim, hours)), cost=hours)
 
     def planned_hours(self, claim: Claim) -> float:
-        """GPU-hours of all runs that a claim is judged by, at its scale, in its profile, with as many seeds as it needs."""
+        """GPU-hours of all runs that decide a claim, at its scale, in its profile, with as many seeds as it needs."""
         study, costs = self._plan(claim.scale, claim.profile, claim.seeds)
         members = set(members_named(claim))
         measured = [run_id for row in study.rows if f"{row.experiment}/{row.variant}" in members for run_id in row.measured]
         return gpu_hours(costs, study.with_upstream(measured))
 
     def _plan(self, scale: str, profile: Profile, seeds: int) -> tuple[Study, dict[str, Cost]]:
-        """The study of all claims that are judged alike, for planning it takes longer than all else."""
+        """Study of all claims that are judged alike, cached because planning takes longer than everything else."""
         alike = scale, profile, seeds
         if alike not in self.plans:
             claims = [claim for claim in self.claims if (claim.scale, claim.profile, claim.seeds) == alike]
@@ -199,13 +199,13 @@ class _Board:
 
 
 def _at_what_cost(claim: Claim, hours: float) -> str:
-    """What it takes to judge a claim that this study does not judge."""
+    """Requirements for judging a claim that this study does not judge."""
     amount = f"about {hours:,.1f}" if hours >= 0.1 else "less than 0.1"
     return f"Scale {claim.scale} with {claim.seeds} seeds: {amount} GPU-hours (H200, 40 % of peak)."
 
 
 def _fix(comparisons: Sequence[Comparison]) -> str:
-    """How to complete what is missing; the workflow takes a run for finished whose files are there, whatever is in them."""
+    """Fix for missing runs; the workflow takes a run for finished if its files exist, whatever their content."""
     problems = [seed.problem for arm in members_of(comparisons) for seed in arm.seeds if seed.problem]
     wrong = [problem for problem in problems if UNFINISHED not in problem]
     if not wrong:
@@ -214,7 +214,7 @@ def _fix(comparisons: Sequence[Comparison]) -> str:
 
 
 def _alike(comparisons: Sequence[Comparison]) -> str:
-    """Two parts that are the same runs, whose difference is 0 whatever they measure; empty where there are none."""
+    """Sentence about two sides with the same runs, whose difference is always 0; empty if there are none."""
 
     def runs(arms: Sequence[Arm]) -> list[list[str]]:
         return [[seed.run for seed in arm.seeds] for arm in arms]
@@ -241,7 +241,7 @@ def _weak_seeds(comparisons: Sequence[Comparison]) -> str:
 
 
 def _problems(comparisons: Sequence[Comparison]) -> str:
-    """The first missing seed in one sentence, and how many more there are; empty where all are there."""
+    """First missing seed in one sentence, and the number of further ones; empty if none is missing."""
     found = [problem for arm in members_of(comparisons) for problem in arm.problems]
     more = len(found) - 1
     return "".join(found[:1]) + (f" {more} more {'are' if more > 1 else 'is'} missing." if more > 0 else "")

@@ -1,4 +1,4 @@
-"""In what a study differs from its scale's file, and which of its runs that leaves as they are."""
+"""Differences between a study and its scale's file, and the runs that they do not affect."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 
 FIELDS_WITHOUT_EFFECT = {"title", "experiments", "profiles", "seeds", "seeds_per_job", "modules_per_job", "threads", "weak_below"}
-"""Fields of a scale that choose what is run, how often and in which jobs, but change no single result beyond its last bits."""
+"""Fields of a scale that choose runs, seeds and jobs, but do not change a single result beyond its last bits."""
 
 
 def changed_science(study: Study) -> list[str]:
-    """Fields that make the study another than the one its scale's file describes, as dotted names with their values."""
+    """Fields in which the study differs from its scale's file, as dotted names with their values."""
     changed = {name: value for name, value in study.overrides.items() if name not in FIELDS_WITHOUT_EFFECT}
     if isinstance(changes := changed.pop("experiment_changes", None), dict):
         changed["experiment_changes"] = _seeds_alone(changes, kept=False)
@@ -23,20 +23,20 @@ def changed_science(study: Study) -> list[str]:
 
 
 def _seeds_alone(changes: dict[str, Any], *, kept: bool) -> dict[str, Any]:
-    """Changes of experiments without those that only ask for other seeds, of the experiment or of one of its variants; or only those."""
+    """Changes of experiments without those that only set the seeds of an experiment or variant; or only those."""
     found = {name: _seeds_alone(value, kept=kept) for name, value in changes.items() if isinstance(value, dict)}
     plain = {name: value for name, value in changes.items() if not isinstance(value, dict) and (name == "seeds") == kept}
     return plain | {name: value for name, value in found.items() if value or not kept}
 
 
 class AsPublished:
-    """Tells which rows of a study its changes leave as its scale's file describes them."""
+    """Check of the rows of a study that its changes leave as in its scale's file."""
 
     def __init__(self, study: Study):
         self.study, self.changes = study, changed_science(study)
 
     def has(self, names: Sequence[str], profile: Profile) -> bool:
-        """Whether all runs behind those rows, as far as the study has them, have the keys that they have without the changes.
+        """True if all runs behind those rows, as far as the study has them, have the same keys as without the changes.
 
         A run's key is a digest of all that it builds on, too.
 
@@ -57,6 +57,6 @@ class AsPublished:
         try:
             planned = build_study(load.settings({"scale": self.study.scale_name, "experiments": list(names), "overrides": kept}))
         except InputError:
-            return False  # one of the rows is there through the changes alone
+            return False  # one of the rows exists only because of the changes
         published = {row.name: row.measured for row in planned.rows}
         return all(here[name] == published.get(name) for name in wanted)

@@ -1,4 +1,4 @@
-"""What claims have in common: the board that they are judged on at once, and the family of their students."""
+"""Groups of claims: those that are judged jointly, and the family of their students."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from m2mkd.study.study import Study
 
 
 def at_once(study: Study, claims: Sequence[Claim]) -> dict[str, int]:
-    """With how many, itself included, each claim is judged at once, by its id.
+    """Number of claims, including itself, with which each claim is judged jointly, by id.
 
-    Those are the claims of the same subject at the same scale, those about its ablations apart, for another command runs them. All that the
-    file has count, and not only those that a study ran: how certain a verdict has to be is fixed before anything is run, and neither
-    leaving a claim out nor another claim's outcome makes it easier.
+    These are the claims of the same subject at the same scale; claims about ablations are a separate group, because another command runs
+    them. All claims in the file count, not only those that a study ran: the certainty that a verdict needs is fixed before anything is
+    run, and neither leaving a claim out nor another claim's outcome lowers it.
     """
     ablations = set(load.ablations(study.scale_name, study.scale))
     groups = {claim.id: (claim.subject, claim.scale, not ablations.isdisjoint(claim.population)) for claim in claims}
@@ -30,7 +30,7 @@ def families(study: Study, claims: Sequence[Claim]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If a claim is about an experiment that there is not.
+        If a claim names an unknown experiment.
     """
     catalogue = load.catalogue(study.scale)
 

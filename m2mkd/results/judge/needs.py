@@ -1,4 +1,4 @@
-"""What would decide a claim that its seeds leave open: how many more, by the spread of those that are there."""
+"""Requirements for deciding an open claim: the number of further seeds, by the spread of the present ones."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from m2mkd.statistics import mean, minimum_detectable_difference, seeds_for_half
 
 
 def with_needs(claim: Claim, verdict: Verdict) -> Verdict:
-    """A verdict with what would decide it, if it does not say so itself and is not decided."""
+    """Add what would decide a verdict, if it is open and does not say so already."""
     measured, (smallest, largest) = verdict.measured, edges(claim)
     if verdict.needs or measured is None:
         return verdict
@@ -25,7 +25,7 @@ def with_needs(claim: Claim, verdict: Verdict) -> Verdict:
 
 
 def _to_detect(measured: Measured) -> str:
-    """Of a gain: the difference that so many seeds can find, and the seeds that the measured one takes."""
+    """Needs of a gain: the difference that this number of seeds can find, and the number of seeds that the measured one takes."""
     pair, unit, level = measured.pair, measured.unit, measured.level
     spread, seeds, size = pair.spread(unit), len(pair.treated), abs(mean(pair.values(unit)))
     detectable = minimum_detectable_difference(spread, seeds, level)
@@ -35,7 +35,7 @@ def _to_detect(measured: Measured) -> str:
 
 
 def _to_narrow(measured: Measured, margin: float) -> str:
-    """Of a size or a band: the seeds whose interval, around the same estimate, ends at its edge."""
+    """Needs of a size or a band: the number of seeds whose interval, around the same estimate, ends at its edge."""
     if len(measured.pair.treated) < 2:
         return "More runs: one does not say how far seeds differ, and so not how many would decide it."
     needed = seeds_for_half_width(measured.pair.spread(measured.unit), margin, measured.level)
@@ -44,12 +44,12 @@ def _to_narrow(measured: Measured, margin: float) -> str:
 
 
 def _to_exclude(claim: Claim, measured: Measured) -> str:
-    """Of what holds in typical seeds: the seeds of which none collapses that exclude as many collapses as would undo it."""
+    """Needs of a claim that holds in typical seeds: the number of seeds, none collapsing, that excludes enough collapses to undo it."""
     typical, average, (smallest, largest) = measured.typical, measured.average, edges(claim)
     sides = [(typical.low - smallest, typical.low - average.low)]
     if claim.direction != "greater":
         sides.append((largest - typical.high, average.high - typical.high))
-    # What unseen collapses can do grows with their share in proportion.
+    # The effect of unseen collapses is proportional to their share.
     share = measured.pair.unseen_collapses(measured.level) * min(margin / fall for margin, fall in sides if fall)
     needed = seeds_to_exclude(share, measured.level)
     more = "no number of them up to 10,000" if needed is None else f"{needed} of which none collapses"

@@ -1,4 +1,4 @@
-"""Accuracies of the arms of a comparison, seed by seed, and the intervals that they give."""
+"""Accuracies of the arms of a comparison, seed by seed, and their intervals."""
 
 import math
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ class Pair:
     """Accuracies, as shares from 0 to 1, of one member of a claim's population; the same seeds in the same order."""
 
     name: str
-    """Experiment."""
+    """Name of the experiment."""
     treated: tuple[float, ...]
-    """A's."""
+    """Accuracies of A."""
     control: tuple[float, ...] | None
-    """B's; none for a claim about A alone."""
+    """Accuracies of B; none for a claim about A alone."""
     rounding: float = 0.0
     """Variance of one share from counting whole images, see `rounding_of`."""
     images: int | None = None
-    """Images that measured one share; none where that is not known."""
+    """Number of images behind one share; none if unknown."""
     seeds: tuple[int | None, ...] = ()
-    """The seeds by number, where they have one."""
+    """Numbers of the seeds, if they have any."""
     falls: tuple[float, float] | None = None
-    """How far a seed at most lies below and above the others when arms of it collapse; none: by the means of A and B."""
+    """Largest distance of a seed below and above the others if its arms collapse; none: derived from the means of A and B."""
 
     @property
     def is_one_accuracy(self) -> bool:
-        """Whether it is the accuracy of a single run, as a teacher's is, which has an interval over its images alone."""
+        """True for the accuracy of a single run, such as a teacher's, whose interval is over its images only."""
         return self.control is None and len(self.treated) == 1 and bool(self.images)
 
     @property
     def is_unpaired(self) -> bool:
-        """Whether its arms have different numbers of seeds."""
+        """True if its arms have different numbers of seeds."""
         return self.control is not None and len(self.control) != len(self.treated)
 
     @property
@@ -48,7 +48,7 @@ class Pair:
         return [100 * (one - other) for one, other in zip(self.treated, self.control, strict=True)]
 
     def interval(self, unit: Unit, level: float) -> Interval | None:
-        """Interval of what the claim is about; none where B is not known well enough to divide by."""
+        """Interval of the claim's quantity; none if B is too uncertain to divide by."""
         if self.images and self.is_one_accuracy:
             found = binomial_interval(round(self.treated[0] * self.images), self.images, level)
             return Interval(*(100 * share for share in (found.estimate, found.low, found.high)))
@@ -58,12 +58,12 @@ class Pair:
         return ratio and Interval(*(100 * (bound - 1) for bound in (ratio.estimate, ratio.low, ratio.high)))
 
     def on_average(self, typical: Interval, unit: Unit, level: float) -> Interval:
-        """Interval of the mean over all seeds, of which some may collapse though none of these did.
+        """Interval of the mean over all seeds, some of which may collapse although none of these did.
 
         Parameters
         ----------
         typical
-            Interval of the mean over seeds like these.
+            Interval of the mean over typical seeds.
         unit, level
             As of that interval.
         """
@@ -75,17 +75,17 @@ class Pair:
         return Interval(typical.estimate, typical.low - below, typical.high + above)
 
     def unseen_collapses(self, level: float) -> float:
-        """Largest share of seeds that may collapse though none of these did, by the exact binomial interval of that level."""
+        """Largest share of seeds that may collapse although none of these did, by the exact binomial interval of that level."""
         return binomial_interval(0, len(self.treated), level).high
 
     @property
     def largest_falls(self) -> tuple[float, float]:
-        """How far a seed at most lies below and above the others, as shares: A, or B, can fall to 0."""
+        """Largest distance of a seed below and above the others, as shares: A, or B, can fall to 0."""
         return self.falls or (mean(self.treated), mean(self.control) if self.control else 0.0)
 
     @property
     def standing_apart(self) -> str:
-        """The seeds that are of another kind than the others, in one sentence; empty where all are of one kind."""
+        """Outlying seeds in one sentence; empty if there are none."""
         places = apart(self.differences, self._rounding("points"))
         if not places:
             return ""
@@ -96,7 +96,7 @@ class Pair:
         return f"{self.name}: {who}"
 
     def values(self, unit: Unit) -> list[float]:
-        """The same for each seed, with their mean and spread; of a ratio to first order (delta method)."""
+        """Values of the seeds, with their mean and spread; for a ratio to first order (delta method)."""
         if self.control is None or unit == "points":
             return self.differences
         below = mean(self.control)
@@ -104,7 +104,7 @@ class Pair:
         return [100 * ((one - ratio * other) / below + ratio - 1) for one, other in zip(self.treated, self.control, strict=True)]
 
     def spread(self, unit: Unit) -> float:
-        """Standard deviation of the values over seeds, which as in the interval is taken for no smaller than that of rounding."""
+        """Standard deviation of the values over seeds, at least that of rounding, as in the interval."""
         return max(std(self.values(unit)) or 0.0, math.sqrt(self._rounding(unit)))
 
     def _rounding(self, unit: Unit) -> float:
@@ -118,7 +118,7 @@ class Pair:
 
 
 def rounding_of(images: int | None) -> float:
-    """Variance of an accuracy from counting whole images: that of a uniform number as wide as one image."""
+    """Variance of an accuracy from counting whole images: that of a uniform distribution as wide as one image."""
     return 1 / (12 * images**2) if images else 0.0
 
 

@@ -1,4 +1,4 @@
-"""One study's results, read once, hashed once and judged once for all who use them: tables, report, crate, tracking."""
+"""Results of a study, read, hashed and judged once for all their users: tables, report, crate, tracking."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +10,7 @@ from m2mkd.results.read.collect import Collected
 
 @dataclass(frozen=True, eq=False)
 class Results(Collected):
-    """What a study measured, what that says of every claim, and what its runs cost by the plan."""
+    """Measurements of a study, its verdicts on claims, and the planned cost of its runs."""
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -19,5 +19,5 @@ class Results(Collected):
 
     @cached_property
     def costs(self) -> dict[str, Cost]:
-        """What each run takes by the count of operations, by run id."""
+        """Cost of each run by the count of operations, by run id."""
         return cost_of(self.study)

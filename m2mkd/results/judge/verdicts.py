@@ -1,6 +1,6 @@
-"""What measured accuracies say about a claim: pure functions, never more certain than the measurements.
+"""Verdicts on claims from measured accuracies: pure functions, never more certain than the measurements.
 
-A claim counts as reproduced if it holds in typical seeds and, however many of the others collapse, on average over all seeds.
+A claim is reproduced if it holds in typical seeds and also on average over all seeds, with as many collapses as the seeds cannot exclude.
 """
 
 import math
@@ -33,31 +33,31 @@ WORST_FIRST: tuple[Word, ...] = (
     "holds in typical seeds",
     "reproduced",
 )
-"""How the members of a population make one verdict where the claim is about each of them."""
+"""Order in which members of a population give one verdict, if the claim is about each of them."""
 LABELS: dict[Unit, str] = {"points": "points", "relative": "% of the baseline"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a claim is about, as the seeds bound it, in one unit."""
+    """Bounds of a claim's quantity from the seeds, in one unit."""
 
     single: Interval
-    """95 %, of this claim alone."""
+    """Interval of 95 % for this claim alone."""
     typical: Interval
-    """Such that those of all claims of the board hold at once with 95 %; it decides."""
+    """Interval that decides: those of all claims of the board hold jointly with 95 %."""
     average: Interval
-    """The same of the mean over all seeds, of which more may collapse than these show."""
+    """Joint interval of the mean over all seeds, of which more may collapse than these show."""
     unit: Unit
     pair: Pair
-    """The member behind it, for saying what more seeds would do."""
+    """Member behind it, to compute the effect of more seeds."""
     level: float
-    """Of ``typical`` and ``average``."""
+    """Level of ``typical`` and ``average``."""
     at_once: int
-    """Claims that are judged at once."""
+    """Number of claims that are judged jointly."""
 
     @property
     def label(self) -> str:
-        """The unit in words."""
+        """Unit in words."""
         if self.pair.control is not None:
             return LABELS[self.unit]
         return "% in one run, by its images alone," if self.pair.is_one_accuracy else "%"
@@ -74,45 +74,45 @@ def _bounds(interval: Interval, sign: str) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a claim."""
+    """Verdict on a claim."""
 
     word: Word
     why: str
-    """In a sentence or two, with the numbers that decided."""
+    """Reasons in one or two sentences, with the numbers that decided."""
     needs: str = ""
-    """What would decide it; empty where it is decided."""
+    """Requirements for deciding it; empty if it is decided."""
     measured: Measured | None = None
-    """None where too little is there."""
+    """Measured bounds; none if there are too few numbers."""
 
     @property
     def interval(self) -> Interval | None:
-        """95 %, of this claim alone, in its unit."""
+        """Interval of 95 % for this claim alone, in its unit."""
         return self.measured.single if self.measured else None
 
 
 def judge(claim: Claim, pairs: Sequence[Pair], at_once: int = 1) -> Verdict:
-    """Judge a claim whose runs are all there; what would decide it is left open, see `m2mkd.results.judge.needs`.
+    """Judge a claim whose runs are complete; `m2mkd.results.judge.needs` adds what would decide it.
 
     Parameters
     ----------
     claim
-        What is claimed. Where its unit is not stated it is judged in points and relatively, and holds as far as both agree.
+        The claim. If its unit is not stated it is judged in points and relatively, and holds as far as both agree.
     pairs
-        One for each experiment of its population.
+        Pairs of accuracies, one for each experiment of its population.
     at_once
-        Number of claims, this one included, whose verdicts are to be right all at once.
+        Number of claims, including this one, whose verdicts must hold jointly.
 
     Returns
     -------
     Verdict
-        Of the weaker reading, where two units disagree. Inconclusive with fewer than six seeds, and where some stand apart from the others.
+        Verdict of the weaker reading, if two units disagree. Inconclusive with fewer than six seeds, or with outlying seeds.
     """
     counts = {len(arm) for pair in pairs for arm in (pair.treated, pair.control) if arm is not None}
     seeds = min(counts)
     if any(pair.is_unpaired for pair in pairs) or (claim.aggregate == "mean" and len(counts) > 1):
         some = " and ".join(str(count) for count in sorted(counts))
         needs = "Arms of equal numbers of seeds."
-        return Verdict("inconclusive", f"Arms of {some} seeds cannot be paired; weights of others count as one seed.", needs)
+        return Verdict("inconclusive", f"Arms of {some} seeds cannot be paired; imported weights count as one seed.", needs)
     one_run = claim.seeds == 1 and all(pair.is_one_accuracy for pair in pairs)
     wanted = 1 if one_run else max(claim.seeds, FEWEST_SEEDS)
     found = _weaker(claim, pairs, at_once) if one_run or seeds > 1 else None
@@ -131,7 +131,7 @@ def judge(claim: Claim, pairs: Sequence[Pair], at_once: int = 1) -> Verdict:
 
 
 def _weaker(claim: Claim, pairs: Sequence[Pair], at_once: int) -> Verdict:
-    """The verdict in the claim's unit, or the weaker one where that is not stated."""
+    """Verdict in the claim's unit, or the weaker one if the unit is not stated."""
     found = [_judge_in(claim, pairs, unit, at_once) for unit in claim.units]
     if len(found) == 1 or found[0].word == found[1].word:
         return found[0]
@@ -156,7 +156,7 @@ def _judge_in(claim: Claim, pairs: Sequence[Pair], unit: Unit, at_once: int) -> 
 
 def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit, at_once: int) -> Verdict:
     found = [_decide(claim, _measure(pair, unit, at_once)) for pair in pairs]
-    # Where every member passes, the whole claim does at the same level (intersection-union test). That one among several fails
+    # If every member passes, the whole claim does at the same level (intersection-union test). That one among several fails
     # is bound to happen by chance, and is only said where it holds at a corrected level.
     if any(verdict.word not in ("reproduced", "holds in typical seeds") for verdict in found):
         found = [_decide(claim, _measure(pair, unit, at_once, len(pairs))) for pair in pairs]
@@ -166,7 +166,7 @@ def _judge_each(claim: Claim, pairs: Sequence[Pair], unit: Unit, at_once: int) -
 
 
 def _measure(pair: Pair, unit: Unit, at_once: int, members: int = 1) -> Measured | None:
-    """Intervals of one member, of so many whose intervals are to hold at once; none where it bounds nothing."""
+    """Intervals of a member, one of ``at_once`` whose intervals must hold jointly; none if it gives no bound."""
     single, level = simultaneous_level(members), simultaneous_level(members * at_once)
     alone, typical = pair.interval(unit, single), pair.interval(unit, level)
     if alone is None or typical is None:
@@ -183,7 +183,7 @@ def _decide(claim: Claim, measured: Measured | None) -> Verdict:
 
 
 def _gain(claim: Claim, measured: Measured) -> tuple[Word, str]:
-    """The word, and what follows the measured numbers in the sentence that explains it."""
+    """Word of the verdict, and the end of the sentence that explains it, after the measured numbers."""
     typical, (smallest, largest) = measured.typical, edges(claim)
     claimed = "" if claim.size is None else f"{claim.size:g} ± {claim.tolerance:g}"
     if typical.low > smallest:
@@ -211,7 +211,7 @@ def _equality(claim: Claim, measured: Measured) -> tuple[Word, str]:
 
 
 def edges(claim: Claim) -> tuple[float, float]:
-    """Smallest and largest of what still counts as claimed; any gain does where no size is."""
+    """Smallest and largest gain that count as claimed; without a size, any gain does."""
     if claim.direction == "greater" and claim.size is None:
         return 0.0, math.inf
     target = claim.size or 0.0
@@ -219,7 +219,7 @@ def edges(claim: Claim) -> tuple[float, float]:
 
 
 def _in_which_seeds(always: bool, so: str, measured: Measured) -> tuple[Word, str]:
-    """A claim that holds in typical seeds, and on average over all if ``always``."""
+    """Verdict on a claim that holds in typical seeds, and on average over all if ``always``."""
     if measured.pair.is_one_accuracy:
         return "reproduced", f"{so}."
     if always:

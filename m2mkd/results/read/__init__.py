@@ -1,1 +1,1 @@
-"""What finished runs published, read and checked once, and the papers' numbers."""
+"""Outputs of finished runs, read and checked once, and the published numbers."""

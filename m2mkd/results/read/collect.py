@@ -1,4 +1,4 @@
-"""Every finished run of a study, read and checked once, as tidy frames."""
+"""Finished runs of a study, read and checked once, as tidy frames."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,15 +30,15 @@ CURVE_COLUMNS = ["phase", "experiment", "variant", "profile", "run", "module", "
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """What a study measured. Frames are made when they are first asked for."""
+    """Measurements of a study. Frames are made at their first use."""
 
     study: Study
     records: tuple[Record, ...]
-    """Of the runs that measure something, upstream before downstream."""
+    """Records of the runs that measure something, upstream before downstream."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Why a run, by id, is left out. Empty unless ``partial``."""
+    """Reason for leaving out a run, by id. Empty unless ``partial``."""
     partial: bool = False
-    """Whether what is missing or wrong, and all that builds on it, is left out instead of refused."""
+    """True if missing or wrong runs, and all that build on them, are left out instead of refused."""
     package: Path = SOURCES_HERE
     """Sources of this suite that the runs' code is compared with."""
 
@@ -51,7 +51,7 @@ class Collected:
         study
             The graph of runs.
         partial
-            Leave out what is missing or wrong, and all that builds on it, instead of refusing it.
+            Leave out missing or wrong runs, and all that build on them, instead of refusing them.
         package
             Sources of this suite that the runs' code is compared with.
 
@@ -75,12 +75,12 @@ class Collected:
 
     @cached_property
     def every_record(self) -> tuple[Record, ...]:
-        """Records of all runs, those too that measure nothing, upstream before downstream; if ``partial``, those that are there.
+        """Records of all runs, also of those that measure nothing, upstream before downstream; if ``partial``, of the finished ones.
 
         Raises
         ------
         InputError
-            As `read`, of a run that measures nothing.
+            As `read`, for a run that measures nothing.
         """
         return tuple(self._every_record())
 
@@ -94,12 +94,12 @@ class Collected:
 
     @cached_property
     def finished(self) -> dict[str, Finished]:
-        """How each finished run came about, by id, whether it measures something or not."""
+        """Origin of each finished run, by id, also of those that measure nothing."""
         return finished_runs(self.study, self.package)
 
     @cached_property
     def outdated(self) -> dict[str, Finished]:
-        """Those that other code computed, or that build on other outputs than lie there."""
+        """Runs that other code computed, or that were built on other outputs than the present ones."""
         return {run_id: one for run_id, one in self.finished.items() if one.is_outdated}
 
     @cached_property
@@ -109,7 +109,7 @@ class Collected:
 
     @cached_property
     def shown_under(self) -> dict[str, RowName]:
-        """The row that each run is shown under, by run id."""
+        """Row under which each run is shown, by run id."""
         return display_rows(self.study, self.served)
 
     @cached_property
@@ -119,7 +119,7 @@ class Collected:
 
     @cached_property
     def published(self) -> PublishedNumbers:
-        """The papers' numbers."""
+        """Published numbers."""
         return PublishedNumbers()
 
     @cached_property
@@ -142,7 +142,7 @@ class Collected:
         return pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "seed": "Int64", "value": "float64"})
 
     def _counted(self, row: Row) -> list[Record]:
-        """Records of a row; of the accuracy of an imported student only one, for it has the same weights under every seed."""
+        """Records of a row; only one for an imported student, which has the same weights under every seed."""
         records = [self.by_run[run_id] for run_id in row.measured if run_id in self.by_run]
         imported = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)
         return records[:1] if imported and records and isinstance(records[0].run.config, Evaluate) else records
@@ -160,12 +160,12 @@ class Collected:
 
     @cached_property
     def plateaus(self) -> dict[str, Plateau]:
-        """The longest time that a training has stayed at chance, by run id, of those that have."""
+        """Longest plateau at chance of each training that has one, by run id."""
         found = {record.run.id: _plateau(record) for record in self.records if record.curves}
         return {run_id: one for run_id, one in found.items() if one}
 
     def at_chance(self, row: Row) -> str:
-        """Trainings of a row that stay at chance for several measurements, its modules' among them, in words; empty where none does."""
+        """Trainings of a row, including its modules', that stay at chance for several measurements, in words; empty if there are none."""
         found = []
         for run_id, runs in ((run_id, self.study.with_upstream([run_id])) for run_id in row.trained):
             seed = self.study.runs[run_id].seed
@@ -182,13 +182,13 @@ class Collected:
         return Numbers(self.measurements)
 
     def rows_measured_by(self, phase: str) -> list[Row]:
-        """Rows whose numbers come from that phase and are there."""
+        """Rows that have numbers from that phase."""
         rows = self.study.rows
         return [row for row in rows if self.study.runs[row.measured[0]].phase == phase and row.name in self.numbers.rows]
 
     @cached_property
     def students(self) -> list[Row]:
-        """Rows of students that have numbers, ablations left out."""
+        """Rows of students that have numbers, without ablations."""
         return [row for row in self.rows_measured_by("evaluate") if row.experiment not in self.ablations]
 
 
@@ -202,7 +202,7 @@ def _plateau(record: Record) -> Plateau | None:
 
 
 def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:
-    """What is there and right, upstream before downstream; ``problems`` takes the rest."""
+    """Valid runs, upstream before downstream; the reasons for the others go into ``problems``."""
     for run in study.runs.values():
         problem = next((problems[run_id] for run_id in run.parents if run_id in problems), None)
         if problem is None and run.config.measures():
@@ -215,5 +215,5 @@ def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:
 
 
 def once_each(rows: Iterable[Row]) -> list[Row]:
-    """Rows without those that repeat the measurements of an earlier one, as a row of a transfer experiment does of its student's."""
+    """Rows without those that repeat the measurements of an earlier one, as rows of transfer experiments do."""
     return list({row.measured: row for row in reversed(list(rows))}.values())[::-1]

@@ -43,11 +43,11 @@ class Cell:
 
     data: str
     per_seed: tuple[float, ...]
-    """One for each seed."""
+    """Values, one for each seed."""
     count: int | None
-    """Images of one seed; none where that was not recorded."""
+    """Number of images of one seed; none if not recorded."""
     seeds: tuple[int | None, ...]
-    """None where all seeds share the run."""
+    """Numbers of the seeds; none if all seeds share the run."""
     over_seeds: Summary
 
 
@@ -70,7 +70,7 @@ class Numbers:
             self._cells.setdefault(name, []).append(_cell(line))
 
     def cells(self, row: Row, split: str, metric: str, rendition: str = "") -> list[Cell]:
-        """The number on each data set of the split."""
+        """Number on each data set of the split."""
         return self._cells.get((*row.name, split, metric, rendition), [])
 
     def of(self, split: str, metric: str, renditions: bool = False) -> pd.DataFrame:
@@ -81,7 +81,7 @@ class Numbers:
         return chosen[kept].rename(columns={name: f"{metric}_{name}" for name in SUMMARY})
 
     def renditions(self, row: Row) -> list[str]:
-        """Renditions told apart in a row."""
+        """Renditions that are listed for a row."""
         return sorted({rendition for *name, _, _, rendition in self._cells if tuple(name) == row.name and rendition})
 
 

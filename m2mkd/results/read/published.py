@@ -1,4 +1,4 @@
-"""The numbers of the papers (``results/published``), which this suite never measured itself."""
+"""Published numbers (``results/published``), which this suite did not measure itself."""
 
 import csv
 import io
@@ -13,28 +13,28 @@ from m2mkd.files import write_text
 PAPERS = Path("results/published")
 COLUMNS = ("experiment", "variant", "split", "metric", "value", "unit", "source", "status")
 PAPER = "m2mkd"
-"""File of the paper that is reproduced; the others are consulted where it has no value."""
+"""File of the paper that is reproduced; other files are used if it has no value."""
 
 
 FILLABLE = ("VERIFIED", "SECONDARY")
-"""Statuses of a number that somebody has now seen."""
+"""Statuses of a number that has been seen."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One cell of a paper's table."""
+    """Cell of a paper's table."""
 
     paper: str
     """Name of the file that it comes from."""
     value: float | None
-    """As printed, in ``unit``; none: nobody here has seen it."""
+    """Value as printed, in ``unit``; none: not seen."""
     unit: str
     status: str
     source: str
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it is in percent, as ours are."""
+        """True if it is in percent, like this suite's numbers."""
         return self.unit.startswith("percent")
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class PublishedNumbers:
         Raises
         ------
         InputError
-            If a file is not UTF-8, or has other columns, a row of more or fewer cells, or a value that is no finite number.
+            If a file is not UTF-8, or has other columns, a row of more or fewer cells, or a value that is not a finite number.
         """
         self.cells: dict[tuple[str, str, str, str], list[Published]] = {}
         for path in sorted(folder.glob("*.csv"), key=lambda path: (path.stem != PAPER, path.stem)):
@@ -76,8 +76,8 @@ class PublishedNumbers:
     def find(self, experiment: str, variant: str, split: str, metric: str = "top1") -> Published | None:
         """The published cell of a row, or none.
 
-        The paper's own value comes first, then another paper's on the same setting, then the note that none was seen. A row of a transfer
-        experiment that has none of its own takes that of the student it names.
+        The paper's own value comes first, then another paper's for the same setting, then the note that none was seen. A row of a
+        transfer experiment without its own value takes that of the student it names.
         """
         source, _, chosen = variant.partition("/")
         for where in ((experiment, variant), (source, chosen)):
@@ -90,7 +90,7 @@ class PublishedNumbers:
 def fill_cell(
     paper: str, where: tuple[str, str, str, str], value: float, source: str, status: str = "VERIFIED", folder: Path = PAPERS
 ) -> None:
-    """Fill one cell that nobody had seen, with its source; every other byte of the file stays.
+    """Fill one empty cell, with its source; every other byte of the file stays.
 
     Parameters
     ----------
@@ -99,19 +99,19 @@ def fill_cell(
     where
         Experiment, variant, split and metric.
     value
-        As printed, in the unit that the file gives.
+        Number as printed, in the unit that the file gives.
     source, status
-        Where it was seen, and how: VERIFIED in the source itself, SECONDARY in a quotation.
+        Place where it was seen, and its status: VERIFIED in the source itself, SECONDARY in a quotation.
 
     Raises
     ------
     InputError
-        If there is not exactly one such cell, it has a value already, or value, source or status cannot be.
+        If there is not exactly one such cell, it has a value already, or value, source or status is invalid.
     """
     path = folder / f"{paper}.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such paper; there are {', '.join(sorted(file.stem for file in folder.glob('*.csv')))}")
-    PublishedNumbers(folder)  # refuses files that are not what they should be
+    PublishedNumbers(folder)  # refuses invalid files
     lines = [list(COLUMNS), *(cells for _, cells in read_table(path, ",")[1])]
     name = " ".join(part or "''" for part in where)
     found = [line for line in lines[1:] if tuple(line[:4]) == where]

@@ -1,4 +1,4 @@
-"""Reading what finished runs published, and refusing what is not of this study."""
+"""Reading the outputs of finished runs, and refusing those that do not belong to the study."""
 
 import hashlib
 import json
@@ -22,26 +22,26 @@ UNFINISHED = "absent, so the run is not finished"
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run, as it lies in its folder."""
+    """Finished run, with the content of its folder."""
 
     run: Run
     metrics: dict[str, Any]
     """Final measurements; empty for a phase that measures nothing."""
     curves: list[dict[str, Any]]
-    """One line an epoch; empty for a phase that trains nothing."""
+    """Learning curves, one line per epoch; empty for a phase that trains nothing."""
     provenance: dict[str, Any]
-    """When, where and with what it was computed."""
+    """Time, place and software of its computation."""
     digest: str
-    """sha256 of the record file, which holds the digests of all other outputs."""
+    """Digest (sha256) of the record file, which holds the digests of all other outputs."""
     outputs: dict[str, str] = field(default_factory=dict)
-    """The same of every other output by its name."""
+    """Digests of the other outputs by name."""
     measurements: tuple[Measurement, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
-    """Digests of the manifests of the sets that it saw, by name@size."""
+    """Digests of the manifests of the sets that it used, by name@size."""
 
 
 def read_record(study: Study, run: Run) -> Record:
-    """One finished run, checked against the study.
+    """Read a finished run and check it against the study.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def read_record(study: Study, run: Run) -> Record:
         provenance |= {name: float(provenance[name]) for name in ("seconds", "started")}
         provenance |= {"packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a whole record of a run ({type(error).__name__}: {error}); {fix}") from None
+        raise InputError(f"{path}: not a complete record of a run ({type(error).__name__}: {error}); {fix}") from None
     expected = {
         "id": run.id,
         "key": run.key,
@@ -86,10 +86,12 @@ def read_record(study: Study, run: Run) -> Record:
 
 
 def _measured(run: Run, metrics: dict[str, Any], curves: list[dict[str, Any]], path: str, fix: str) -> tuple[Measurement, ...]:
-    """What a run measured, after a look at whether its numbers agree with each other and with the data."""
+    """Measurements of a run, checked against each other and against the data."""
     try:
         measurements = tuple(run.config.measurements(metrics))
-        if curves and not isinstance(run.config, TrainProbe):  # which may report another epoch than the last, or the mean of several heads
+        if curves and not isinstance(
+            run.config, TrainProbe
+        ):  # a probe may report another epoch than the last, or the mean of several heads
             check_last_line(metrics, curves[-1])
         _check_counts(run, measurements)
     except KeyError as error:
@@ -102,7 +104,7 @@ def _measured(run: Run, metrics: dict[str, Any], curves: list[dict[str, Any]], p
 
 
 def _check_counts(run: Run, measurements: Iterable[Measurement]) -> None:
-    """Refuse numbers of more or fewer images than the prepared set has, where it is here; as released, some may be left out."""
+    """Refuse numbers of more or fewer images than the prepared set has, if it is present; as released, some may be left out."""
     left_out = {one.data: one.value for one in measurements if one.metric == "left_out"}
     counted = {one.data: one.count for one in measurements if one.count is not None}
     for data in run.config.data_sets:
@@ -142,7 +144,7 @@ def _verified(path: str, expected: str | None, fix: str) -> bytes:
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Dotted names, and both values as JSON, of all that differs between two pieces of JSON."""
+    """Dotted names of all differences between two JSON values, with both values as JSON."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted(one.keys() | other.keys()):
             yield from differences(one.get(name), other.get(name), f"{prefix}.{name}" if prefix else name)

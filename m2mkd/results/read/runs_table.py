@@ -14,9 +14,9 @@ from m2mkd.results.read.records import Record
 from m2mkd.study.run import Row, RowName
 
 SCHEMA_VERSION = 3
-"""Raised whenever a column comes, goes or changes its meaning. 2: hardware, record and system added. 3: a run is one seed."""
+"""Version, raised if a column is added, removed or changes its meaning. 2: hardware, record and system added. 3: a run is one seed."""
 KEY = ("run", "hardware")
-"""What tells two lines apart, also where tables of several machines are joined."""
+"""Columns that identify a line, also in joined tables of several machines."""
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "run": (pa.string(), "Phase and key, as phase/key."),
     "phase": (pa.string(), "What it does."),
@@ -34,14 +34,14 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "system": (pa.string(), "Operating system."),
     "git_commit": (pa.string(), "Commit of the code; null outside a checkout."),
     "torch": (pa.string(), "Version of torch."),
-    "seconds": (pa.float64(), "Wall time, of all sessions where it was interrupted, up to the checkpoints that they went on from."),
+    "seconds": (pa.float64(), "Wall time; of an interrupted run all sessions, up to the checkpoints from which the next one resumed."),
 }
 VOLATILE = ("record", "seconds")
 """Columns in which two computations of the same run differ."""
 
 
 def runs_frame(records: Iterable[Record], home: Mapping[str, RowName], served: Mapping[str, tuple[Row, ...]]) -> pd.DataFrame:
-    """A line for each record, with the row that each run is shown under and those that it serves; see COLUMNS."""
+    """Table with a line for each record, with the row under which each run is shown and those that it serves; see COLUMNS."""
     used_by = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in served.items()}
     lines = [
         {

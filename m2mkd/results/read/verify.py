@@ -1,4 +1,4 @@
-"""Looking at every output of finished runs, also those that no table is made from."""
+"""Verification of every output of finished runs, also of those that no table uses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +13,17 @@ from m2mkd.study.study import Study
 
 
 def verify_runs(study: Study) -> Iterator[str]:
-    """Compare every finished run with its record, its configuration and the data that are here.
+    """Compare every finished run with its record, its configuration and the present data.
 
     Yields
     ------
     str
-        A line for each run that other code computed, and one for all.
+        A line for each run that other code computed, and a summary.
 
     Raises
     ------
     InputError
-        If an output of a run is not the recorded one, or its record not of this study or these data; names the first, and how many more.
+        If an output differs from its record, or a record from the study or the data; names the first, and the number of others.
     """
     done = [run for run in study.runs.values() if is_done(study, run)]
     problems = [problem for run in done if (problem := _problem(study, run))]
@@ -33,12 +33,12 @@ def verify_runs(study: Study) -> Iterator[str]:
     finished = finished_runs(study)
     yield from (f"{run_id}: {code_in_words(one)}" for run_id, one in finished.items() if one.is_outdated)
     unknown = sum(one.changed is None for one in finished.values())
-    words = f"; {unknown} do not say which code computed them" if unknown else ""
-    yield f"{study.root}: {len(done)} of {len(study.runs)} runs are finished, and whole{words}"
+    words = f"; {unknown} do not record which code computed them" if unknown else ""
+    yield f"{study.root}: {len(done)} of {len(study.runs)} runs are finished and complete{words}"
 
 
 def _problem(study: Study, run: Run) -> str:
-    """What is wrong with a run, in one line; empty where nothing is."""
+    """First fault of a run, in one line; empty if there is none."""
     folder = study.folder(run.id)
     try:
         for name, digest in read_record(study, run).outputs.items():

@@ -1,4 +1,4 @@
-"""The verdict board as the report shows it: claims by their sentence, and the trainings that stand out."""
+"""The verdict board as the report shows it: claims by their sentence, and conspicuous trainings."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from m2mkd.study.lineage import student_of
 
 
 def board_table(findings: Sequence[Finding], contrasts: Sequence[Contrast]) -> DisplayTable:
-    """A line for each claim that may be judged at this scale; those that no run here is about stand in no line.
+    """Table with a line for each claim that may be judged at this scale, except claims that no run here is about.
 
     Parameters
     ----------
     findings, contrasts
-        The same board, as it was judged and as it is told.
+        The same board, as judged and as shown to readers.
     """
     by_id, lines = {finding.claim.id: finding for finding in findings}, []
     for one in contrasts:
@@ -31,7 +31,7 @@ def board_table(findings: Sequence[Finding], contrasts: Sequence[Contrast]) -> D
 
 
 def trainings_to_look_at(results: Results) -> list[str]:
-    """Each training that stays at chance for long or ends weak, in a few words, which lead to its curve."""
+    """Trainings that stay at chance for long or end weak, each in a few words with a link to its curve."""
     lines = []
     for run_id, why in singled_out(results).items():
         run, name = results.study.runs[run_id], results.shown_under[run_id]

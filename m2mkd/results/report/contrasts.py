@@ -1,4 +1,4 @@
-"""Claims as sentences and the forest plot read them: from the verdict board as ``claims.json`` has it, and from nothing else."""
+"""Claims as input of sentences and the forest plot: only from the verdict board in ``claims.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from m2mkd.results.report.labels import METRIC_LABELS, arm_label
 from m2mkd.statistics import Interval
 
 NOT_RUN = "not run"
-"""The verdict on a claim that a study has no run of."""
+"""Verdict on a claim for which a study has no run."""
 HOLDS = ("reproduced", "holds in typical seeds", "direction only", "size undecided")
-"""Verdicts with which A lies above B, the most certain first."""
+"""Verdicts in which A is greater than B, the most certain first."""
 
 
 @dataclass(frozen=True)
@@ -22,39 +22,39 @@ class Contrast:
     claim: str
     family: str
     metric: str
-    """As people call it."""
+    """Display name."""
     arms: tuple[str, ...]
-    """A; A and B; or A, B, C and D, as people call them."""
+    """Display names of A; A and B; or A, B, C and D."""
     direction: str
-    """greater, equal or value."""
+    """Direction: greater, equal or value."""
     word: str
     decided: bool
     needs: str
-    """What would decide it; empty where it is decided."""
+    """Requirements for deciding it; empty if it is decided."""
     seeds: int
     at_once: int
-    """Claims whose verdicts are right together."""
+    """Number of claims whose verdicts hold jointly."""
     unit: str
-    """points or relative."""
+    """Unit: points or relative."""
     single: Interval | None
-    """95 %, of this claim alone; none where it has no interval."""
+    """Interval of 95 % for this claim alone; none if it has no interval."""
     joint: Interval | None
-    """The interval that decides: those of all claims of the board hold at once with 95 %."""
+    """Interval that decides: those of all claims of the board hold jointly with 95 %."""
     differences: tuple[tuple[str, float], ...]
-    """Of every seed, with its name."""
+    """Value of every seed, with its name."""
     weak: dict[str, list[tuple[str, float]]] = field(hash=False)
-    """Seeds by arm that lie below what the scale takes for a training that went well, with their accuracy as a share."""
+    """Weak seeds by arm, with their accuracy as a share."""
     unequal: str
-    """How the labelled images of its arms differ, in words; empty where they do not."""
+    """Difference between the labelled images of its arms, in words; empty if there is none."""
 
     @property
     def is_gain_of_m2mkd(self) -> bool:
-        """Whether it says that m2mKD is more accurate than another training, as most claims do."""
+        """True if it says that m2mKD is more accurate than another training, as most claims do."""
         return self.direction == "greater" and len(self.arms) == 2 and self.arms[0] == "m2mKD" and self.metric in ("IID", "OOD")
 
     @property
     def label(self) -> str:
-        """What is compared, in a few words."""
+        """Comparison in a few words."""
         first, *others = self.arms
         if len(self.arms) == 4:
             second, third, fourth = others
@@ -63,7 +63,7 @@ class Contrast:
 
     @property
     def numbers(self) -> str:
-        """Estimate and the interval that decides; empty where there is none."""
+        """Estimate and the interval that decides; empty if there is none."""
         if self.joint is None:
             return ""
         sign, unit = ("", "") if self.direction == "value" else ("+", " %" if self.unit == "relative" else "")
@@ -72,7 +72,7 @@ class Contrast:
 
 
 def rounded(value: float, sign: str = "+") -> str:
-    """A number with one decimal, or with as many as show that it is not 0."""
+    """Round a number to one decimal, or to as many as show that it is not 0."""
     text = f"{value:{sign}.1f}"
     return f"{value:{sign}.1g}" if value and not float(text) else text
 

@@ -1,4 +1,4 @@
-"""Learning curves of teachers, distilled modules and students; the parts of a loss each have a panel."""
+"""Learning curves of teachers, distilled modules and students, with a panel for each part of a loss."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,14 +24,14 @@ Lines = Callable[[str], list[Line]]
 def curve_figures(results: Results) -> list[Illustration]:
     """Learning curves of everything that trains, ablations left out."""
     every = results.curves[~results.curves["experiment"].isin(list(results.ablations))]
-    # A loss of one part is logged without it, and is that of the labels.
+    # A loss with one part is logged without the part's name; it is the labels' loss.
     curves = every.assign(cross_entropy=every["cross_entropy"].fillna(every["loss"]))
     study = results.study
     return [*_teacher_curves(study, curves), *_module_curves(study, curves), *_student_curves(results, curves)]
 
 
 def singled_out(results: Results) -> dict[str, str]:
-    """Trainings that have a line of their own, by run id, and why: those at chance for long, and those that end weak."""
+    """Trainings with a separate line, by run id, and the reason: at chance for long, or weak at the end."""
     found = {run_id: f"at chance in epochs {first} to {last}" for run_id, (first, last) in results.plateaus.items()}
     rows = {(row.experiment, row.variant, row.profile): row for row in results.study.rows}
     for finding in results.findings:
@@ -49,7 +49,7 @@ def curves_anchor(student: str, profile: str) -> str:
 
 
 def _by_row(curves: pd.DataFrame, *phases: str) -> list[tuple[RowName, pd.DataFrame]]:
-    """The curves of some phases, apart for each row of the tables that they are shown under."""
+    """Curves of some phases, separated by the rows of the tables under which they are shown."""
     chosen = curves[curves["phase"].isin(phases)]
     names = chosen[ROW]
     found = [RowName(*map(str, values)) for values in names.drop_duplicates().itertuples(index=False)]  # type: ignore[arg-type]

@@ -31,13 +31,13 @@ from m2mkd.study.run import Row
 DETECTOR_PANELS = {"training loss": "loss", "boxes AP50 %": "val_boxes_AP50", "masks AP50 %": "val_masks_AP50"}
 """Column of the learning curves that each panel shows."""
 OVERLAPS = {"0.5": "-", "0.75": "--"}
-"""Overlaps at which precision is drawn over recall, and how."""
+"""Overlaps at which precision is drawn over recall, with their line styles."""
 MARKED = 10
-"""Every so many-th recall has a mark to be read."""
+"""Number of recalls between two marks."""
 
 
 def detection_illustrations(collected: Collected) -> list[Illustration]:
-    """All figures of the detectors of a study; none where it has none."""
+    """All figures of the detectors of a study; none if it has no detectors."""
     groups: dict[str, dict[str, list[Record]]] = {}
     for row in detectors(collected):
         records = [collected.by_run[run_id] for run_id in row.measured if run_id in collected.by_run]
@@ -88,7 +88,7 @@ def by_size_figure(variants: Mapping[str, Sequence[Record]]) -> Drawing:
 
 
 def size_estimates(variants: Mapping[str, Sequence[Record]]) -> dict[str, list[Estimate]]:
-    """What `by_size_figure` draws, boxes and masks apart; all sizes together stand first."""
+    """Estimates that `by_size_figure` draws, boxes and masks separately; all sizes together come first."""
     found: dict[str, list[Estimate]] = {}
     for kind in DETECTED:
         for name, size in {"AP": "all", **BY_SIZE}.items():
@@ -146,7 +146,7 @@ def _curves(collected: Collected) -> list[Illustration]:
 
 
 def _values(records: Sequence[Record], name: str) -> dict[int, tuple[float, ...]]:
-    """Values of the seeds by epoch, where they were measured."""
+    """Values of the seeds by epoch, for epochs with a measurement."""
     found: dict[int, tuple[float, ...]] = {}
     for record in records:
         for line in record.curves:

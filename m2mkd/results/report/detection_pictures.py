@@ -1,4 +1,4 @@
-"""Detections drawn beside the truth."""
+"""Detections drawn next to the ground truth."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ GAP, HEADING = 6, 16
 
 
 def detection_pictures(collected: Collected) -> list[Picture]:
-    """A sheet for each detector, of its first seed; a set that is not here, as after a pull of results alone, is left out."""
+    """Draw a sheet for the first seed of each detector; a data set that is absent, as after a pull of results only, is left out."""
     pictures = []
     for row in detectors(collected):
         record = next((collected.by_run[run_id] for run_id in row.measured if run_id in collected.by_run), None)
@@ -40,7 +40,7 @@ def detection_pictures(collected: Collected) -> list[Picture]:
 
 
 def detections_sheet(record: Record) -> Image.Image | None:
-    """Images of the validation set, a row each: annotations on the left, detections on the right; none where the set is not here."""
+    """Images of the validation set, a row each: annotations on the left, detections on the right; none if the set is absent."""
     config = record.run.config
     assert isinstance(config, EvaluateDetector)
     try:
@@ -76,7 +76,7 @@ def _picture(name: str, title: str, record: Record, sheet: Image.Image) -> Pictu
     return Picture(
         name,
         *sheet.size,
-        f"Detections of {title} beside the truth: images of the validation set, annotations on the left, detections on the right.",
-        f"{title}: the truth on the left; on the right what the detector{seed} is surer of than a half, with its scores in percent.",
+        f"Detections of {title} next to the ground truth: images of the validation set, annotations on the left, detections on the right.",
+        f"{title}: the ground truth on the left; on the right the detections{seed} with a score above one half, with scores in percent.",
         f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}",
     )

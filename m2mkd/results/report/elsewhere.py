@@ -1,4 +1,4 @@
-"""Claims that a study does not judge: what they say, what judging them would take, and whether their runs work at least."""
+"""Claims that a study does not judge: their sentences, the cost of judging them, and the smoke check of their runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from m2mkd.results.tables.accuracies import PAPER_SCALE
 from m2mkd.results.tables.claims_table import claim_anchor
 
 MOST_DIFFERENCES = 3
-"""Words in which sentences may differ that are told as one."""
+"""Most words in which sentences that are merged may differ."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Claims that say the same of different things."""
+    """Claims with the same statement about different things."""
 
     text: str
-    """Their sentences as one."""
+    """Merged sentence."""
     source: str
     cost: str
-    """What judging them takes, in words."""
+    """Cost of judging them, in words."""
     anchors: tuple[str, ...]
 
 
 def elsewhere(findings: Sequence[Finding], scale: str) -> dict[str, list[Group]]:
-    """Claims that are judged at other scales, by scale, those that say the same together."""
+    """Claims that are judged at other scales, by scale, with similar statements merged."""
     groups: dict[str, dict[tuple[str, ...], list[Finding]]] = {}
     for finding in findings:
         claim = finding.claim
@@ -46,7 +46,7 @@ def _told(alike: Sequence[Finding]) -> list[Group]:
 
 
 def as_one(sentences: Sequence[str]) -> str | None:
-    """Sentences that differ in a few words as one, which has all of these words; none where they differ in more."""
+    """Merge sentences that differ in a few words into one with all of these words; none if they differ in more."""
     words = list(zip(*(sentence.split() for sentence in sentences), strict=False))
     if len({len(sentence.split()) for sentence in sentences}) > 1 or sum(len(set(found)) > 1 for found in words) > MOST_DIFFERENCES:
         return None
@@ -54,7 +54,7 @@ def as_one(sentences: Sequence[str]) -> str | None:
 
 
 def _alternatives(found: Sequence[str]) -> str:
-    """A word, or several behind each other, whose common punctuation stands once."""
+    """Join words with slashes, and keep their common punctuation once."""
     if len(set(found)) == 1:
         return found[0]
     end = found[0][-1] if found[0][-1] in ",.;:)" and all(word.endswith(found[0][-1]) for word in found) else ""
@@ -71,10 +71,10 @@ def hours_of(findings: Sequence[Finding]) -> str:
 
 
 def about_the_paper(results: Results) -> list[str]:
-    """What a study says about the paper, in sentences; at a reduced scale that is nothing."""
+    """Statements of a study about the paper; at a reduced scale there are none."""
     claims = [finding for finding in results.findings if finding.claim.subject == "paper"]
     known, wanted = published_known(results)
-    published = f"Of the {wanted} published accuracies that belong beside this study's rows, {known} are known here."
+    published = f"Of the {wanted} published accuracies that correspond to this study's rows, {known} are known here."
     if results.study.scale_name == PAPER_SCALE:
         return ["Models, data and schedules are those of the paper.", *([published] if wanted else [])]
     numbers = sum(finding.claim.size is not None for finding in claims)
@@ -88,22 +88,22 @@ def about_the_paper(results: Results) -> list[str]:
 
 
 def published_known(results: Results) -> tuple[int, int]:
-    """How many of the published accuracies that belong beside a study's rows are known, and how many there are."""
+    """Number of known published accuracies that correspond to a study's rows, and their total number."""
     wanted = [(row.experiment, row.variant, split) for row in results.study.rows for split in ("iid", "ood", "fewshot")]
     cells = [cell for number in wanted if (cell := results.published.find(*number))]
     return sum(cell.value is not None for cell in cells), len(cells)
 
 
 def workflow_check(findings: Sequence[Finding]) -> list[str]:
-    """Whether the runs behind claims of the paper work at a reduced scale, in sentences without any published number."""
+    """Smoke check of the runs behind claims of the paper at a reduced scale, in sentences without published numbers."""
     claims = [finding for finding in findings if finding.claim.subject == "paper"]
     words = Counter(finding.verdict.word for finding in claims)
     if not words["smoke-pass"] + words["smoke-fail"]:
         return []
     counted = enumerated([f"{words[word]} {word}" for word in ("smoke-pass", "smoke-fail", "not run") if words[word]])
     lines = [
-        f"Besides, the runs behind the claims of the paper are checked at this scale: {counted}. Passing means that every run is there, "
-        "true to its digest and above chance, and nothing else."
+        f"In addition, the runs behind the claims of the paper are checked at this scale: {counted}. Passing means that every run exists, "
+        "matches its digest and is above chance, and nothing else."
     ]
     failed = dict.fromkeys(finding.why for finding in claims if finding.verdict.word == "smoke-fail")
     return [*lines, *failed]

@@ -1,4 +1,4 @@
-"""Which figures the report of a study has."""
+"""Figures of a study's report."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ from m2mkd.study.study import Study
 
 @dataclass(frozen=True)
 class Illustration:
-    """A figure and the words that go with it."""
+    """Figure with its title, caption and description."""
 
     name: str
     title: str
     caption: str
     description: str
-    """What it shows, for those who do not see it."""
+    """Description for readers who do not see it."""
     figure: Drawing
 
 
 def student_bars(collected: Collected, split: str) -> dict[str, list[Bar]]:
-    """Accuracies of every student once, by student; a row of a transfer experiment that repeats one is left out."""
+    """Accuracies by student, each once; a row of a transfer experiment that repeats one is left out."""
     study, groups = collected.study, dict[str, dict[str, Bar]]()
     for row in collected.students:
         student, variant = student_of(study, row.experiment, row.variant)
@@ -50,7 +50,7 @@ def accuracy_figures(collected: Collected) -> list[Illustration]:
 
 
 def rendition_figures(collected: Collected) -> list[Illustration]:
-    """Accuracy on each rendition of the out-of-distribution sets that tell them apart, one figure; none where there is no such set."""
+    """Figure of the accuracy on each rendition of the out-of-distribution sets that list renditions; none if there is no such set."""
     study, numbers, groups = collected.study, collected.numbers, dict[str, list[Estimate]]()
     seen = set()
     for row in collected.students:
@@ -77,7 +77,7 @@ def rendition_figures(collected: Collected) -> list[Illustration]:
 
 
 def ablations_figure(collected: Collected) -> list[Illustration]:
-    """The differences of all settings, with their intervals; none where there is nothing to compare."""
+    """Differences of all settings, with their intervals; none if there is nothing to compare."""
     groups: dict[str, list[Estimate]] = {}
     for setting in settings_of(collected):
         row, heading = setting.row, setting.ablation.title + with_profile(collected.study, setting.row.profile)
@@ -99,5 +99,5 @@ def ablations_figure(collected: Collected) -> list[Illustration]:
 
 
 def with_profile(study: Study, profile: str) -> str:
-    """The profile, where a study has several."""
+    """Profile, if a study has several."""
     return f" ({profile})" if len(study.scale.profiles) > 1 else ""

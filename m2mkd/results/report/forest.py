@@ -11,11 +11,11 @@ from m2mkd.results.report.labels import family_label
 from m2mkd.results.report.plots import GROUND, MUTED, SERIES, STYLE, Drawing, mark
 
 FOREST_INCHES = 4.7
-"""As wide as lets its text be read on a phone."""
+"""Width in inches at which the text can be read on a phone."""
 COLOURS = {"reproduced": 2, "holds in typical seeds": 2, "direction only": 0, "size undecided": 0, "not reproduced": 5}
 """Index in SERIES by verdict."""
 OPEN = 1
-"""The same of any other."""
+"""Index in SERIES of any other verdict."""
 ROW_INCHES = 0.31
 """Inches that a claim takes: a line of text, and the interval below it."""
 FOREST_CAPTION = (
@@ -25,7 +25,7 @@ FOREST_CAPTION = (
 
 
 def is_drawn(one: Contrast) -> bool:
-    """Whether a claim is about a difference that has an interval."""
+    """True if a claim is about a difference that has an interval."""
     return one.joint is not None and len(one.arms) > 1
 
 
@@ -50,7 +50,7 @@ def forest_figure(drawn: Sequence[Contrast]) -> Drawing:
 
 
 def axis_label(one: Contrast) -> str:
-    """What the axis of a claim shows, and of how many seeds."""
+    """Label of a claim's axis, with the number of seeds."""
     what = "top-1" if one.metric in ("IID", "OOD") else one.metric
     return f"difference in {what}, {'% of the baseline' if one.unit == 'relative' else 'points'}"
 
@@ -82,7 +82,7 @@ def _write(axes: Axes, height: float, where: float, text: str, **how: str) -> No
 def _draw_claim(axes: Axes, height: float, one: Contrast, series: int) -> None:
     assert one.single is not None and one.joint is not None
     colour, name = SERIES[COLOURS.get(one.word, OPEN)], f"{family_label(one.family)}, {one.label}"
-    # In pieces, so that it goes through no text.
+    # In pieces, so that it does not cross any text.
     axes.vlines(0, height - 0.24, height + 0.24, color=MUTED, linewidth=0.8)
     axes.hlines(height, one.joint.low, one.joint.high, color=colour, linewidth=0.9)
     axes.hlines(height, one.single.low, one.single.high, color=colour, linewidth=2.6)
@@ -98,13 +98,13 @@ def _draw_claim(axes: Axes, height: float, one: Contrast, series: int) -> None:
 
 
 def described(drawn: Sequence[Contrast]) -> str:
-    """What the plot shows, for those who do not see it."""
+    """Description of the plot for readers who do not see it."""
     said = "; ".join(f"{family_label(one.family)}, {one.label}: {one.numbers}, {one.word}" for one in drawn)
     return f"Forest plot of the claims: difference and interval. {said}."
 
 
 def forest_illustrations(contrasts: Sequence[Contrast]) -> list[Illustration]:
-    """The forest plot of all claims that have an interval; none where there is no such claim."""
+    """Forest plot of all claims that have an interval; none if there is no such claim."""
     drawn = [one for one in contrasts if is_drawn(one)]
     if not drawn:
         return []

@@ -1,4 +1,4 @@
-"""Figures of graphs and of how students use their parts: see ``m2mkd graph show`` and :mod:`m2mkd.evaluation.diagnostics`."""
+"""Figures of graphs and of students' use of their parts: see ``m2mkd graph show`` and :mod:`m2mkd.evaluation.diagnostics`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Diagnosis = dict[str, Any]
 MOST_BARS = 30
-"""Bars of a histogram of degrees, at most."""
+"""Most bars of a histogram of degrees."""
 
 
 def comparison_figure(comparison: "GraphComparison", title: str) -> Figure:
@@ -46,7 +46,7 @@ def comparison_figure(comparison: "GraphComparison", title: str) -> Figure:
 
 
 def diagnosis_illustrations(collected: Collected) -> list[Illustration]:
-    """One figure for each student whose evaluation was diagnosed, with all its variants."""
+    """Figures of the students whose evaluation was diagnosed, one for each student with all its variants."""
     study = collected.study
     diagnosed = {record.run.id: record.metrics["diagnostics"] for record in collected.records if "diagnostics" in record.metrics}
     students: dict[tuple[str, str], dict[str, list[Diagnosis]]] = {}
@@ -64,7 +64,7 @@ def diagnosis_illustrations(collected: Collected) -> list[Illustration]:
 
 
 def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Drawing:
-    """How the variants of one student use their parts, layer by layer, as means over seeds.
+    """Figure of the variants' use of a student's parts, layer by layer, as means over seeds.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def diagnosis_figure(variants: Mapping[str, Sequence[Diagnosis]]) -> Drawing:
 
 
 def series_figure(curves: Iterable[Mapping[str, float]]) -> Drawing | None:
-    """How the numbers of :func:`m2mkd.evaluation.diagnostics.scalars` change in a training: a panel for each kind, a line a layer.
+    """Figure of the numbers of :func:`m2mkd.evaluation.diagnostics.scalars` over a training: a panel for each kind, a line per layer.
 
     Parameters
     ----------
     curves
-        A line for each epoch, with ``epoch``; only names like ``layer/number`` are drawn. None is drawn where there is no such name.
+        A line for each epoch, with ``epoch``; only names like ``layer/number`` are drawn. Without such a name nothing is drawn.
     """
     panels: dict[str, dict[str, Line]] = {}
     for epoch in curves:
@@ -157,7 +157,7 @@ def _draw_senders(axes: Axes, seeds: Sequence[Diagnosis], colour: str, shift: fl
 
 
 def _dots(axes: Axes, lists: Sequence[Sequence[Sequence[float]]], colour: str, shift: float, label: str, factor: float = 1.0) -> None:
-    """One dot for each of the numbers of every layer, the mean over seeds; ``lists`` is by seed, layer, number."""
+    """Draw a dot for each number of every layer, the mean over seeds; ``lists`` is by seed, layer, number."""
     for layer, of_seeds in enumerate(zip(*lists, strict=True)):
         values = [factor * mean(numbers) for numbers in zip(*of_seeds, strict=True)]
         axes.scatter([layer + shift] * len(values), values, s=10, color=colour, alpha=0.8, linewidths=0, label=None if layer else label)

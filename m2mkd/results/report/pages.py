@@ -1,4 +1,4 @@
-"""Sentences about results in pages that people write: blocks that follow from a board that was kept, and that nobody edits."""
+"""Sentences about results in hand-written pages: blocks that are generated from a stored board and not edited."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from m2mkd.results.report.contrasts import contrasts
 from m2mkd.results.report.sentences import answer_of
 
 BLOCK = re.compile(r"(<!-- sentences of scale (?P<scale>[\w-]+) from (?P<board>\S+) -->\n).*?(<!-- end of sentences -->)", re.DOTALL)
-"""What stands between the two lines is made by `fill`."""
+"""Block of a page; `fill` writes the text between its two marker lines."""
 
 
 def sentences(board: Path, scale: str) -> str:
-    """What the board of a study says, in Markdown.
+    """Describe the board of a study, in Markdown.
 
     Parameters
     ----------
@@ -35,17 +35,17 @@ def sentences(board: Path, scale: str) -> str:
         raise InputError(f"{board}: cannot be read ({error.strerror}); 'm2mkd compile' writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{board}: no verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it"
+            f"{board}: not a verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it"
         ) from None
 
 
 def filled(text: str, root: Path = Path()) -> str:
-    """A page with the sentences of its blocks made anew; boards are named relative to ``root``."""
+    """Text of a page with its blocks generated again; boards are named relative to ``root``."""
     return BLOCK.sub(lambda found: f"{found[1]}\n{sentences(root / found['board'], found['scale'])}\n\n{found[4]}", text)
 
 
 def fill(page: Path) -> bool:
-    """Make the sentences of a page anew; gives whether that changed it.
+    """Generate the sentences of a page again; return true if that changed it.
 
     Raises
     ------

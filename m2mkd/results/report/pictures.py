@@ -12,7 +12,7 @@ from m2mkd.errors import InputError
 from m2mkd.study.study import Study
 
 QUALITY = 80
-"""Of the lossy compression, 0 to 100."""
+"""Quality of the lossy compression, 0 to 100."""
 
 
 class Picture(NamedTuple):
@@ -22,14 +22,14 @@ class Picture(NamedTuple):
     width: int
     height: int
     description: str
-    """What it shows, for those who do not see it."""
+    """Description for readers who do not see it."""
     caption: str
     source: str
-    """The picture itself, as a ``data:`` address."""
+    """Content of the picture, as a ``data:`` address."""
 
 
 def data_pictures(study: Study) -> list[Picture]:
-    """A contact sheet of each prepared set of the study; one that is not here, as after a pull of results alone, is left out."""
+    """Draw a contact sheet of each prepared set of the study; a set that is absent, as after a pull of results only, is left out."""
     used = {str(data): data for run in study.runs.values() for data in run.config.data_sets}
     pictures = []
     for name, data in sorted(used.items()):

@@ -14,14 +14,14 @@ from m2mkd.results.report.labels import variant_label
 from m2mkd.statistics import mean, summarise
 
 INTERVAL = "95 % interval of the mean by Student's t over seeds"
-"""The one kind of error bar."""
+"""Meaning of every error bar."""
 INK, MUTED, RULE, GROUND = "#16191d", "#59616a", "#d3d7dc", "#ffffff"
 SERIES = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a4a9e", "#8a6d00", "#a12f5a")
-"""Distinguishable without colour vision, and dark enough for text on white."""
+"""Colours that can be distinguished without colour vision, and are dark enough for text on white."""
 FAMILIAR = {"end_to_end": 0, "pure_kd": 1, "m2mkd": 2}
 """Variants that have the same colour in every figure."""
 INCHES_WIDE = 5.6
-"""Inches, so that the smallest text is readable on a phone."""
+"""Width in inches at which the smallest text is readable on a phone."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "m2mkd",
@@ -46,7 +46,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Mark:
-    """A position in a figure, and in words what stands there."""
+    """Position in a figure, with a description of its content."""
 
     axes: Axes
     x: float
@@ -57,7 +57,7 @@ class Mark:
 
 
 class Drawing(Figure):
-    """A figure that can tell what stands where, for a page to read out what is pointed at."""
+    """Figure with descriptions of its positions, so that a page can read out what is pointed at."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -65,7 +65,7 @@ class Drawing(Figure):
 
 
 def mark(axes: Axes, x: float, y: float, text: str, series: int = 0) -> None:
-    """Say what stands at a position, in the coordinates of the axes."""
+    """Describe the content of a position, in the coordinates of the axes."""
     figure = axes.figure
     if isinstance(figure, Drawing):
         figure.marks.append(Mark(axes, x, y, text, series))
@@ -73,13 +73,13 @@ def mark(axes: Axes, x: float, y: float, text: str, series: int = 0) -> None:
 
 @dataclass(frozen=True)
 class Bar:
-    """One setting and its seeds."""
+    """Bar of a setting, with its seeds."""
 
     label: str
     variant: str
-    """Decides the colour."""
+    """Variant, which decides the colour."""
     seeds: tuple[float, ...]
-    """Shares from 0 to 1, one a seed."""
+    """Shares from 0 to 1, one per seed."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ class Estimate:
     """A number with its interval."""
 
     label: str
-    """Line of the figure that it stands in."""
+    """Line of the figure that it belongs to."""
     series: str
-    """Variant, or what else is compared; decides the colour."""
+    """Variant, or another compared quantity; decides the colour."""
     centre: float
     half_width: float | None
-    """Half of the 95 % interval; none where there is one seed."""
+    """Half of the 95 % interval; none for a single seed."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Line:
     """Index in SERIES."""
     thin: bool = False
     name: str = ""
-    """What it is, where the label does not say."""
+    """Full name, if the label is not enough."""
 
 
 def colours(variants: Iterable[str]) -> dict[str, int]:
@@ -123,7 +123,7 @@ def bars_figure(groups: Mapping[str, Sequence[Bar]], label: str) -> Drawing:
     groups
         Bars by student.
     label
-        What the axis shows.
+        Label of the axis.
     """
     colour = colours(bar.variant for bars in groups.values() for bar in bars)
     lines = sum(len(bars) for bars in groups.values()) + len(groups)
@@ -172,7 +172,7 @@ def intervals_figure(groups: Mapping[str, Sequence[Estimate]], label: str, *, ze
     groups
         Estimates by heading; those with equal labels in a group share a line.
     label
-        What the axis shows.
+        Label of the axis.
     zero
         Draw a line at zero, for differences.
     """
@@ -227,7 +227,7 @@ def curves_figure(panels: Mapping[str, Sequence[Line]], percent: Sequence[str] =
     Parameters
     ----------
     panels
-        Lines by the name of what they show; the panels stand one above the other.
+        Lines by the name of their panel; panels are stacked vertically.
     percent
         Panels whose values are shares to be shown as percent.
     """
@@ -280,7 +280,7 @@ def panel_id(panel: str) -> str:
 
 
 def values_by_epoch(curves: pd.DataFrame, column: str) -> dict[int, tuple[float, ...]]:
-    """Values of a column of the learning curves by epoch, one a seed; epochs without a value are left out."""
+    """Values of a column of the learning curves by epoch, one per seed; epochs without a value are left out."""
     known = curves[["epoch", column]].dropna()
     found: dict[int, tuple[float, ...]] = {}
     for epoch, value in zip(known["epoch"].tolist(), known[column].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Which tables of results the report of a study has."""
+"""Tables of results in the report of a study."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,11 +15,11 @@ from m2mkd.study.run import Row
 from m2mkd.study.study import Study
 
 PRINTED = ("published", "difference", "published IID", "difference IID", "published OOD", "difference OOD")
-"""Columns with what the papers print."""
+"""Columns with published numbers."""
 
 
 def result_tables(results: Results) -> list[tuple[str, DisplayTable]]:
-    """Tables of results, each below its heading; those without a line are left out."""
+    """Tables of results with their headings; empty tables are left out."""
     study, families = results.study, dict[str, list[Row]](vmoe=[], nac=[], transfer=[])
     once = once_each(results.students)
     for row in once:
@@ -39,7 +39,7 @@ def result_tables(results: Results) -> list[tuple[str, DisplayTable]]:
 
 
 def detail_tables(results: Results) -> list[tuple[str, DisplayTable]]:
-    """Tables that say more about the same numbers."""
+    """Tables with details of the same numbers."""
     once = once_each(results.students)
     tables = [
         ("Teacher's modules in the meta model", hybrids_table(results)),
@@ -52,7 +52,7 @@ def detail_tables(results: Results) -> list[tuple[str, DisplayTable]]:
 
 
 def _shown(study: Study, tables: Iterable[tuple[str, DisplayTable]]) -> list[tuple[str, DisplayTable]]:
-    # What the papers print is of another scale and of other data.
+    # Published numbers are of another scale and of other data.
     left_out = idle_columns(study) + (() if study.scale_name == PAPER_SCALE else PRINTED)
     return [(title, table.without(*left_out).filled()) for title, table in tables if table.rows]
 

@@ -1,4 +1,4 @@
-"""What a study found, in sentences that follow from its verdicts by rule: of the report, the README and the documentation."""
+"""Findings of a study, in sentences derived from its verdicts by rule: for the report, the README and the documentation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ VERBS = {
     "not reproduced": "is not shown to be more accurate than {}",
     NOT_RUN: "was not compared with {}",
 }
-"""What a verdict says of m2mKD and its rivals, in the order in which a sentence says it."""
+"""Verb of each verdict about m2mKD and its rivals, in the order of a sentence."""
 LESS = "is less accurate than {}"
-"""What it says where the whole interval lies below 0, last."""
+"""Verb if the whole interval is below 0, last in the order."""
 OTHERWISE = "is judged '{}' against {{}}"
-"""The same of a verdict without a verb of its own."""
+"""Verb of any other verdict."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study found, the short before the long."""
+    """Findings of a study, short ones first."""
 
     tested: str
-    """What was tested, in one sentence."""
+    """Tested question, in one sentence."""
     families: list[str]
-    """What came out for each family of models, in one sentence each."""
+    """Result for each family of models, in one sentence each."""
     tally: str
-    """How many claims there are with which verdict."""
+    """Number of claims by verdict."""
     undecided: list[str]
-    """What would decide each of the claims that are open."""
+    """Requirements for deciding each open claim."""
     cautions: list[str]
-    """What readers have to know beside the verdicts: weak seeds, unequal arms."""
+    """Cautions for readers of the verdicts: weak seeds, unequal arms."""
     others: list[str]
-    """Each claim that was judged, but is no gain of m2mKD."""
+    """Judged claims that are not gains of m2mKD."""
 
     def to_markdown(self) -> str:
         """The whole answer as paragraphs and lists."""
         parts = [self.tested, _bullets(self.families), self.tally]
-        for heading, lines in (("What would decide the open ones:", self.undecided), ("Also:", [*self.cautions, *self.others])):
+        for heading, lines in (("What would decide the open claims:", self.undecided), ("Also:", [*self.cautions, *self.others])):
             if lines:
                 parts += [heading, _bullets(lines)]
         return "\n\n".join(part for part in parts if part)
@@ -54,14 +54,14 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def answer_of(contrasts: Sequence[Contrast], scale: str) -> Answer:
-    """The answer that the verdicts of a scale give.
+    """Answer from the verdicts of a scale.
 
     Parameters
     ----------
     contrasts
         Every claim that may be judged at that scale.
     scale
-        Its name.
+        Name of the scale.
     """
     run = [one for one in contrasts if one.word != NOT_RUN]
     families = dict.fromkeys(one.family for one in run if one.is_gain_of_m2mkd)
@@ -91,7 +91,7 @@ def _tested(run: Sequence[Contrast], scale: str) -> str:
 
 
 MEASURED_ON = {"IID": "held-out images (IID)", "OOD": "renditions of them (OOD)"}
-"""What the metrics of gains are measured on."""
+"""Images on which the metrics of gains are measured."""
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -100,7 +100,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _of_family(family: str, gains: Sequence[Contrast]) -> str:
-    """One sentence: every verdict once, with the rivals that it is about."""
+    """Sentence with every verdict once, and the rivals that it is about."""
     told = {one.id: _verb(one) for one in gains}
     clauses = []
     for verb in sorted(set(told.values()), key=[*VERBS.values(), LESS, *told.values()].index):
@@ -140,7 +140,7 @@ def _counted(some: Sequence[Contrast]) -> str:
 
 
 def _undecided(run: Sequence[Contrast]) -> list[str]:
-    """What claims need, those that need the same in one line."""
+    """Needs of claims, with equal needs in one line."""
     by_needs: dict[str, list[Contrast]] = {}
     for one in run:
         if one.needs and not one.decided:

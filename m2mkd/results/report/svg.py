@@ -1,4 +1,4 @@
-"""Figures as parts of a page: inline SVG with text as text, which follows the page's colours and names nothing outside it."""
+"""Figures as parts of a page: inline SVG with text as text, which uses the page's colours and refers to nothing outside it."""
 
 import html
 import io
@@ -23,11 +23,11 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     Parameters
     ----------
     figure
-        What to draw.
+        Figure to draw.
     name
-        Precedes every id, so that figures on one page do not take each other's.
+        Prefix of every id, so that figures on one page do not share ids.
     description
-        What it shows, for those who do not see it.
+        Description for readers who do not see it.
     """
     buffer = io.StringIO()
     with rc_context(STYLE):
@@ -42,20 +42,20 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     label = html.escape(description, quote=True)
-    # The size comes from the view box; a figure is as wide as the page lets it.
+    # The size comes from the view box; a figure is as wide as the page allows.
     text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 
 
 def marks_json(figure: Figure) -> str:
-    """What stands where in a figure that was drawn, as JSON that may stand inside a page.
+    """Marks of a drawn figure, as JSON that can be embedded in a page.
 
     Returns
     -------
     str
         A list of ``[x, y, text, series]``: positions as shares of width and height from the upper left corner, in the order of drawing. It
-        holds no ``<``.
+        contains no ``<``.
     """
     found = []
     for one in figure.marks if isinstance(figure, Drawing) else ():

@@ -1,4 +1,4 @@
-"""Writing the report of a study: one page that needs nothing but itself."""
+"""Writing the report of a study: a single self-contained page."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -49,12 +49,12 @@ from m2mkd.study.study import Study
 
 
 def write_report(results: Results) -> None:
-    """Write ``report.html`` and ``overview.png`` into the study's folder, and their receipt where there is one of the tables.
+    """Write ``report.html`` and ``overview.png`` into the study's folder, and their receipt if the tables have one.
 
     Parameters
     ----------
     results
-        What is there; where that is only a part, the page says what is not.
+        Results of the study; if they are partial, the page lists what is missing.
     """
     study = results.study
     told = contrasts(claim_records(results.findings), study.scale_name)
@@ -76,7 +76,7 @@ def write_report(results: Results) -> None:
 
 
 def _answer(results: Results, told: Sequence[Contrast]) -> dict[str, Any]:
-    """What was found, and what it says of the paper."""
+    """Findings, and their meaning for the paper."""
     study, commands = results.study, Commands(results.study)
     here = [finding for finding in results.findings if finding.claim.scale == study.scale_name]
     return {
@@ -146,5 +146,5 @@ def _results(results: Results) -> dict[str, Any]:
 
 
 def _drawn(illustrations: Iterable[Illustration]) -> list[tuple[Illustration, str, str]]:
-    """Figures with their drawings, and what stands where in them, which is known only once they are drawn."""
+    """Figures with their drawings and marks, whose positions are known only after drawing."""
     return [(one, inline_svg(one.figure, one.name, one.description), marks_json(one.figure)) for one in illustrations]

@@ -1,4 +1,4 @@
-"""What one thing changes: the settings of every ablation, each paired by seed with the setting that it is compared with."""
+"""Effects of single changes: the settings of every ablation, each paired by seed with the setting that it is compared with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +30,10 @@ class SettingRow:
     ablation: AblationExperiment
     row: Row
     reference: Row | None
-    """What it is compared with; none where that has no numbers, or is the setting itself."""
+    """Reference setting; none if it has no numbers, or is the setting itself."""
 
     def gain(self, collected: Collected, split: str) -> Summary | None:
-        """Its top-1 accuracy minus that of its reference in points, over the seeds that both have; none where there is no such seed."""
+        """Its top-1 accuracy minus that of its reference in points, over the seeds that both have; none if there is no such seed."""
         if self.reference is None:
             return None
         one, other = (top1(collected, row, split) for row in (self.row, self.reference))
@@ -44,7 +44,7 @@ class SettingRow:
 
 
 def top1(collected: Collected, row: Row, split: str) -> Cell | None:
-    """Top-1 accuracy on the first set of a split; none where there is no such set."""
+    """Top-1 accuracy on the first set of a split; none if there is no such set."""
     return next(iter(collected.numbers.cells(row, split, "top1")), None)
 
 
@@ -60,7 +60,7 @@ def settings_of(collected: Collected) -> list[SettingRow]:
 
 
 def ablations_table(collected: Collected) -> Table:
-    """A line for each setting: accuracies over seeds, and its differences from the setting that it is compared with."""
+    """Table with a line for each setting: accuracies over seeds, and differences from the setting that it is compared with."""
     lines = pd.DataFrame(
         [_line(collected, setting) for setting in settings_of(collected)], columns=[*ROW, *NAMES, "n", *VALUES, "labelled_images"]
     )

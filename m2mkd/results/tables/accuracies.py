@@ -1,4 +1,4 @@
-"""Tables of accuracies: ours as mean and 95 % interval over seeds, and beside it what the papers print."""
+"""Tables of accuracies: mean and 95 % interval over seeds, next to the published numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ PUBLISHED_SHOWN = {"published": column("quoted"), "difference": signed("differen
 
 
 def results_table(collected: Collected, rows: Sequence[Row], name: str = "results") -> Table:
-    """Accuracy of students: a line for each row, or for each of its out-of-distribution sets where there are several."""
+    """Accuracy of students: a line for each row, or for each of its out-of-distribution sets if it has several."""
     lines = row_names(rows).merge(_of_split(collected, "iid"), on=ROW).merge(_of_split(collected, "ood").drop(columns="n"), "left", on=ROW)
     lines.insert(0, "row", [f"{line.experiment}/{line.variant} ({line.profile})" for line in lines.itertuples()])
     unlike = {tuple(row.name): unlike for row, unlike in zip(rows, unlike_first(collected.study, rows), strict=True)}
@@ -52,7 +52,7 @@ def results_table(collected: Collected, rows: Sequence[Row], name: str = "result
     }
     caption = (
         f"Top-1 accuracy in percent, {OVER_SEEDS}. Published numbers are of the published scale and data; "
-        f"a difference, ours minus theirs in points, is taken at scale {PAPER_SCALE} alone. "
+        f"a difference, ours minus theirs in points, is shown only at scale {PAPER_SCALE}. "
         "Labelled images are marked where they are not those that the experiment's first arm has seen."
     )
     return table_of(name, caption, lines, exact, shown)
@@ -64,7 +64,7 @@ def mark_unequal(line: Any) -> str:
 
 
 def ood_table(collected: Collected, rows: Sequence[Row]) -> Table:
-    """What the class mask kept and left out."""
+    """Classes and images that the class mask kept and left out."""
     numbers, found = collected.numbers, row_names(rows)
     found = found.merge(numbers.of("ood", "top1"), on=ROW)
     for metric in ("top5", "classes", "left_out"):
@@ -82,7 +82,7 @@ def ood_table(collected: Collected, rows: Sequence[Row]) -> Table:
 
 
 def renditions_table(collected: Collected, rows: Sequence[Row]) -> Table:
-    """Accuracy on each rendition of the out-of-distribution sets that tell them apart; exact a line each, shown a column each."""
+    """Accuracy on each rendition of the out-of-distribution sets that list them; a line each in the exact table, a column each as shown."""
     lines = row_names(rows).merge(collected.numbers.of("ood", "top1", renditions=True).sort_values("rendition", kind="stable"), on=ROW)
     caption = f"Out-of-distribution top-1 accuracy in percent by rendition, {OVER_SEEDS}."
     renditions, shown = sorted(lines["rendition"].unique()), []
@@ -94,7 +94,7 @@ def renditions_table(collected: Collected, rows: Sequence[Row]) -> Table:
 
 
 def teacher_table(collected: Collected) -> Table:
-    """Accuracy of the teachers, of which there is one each."""
+    """Accuracy of the teachers, each a single run."""
     lines = row_names(collected.rows_measured_by("evaluate_teacher")).merge(collected.numbers.of("iid", "top1"), on=ROW)
     lines = lines.merge(collected.numbers.of("iid", "top5").drop(columns=["count", "n"]), on=[*ROW, "data"])
     lines = _beside_published(collected, lines, "iid", "top1_mean")
@@ -132,9 +132,9 @@ def _of_split(collected: Collected, split: str) -> pd.DataFrame:
 
 
 def _beside_published(collected: Collected, lines: pd.DataFrame, split: str, mean: str, suffix: str = "") -> pd.DataFrame:
-    """Lines with what the papers print beside the column ``mean``, where it has a value.
+    """Add published numbers to lines, next to the column ``mean``, if it has a value.
 
-    The difference is ours minus theirs in points, where both are of the same scale and the paper's is known.
+    The difference is ours minus theirs in points, if both are of the same scale and the paper's is known.
     """
     found = []
     for line in lines.itertuples():

@@ -10,7 +10,7 @@ from m2mkd.statistics import LEVEL
 
 
 def claim_records(findings: Sequence[Finding]) -> dict[str, dict[str, Any]]:
-    """Each claim by its id, see docs/results.md for the fields; what is not known is left out."""
+    """Claims by id, see docs/results.md for the fields; unknown values are left out."""
     return {finding.claim.id: _record(finding) for finding in findings}
 
 

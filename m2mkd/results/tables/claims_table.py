@@ -27,7 +27,7 @@ def claim_anchor(claim: Claim) -> str:
 
 
 def claims_table(findings: Sequence[Finding]) -> Table:
-    """A line for each claim."""
+    """Table with a line for each claim."""
     exact, shown = [], []
     for finding in findings:
         claim, verdict, measured = finding.claim, finding.verdict, finding.verdict.measured
@@ -74,7 +74,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
 
 
 def claimed(claim: Claim) -> str:
-    """The claimed size and how well it is known, in a few words."""
+    """Claimed size and its status, in a few words."""
     unit = {"points": " points", "relative": " % of the baseline", "unstated": " (unit not stated)"}[claim.unit]
     one, other = ("A - B", "C - D") if len(claim.arms) == 4 else ("A", "B")
     what = {
@@ -100,12 +100,12 @@ def _name(seed: Seed) -> str:
 
 
 def commands_of(commands: Commands, finding: Finding) -> list[str]:
-    """A command for each experiment that redoes what is missing of a claim's runs."""
+    """Commands, one for each experiment, that compute the missing runs of a claim."""
     return [commands.to(name) for name in dict.fromkeys(arm.experiment for arm in members_of(finding.comparisons))]
 
 
 def explanation(study: Study, finding: Finding) -> str:
-    """Everything behind one verdict, as lines of text: numbers, runs, digests and commands."""
+    """Evidence of a verdict, as lines of text: numbers, runs, digests and commands."""
     claim, verdict = finding.claim, finding.verdict
     about = "the paper" if claim.subject == "paper" else "this suite"
     lines = [
@@ -131,13 +131,13 @@ def explanation(study: Study, finding: Finding) -> str:
             record = f"  record sha256 {seed.record[:16]}" if seed.record else ""
             lines.append(f"  seed {_name(seed)}  {accuracy}  {study.folder(seed.run)}{record}")
     if finding.runs:
-        lines += ["", f"{len(finding.runs)} runs in all; 'm2mkd runs show RUN' explains one. To redo what is missing:"]
+        lines += ["", f"{len(finding.runs)} runs in all; 'm2mkd runs show RUN' explains one. To compute what is missing:"]
         lines += [f"  {command}" for command in commands_of(Commands(study), finding)]
     return "\n".join(lines)
 
 
 def _besides(finding: Finding) -> list[str]:
-    """What needs more seeds than most studies have, of each member of the population; it decides nothing."""
+    """Additional tests of each member of the population that need more seeds than most studies have; they decide nothing."""
     lines = []
     for pair in finding.pairs if finding.p_value is not None else ():
         found = f"{pair.name}, besides: exact sign test p = {sign_test(pair.differences):.4g}"

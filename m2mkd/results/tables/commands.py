@@ -1,4 +1,4 @@
-"""Commands that redo what a study holds."""
+"""Commands that repeat the computations of a study."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from m2mkd.study.study import Study
 
 
 class Commands:
-    """Writes commands for one study, which carry its scale and its changes, and its experiments where they are given."""
+    """Writer of commands for one study, with its scale, its changes and, if given, its experiments."""
 
     def __init__(self, study: Study, experiments: Sequence[str] = ()):
         self.config = [f"scale={study.scale_name}"]
@@ -22,7 +22,7 @@ class Commands:
         self.arguments = ["--scale", study.scale_name, *chosen, *changed]
 
     def to(self, target: str) -> str:
-        """The command that computes what is missing of a target: an experiment, or a file of a run."""
+        """Command that computes what is missing of a target: an experiment, or a file of a run."""
         return shlex.join(["snakemake", "--cores", "all", target, "--config", *self.config])
 
     def of(self, *words: str) -> str:

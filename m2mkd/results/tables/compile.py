@@ -32,7 +32,7 @@ FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_late
 
 
 def all_tables(results: Results) -> list[Table]:
-    """The tables of a study that have a line."""
+    """Tables of a study that are not empty."""
     tables = [
         claims_table(results.findings),
         ablations_table(results),
@@ -52,9 +52,9 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def compiled(results: Results) -> dict[str, bytes]:
-    """Contents of all files that are made of a study's runs beside the report, by their names relative to its pages.
+    """Contents of all files that are made from a study's runs, except the report, by their names relative to its pages.
 
-    Two studies with equal runs on equal machines, looked at by equal code, give the same bytes: no times, no paths.
+    Two studies with equal runs on equal machines, compiled by equal code, give the same bytes: no times, no paths.
     """
     tables = all_tables(results)
     texts = {f"tables/{table.name}.{suffix}": write(table) for table in tables for suffix, write in FORMS}
@@ -79,12 +79,12 @@ def compile_tables(results: Results) -> None:
     Parameters
     ----------
     results
-        What is there. If it is partial, claims that need more say so, and no receipt is written, so that the workflow compiles again
-        when all is there.
+        Results of the study. If they are partial, claims that need more say so, and no receipt is written, so that the workflow compiles
+        again when all runs are finished.
     """
     study, pages = results.study, Path(results.study.pages)
     made = compiled(results)
-    # First of all, so that an interruption leaves no receipt of tables that are no longer there.
+    # First, so that an interruption leaves no receipt of removed tables.
     remove_receipts(study)
     for name in (f"tables/{name}.{suffix}" for name in NAMES for suffix, _ in FORMS):
         if name not in made:  # left by another study

@@ -13,9 +13,9 @@ from m2mkd.study.run import Row
 PHASE = "evaluate_detector"
 HEADLINE = ("AP", "AP50", "AP75", "AR100")
 BY_SIZE = {"APs": "small", "APm": "medium", "APl": "large"}
-"""Numbers of instances of a size, and what it is called: below 32 x 32 pixels, below 96 x 96, and above."""
+"""Metrics of instances of each size, with its name: below 32 x 32 pixels, below 96 x 96, and above."""
 AP_METRICS = tuple(f"{kind}_{name}" for kind in DETECTED for name in PRECISIONS)
-"""What is measured of a detector."""
+"""Measured parts of a detector's output."""
 
 
 def detectors(collected: Collected) -> list[Row]:
@@ -24,7 +24,7 @@ def detectors(collected: Collected) -> list[Row]:
 
 
 def detection_table(collected: Collected) -> Table:
-    """All of COCO's numbers of every detector; shown are the first of them."""
+    """All of COCO's numbers of every detector; the first of them are shown."""
     lines = row_names(detectors(collected))
     for metric in AP_METRICS:
         found = collected.numbers.of("detection", metric)
@@ -41,7 +41,7 @@ def detection_table(collected: Collected) -> Table:
 
 
 def detection_sizes_table(collected: Collected) -> Table:
-    """Average precision of small, medium and large instances, those apart that the set has none of."""
+    """Average precision of small, medium and large instances, except sizes that the set does not have."""
     found = [
         (*row.name, cell.data, kind, size, cell.over_seeds.n, cell.over_seeds.mean, cell.over_seeds.half_width)
         for row in detectors(collected)
@@ -60,7 +60,7 @@ def detection_sizes_table(collected: Collected) -> Table:
 
 
 def detection_classes_table(collected: Collected) -> Table:
-    """Average precision of each class; exact a line each, shown a column for each detector."""
+    """Average precision of each class; a line each in the exact table, a column for each detector as shown."""
     found, texts = [], dict[tuple[str, str], dict[str, str]]()
     names = []
     for row in detectors(collected):

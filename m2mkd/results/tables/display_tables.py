@@ -1,4 +1,4 @@
-"""Tables for people alone, beside those of the results: cost, data, recipes, switches, environment, commands, runs behind numbers."""
+"""Tables only for people, in addition to the results: cost, data, recipes, switches, environment, commands, runs behind numbers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,19 +30,19 @@ NETWORKS = {
     "train_student": "student",
     "train_detector": "detector",
 }
-"""What a phase trains."""
+"""Kind of network that a phase trains."""
 
 
 def commands_table(study: Study, commands: Commands) -> DisplayTable:
-    """The command that redoes each experiment."""
+    """Command that repeats each experiment."""
     names = dict.fromkeys(row.experiment for row in study.rows)
     rows = tuple((name, title_of(study, name), commands.to(name)) for name in names)
-    caption = "Each command computes what is missing of one experiment, all that it builds on included."
+    caption = "Each command computes what is missing of one experiment, including everything that it builds on."
     return DisplayTable("commands", caption, ("experiment", "reproduces, at its published scale", "command"), rows)
 
 
 def cost_table(results: Results) -> DisplayTable:
-    """What each phase was planned to take, and what it took."""
+    """Planned and measured cost of each phase."""
     seconds: dict[str, list[float]] = {}
     for record in results.records:
         seconds.setdefault(record.run.phase, []).append(float(record.provenance["seconds"]))
@@ -54,8 +54,8 @@ def cost_table(results: Results) -> DisplayTable:
     rows.append(_cost_line("all", every, [spent for group in seconds.values() for spent in group]))
     caption = (
         "Planned: GPU-hours by the count of operations, on H200 at 40 % of their peak (m2mkd plan). Spent: wall time as each run "
-        "measured it on its own machine (see Environment), other jobs beside it or not; the start of a process is not in it, and of a "
-        "session that was interrupted what came after the checkpoint that the next one went on from."
+        "measured it on its own machine (see Environment), with or without other jobs; it excludes the start of a process and, for an "
+        "interrupted session, the work after the checkpoint from which the next one resumed."
     )
     header = ("phase", "planned GPU-hours", "runs", "spent hours", "mean seconds", "longest")
     return DisplayTable("cost", caption, header, tuple(rows))
@@ -69,20 +69,20 @@ def _cost_line(phase: str, planned: list[Cost], spent: list[float]) -> tuple[str
 
 
 def quoted_table(collected: Collected) -> DisplayTable:
-    """Where the published numbers beside ours come from."""
+    """Sources of the published numbers next to this suite's."""
     lines = []
     for row in collected.study.rows:
         for split in SPLITS:
             if cell := collected.published.find(row.experiment, row.variant, split):
                 value = "" if cell.value is None else f"{cell.value:g}"
                 lines.append((row.experiment, row.variant, split, value, cell.paper, cell.status, cell.source))
-    caption = "Published numbers that stand beside ours, with their sources. An empty value was not seen by anybody here."
+    caption = "Published numbers that are shown next to ours, with their sources. An empty value is not known here."
     header = ("experiment", "variant", "split", "value", "paper", "status", "source")
     return DisplayTable("published", caption, header, tuple(dict.fromkeys(lines)))
 
 
 def evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
-    """Runs behind the rows of the tables, those with the same together: anchors, title, a line a seed with its digests and one command."""
+    """Runs behind the rows of the tables, rows with equal runs merged: anchors, title, a line per seed with its digests and one command."""
     study, every = collected.study, collected.measurements
     top1 = (every["metric"] == "top1") & (every["rendition"] == "") & every["split"].isin(SPLITS)
     accuracies = every[top1 | (every["metric"] == "boxes_AP")]
@@ -115,7 +115,7 @@ def _by_run(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hybrids_evidence(collected: Collected, commands: Commands) -> list[tuple[list[str], str, DisplayTable]]:
-    """The same for the measurements of the teachers' modules, which are no row of their own."""
+    """Runs behind the measurements of the teachers' modules, which do not have a row."""
     study = collected.study
     lines: dict[RowName, list[tuple[str, ...]]] = {}
     for record in collected.records:
@@ -159,7 +159,7 @@ def models_table(results: Results) -> DisplayTable:
             model = config.student if isinstance(config, TrainStudent) else config.model
             what = NETWORKS[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{results.costs[run.id].parameters / 1e6:.3g}"
-    caption = "Networks, all that the runs train, and their parameters in millions."
+    caption = "All networks that the runs train, and their parameters in millions."
     return DisplayTable(
         "models", caption, ("network", "family", "sizes", "parameters"), tuple((*names, count) for names, count in rows.items())
     )
@@ -182,7 +182,7 @@ def _sizes(model: Model | DetectorConfig) -> str:
 
 
 def training_table(study: Study) -> DisplayTable:
-    """How long and with what each phase trains."""
+    """Duration and recipe of each phase's training."""
     rows = []
     for run in study.runs.values():
         config: Any = run.config
@@ -205,12 +205,12 @@ def switches_table(study: Study) -> DisplayTable:
         for name, value in run.config.compat.items():
             used.setdefault(name, set()).add(str(value))
     rows = tuple((name, " and ".join(sorted(values)), load.switches()[name].about) for name, values in sorted(used.items()))
-    caption = "Known defects of the released code that could matter here, and which value was taken."
+    caption = "Known defects of the released code that could matter here, and the value that was used."
     return DisplayTable("switches", caption, ("switch", "value", "what the released code does"), rows)
 
 
 def environment_table(collected: Collected) -> DisplayTable:
-    """With what the runs were computed; several values where they differ."""
+    """Software and hardware that computed the runs; several values if they differ."""
     facts: dict[str, list[str]] = {}
     for record in collected.records:
         source = record.provenance

@@ -13,12 +13,12 @@ from m2mkd.study.lineage import anchor_of
 from m2mkd.study.run import Row
 
 HEADINGS = {"density": "density", "mean_degree": "mean degree", "clustering": "clustering", "input_density": "input to mediator"}
-"""What a diagnosis says of a graph, and the heading of its column."""
+"""Numbers of a graph in a diagnosis, with the headings of their columns."""
 VALUES = [f"{name}_{part}" for name in HEADINGS for part in ("mean", "half_width")]
 
 
 def graphs_table(collected: Collected, rows: Sequence[Row]) -> Table:
-    """A line for each NAC: numbers of its graph in use, over seeds; without lines where no evaluation was diagnosed."""
+    """Table with a line for each NAC: numbers of its graph in use, over seeds; empty if no evaluation was diagnosed."""
     found = []
     for row in once_each(rows):
         records = [collected.by_run[run_id] for run_id in row.measured if run_id in collected.by_run]
@@ -35,7 +35,7 @@ def graphs_table(collected: Collected, rows: Sequence[Row]) -> Table:
     caption = (
         "The graph on the mediators that each trained NAC uses, mean ± half of the 95 % interval over seeds: density (share of all pairs "
         "that the kernel leaves linked), degree, clustering, and the share of links from input latents to mediators. "
-        "'m2mkd graph show EXPERIMENT' draws the graph that was specified beside the one in use."
+        "'m2mkd graph show EXPERIMENT' draws the specified graph next to the one in use."
     )
     return table_of("graphs", caption, lines, [*ROW, "prior", "n", *VALUES], shown)
 

@@ -1,4 +1,4 @@
-"""How well the teacher's modules fit the meta model, measured before any student is taught by them."""
+"""Fit of the teacher's modules to the meta model, measured before they teach any student."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def hybrids_anchor(row_name: NamedRow) -> str:
 
 
 def hybrids_table(collected: Collected) -> Table:
-    """Accuracy of the meta model, alone and with each of the teacher's modules in the place of its own."""
+    """Accuracy of the meta model, alone and with each of its stages replaced by the teacher's module."""
     found = []
     for record in collected.records:
         config = record.run.config
@@ -31,7 +31,7 @@ def hybrids_table(collected: Collected) -> Table:
     shown = {"experiment": column("experiment"), "profile": column("profile"), "set": column("data"), "teacher's module": column("module")}
     shown |= {"images": column("images"), "top-1 %": _accuracy("top1"), "top-5 %": _accuracy("top5")}
     caption = (
-        "Accuracy in percent of the meta model with one module of the teacher in the place of its own (none: the meta model alone): "
+        "Accuracy in percent of the meta model with one stage replaced by the teacher's module (none: the meta model alone): "
         "a module that does not fit here has nothing to teach."
     )
     return table_of("hybrids", caption, pd.DataFrame(found, columns=exact), exact, shown)

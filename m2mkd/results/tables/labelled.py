@@ -16,7 +16,7 @@ LEARNERS = ("teacher", "modules", "student")
 
 
 def labelled_table(collected: Collected, rows: Sequence[Row]) -> Table:
-    """A line for each arm: which labelled images it has seen, and how often in which phases; unequal arms of an experiment are marked."""
+    """Table with a line for each arm: its labelled images, and how often each phase saw them; unequal arms of an experiment are marked."""
     study = collected.study
     lines = []
     for row, unlike in zip(rows, unlike_first(study, rows), strict=True):

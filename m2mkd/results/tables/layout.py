@@ -1,4 +1,4 @@
-"""One table in every form in which it is read: CSV for programs, Markdown, LaTeX and HTML for people."""
+"""A table in every format: CSV for programs; Markdown, LaTeX and HTML for people."""
 
 import html
 import io
@@ -14,13 +14,13 @@ from m2mkd.study.lineage import anchor_of
 
 NUMERIC_CELL = re.compile(r"[-+\d., ±]*")
 FORMULA = re.compile(r"[=+\-@\t\r]")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that a spreadsheet reads as the beginning of a formula."""
 OPTION = re.compile(r"^( *)([\[*])", flags=re.MULTILINE)
-"""Beginning of a line that LaTeX takes for an option of the one before it."""
+"""Beginning of a line that LaTeX reads as an option of the previous line."""
 
 
 class Linked(str):
-    """A cell that leads somewhere in the report, such as to the runs behind a number."""
+    """Cell with a link into the report, such as to the runs behind a number."""
 
     target: str
     """Id of an element of the report."""
@@ -45,12 +45,12 @@ class DisplayTable:
 
     @property
     def is_text(self) -> tuple[bool, ...]:
-        """Whether each column holds anything but numbers, so that it is aligned to the left."""
+        """True for each column that holds anything but numbers, and is aligned to the left."""
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
         return tuple(not any(cells) or not all(NUMERIC_CELL.fullmatch(cell) for cell in cells) for cells in columns)
 
     def without(self, *names: str) -> "DisplayTable":
-        """The same without some columns."""
+        """Copy of the table without some columns."""
         kept = [column for column, name in enumerate(self.header) if name not in names]
         rows = tuple(tuple(row[column] for column in kept) for row in self.rows)
         return DisplayTable(self.name, self.caption, tuple(self.header[column] for column in kept), rows)
@@ -65,7 +65,7 @@ class DisplayTable:
         return tabulate(rows, headers=header, tablefmt=form, colalign=align, disable_numparse=True)
 
     def filled(self) -> "DisplayTable":
-        """The same without the columns in which no line has anything."""
+        """Copy of the table without empty columns."""
         return self.without(*(name for column, name in enumerate(self.header) if not any(row[column] for row in self.rows)))
 
 
@@ -86,7 +86,7 @@ class Table(DisplayTable):
         return f"% {_one_line(self.caption)}\n{body}\n"
 
     def to_html(self) -> str:
-        """A ``table`` element, whose cells lead to the report in the folder above."""
+        """A ``table`` element, whose cells link to the report in the parent folder."""
         rows = [[_html_cell(cell) for cell in row] for row in self.rows]
         header = [html.escape(name) for name in self.header]
         body = tabulate(rows, headers=header, tablefmt="unsafehtml", disable_numparse=True)
@@ -94,7 +94,7 @@ class Table(DisplayTable):
 
 
 Column = Callable[[Any], str]
-"""What a line shows in one column; a line has the columns of a frame as attributes."""
+"""Function that gives a line's cell in one column; a line has the columns of a frame as attributes."""
 
 
 def table_of(name: str, caption: str, lines: pd.DataFrame, exact: Sequence[str], shown: Mapping[str, Column]) -> Table:
@@ -109,14 +109,14 @@ def table_of(name: str, caption: str, lines: pd.DataFrame, exact: Sequence[str],
     exact
         Columns of the frame that programs read, in their order.
     shown
-        What people read, by its heading.
+        Columns that people read, by heading.
     """
     rows = tuple(tuple(column(line) for column in shown.values()) for line in lines.itertuples(index=False))
     return Table(name, caption, tuple(shown), rows, lines[list(exact)])
 
 
 def column(name: str) -> Column:
-    """A column of the frame as it is; empty where it is unknown."""
+    """Column of the frame, unchanged; empty if unknown."""
 
     def text(line: Any) -> str:
         value = getattr(line, name)
@@ -126,7 +126,7 @@ def column(name: str) -> Column:
 
 
 def accuracy(name: str) -> Column:
-    """The mean of a number in percent, with half of its 95 % interval where there are several seeds; it leads to the runs behind it."""
+    """Mean of a number in percent, with half of its 95 % interval for several seeds, and a link to the runs behind it."""
 
     def text(line: Any) -> str:
         shown = percent_with_interval(getattr(line, f"{name}_mean"), getattr(line, f"{name}_half_width"))
@@ -155,7 +155,7 @@ def _one_line(text: str) -> str:
 
 
 def _markdown_cell(cell: str) -> str:
-    """A cell that neither ends itself nor its line."""
+    """Escape a cell so that it ends neither itself nor its line."""
     return _one_line(cell).replace("\\", r"\\").replace("|", r"\|")
 
 
@@ -173,15 +173,15 @@ def _inert(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     is_formula = FORMULA.match(value) and not NUMERIC_CELL.fullmatch(value)
-    # A carriage return would end the line, for it alone is written without quotes.
+    # A carriage return would end the line, because it is written without quotes.
     return ("'" if is_formula else "") + value.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def percent(share: float | None) -> str:
-    """A share as percent with two decimals; empty where there is none."""
+    """Format a share as percent with two decimals; empty if there is none."""
     return "" if share is None or pd.isna(share) else f"{100 * share:.2f}"
 
 
 def percent_with_interval(mean: float | None, half_width: float | None) -> str:
-    """Mean and half of its 95 % interval in percent; the mean alone where there is one seed, which has no interval."""
+    """Format a mean and half of its 95 % interval in percent; the mean alone for one seed, which has no interval."""
     return percent(mean) + (f" ± {percent(half_width)}" if percent(half_width) else "")

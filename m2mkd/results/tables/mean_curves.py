@@ -1,4 +1,4 @@
-"""Learning curves as wide CSV, for plots that take one column a line, as those of DVC do."""
+"""Learning curves as wide CSV, for plots such as DVC's that take one column per line."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 COLUMNS = ("val_top1", "cross_entropy")
-"""Of the learning curves, each of which every student has."""
+"""Columns of the learning curves that every student has."""
 
 
 def mean_curves(curves: pd.DataFrame, ablations: Iterable[str], profiles: int) -> pd.DataFrame:
-    """Mean over seeds of every student's training, a line an epoch.
+    """Mean over seeds of every student's training, a line per epoch.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def mean_curves(curves: pd.DataFrame, ablations: Iterable[str], profiles: int) -
     Returns
     -------
     pd.DataFrame
-        ``epoch``, then ``val_top1 experiment/variant`` and ``cross_entropy experiment/variant`` of each. What was not measured in an epoch
-        has the value of the last one that was, or of the first: DVC draws an empty cell as 0.
+        ``epoch``, then ``val_top1 experiment/variant`` and ``cross_entropy experiment/variant`` of each. An epoch without a
+        measurement repeats the last measured value, or the first: DVC draws an empty cell as 0.
     """
     students = curves[(curves["phase"] == "train_student") & ~curves["experiment"].isin(list(ablations))]
     row: Any = students["experiment"] + "/" + students["variant"]
-    # A loss of one part is logged without it, and is that of the labels.
+    # A loss with one part is logged without the part's name; it is the labels' loss.
     cross_entropy = students["cross_entropy"].fillna(students["loss"])
     named = students.assign(row=row if profiles == 1 else row + " " + students["profile"], cross_entropy=cross_entropy)
     order = list(dict.fromkeys(named["row"]))

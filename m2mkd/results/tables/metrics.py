@@ -7,9 +7,9 @@ from m2mkd.statistics import mean
 from m2mkd.study.run import Row, RowName
 
 SPLIT_METRICS = {**dict.fromkeys(("iid", "ood", "fewshot"), ("top1", "top5")), "detection": AP_METRICS}
-"""What is measured on each kind of set."""
+"""Metrics that are measured on each kind of set."""
 BASELINE = "end_to_end"
-"""Variant that the gains of the others of its experiment are over."""
+"""Variant that the gains of an experiment's other variants refer to."""
 
 Metrics = dict[str, dict[str, dict[str, dict[str, float]]]]
 
@@ -20,7 +20,7 @@ def means_and_gains(collected: Collected) -> Metrics:
     Returns
     -------
     dict
-        Mean over seeds of each accuracy, such as ``iid_top1``, followed by its data set where there are several; and of each top-1 accuracy
+        Mean over seeds of each accuracy, such as ``iid_top1``, followed by its data set if there are several; and for each top-1 accuracy
         the mean gain over the same student end to end, paired by seed, such as ``iid_gain``.
     """
     metrics: Metrics = {}
@@ -36,7 +36,7 @@ def means_and_gains(collected: Collected) -> Metrics:
 
 
 def with_deviations(collected: Collected, row_name: RowName) -> dict[str, float]:
-    """Mean of each accuracy of a row; where there are several seeds, standard deviation and 95 % interval too."""
+    """Mean of each accuracy of a row; for several seeds also standard deviation and 95 % interval."""
     found: dict[str, float] = {}
     for row in (row for row in collected.study.rows if row.name == row_name):
         for split in SPLIT_METRICS:
@@ -50,7 +50,7 @@ def with_deviations(collected: Collected, row_name: RowName) -> dict[str, float]
 
 
 def _accuracies(collected: Collected, row: Row, split: str) -> dict[str, Cell]:
-    """Accuracies of a split by their name, followed by the data set where there are several."""
+    """Accuracies of a split by name, followed by the data set if there are several."""
     found: dict[str, Cell] = {}
     for metric in SPLIT_METRICS[split]:
         cells = collected.numbers.cells(row, split, metric)

@@ -10,7 +10,7 @@ from m2mkd.study.plan.students import evaluation_runs, selected, training_runs
 
 
 def add_setting(draft: Draft, name: str, ablation: AblationExperiment, chosen: str) -> None:
-    """Add all runs of one setting of an ablation, which are those of its student under its changes, and its row."""
+    """Add all runs of one setting of an ablation (those of its student with the setting's changes), and its row."""
     setting, where = ablation.settings[chosen], f"experiment {name}: settings.{chosen}"
     for switch, value in setting.compat.items():
         known = load.switches().get(switch)
@@ -25,7 +25,7 @@ def add_setting(draft: Draft, name: str, ablation: AblationExperiment, chosen: s
         seeds = own.with_more(ablation.seeds, experiment.seeds, experiment.variants[variant].seeds)
         runs = training_runs(own, experiment, variant, seeds)
         measured = evaluation_runs(own, experiment, runs, seeds)
-    except InputError as error:  # which may name the file of the student, in which nothing is wrong
+    except InputError as error:  # it may name the file of the student, which is correct
         raise InputError(f"{where}: {error}") from None
     for switch in setting.compat:
         if switch not in own.switched:

@@ -23,7 +23,7 @@ def build_study(settings: Settings, *, ablations: bool = False, detection: bool 
     ablations
         Add the ablations of the scale.
     detection
-        The detectors that the scale has beside its study: alone, or added where the ablations are.
+        The scale's detectors in addition to its study: alone, or together with the ablations.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def build_study(settings: Settings, *, ablations: bool = False, detection: bool 
 
 
 def _variants(experiment: Experiment) -> list[str]:
-    """Variants, or settings, that can be chosen one by one; of a teacher its only row."""
+    """Variants or settings that can be chosen one by one; for a teacher, its only row."""
     if isinstance(experiment, TeacherExperiment):
         return ["teacher"]
     if isinstance(experiment, StudentExperiment | DetectionExperiment):

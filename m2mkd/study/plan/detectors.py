@@ -37,7 +37,7 @@ def add_detector(draft: Draft, name: str, experiment: DetectionExperiment, varia
 def _starts(
     draft: Draft, experiment: DetectionExperiment, variant: str, detector: DetectorConfig, seeds: Sequence[int]
 ) -> list[str] | None:
-    """Ids of the runs whose weights the backbone of each seed starts from; none where it starts from random ones."""
+    """Ids of the runs whose weights the backbone of each seed starts from; none if it starts from random ones."""
     how, where = experiment.variants[variant], f"{draft.where}: variants.{variant}"
     if how.start is None and how.imported is None:
         return None

@@ -1,4 +1,4 @@
-"""A study in the making: what its experiments name, found by name, and the runs that are planned so far."""
+"""Draft of a study: lookups of what its experiments name, and the runs planned so far."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from m2mkd.study.study import Study
 
 @dataclass
 class Draft:
-    """A study in the making. Functions of this package add runs to it; all that differs between them is the scale's values."""
+    """Draft of a study, to which functions of this package add runs; scales differ only in values."""
 
     study: Study
     scale: Scale
@@ -34,7 +34,7 @@ class Draft:
     catalogue: Catalogue
     """Architectures and recipes at the draft's scale."""
     experiments: dict[str, Experiment]
-    """Those that were asked for, by name; reading a file for every run that asks would take most of the planning."""
+    """Experiments read so far, by name; reading a file for every run would take most of the planning."""
     compat: Mapping[str, Value] = field(default_factory=dict)
     """Values of switches instead of the profile's."""
     switched: set[str] = field(default_factory=set)
@@ -42,12 +42,12 @@ class Draft:
 
     @property
     def where(self) -> str:
-        """Beginning of a line about something wrong."""
+        """Beginning of an error message."""
         return f"experiment {self.user}"
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """Those of the scale."""
+        """Seeds of the scale."""
         return seeds_of(self.scale.seeds)
 
     def experiment(self, name: str) -> Experiment:
@@ -102,11 +102,11 @@ class Draft:
         return value
 
     def data(self, text: str) -> Data:
-        """A data set, or what stands in for it at the draft's scale."""
+        """Data set, or its substitute at the draft's scale."""
         return resolve_data(self.scale.data.get(text, text), f"{self.where}: data")[0]
 
     def with_more(self, *more: Seeds | None) -> tuple[int, ...]:
-        """Seeds of the scale, and those that an experiment or a variant asks for beside them."""
+        """Seeds of the scale, and additional ones of an experiment or a variant."""
         return tuple(sorted({*self.seeds, *(seed for wanted in more if wanted is not None for seed in seeds_of(wanted))}))
 
     def run(
@@ -120,27 +120,27 @@ class Draft:
         published_data: str = "",
         **fields: Any,
     ) -> str:
-        """Add a run, unless it is there, and give its id.
+        """Add a run, unless it exists, and return its id.
 
         Parameters
         ----------
         phase
-            What it does.
+            Phase of the run.
         model
-            What it trains or measures; decides which compat switches matter.
+            Model that it trains or measures; decides which compat switches matter.
         upstream
             Ids of the runs that it builds on, by role.
         distilled
-            Whether its loss has a soft distillation term.
+            True if its loss has a soft distillation term.
         published_data
-            Name of the data set in the experiment, where that decides about compat switches.
+            Name of the data set in the experiment, if compat switches depend on it.
         **fields
-            Of the phase's configuration.
+            Fields of the phase's configuration.
 
         Raises
         ------
         InputError
-            If a model cannot take the images, or the data have none to train on.
+            If a model cannot take the images, or the data set has no training images.
         """
         for role in ("model", "meta", "teacher", "student"):
             if fields.get(role) and "data" in fields:
@@ -156,7 +156,7 @@ class Draft:
         return run.id
 
     def row(self, experiment: str, variant: str, trained: Iterable[str], measured: Iterable[str]) -> None:
-        """Add a row of the tables, unless it is there."""
+        """Add a row of the tables, unless it exists."""
         row = Row(experiment, variant, self.profile, tuple(trained), tuple(measured))
         if row not in self.study.rows:
             self.study.rows.append(row)
@@ -164,7 +164,7 @@ class Draft:
     def imported(
         self, file: str, field: str, model: Model, data: Data, *, index: int | None = None, stitch_width: int | None = None
     ) -> str:
-        """Id of the run that takes the weights of a model, or of one module of it, from a file that ``field`` names."""
+        """Id of the run that imports the weights of a model, or of one of its modules, from the file that ``field`` names."""
         self.check_fit(model, data)
         sizes: dict[str, Any] = {"image_size": data.image_size, "classes": data.classes, "stitch_width": stitch_width}
         return self.run(ImportWeights, model, {}, model=model, index=index, sha256=imported_digest(file, field), file=file, **sizes)

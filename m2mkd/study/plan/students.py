@@ -78,7 +78,7 @@ def _imported_modules(draft: Draft, experiment: StudentExperiment, variant: str,
 
 
 def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, seeds: tuple[int, ...]) -> tuple[str, ...]:
-    """Ids of the runs that train one variant, one a seed; of the one that imports it, where it is imported."""
+    """Ids of the runs that train one variant, one per seed; or of the single run that imports it."""
     how: Variant = experiment.variants[variant]
     student = _student(draft, experiment)
     meta = teacher_named(draft, experiment.teacher)[2]
@@ -92,7 +92,9 @@ def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, see
 def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: int, stitch_width: int | None) -> str:
     how, student = experiment.variants[variant], _student(draft, experiment)
     if how.codes != "independent" and not isinstance(student, NACConfig):
-        raise InputError(f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is no NAC and has none")
+        raise InputError(
+            f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is not a NAC and has none"
+        )
     upstream = {}
     if how.init == "modules":
         upstream["modules"] = modules(draft, experiment, variant, seed)
@@ -119,12 +121,12 @@ def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: in
 
 
 def with_seeds(draft: Draft, runs: tuple[str, ...], seeds: tuple[int, ...]) -> list[tuple[str, int]]:
-    """The trained student of each seed; an imported one is the same for all of them."""
+    """Trained student of each seed; an imported one is the same for all seeds."""
     return list(zip(runs if len(runs) == len(seeds) else runs * len(seeds), seeds, strict=True))
 
 
 def evaluation_runs(draft: Draft, experiment: StudentExperiment, runs: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[str, ...]:
-    """Ids of the runs that measure a student, one a seed; an imported one is measured, and counts, once."""
+    """Ids of the runs that measure a student, one per seed; an imported one is measured and counted once."""
     return tuple(_evaluation_run(draft, experiment, run, seed) for run, seed in zip(runs, seeds, strict=False))
 
 
@@ -150,7 +152,7 @@ def _evaluation_run(draft: Draft, experiment: StudentExperiment, run: str, seed:
 
 
 def selected(draft: Draft, selector: str, field: str) -> tuple[StudentExperiment, str]:
-    """The student experiment and the variant that ``experiment/variant`` names."""
+    """Student experiment and variant that ``experiment/variant`` names."""
     source, _, variant = selector.partition("/")
     experiment = draft.experiment(source)
     if not isinstance(experiment, StudentExperiment) or variant not in experiment.variants:

@@ -52,7 +52,7 @@ def split(draft: Draft, name: str, index: int) -> str:
 
 
 def measured_hybrids(draft: Draft, name: str, data: Data) -> str:
-    """Id of the run that measures the meta model with each of the teacher's modules in the place of its own."""
+    """Id of the run that measures the meta model with each of its stages replaced by the teacher's module."""
     _, model, meta = teacher_named(draft, name)
     upstream = {"meta": [pretrained(draft, name)], "teacher": [assembled(draft, name)]}
     return draft.run(MeasureHybrid, model, upstream, meta=meta, model=model, data=data)

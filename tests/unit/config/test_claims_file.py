@@ -19,7 +19,7 @@ from tests.claimed import CLAIM
         ({"direction": "greater", "size": None, "aggregate": "best"}, "aggregate"),
         ({"size": "five"}, "size: .*valid number"),
         ({"population": "one,,two"}, "population"),
-        ({"population": "one,two,one"}, "stands twice in the population"),
+        ({"population": "one,two,one"}, "occurs twice in the population"),
         ({"comparison": "a - one/a"}, "is compared with itself"),
         ({"size": "-5"}, "size above 0"),
         ({"size": "nan"}, "size: .*finite"),
@@ -43,8 +43,8 @@ def test_a_wrong_row_is_refused_by_line_and_field(tmp_path: Path, changes, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda line: line[:-2], "line 3: not [0-9]+ cells"),
-        (lambda line: line + b"\tmore", "line 3: not [0-9]+ cells"),
+        (lambda line: line[:-2], "line 3: does not have [0-9]+ cells"),
+        (lambda line: line + b"\tmore", "line 3: does not have [0-9]+ cells"),
         (lambda line: line.replace(b"better", b"b\xe9tter"), "claims.tsv: not a table in UTF-8"),
         (lambda line: line.replace(b"greater", b"grater"), "line 3: direction"),
     ],

@@ -59,7 +59,7 @@ def refusal(typed):
         ("recipes.pretrain_meta.lr=.inf", ("recipes.pretrain_meta.lr", "finite", "inf")),
         ("models.vmoe_base.mlp_ratio=.nan", ("mlp_ratio", "finite", "nan")),
         ("x=[1,", ("--set x=[1,", "not valid YAML")),
-        ("x={a: 1, a: 2}", ("--set x=", "'a' stands twice")),
+        ("x={a: 1, a: 2}", ("--set x=", "'a' occurs twice")),
         ("x=2024-13-45", ("--set x=2024-13-45", "not valid YAML")),
         # values that a job could not work with
         ("models.vmoe_base.top_k=5", ("vmoe_base", "top_k 5", "4 experts")),
@@ -114,7 +114,7 @@ def test_a_key_that_stands_twice_is_refused_with_file_and_line(root):
     path = Path("config/scales/small.yaml")
     with path.open("a") as file:
         file.write("threads: 2\n")
-    with pytest.raises(InputError, match=rf"^{path}: .*'threads' stands twice.* line {len(path.read_text().splitlines())}"):
+    with pytest.raises(InputError, match=rf"^{path}: .*'threads' occurs twice.* line {len(path.read_text().splitlines())}"):
         load.scale("small", {})
 
 
@@ -208,7 +208,7 @@ def test_a_scale_that_only_extends_has_the_same_runs():
 def test_a_scale_that_extends_itself_is_refused(first, second):
     write_scale("a", f"extends: {first}\n")
     write_scale("b", f"extends: {second}\n")
-    with pytest.raises(InputError, match=r"a extends .*a; let one of them extend none"):
+    with pytest.raises(InputError, match=r"a extends .*a; remove extends from one of them"):
         load.scale("a", {})
 
 

@@ -163,7 +163,7 @@ def test_what_a_parser_trips_over_is_refused_in_one_line(text: str):
 
 def test_aliases_that_repeat_each_other_are_refused():
     laughs = "\n".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10))
-    with pytest.raises(InputError, match="values, with those that its aliases repeat"):
+    with pytest.raises(InputError, match="values, including those that its aliases repeat"):
         parse_yaml(f"a0: &a0 ha\n{laughs}", "x")
 
 

@@ -61,13 +61,13 @@ def test_overrides_come_back_from_the_command_line_as_they_were(title):
 def test_escapes_of_json_are_the_character_that_they_stand_for():
     (assignment,) = [f"title={json.dumps('ab' + chr(0x1F600))}"]
     assert load.parse_overrides([assignment]) == {"title": "ab\N{GRINNING FACE}"}
-    with pytest.raises(InputError, match="part of a character"):
+    with pytest.raises(InputError, match="incomplete character"):
         load.parse_overrides(['title="\\ud83d"'])
 
 
 def test_files_of_others_may_say_yes():
     assert parse_yaml("a: yes\nb: 012", "x", ours=False) == {"a": True, "b": 10}
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="occurs twice"):
         parse_yaml("a: 1\na: 2", "x", ours=False)
 
 
@@ -84,7 +84,7 @@ def test_planning_for_the_workflow_reads_the_file_itself(tmp_path):
     (tmp_path / "config/config.yaml").write_text(TWICE)
     plan = [sys.executable, "-m", "m2mkd", "runs", "plan", "--config", '{"scale": "smoke", "overrides": {"seeds": 2}}']
     done = subprocess.run(plan, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'overrides' stands twice" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'overrides' occurs twice" in done.stderr
 
 
 @pytest.mark.parametrize(("name", "text"), [("more.yaml", TWICE), ("more.json", '{"overrides": {}, "overrides": {"seeds": 2}}')])
@@ -92,7 +92,7 @@ def test_every_file_that_snakemake_was_given_is_read_as_strictly(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text)
     done = CliRunner().invoke(app, ["runs", "plan", "--config", '{"scale": "smoke"}', f"--read={name}"])
-    assert isinstance(done.exception, InputError) and "'overrides' stands twice" in str(done.exception) and name in str(done.exception)
+    assert isinstance(done.exception, InputError) and "'overrides' occurs twice" in str(done.exception) and name in str(done.exception)
 
 
 @pytest.mark.parametrize(("text", "message"), [(b"\xff{}", "byte 0 is not UTF-8"), (b"[1]", "holds a list"), (b"{", "not valid JSON")])

@@ -17,8 +17,8 @@ PINNED = f"docker://registry.example/m2mkd@sha256:{'0123456789abcdef' * 4}"
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ("m2mkd", "is no image"),
-        ("docker-archive:", "is no image"),
+        ("m2mkd", "is not an image"),
+        ("docker-archive:", "is not an image"),
         ("oci-archive:", r"docker-archive:FILE or oci-archive:FILE, a URL"),
         ("docker://m2mkd:latest", "is not pinned"),
         ("my images/a.sif", "blank or a quote"),
@@ -46,7 +46,7 @@ def test_without_apptainer_one_line_says_how_to_get_it(program):
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 def test_a_missing_image_names_the_command_that_makes_it(program, accelerator):
     program("apptainer", "exit 1")
-    with pytest.raises(InputError, match=f"m2mkd-{accelerator}.sif is not there; 'make image-{accelerator}' makes it"):
+    with pytest.raises(InputError, match=f"m2mkd-{accelerator}.sif does not exist; 'make image-{accelerator}' makes it"):
         image.prepared_image(Settings(container=f"absent/m2mkd-{accelerator}.sif"))
 
 
@@ -63,7 +63,7 @@ def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_
     with pytest.raises(InputError, match="neither apptainer"):
         image.prepared_image(settings)
     program("apptainer", 'for last; do before=$target; target=$last; done; echo "$last" >> calls; touch "$before"')
-    with pytest.raises(InputError, match=r"an\.tar is not there"):
+    with pytest.raises(InputError, match=r"an\.tar does not exist"):
         image.prepared_image(settings)
     Path("an.tar").write_text("1")
     first = image.prepared_image(settings)
@@ -80,7 +80,7 @@ def test_a_changed_archive_is_converted_anew_and_an_old_one_is_not(program, tmp_
 
 @pytest.mark.parametrize("option", ["data", "/data:xx", "ro"])
 def test_a_bind_that_apptainer_would_refuse_in_every_job_is_refused_before(tmp_path, option):
-    with pytest.raises(InputError, match="none of FOLDER, FOLDER:/TARGET and FOLDER:/TARGET:ro"):
+    with pytest.raises(InputError, match="not FOLDER, FOLDER:/TARGET or FOLDER:/TARGET:ro"):
         image.bind((f"{tmp_path}:{option}",))
 
 
@@ -101,7 +101,7 @@ def test_binds_take_blanks_and_refuse_what_apptainer_would_misread(tmp_path):
     with pytest.raises(InputError, match="has a comma"):
         image.bind((str(folder),))
     folder = tmp_path / "data root"
-    with pytest.raises(InputError, match="data root is not there"):
+    with pytest.raises(InputError, match="data root does not exist"):
         image.bind((str(folder),))
     folder.mkdir()
     (tmp_path / "other, root").mkdir()

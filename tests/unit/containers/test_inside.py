@@ -21,7 +21,7 @@ def test_a_job_that_was_to_run_inside_refuses_to_run_outside(monkeypatch):
     done = subprocess.run([Path(sys.executable).with_name("m2mkd"), "runs", "list"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "m2mkd: this job was to run in a.sif and is on the host; run Snakemake with --use-singularity, or with --config container=none\n"
+        "m2mkd: this job must run in a.sif but is on the host; run Snakemake with --use-singularity, or with --config container=none\n"
     )
 
 

@@ -64,9 +64,9 @@ def shuffle_labels(folder: Path) -> None:
 
 def test_sets_as_they_were_are_verified_with_the_runs_that_saw_them(study):
     compile_tables(Results.read(study))
-    assert "1438 train, 359 val images, whole, as 2 finished runs saw it" in said("data", "verify", "digits")
+    assert "1438 train, 359 val images, complete, as used by 2 finished runs" in said("data", "verify", "digits")
     assert said("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end").endswith(
-        "results/smoke: 2 of 2 runs are finished, and whole\n"
+        "results/smoke: 2 of 2 runs are finished and complete\n"
     )
 
 
@@ -123,7 +123,7 @@ def unregistered(tmp_path, monkeypatch):
 
 
 def test_a_source_that_was_exchanged_under_its_set_is_refused(unregistered):
-    assert "the registry expects none" in said("data", "verify", "grey")
+    assert "the registry has no digest" in said("data", "verify", "grey")
     archive(Path("data/raw/grey.zip"), 20)
     message = rf"data/raw/grey.zip: sha256 is \w+\.\.\., but {unregistered} was made from \w+"
     for command in (("data", "verify", "grey"), ("data", "fetch", "grey"), ("data", "prepare", "grey@16")):

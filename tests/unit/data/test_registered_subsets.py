@@ -126,7 +126,7 @@ def test_verifying_reads_the_pack_and_the_set(pairs, monkeypatch, capsys):
     verify(["tiny-imagenet-100"])
     raw, packed = capsys.readouterr().out.splitlines()
     assert raw.startswith("data/raw/tiny-imagenet-100x100.zip: sha256 46161e") and raw.endswith("as expected")
-    assert packed.endswith(": 10000 train, 2000 val images, whole")
+    assert packed.endswith(": 10000 train, 2000 val images, complete")
 
 
 def test_renditions_are_made_of_what_is_measured(pairs, packs_dir: Path):

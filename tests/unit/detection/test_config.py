@@ -98,13 +98,13 @@ def test_every_field_round_trips():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 60}, "image_size 60 is not a multiple of patch_size 8; choose another of the two"),
+        ({"image_size": 60}, "image_size 60 is not a multiple of patch_size 8; change either"),
         ({"pretrain_size": 30}, "pretrain_size 30 is not a multiple of patch_size 8"),
         ({"backbone": {"patch_size": 14}}, "not a multiple of patch_size 14"),
-        ({"backbone": {"patch_size": 2}}, "patch_size 2 is not a multiple of 4, as the pyramid's finest stride asks; choose another"),
+        ({"backbone": {"patch_size": 2}}, "patch_size 2 is not a multiple of 4, which the pyramid's finest stride needs; change it"),
         ({"backbone": {"width": 18}}, "backbone.width 18 is not a multiple of 4"),
         ({"backbone": {"stitch": "kept"}}, "backbone.stitch kept: the detector has no stitch layers"),
-        ({"global_blocks": [0, 2]}, "global_blocks names block 2, and there are blocks 0 to 1; name others"),
+        ({"global_blocks": [0, 2]}, "global_blocks names block 2, but there are blocks 0 to 1; name one of these"),
         ({"anchor_sizes": [[8], [16]]}, "anchor_sizes"),
         ({"anchor_sizes": [[8], [16], [32], [64, 65], [128]]}, "anchor_sizes has levels with different numbers of sizes"),
         ({"anchor_ratios": []}, "anchor_ratios"),

@@ -102,8 +102,8 @@ def test_engines_are_told_apart_from_their_clients(program):
         (None, None, False, "pass", "CPU build, no GPU"),
         (None, "580.1", False, "warn", "is the CPU build, and there is a GPU"),
         (None, "No devices were found", False, "pass", "CPU build, no GPU"),
-        ("13.0", "No devices were found", False, "warn", "no device is there"),
-        ("13.0", None, False, "warn", "no device is there"),
+        ("13.0", "No devices were found", False, "warn", "no device found"),
+        ("13.0", None, False, "warn", "no device found"),
         ("13.0", "550.54", False, "fail", "driver 550.54 is too old for CUDA 13.0"),
         ("12.8", "550.54", False, "fail", "sees no device"),
         ("13.0", "580.1", True, "pass", "driver 580.1: Card"),
@@ -170,7 +170,7 @@ def test_remotes_of_dvc(program, tmp_path):
     program("dvc", f"printf 'store\\t{tmp_path}\\t(default)\\nfar\\ts3://bucket\\n'")
     assert project.dvc_remote().status == "pass"
     program("dvc", f"printf 'store\\t{tmp_path}/absent\\n'")
-    assert "absent is not there" in project.dvc_remote().found
+    assert "absent does not exist" in project.dvc_remote().found
 
 
 def test_the_mlflow_store(tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_the_mlflow_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
     assert (project.mlflow_store(Settings()).status, project.mlflow_store(Settings()).found) == (
         "warn",
-        "postgresql://host/runs is not looked at",
+        "postgresql://host/runs is not checked",
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for address in ("http://user:secret@127.0.0.1:9", "http://127.0.0.1:abc"):

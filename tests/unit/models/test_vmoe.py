@@ -68,7 +68,7 @@ def test_patterns_of_experts(pattern, positions):
     [
         ({"moe_blocks": "last_3"}, "more than the 2 odd blocks of 4"),
         ({"moe_blocks": "last_0"}, "moe_blocks"),
-        ({"moe_blocks": [0, 4]}, "names block 4, and there are blocks 0 to 3"),
+        ({"moe_blocks": [0, 4]}, "names block 4, but there are blocks 0 to 3"),
         ({"batch_priority": True}, "batch_priority True has no effect with router naive"),
         ({"load_weight": 0.1}, "load_weight 0.1 has no effect with router naive"),
         ({"router": "vmoe", "capacity_ratio": 0}, "capacity_ratio"),

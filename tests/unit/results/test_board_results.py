@@ -181,7 +181,7 @@ def test_the_command(tmp_path):
     assert list(listed) == [one.id for one in load_claims()] and listed["small_vmoe_iid"]["seeds"] == 3
     assert "What would decide it: 3 more seeds of each arm." in shown.stdout
     assert study.rows
-    with pytest.raises(InputError, match="small_vmo: no claim of that id"):
+    with pytest.raises(InputError, match="small_vmo: not a claim"):
         CliRunner().invoke(app, [*arguments, "small_vmo"], catch_exceptions=False)
 
 

@@ -70,10 +70,10 @@ def test_stages_that_nobody_distils_from_belong_to_their_teacher(tmp_path, monke
         (lambda record: record.update(id="evaluate/0"), r"id is \"evaluate/0\""),
         (lambda record: record["upstream"].update(modules=["distill_module/0"]), r"upstream\.modules is "),
         (lambda record: record.update(seed=7), r"seed is 7"),
-        (lambda record: record.pop("outputs"), r"not a whole record of a run \(KeyError"),
-        (lambda record: record.update(provenance={}), r"not a whole record of a run \(KeyError: 'seconds'"),
-        (lambda record: record["provenance"].update(packages=None), r"not a whole record of a run \(TypeError"),
-        (lambda record: record["provenance"].update(seconds="abc"), r"not a whole record of a run \(ValueError"),
+        (lambda record: record.pop("outputs"), r"not a complete record of a run \(KeyError"),
+        (lambda record: record.update(provenance={}), r"not a complete record of a run \(KeyError: 'seconds'"),
+        (lambda record: record["provenance"].update(packages=None), r"not a complete record of a run \(TypeError"),
+        (lambda record: record["provenance"].update(seconds="abc"), r"not a complete record of a run \(ValueError"),
     ],
 )
 def test_another_configuration_is_refused_by_name(study, change, says):

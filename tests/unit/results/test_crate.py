@@ -102,7 +102,7 @@ def test_its_commands_name_the_teachers_of_a_study_too(crate_study):
 
 def test_what_people_read(crate, crate_study):
     artifact = (crate / "ARTIFACT.md").read_text()
-    assert "At this scale nothing is said about the paper." in artifact
+    assert "This scale judges nothing about the paper." in artifact
     assert re.search(r"\| vmoe_gain_100 +\| smoke-pass \|", artifact)
     assert 'experiments=["vmoe_base/end_to_end", "vmoe_base/m2mkd"]' in artifact
     assert "Results Reproduced | 0 claims of the paper are judged" in artifact
@@ -157,9 +157,9 @@ def test_the_commands(crate_study, monkeypatch):
     written = CliRunner().invoke(app, ["crate", *selected, "--set", "seeds_per_job=1"])
     assert written.exit_code == 0, written.output
     checked = CliRunner().invoke(app, ["crate", "check", "results/smoke/crate"])
-    assert "match their digests; 22 outputs are in it by their digest alone" in checked.stdout
+    assert "match their digests; 22 outputs are recorded by digest only" in checked.stdout
     (Path("results/smoke/crate") / "more.txt").touch()
     assert (
-        "1 files beside them are not of the crate, such as more.txt"
+        "1 further files do not belong to the crate, such as more.txt"
         in CliRunner().invoke(app, ["crate", "check", "results/smoke/crate"]).stdout
     )

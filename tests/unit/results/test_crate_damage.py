@@ -111,16 +111,16 @@ def without_action(folder: Path, run: str) -> None:
 
 
 DAMAGES = {
-    "table": (replace_a_table, r"claims\.csv: not what was compiled, by study-\w+\.json"),
-    "table and receipt": (replace_a_table_and_its_receipt, r"results\.csv: not what its runs give when they are compiled again"),
+    "table": (replace_a_table, r"claims\.csv: differs from its digest in study-\w+\.json"),
+    "table and receipt": (replace_a_table_and_its_receipt, r"results\.csv: differs from what its runs give when they are compiled again"),
     "metrics and receipt": (
         lambda crate, run: replace_a_table_and_its_receipt(crate, run, "metrics.json"),
-        r"smoke/metrics\.json: not what its runs give when they are compiled again",
+        r"smoke/metrics\.json: differs from what its runs give when they are compiled again",
     ),
-    "measurement": (replace_a_measurement, r"not what its runs give when they are compiled again \(\d+ more\)"),
+    "measurement": (replace_a_measurement, r"differs from what its runs give when they are compiled again \(\d+ more\)"),
     "report": (
         lambda crate, run: [rewrite(crate / "results/smoke/report.html", "0.99"), sign(crate, "results/smoke/report.html")],
-        r"report\.html: not what was written, by report-\w+\.json",
+        r"report\.html: differs from its digest in report-\w+\.json",
     ),
     "receipt": (lambda crate, run: remove(crate, receipt_of(crate)), r"results: has 0 receipts of tables"),
     "receipt of the report": (lambda crate, run: remove(crate, receipt_of(crate, "report")), r"report-\w+\.json: absent"),
@@ -148,14 +148,14 @@ DAMAGES = {
     ),
     "unsealed": (
         lambda crate, run: [rewrite(crate / run / "run.json", "{}"), sign(crate, f"{run}/run.json")],
-        r"run\.json: not a whole record",
+        r"run\.json: not a complete record",
     ),
     "sealed": (
         lambda crate, run: [
             rewrite(crate / run / "run.json", (crate / run / "run.json").read_text().replace('"Linux"', '"Lunix"')),
             sign(crate, f"{run}/run.json"),
         ],
-        r"run\.json: is damaged: its content is not what its digest says",
+        r"run\.json: is damaged: its content does not match its digest",
     ),
     "configuration": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["config"]["recipe"].update(lr=0.5)),
@@ -164,7 +164,7 @@ DAMAGES = {
     "upstream": (lambda crate, run: forget(crate, f"{run}/run.json"), r"lists train_student/\w+, which is not in the crate"),
     "outputs": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(outputs=None)),
-        "not a whole record of a run",
+        "not a complete record of a run",
     ),
     "names of outputs": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["outputs"].update({"../../../etc/passwd": "0" * 64})),
@@ -172,17 +172,17 @@ DAMAGES = {
     ),
     "roles": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.update(upstream={"a": 1})),
-        "not a whole record of a run",
+        "not a complete record of a run",
     ),
     "provenance": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record.pop("provenance")),
-        r"not a whole record of a run \(KeyError: 'provenance'",
+        r"not a complete record of a run \(KeyError: 'provenance'",
     ),
     "part of provenance": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["provenance"].pop("git_commit")),
         r"run\.json: provenance has no git_commit",
     ),
-    "action": (without_action, r"run\.json: no action of the metadata is of this run"),
+    "action": (without_action, r"run\.json: the metadata has no action for this run"),
     "data of a run": (
         lambda crate, run: forge(crate, f"{run}/run.json", lambda record: record["data"].update({"digits@32": "0" * 64})),
         r"run\.json: the run used digits@32 with digest 0{12}\.\.\., but data/packed/digits@32/\w+ is ",
@@ -194,7 +194,7 @@ DAMAGES = {
     "set": (replace_a_set, r"run\.json: the run used digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is .*more"),
     "no set": (
         lambda crate, run: remove(crate, next(crate.glob("data/packed/digits@32/*/*.json")).relative_to(crate).as_posix()),
-        r"digits@32/\w+/manifest\.json: is not in the crate, but its runs saw that set",
+        r"digits@32/\w+/manifest\.json: is not in the crate, but its runs used that set",
     ),
     "link out": (lead_out, r"metrics\.json: leads out of the crate, to /"),
     "description": (
@@ -207,11 +207,11 @@ DAMAGES = {
     ),
     "twice": (
         lambda crate, run: (crate / "manifest-sha256.txt").write_text(2 * ("0" * 64 + "  README.md\n")),
-        r"line 2: README\.md stands twice",
+        r"line 2: README\.md occurs twice",
     ),
     "encoding": (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
     "metadata": (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
-    "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is no crate"),
+    "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is not a crate"),
 }
 
 

@@ -61,8 +61,8 @@ def test_what_cannot_be_is_refused(folder, changes, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"one,way,iid,top1,1.0,percent,a, table 1,VERIFIED", "line 2: not 8 cells; quote"),
-        (b"one,way,iid,top1,1.0,percent,a", "line 2: not 8 cells"),
+        (b"one,way,iid,top1,1.0,percent,a, table 1,VERIFIED", "line 2: does not have 8 cells; quote"),
+        (b"one,way,iid,top1,1.0,percent,a", "line 2: does not have 8 cells"),
         (b"one,way,iid,top1,nan,percent,a,VERIFIED", "line 2: value 'nan' is not a number"),
         (b"one,way,iid,top1,1.0,percent,\xe9,VERIFIED", "m2mkd.csv: not a table in UTF-8"),
     ],

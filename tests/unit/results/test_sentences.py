@@ -134,5 +134,5 @@ def test_what_cannot_be_filled_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"claims\.json: cannot be read"):
         sentences(board, "small")
     board.write_text('{"one": {"verdict": "reproduced", "seeds": 3}}')
-    with pytest.raises(InputError, match="no verdict board of this version"):
+    with pytest.raises(InputError, match="not a verdict board of this version"):
         sentences(board, "small")

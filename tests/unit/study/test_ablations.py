@@ -279,8 +279,8 @@ def test_runs_are_not_compared_with_themselves(larger, comparison, alike):
     ("changes", "message"),
     [
         ({"comparison": "(a - b) - (c - d)", "unit": "relative"}, "does not fit a difference of differences"),
-        ({"comparison": "a - b - c"}, "is none; write"),
-        ({"comparison": "(a - b) - c"}, "is none; write"),
+        ({"comparison": "a - b - c"}, "is not a comparison; write"),
+        ({"comparison": "(a - b) - c"}, "is not a comparison; write"),
         ({"metric": "graph_denisty"}, "graph_density"),
     ],
 )

@@ -34,8 +34,8 @@ def test_numbers_that_agree_are_taken():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("top1", 0.75, r"top1 is 0\.75, which is no whole number of 10 images"),
-        ("top5", 0.99, r"top5 is 0\.99, which is no whole number of 10 images"),
+        ("top1", 0.75, r"top1 is 0\.75, which is not a whole number of 10 images"),
+        ("top5", 0.99, r"top5 is 0\.99, which is not a whole number of 10 images"),
         ("top5", 0.6, r"top1 is 0\.7, but top5 0\.6"),
         ("top1", 0.8, r"confusion has 7 of 10 images right, but top1 is 0\.8"),
         ("count", 20, r"confusion has 10 images, but count is 20"),

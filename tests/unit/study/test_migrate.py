@@ -115,10 +115,10 @@ def test_a_damaged_run_and_what_builds_on_it_stay_and_are_named(study, old):
     assert moved(study) == set(study.runs) - staying
     for run_id in staying:
         assert (old[run_id] / RECORD).is_file()
-        (line,) = [line for line in said if line.startswith(f"{old[run_id]}: stays, for ")]
+        (line,) = [line for line in said if line.startswith(f"{old[run_id]}: not moved, because ")]
         assert "\n" not in line
-        assert line.endswith(f"its {WEIGHTS} is not the one that it recorded")
-        assert (f"it builds on {old[run.id]}, which stays" in line) == (run_id != run.id)
+        assert line.endswith(f"its {WEIGHTS} differs from the recorded one")
+        assert (f"it builds on {old[run.id]}, which is not moved" in line) == (run_id != run.id)
     assert said[-1] == f"{len(study.runs) - 3} of {len(study.runs)} finished runs were moved to their new keys"
     assert len(said) == 4
 
@@ -127,10 +127,10 @@ def test_a_damaged_run_and_what_builds_on_it_stay_and_are_named(study, old):
     ("damage", "reason"),
     [
         (lambda path: path.write_text("{"), f"its {RECORD} cannot be read"),
-        (lambda path: path.write_text("[1]"), f"its {RECORD} is not a whole record"),
-        (lambda path: path.write_text("{}"), f"its {RECORD} is not a whole record"),
+        (lambda path: path.write_text("[1]"), f"its {RECORD} is not a complete record"),
+        (lambda path: path.write_text("{}"), f"its {RECORD} is not a complete record"),
         (lambda path: edit(path, lambda record: record["config"].update(threads=2)), "its key does not follow from its record"),
-        (lambda path: edit(path, lambda record: record.update(replicate=None)), "its record is not of the seed that its folder is for"),
+        (lambda path: edit(path, lambda record: record.update(replicate=None)), "its record is of another seed than its folder"),
     ],
 )
 def test_a_record_that_is_not_whole_is_a_reason_to_stay(study, old, damage, reason):
@@ -138,7 +138,7 @@ def test_a_record_that_is_not_whole_is_a_reason_to_stay(study, old, damage, reas
     damage(old[run.id] / RECORD)
     said = list(migrate(Path("results/smoke")))
     assert moved(study) == set(study.runs) - {run.id}
-    assert len(said) == 2 and said[0].startswith(f"{old[run.id]}: stays, for {reason}")
+    assert len(said) == 2 and said[0].startswith(f"{old[run.id]}: not moved, because {reason}")
     assert (old[run.id] / METRICS).is_file()
 
 
@@ -157,7 +157,7 @@ def test_a_run_of_another_version_stays(study, old):
     shutil.copytree(old[run.id], strange)
     write_json(strange / RECORD, record | {"id": f"evaluate/{key}", "key": key})
     said = list(migrate(Path("results/smoke")))
-    assert said[0] == f"{strange}: stays, for its key does not follow from its record, perhaps because it is of another version"
+    assert said[0] == f"{strange}: not moved, because its key does not follow from its record, perhaps because it is of another version"
     assert (strange / RECORD).is_file() and moved(study) == set(study.runs)
 
 
@@ -165,7 +165,7 @@ def test_a_phase_that_there_is_no_more_stays(study, old):
     strange = Path("results/smoke/runs/distil_everything/0123456789abcdef/0")
     shutil.copytree(old[first(study, "evaluate").id], strange)
     said = list(migrate(Path("results/smoke")))
-    assert said[0] == f"{strange}: stays, for there is no such phase any more"
+    assert said[0] == f"{strange}: not moved, because its phase no longer exists"
     assert (strange / RECORD).is_file()
 
 
@@ -227,8 +227,8 @@ def test_unfinished_work_and_the_tracking_store_are_spoken_of(study, old):
     Path("results/mlflow.db").touch()
     said = list(migrate(Path("results/smoke")))
     assert said[1:] == [
-        f"1 unfinished runs, such as {work.parent}, do not say what they are, and are trained anew",
-        "results/mlflow.db: knows the old keys too; to have the new ones alone, remove it, and the workflow fills it again",
+        f"1 unfinished runs, such as {work.parent}, cannot be identified, and are trained again",
+        "results/mlflow.db: also has the old keys; to keep only the new ones, remove it, and the workflow fills it again",
     ]
     assert work.is_dir()
 

@@ -108,7 +108,7 @@ def test_a_password_of_the_tracking_server_is_in_no_plan(monkeypatch):
 def test_an_edited_plan_is_refused(study, change):
     path = file_of(study, of_phase(study, "distill_module")[0])
     edit(path, change)
-    with pytest.raises(InputError, match=rf"{path}: its content is not what its name is the digest of; run the workflow again") as refused:
+    with pytest.raises(InputError, match=rf"{path}: its content does not match the digest in its name; run the workflow again") as refused:
         read_planned(path)
     assert "\n" not in str(refused.value)
 
@@ -119,18 +119,18 @@ def test_an_edited_plan_is_refused(study, change):
         (lambda path: path.unlink(), "absent"),
         (lambda path: path.write_text("{"), "not valid JSON"),
         (lambda path: path.write_text("[]"), "holds a list, but an object is needed"),
-        (lambda path: path.write_text("{}"), "its content is not what its digest says"),
-        (lambda path: path.write_text(path.read_text().replace('"named"', '"strict"')), "its content is not what its digest says"),
-        (lambda path: edit(path, lambda content: content.clear()), r"not a whole plan of a run \(KeyError\)"),
+        (lambda path: path.write_text("{}"), "its content does not match its digest"),
+        (lambda path: path.write_text(path.read_text().replace('"named"', '"strict"')), "its content does not match its digest"),
+        (lambda path: edit(path, lambda content: content.clear()), r"not a complete plan of a run \(KeyError\)"),
         (lambda path: edit(path, lambda content: content.update(format=99)), "planned for format 99 of evaluate, but this is 3"),
-        (lambda path: edit(path, lambda content: content.update(row=None)), "not a whole plan of a run"),
-        (lambda path: edit(path, lambda content: content.pop("experiments")), "not a whole plan of a run"),
+        (lambda path: edit(path, lambda content: content.update(row=None)), "not a complete plan of a run"),
+        (lambda path: edit(path, lambda content: content.pop("experiments")), "not a complete plan of a run"),
     ],
 )
 def test_a_damaged_plan_is_refused_in_one_line(study, damage, message):
     path = file_of(study, of_phase(study, "evaluate")[0])
     damage(path)
-    with pytest.raises(InputError, match=f"{path}: {message}.*; run the workflow again, which plans anew") as refused:
+    with pytest.raises(InputError, match=f"{path}: {message}.*; run the workflow again, which makes a new plan") as refused:
         read_planned(path)
     assert "\n" not in str(refused.value)
 

@@ -66,14 +66,14 @@ def test_what_was_made_agrees_and_is_planned_as_done(study):
 def test_an_edited_file_is_named_and_all_is_made_again(study, name):
     path = Path(study.root, name)
     path.write_bytes(path.read_bytes().replace(b"9", b"8", 1) + b" ")
-    assert wrong(study) == [f"{path}: is not as it was made"]
-    assert plan_again() == [f"m2mkd: {path}: is not as it was made; tables and report are made again"]
+    assert wrong(study) == [f"{path}: has been changed"]
+    assert plan_again() == [f"m2mkd: {path}: has been changed; tables and report are made again"]
     assert not Path(study.receipt).exists() and not report_receipt(study).exists()  # by which the workflow makes them
 
 
 def test_a_file_that_is_gone_is_noticed(study):
     Path(study.root, "tables", "ood.tex").unlink()
-    assert wrong(study) == ["results/smoke/tables/ood.tex: is gone"]
+    assert wrong(study) == ["results/smoke/tables/ood.tex: is missing"]
 
 
 @pytest.mark.parametrize("field", ["runs", "shown", "study", "format", "digest"])
@@ -101,13 +101,13 @@ def test_tables_of_a_run_that_was_computed_again_with_other_numbers_are_made_aga
     publish(study, run, 0.90)  # the same numbers at another time
     assert wrong(study) == []
     publish(study, run, 0.5)
-    assert wrong(study) == [f"{run.id}: is not the run that the tables are of"]
+    assert wrong(study) == [f"{run.id}: differs from the run that the tables show"]
 
 
 def test_tables_name_runs_of_other_code_and_are_made_again_when_these_are_others(study):
     run = first(study, "train_student")
     edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
-    assert wrong(study) == [f"{study.receipt}: other runs than it says were computed by other code"]
+    assert wrong(study) == [f"{study.receipt}: the runs computed by other code differ from those that it lists"]
     (named, made) = plan_again()
     assert "other code computed 1 finished runs, which stay" in named and f"{run.id}: other: m2mkd.models.vit" in named
     assert "made again" in made
@@ -116,11 +116,11 @@ def test_tables_name_runs_of_other_code_and_are_made_again_when_these_are_others
     assert wrong(study) == [] and plan_again() == []
     assert Results.read(study).outdated.keys() == {run.id}
     page = Path(study.root, "report.html").read_text()
-    assert "Other code than this computed 1 of" in page and f"<code>{run.id}</code>: other: m2mkd.models.vit" in page
+    assert "Other code computed 1 of" in page and f"<code>{run.id}</code>: other: m2mkd.models.vit" in page
 
 
 def test_a_run_that_does_not_say_which_code_is_named_but_neither_flagged_nor_redone(study):
     edit_record(study, first(study, "train_student"), lambda record: [record.pop("code"), record.pop("inputs")])
     assert wrong(study) == [] and plan_again() == []
     write_report(Results.read(study))
-    assert "1 of 2 runs do not say which code computed them" in Path(study.root, "report.html").read_text()
+    assert "1 of 2 runs do not record which code computed them" in Path(study.root, "report.html").read_text()

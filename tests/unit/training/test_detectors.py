@@ -106,7 +106,7 @@ def test_rates_fall_from_layer_to_layer_at_every_update():
     [
         ({"milestones": (8, 6)}, "milestones are not in ascending order"),
         ({"milestones": (10,)}, "10 is not below the 10 updates"),
-        ({"warmup_updates": 10}, "warmup_updates 10 leaves nothing of 10 updates"),
+        ({"warmup_updates": 10}, "warmup_updates 10 is not below the 10 updates"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(changes, message):

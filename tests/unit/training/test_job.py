@@ -148,7 +148,7 @@ def test_other_runs_are_not_computed_in_one_job(study, modules):
     other = next(run for run in distilled if run.config.student != first.config.student)
     another = next(run for run in evaluations if run.config.student != evaluations[0].config.student)
     for together in ([first, other], [first, first], [evaluations[0], another], [first, evaluations[0]]):
-        with pytest.raises(InputError, match="not different seeds, or modules, of one student; compute each") as refused:
+        with pytest.raises(InputError, match="differ in more than the seed or module of one student; compute each") as refused:
             execute(study, *together, code=code)
         assert "\n" not in str(refused.value)
     assert seen(code) == []

@@ -1,4 +1,4 @@
-// Reads out what a figure shows where someone points, touches or goes with the arrow keys. The page is whole without it.
+// Reads out the content of a figure at the point that is clicked, touched or reached with the arrow keys. The page is complete without it.
 for (const figure of document.querySelectorAll("figure")) {
   const data = figure.querySelector("script");
   if (!data) continue;  // a picture
