@@ -49,7 +49,7 @@ pages: reproduce
 	m2mkd sentences README.md docs/results.md
 
 test: $(VENV)/.ok-dev $(AUDIT)/.ok
-	pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.ok-dev
 	ruff check .

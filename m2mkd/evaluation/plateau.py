@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from scipy.stats import binom
+from scipy.special import bdtr
 
 SHORTEST_PLATEAU = 3
 """Consecutive measurements that make a plateau; fewer are a warm-up."""
@@ -20,7 +20,9 @@ class Plateau(NamedTuple):
 
 def at_chance(top1: float, images: int, classes: int) -> bool:
     """True if an accuracy (0 to 1) is within what guessing reaches on ``images`` images in 99 of 100 cases (binomial)."""
-    return bool(top1 * images <= binom.ppf(0.99, images, 1 / classes))
+    # At most the 99 % quantile, as scipy.stats.binom.ppf gives it; importing scipy.stats would cost every job a second.
+    hits = round(top1 * images)
+    return hits == 0 or bool(bdtr(hits - 1, images, 1 / classes) < 0.99)
 
 
 def plateau(measured: Iterable[tuple[int, float]], images: int, classes: int) -> Plateau | None:
