@@ -5,6 +5,9 @@ regions and convolutions, and a ViT of the same width, depth and active width as
 timm's blocks in torchvision's ``MaskRCNN``, with its own transform, proposals, matching, pooling and losses. Where there are no compiled
 operators, both take the pure ones.
 
+The two differ: ours alone has relative positions, for which a CPU has no fused attention, and at scale small no block has windows.
+The reference alone resizes images and masks, and its NMS knows no limit.
+
 ``python benchmarks/detection.py --threads 1`` times them in turn, in one process, and reports medians and their ratio.
 """
 

@@ -1,15 +1,16 @@
 """Anchors: the boxes that proposals are measured from (specification detection.md 3.3)."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
+@lru_cache(maxsize=16)
 def level_anchors(
-    height: int, width: int, stride: int, sizes: Sequence[float], ratios: Sequence[float], device: torch.device | None = None
+    height: int, width: int, stride: int, sizes: tuple[float, ...], ratios: tuple[float, ...], device: torch.device | None = None
 ) -> Tensor:
-    """Anchors of one level of the pyramid.
+    """Anchors of one level of the pyramid; the same tensor is returned again, so it must not be changed in place.
 
     torchvision's generator rounds anchors, and guesses the stride from the sizes of image and map.
 

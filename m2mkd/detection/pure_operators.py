@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 128
-"""Number of boxes whose overlaps with all others are computed at once."""
+"""Maximum number of boxes whose overlaps with all others of their group are computed at once."""
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int | None = None) -> Tensor:
@@ -13,22 +13,27 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float,
     order = scores.argsort(descending=True, stable=True)
     corners = np.ascontiguousarray(boxes.detach()[order].T.cpu().numpy())
     group = groups[order].cpu().numpy()
+    members = {number: np.flatnonzero(group == number) for number in np.unique(group)}
     gone = np.zeros(len(group), dtype=bool)
     kept: list[int] = []
-    for start in range(0, len(group), BLOCK):
-        block = start + np.flatnonzero(~gone[start : start + BLOCK])
-        rest = slice(start, None)
-        # In double precision, as in the compiled operator.
-        excludes = _overlap(corners[:, block, None], corners[:, None, rest]) > np.float64(threshold)
-        excludes &= group[block, None] == group[rest]
-        for box, others in zip(block.tolist(), excludes, strict=True):
-            if gone[box]:
-                continue
-            kept.append(box)
-            if len(kept) == limit:
-                return order[kept]
-            gone[rest] |= others
-    return order[kept]
+    start = 0
+    while start < len(group) and (limit is None or len(kept) < limit):
+        # Few more boxes than are still needed, because the overlaps of the others would be in vain.
+        stop = start + (BLOCK if limit is None else min(BLOCK, max(limit - len(kept), BLOCK // 8)))
+        block = start + np.flatnonzero(~gone[start:stop])
+        for number in np.unique(group[block]):
+            rows = block[group[block] == number]
+            rest = members[number][np.searchsorted(members[number], start) :]
+            # In double precision, as in the compiled operator.
+            excludes = _overlap(corners[:, rows, None], corners[:, None, rest]) > np.float64(threshold)
+            lost = gone[rest]
+            for box, place, others in zip(rows.tolist(), np.searchsorted(rest, rows).tolist(), excludes, strict=True):
+                if not lost[place]:
+                    kept.append(box)
+                    lost |= others
+            gone[rest] = lost
+        start = stop
+    return order[sorted(kept)[:limit]]
 
 
 def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -86,9 +86,7 @@ class RegionProposalNetwork(nn.Module):
         """
         boxes, logits, levels = [], [], []
         for number, (anchors, level_logits, deltas) in enumerate(zip(scored.anchors, scored.logits, scored.deltas, strict=True)):
-            # Sorted instead of topk, so that the first of equal logits is taken on any device.
-            best, place = level_logits.sort(dim=1, descending=True, stable=True)
-            best, place = best[:, : counts.before_nms], place[:, : counts.before_nms]
+            best, place = largest(level_logits, counts.before_nms)
             chosen = deltas.gather(1, place[..., None].expand(-1, -1, 4))
             moved = ANCHOR_CODER.decode_single(chosen.float().flatten(0, 1), anchors[place].flatten(0, 1))
             boxes.append(moved.view(chosen.shape))
@@ -111,18 +109,40 @@ class RegionProposalNetwork(nn.Module):
         """
         anchors, logits, deltas = torch.cat(scored.anchors), torch.cat(scored.logits, 1), torch.cat(scored.deltas, 1)
         number = self.config.rpn_samples
-        by_logits, by_deltas = [], []
+        chosen, positive, coded = [], [], []
         for image, target in enumerate(targets):
             labels, instances = match_anchors(target.boxes, anchors, self.switches)
             positives, negatives = sampler("anchors", image, labels, number, number // 2)
-            chosen = torch.cat([positives, negatives])
-            wanted = torch.zeros_like(logits[image, chosen])
-            wanted[: len(positives)] = 1
-            by_logits.append(F.binary_cross_entropy_with_logits(logits[image, chosen], wanted, reduction="sum"))
-            coded = ANCHOR_CODER.encode_single(target.boxes[instances[positives]], anchors[positives])
-            by_deltas.append((deltas[image, positives] - coded).abs().sum())
+            chosen.append(image * len(anchors) + torch.cat([positives, negatives]))
+            positive.append(chosen[-1][: len(positives)])
+            coded.append(ANCHOR_CODER.encode_single(target.boxes[instances[positives]], anchors[positives]))
+        # One gather for all images, because the gradient of each is as large as all logits or deltas.
+        found = logits.flatten()[torch.cat(chosen)].split([len(mine) for mine in chosen])
+        distances = (deltas.flatten(0, 1)[torch.cat(positive)] - torch.cat(coded)).abs()
+        by_logits = [_binary_cross_entropy(*mine) for mine in zip(found, map(len, positive), strict=True)]
+        by_deltas = [mine.sum() for mine in distances.split([len(mine) for mine in positive])]
         divisor = number * len(targets)
         return torch.stack(by_logits).sum() / divisor, torch.stack(by_deltas).sum() / divisor
+
+
+def _binary_cross_entropy(logits: Tensor, positive: int) -> Tensor:
+    """Sum over logits of which the first ``positive`` belong to instances."""
+    wanted = torch.zeros_like(logits)
+    wanted[:positive] = 1
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+
+
+def largest(logits: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The ``number`` largest of each row of logits (N, A) and their places, the first of equal ones first on any device."""
+    if logits.shape[1] > number:
+        best, place = logits.topk(number + 1, dim=1)
+        # topk is many times faster than a stable sort of all, but takes any of equal logits, in any order.
+        if (best[:, number - 1] > best[:, number]).all():
+            place = place[:, :number].sort(dim=1).values
+            best, order = logits.gather(1, place).sort(dim=1, descending=True, stable=True)
+            return best, place.gather(1, order)
+    best, place = logits.sort(dim=1, descending=True, stable=True)
+    return best[:, :number], place[:, :number]
 
 
 def _best(boxes: Tensor, logits: Tensor, levels: Tensor, size: tuple[int, int], number: int) -> Proposed:

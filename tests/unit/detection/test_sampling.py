@@ -1,10 +1,14 @@
 """Which anchors and regions stand for which instance, by hand; and the random choice among them."""
 
+import math
+
+import pytest
 import torch
 
 from m2mkd.config.detection import DetectorSwitches
 from m2mkd.detection.anchors import level_anchors
 from m2mkd.detection.pooling import pool_regions, region_levels
+from m2mkd.detection.rpn import largest
 from m2mkd.detection.sampling import IGNORED, NEGATIVE, POSITIVE, RandomSampler, match_anchors, match_regions
 
 CORRECTED, RELEASED = DetectorSwitches(), DetectorSwitches(unreachable="positive")
@@ -136,3 +140,14 @@ def test_regions_are_pooled_from_their_image_and_their_level_in_their_order():
     )
     assert pooled.shape == (6, 1, 2, 2)
     assert pooled[:, 0, 0, 0].tolist() == [3, 2, 1, 2, 13, 12]
+
+
+@pytest.mark.parametrize("number", [1, 5, 39, 40, 50])
+@pytest.mark.parametrize("values", [6, 10**6])
+def test_the_largest_logits_are_those_of_a_stable_sort(number, values):
+    logits = torch.randint(0, values, (3, 40), generator=torch.Generator().manual_seed(values)).float()
+    logits[1, 7] = math.nan
+    expected = logits.sort(dim=1, descending=True, stable=True)
+    best, place = largest(logits, number)
+    assert torch.equal(place, expected.indices[:, :number])
+    torch.testing.assert_close(best, expected.values[:, :number], rtol=0, atol=0, equal_nan=True)
