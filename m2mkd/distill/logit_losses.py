@@ -31,7 +31,7 @@ def decoupled_divergence(student: Tensor, teacher: Tensor, labels: Tensor, tau: 
         chosen, rest = logits[is_target], logits[~is_target].view(len(logits), -1)
         among.append(rest.log_softmax(dim=-1))
         binary.append(torch.stack([chosen, rest.logsumexp(dim=-1)], dim=-1).log_softmax(dim=-1))
-    target, others = (F.kl_div(*pair, reduction="none", log_target=True).sum(dim=-1) for pair in (binary, among))
+    target, others = (F.kl_div(own, given, reduction="none", log_target=True).sum(dim=-1) for own, given in (binary, among))
     return Decoupled(tau**2 * target, tau**2 * others)
 
 

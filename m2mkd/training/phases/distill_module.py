@@ -74,13 +74,13 @@ def _task(job: Job[DistillModule], hybrid: DistillationHybrid) -> Task:
         return value.with_regulariser(regularisation(student, config.compat))
 
     spared = student.no_weight_decay() if isinstance(student, Stage) else set()
-    beside = taught is not None and taught.is_trained
+    beside = taught if taught is not None and taught.is_trained else None
     return Task(
-        trained=Alongside(student, taught) if beside else student,
-        network=Alongside(hybrid, taught) if beside else hybrid,
+        trained=student if beside is None else Alongside(student, beside),
+        network=hybrid if beside is None else Alongside(hybrid, beside),
         loss=loss,
         predict=hybrid.student_logits,
-        no_weight_decay=names_alongside(spared) if beside else spared,
+        no_weight_decay=spared if beside is None else names_alongside(spared),
         decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )

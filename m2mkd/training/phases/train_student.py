@@ -61,14 +61,14 @@ def run(job: Job[TrainStudent]) -> Outcome:
 
     if teacher is not None:
         teacher.to(job.machine().device)
-    beside = taught is not None and taught.is_trained
+    beside = taught if taught is not None and taught.is_trained else None
     task = Task(
-        trained=Alongside(student, taught) if beside else student,
-        network=Alongside(student, taught) if beside else student,
+        trained=student if beside is None else Alongside(student, beside),
+        network=student if beside is None else Alongside(student, beside),
         loss=loss,
         predict=student,
         diagnose=lambda images: scalars(diagnose(student, images)),
-        no_weight_decay=names_alongside(student.no_weight_decay()) if beside else student.no_weight_decay(),
+        no_weight_decay=student.no_weight_decay() if beside is None else names_alongside(student.no_weight_decay()),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
     )
