@@ -82,7 +82,7 @@ class Plugin:
         InputError
             If its sources cannot be found or read.
         """
-        return {"distribution": self.distribution, "version": self.version, "code": _code_digest(self)}
+        return {"distribution": self.distribution, "version": self.version, "code": _code_digest(self, tuple(sys.path))}
 
 
 def find_plugin(group: str, name: str) -> Plugin:
@@ -129,7 +129,7 @@ def _third_party(group: str, _path: tuple[str, ...]) -> tuple[Plugin, ...]:
 
 
 @cache
-def _code_digest(plugin: Plugin) -> str:
+def _code_digest(plugin: Plugin, _path: tuple[str, ...]) -> str:
     """Digest of the files of the package that the entry point is in; of Python sources without comments and docstrings."""
     module = plugin.value.partition(":")[0]
     try:

@@ -46,9 +46,7 @@ def test_the_two_parts_of_dkd_by_hand(tau):
     for index, (student, teacher, label) in enumerate(ROWS):
         q, p = softmax(student, tau), softmax(teacher, tau)
         target = p[label] * math.log(p[label] / q[label]) + (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
-        others = sum(
-            p[c] / (1 - p[label]) * math.log(p[c] / (1 - p[label]) / (q[c] / (1 - q[label]))) for c in range(3) if c != label
-        )
+        others = sum(p[c] / (1 - p[label]) * math.log(p[c] / (1 - p[label]) / (q[c] / (1 - q[label]))) for c in range(3) if c != label)
         assert found.target[index].item() == pytest.approx(tau**2 * target)
         assert found.others[index].item() == pytest.approx(tau**2 * others)
 
@@ -108,7 +106,9 @@ def test_dist_does_not_see_an_affine_change_of_logits_at_high_temperature_alone(
     """It compares probabilities, which are affine in the logits only where these are small against the temperature."""
     student, teacher = drawn(6, 4), drawn(6, 4, seed=1)
     at_one = [relational_distance(scale * student + 5, teacher, 1.0).inter.item() for scale in (1, 3)]
-    assert relational_distance(student + 5, teacher, 1.0).inter.item() == pytest.approx(relational_distance(student, teacher, 1.0).inter.item())
+    assert relational_distance(student + 5, teacher, 1.0).inter.item() == pytest.approx(
+        relational_distance(student, teacher, 1.0).inter.item()
+    )
     assert abs(at_one[0] - at_one[1]) > 1e-3
     at_many = [relational_distance(scale * student + 5, teacher, 1e4).inter.item() / 1e8 for scale in (1, 3)]
     assert at_many[0] == pytest.approx(at_many[1], rel=1e-3)

@@ -118,7 +118,8 @@ def test_a_term_on_labels_is_mixed_as_the_images_are():
     labels = torch.arange(8) % 5
     mixed = taught({"kind": "pld"}, smoothing=0.1)(LOGITS[0], mixup_target(labels, 5, 0.7, 0.1), LOGITS[1]).value
     alone = [
-        taught({"kind": "pld"}, smoothing=0.1)(LOGITS[0], mixup_target(some, 5, 1.0, 0.1), LOGITS[1]).value for some in (labels, labels.flip(0))
+        taught({"kind": "pld"}, smoothing=0.1)(LOGITS[0], mixup_target(some, 5, 1.0, 0.1), LOGITS[1]).value
+        for some in (labels, labels.flip(0))
     ]
     assert mixed.item() == pytest.approx((0.7 * alone[0] + 0.3 * alone[1]).item(), rel=1e-5)
 
@@ -202,7 +203,9 @@ def test_every_module_of_a_student_can_learn_from_the_tokens_of_the_teachers(fam
 
 def test_a_projector_trains_resumes_and_is_not_published(tmp_path):
     run = modules_of("vmoe")[-1]
-    short = run.config.model_copy(update={"recipe": run.config.recipe.model_copy(update={"epochs": 1, "batch_size": 16, "warmup_epochs": 0})})
+    short = run.config.model_copy(
+        update={"recipe": run.config.recipe.model_copy(update={"epochs": 1, "batch_size": 16, "warmup_epochs": 0})}
+    )
     job = job_of(type(run)(short, run.upstream), tmp_path)
     weights = run_phase(job).weights
     state = torch.load(next(tmp_path.glob("checkpoint*.pt")), weights_only=True)
