@@ -16,9 +16,9 @@ from typing import Any
 
 from m2mkd import __version__
 from m2mkd.errors import InputError
-from m2mkd.sources import source_digest
+from m2mkd.sources import tree_digest
 
-OURS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "m2mkd.objectives": {
             "labels": "m2mkd.distill.terms:Labels",
@@ -93,7 +93,7 @@ def find_plugin(group: str, name: str) -> Plugin:
     InputError
         If there is none, or if several packages have one of that name; the message names those that there are.
     """
-    if name in OURS[group]:
+    if name in BUILT_IN[group]:
         return _our_own(group, name)
     found = [plugin for plugin in _third_party(group, tuple(sys.path)) if plugin.name == name]
     if len(found) > 1:
@@ -109,11 +109,11 @@ def find_plugin(group: str, name: str) -> Plugin:
 
 def all_plugins(group: str) -> tuple[Plugin, ...]:
     """Our own, then those of other packages; nothing is loaded."""
-    return (*(_our_own(group, name) for name in OURS[group]), *_third_party(group, tuple(sys.path)))
+    return (*(_our_own(group, name) for name in BUILT_IN[group]), *_third_party(group, tuple(sys.path)))
 
 
 def _our_own(group: str, name: str) -> Plugin:
-    return Plugin(group, name, OURS[group][name], "m2mkd", __version__)
+    return Plugin(group, name, BUILT_IN[group][name], "m2mkd", __version__)
 
 
 @cache
@@ -136,7 +136,7 @@ def _code_digest(plugin: Plugin, _path: tuple[str, ...]) -> str:
         total = hashlib.sha256()
         for name, path in _files_of(module):
             content = path.read_bytes()
-            code = source_digest(ast.parse(content)) if path.suffix == ".py" else hashlib.sha256(content).hexdigest()
+            code = tree_digest(ast.parse(content)) if path.suffix == ".py" else hashlib.sha256(content).hexdigest()
             total.update(f"{name} {code}\n".encode())
     except (ImportError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{plugin}: its code cannot be read ({type(error).__name__}: {error}); repair {plugin.distribution}") from error

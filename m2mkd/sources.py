@@ -4,7 +4,7 @@ import ast
 import hashlib
 
 
-def source_digest(tree: ast.AST) -> str:
+def tree_digest(tree: ast.AST) -> str:
     """Digest of Python source, 16 hexadecimal digits; comments, docstrings and layout do not count."""
     return hashlib.sha256(_spelled(tree).encode()).hexdigest()[:16]
 

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PlainValidator, SerializeAsAny, Wi
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
-from m2mkd.plugins import OURS, Plugin, all_plugins, find_plugin
+from m2mkd.plugins import BUILT_IN, Plugin, all_plugins, find_plugin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -174,7 +174,7 @@ def _term(value: Any) -> ObjectiveTerm:
     if isinstance(value, ObjectiveTerm):
         return value
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise ValueError(f"a term is a mapping with a kind; there are {', '.join(OURS[GROUP])}")  # noqa: TRY004  pydantic's line
+        raise ValueError(f"a term is a mapping with a kind; there are {', '.join(BUILT_IN[GROUP])}")  # noqa: TRY004  pydantic's line
     stored = "format" in value
     try:
         cls = term_class(value["kind"])
@@ -205,7 +205,7 @@ def _require_same(cls: type[ObjectiveTerm], value: Mapping[str, Any]) -> None:
 
 def _schema() -> dict[str, Any]:
     """JSON schema of a term: known kinds by name, and fields that follow from the kind."""
-    kind = {"type": "string", "examples": list(OURS[GROUP])}
+    kind = {"type": "string", "examples": list(BUILT_IN[GROUP])}
     weight = {"type": "number", "minimum": 0, "default": 1.0, "description": "Factor of the term in the sum."}
     return {"type": "object", "properties": {"kind": kind, "weight": weight}, "required": ["kind"], "additionalProperties": True}
 

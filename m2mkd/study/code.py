@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from m2mkd.files import read_note, write_json
-from m2mkd.sources import source_digest
+from m2mkd.sources import tree_digest
 from m2mkd.study.keys import digest, is_sealed, sealed
 from m2mkd.study.phase import PHASES
 
@@ -95,7 +95,7 @@ class _Modules:
         """Digest of a module, and what it imports."""
         if name not in self.known:
             tree = ast.parse(self.sources[name])
-            self.known[name] = source_digest(tree), set(_imported(tree))
+            self.known[name] = tree_digest(tree), set(_imported(tree))
         return self.known[name]
 
 

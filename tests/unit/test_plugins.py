@@ -16,7 +16,7 @@ from m2mkd.config.objective import Objective
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.objective import TaughtLoss
 from m2mkd.errors import InputError
-from m2mkd.plugins import OURS
+from m2mkd.plugins import BUILT_IN
 from m2mkd.study.files import planned_runs, read_planned, write_plan
 from tests.conftest import ROOT
 from tests.tiny import by_phase, smoke
@@ -72,7 +72,7 @@ def listed() -> dict[str, dict]:
 
 def test_our_own_are_the_entry_points_of_the_distribution():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"] == {group: dict(names) for group, names in OURS.items()}
+    assert project["entry-points"] == {group: dict(names) for group, names in BUILT_IN.items()}
 
 
 def test_a_term_of_another_package_is_used_and_listed_like_ours(package):

@@ -14,7 +14,7 @@ from m2mkd.distill.losses import distillation_loss, soft_cross_entropy
 from m2mkd.distill.mixing import mixed_labels
 from m2mkd.distill.objective import OURS, TaughtLoss
 from m2mkd.errors import InputError
-from m2mkd.plugins import OURS as TABLE
+from m2mkd.plugins import BUILT_IN
 from tests.tiny import by_phase, module, smoke, vit
 from tests.wiring import job_with, run_phase, wired
 
@@ -32,7 +32,7 @@ def taught(*terms: dict, student=(), teacher=(), smoothing=0.0, kl_norm="batch")
 
 def test_every_term_of_ours_is_registered_and_counts_as_code_of_what_trains_by_it():
     values = {f"{cls.__module__}:{cls.__name__}" for cls in OURS}
-    assert values == set(TABLE["m2mkd.objectives"].values())
+    assert values == set(BUILT_IN["m2mkd.objectives"].values())
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------
