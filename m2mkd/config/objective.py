@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from pydantic import Field, NonNegativeFloat, PlainValidator, SerializeAsAny, WithJsonSchema, model_serializer
+from pydantic import Field, NonNegativeFloat, PlainValidator, SerializeAsAny, model_serializer
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
@@ -203,14 +203,18 @@ def _require_same(cls: type[ObjectiveTerm], value: Mapping[str, Any]) -> None:
         raise InputError(f"objective term {kind}: stored with plug-in {value.get('plugin')}, but it is {now} now; plan again")
 
 
-def _schema() -> dict[str, Any]:
-    """JSON schema of a term: known kinds by name, and fields that follow from the kind."""
-    kind = {"type": "string", "examples": list(BUILT_IN[GROUP])}
-    weight = {"type": "number", "minimum": 0, "default": 1.0, "description": "Factor of the term in the sum."}
-    return {"type": "object", "properties": {"kind": kind, "weight": weight}, "required": ["kind"], "additionalProperties": True}
+class _KnownTerms:
+    """JSON schema of a term: ours with their parameters, and of any other kind whatever it has."""
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
+        ours = [term_class(kind).model_json_schema() | {"required": ["kind"]} for kind in BUILT_IN[GROUP]]
+        kind = {"type": "string", "not": {"enum": list(BUILT_IN[GROUP])}}
+        weight = {"type": "number", "minimum": 0, "default": 1.0}
+        other = {"title": "Of another package", "type": "object", "properties": {"kind": kind, "weight": weight}, "required": ["kind"]}
+        return {"anyOf": [*ours, other]}
 
 
-AnyTerm = Annotated[SerializeAsAny[ObjectiveTerm], PlainValidator(_term), WithJsonSchema(_schema())]
+AnyTerm = Annotated[SerializeAsAny[ObjectiveTerm], PlainValidator(_term), _KnownTerms()]
 """A term of any kind, by its ``kind``."""
 
 

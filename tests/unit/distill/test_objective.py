@@ -1,6 +1,7 @@
 """Objectives as sums of terms: what today's loss is among them, what the terms see, and what they train of their own."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -240,3 +241,47 @@ def test_an_objective_without_a_teacher_asks_for_none():
     assert all("teacher_module" not in run.upstream and "kl_norm" not in run.config.compat for run in runs)
     runs = modules_of("vmoe", {"terms": [{"kind": "soft"}]})
     assert all("teacher_module" in run.upstream and "kl_norm" in run.config.compat for run in runs)
+
+
+# --- what people write -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objective": {"terms": [{"kind": "dkb"}]}},
+            r"objective\.terms\.0: there is no 'dkb' .*did you mean 'dkd'\? There are dist, dkd,",
+        ),
+        (
+            {"objective": {"terms": [{"kind": "labels"}, {"kind": "dkd", "temprature": 4}]}},
+            r"terms\.1: temprature .* did you mean 'temperature'",
+        ),
+        (
+            {"objective": {"terms": [{"kind": "dkd", "alpha": -1}]}},
+            r"terms\.0\.alpha: Input should be greater than or equal to 0 \(it is -1\)",
+        ),
+        ({"objective": {"terms": [{"weight": 1}]}}, r"terms\.0: a term is a mapping with a kind; there are labels, soft"),
+        ({"objective": {"terms": []}}, r"objective\.terms: Tuple should have at least 1 item"),
+        ({"objective": {"terms": [{"kind": "soft"}]}, "loss": {"tau": 4}}, r"distill: loss and objective are given; remove loss"),
+    ],
+)
+def test_a_wrong_objective_is_one_line_with_file_field_and_fix(changes, message):
+    with pytest.raises(InputError, match=r"vmoe_base\.yaml: (student\.)?distill.*") as caught:
+        smoke("vmoe_base/m2mkd", experiment_changes={"vmoe_base": {"distill": changes}})
+    assert re.search(message, str(caught.value)), caught.value
+
+
+def test_a_variant_has_one_of_distillation_and_objective():
+    changes = {"vmoe_base": {"variants": {"pure_kd": {"objective": {"terms": [{"kind": "soft"}]}}}}}
+    with pytest.raises(InputError, match="distillation and objective are given; remove distillation"):
+        smoke("vmoe_base/pure_kd", experiment_changes=changes)
+
+
+def test_the_ablation_compares_every_term_of_ours():
+    rows = {row.variant: row for row in smoke("ablation_objectives").rows}
+    study = smoke("ablation_objectives")
+    modules = [run.config for run in study.runs.values() if run.phase == "distill_module"]
+    kinds = {term.kind for config in modules if config.objective for term in config.objective.terms}
+    assert kinds == set(BUILT_IN["m2mkd.objectives"]) and len(rows) == len({row.measured for row in rows.values()}) == 10
+    assert set(smoke("vmoe_base/m2mkd").runs) < set(study.runs), "the first setting is the study's own"
