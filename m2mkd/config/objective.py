@@ -164,7 +164,7 @@ def _misfit(plugin: Plugin, found: Any) -> str:
         return "has a name that its curve cannot have; take lower-case letters, digits and '_', and leave CURVE empty"
     if found.loss is ObjectiveTerm.loss:
         return "has no method loss"
-    if unknown := found.NEEDS - set(Need.__args__):  # type: ignore[attr-defined]
+    if unknown := set(found.NEEDS) - set(Need.__args__):  # type: ignore[attr-defined]
         return f"needs {', '.join(sorted(unknown))}; a term can ask for {', '.join(Need.__args__)}"  # type: ignore[attr-defined]
     return ""
 

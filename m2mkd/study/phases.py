@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_input import DetectionInput
@@ -147,9 +147,13 @@ class DistillModule(SeededPhase):
     @property
     def taught_by(self) -> Distillation | Objective:
         """The objective, or the loss where there is none."""
-        if (self.loss is None) == (self.objective is None):
-            raise ValueError("a module is distilled by a loss or an objective")
         return self.objective or self.loss  # type: ignore[return-value]
+
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if (self.loss is None) == (self.objective is None):
+            raise ValueError("a module is distilled by either a loss or an objective")
+        return self
 
 
 class TrainStudent(SeededPhase):
