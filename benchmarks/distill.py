@@ -5,7 +5,8 @@ the student. The lower bound is the least work that gives the same gradients, as
 model's prefix once, the one teacher stage, the suffix forward for both and backward for the student, and the student module, which both
 share (``benchmarks/moe.py`` is about its experts). Both must agree before they are timed.
 
-``python benchmarks/distill.py --size small --threads 2`` times them in turn, in one process, and reports medians and their ratio.
+``python benchmarks/distill.py --size small --threads 2`` times them in turn, in one process, and reports medians and their ratio. With
+``--whole`` it adds a step of pure KD, the whole student taught by the whole teacher, against timm's task of distillation.
 """
 
 import json
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +30,11 @@ from torch import Tensor
 from m2mkd.config.models import ViTConfig, VMoEConfig
 from m2mkd.config.published import published
 from m2mkd.config.recipe import Distillation
-from m2mkd.distill.hybrid import DistillationHybrid
+from m2mkd.distill.hybrid import DistillationHybrid, freeze
 from m2mkd.distill.losses import distillation_loss
 from m2mkd.models.stage import Stage
 from m2mkd.models.vit import StagedViT, build_stage
-from m2mkd.models.vmoe import build_vmoe_module
+from m2mkd.models.vmoe import VMoE, build_vmoe_module
 
 Size = StrEnum("Size", ["small", "base"])
 Device = StrEnum("Device", ["cpu", "cuda"])
@@ -151,6 +152,45 @@ def steps(size: str, index: int, batch: int, device: str, precision: str) -> Ste
     return Steps(hybrid_step, bound_step, student)
 
 
+def whole_steps(size: str, batch: int, device: str, precision: str) -> Steps:
+    """Both steps of the whole student on the same weights and the same batch; the bound is timm's."""
+    from timm.loss import SoftTargetCrossEntropy
+    from timm.task.distillation import LogitDistillationTask
+
+    _, teacher_config, student_config, image_size, classes = networks(size)
+    torch.manual_seed(0)
+    data: dict[str, Any] = {"image_size": image_size, "num_classes": classes}
+    teacher, student = freeze(StagedViT(teacher_config, **data)).to(device), VMoE(student_config, **data).train().to(device)
+    images = torch.randn(batch, 3, image_size, image_size, device=device)
+    targets = torch.rand(batch, classes, device=device).softmax(dim=-1)
+    distillation = Distillation(kind="soft")
+    # The teacher sees the images as the student does.
+    teacher.pretrained_cfg = student.pretrained_cfg = cast(Any, {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    weights = {"task_loss_weight": 1 - distillation.alpha, "distill_loss_weight": distillation.alpha, "temperature": distillation.tau}
+    task = LogitDistillationTask(student, teacher, SoftTargetCrossEntropy(), device=torch.device(device), verbose=False, **weights)
+
+    def autocast() -> Any:
+        return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+    def own_step() -> Tensor:
+        student.zero_grad(set_to_none=True)
+        with autocast():
+            with torch.no_grad():
+                given = teacher(images)
+            loss = distillation_loss(student(images), targets, given, distillation, "batch").value
+        loss.backward()
+        return loss.detach()
+
+    def timm_step() -> Tensor:
+        student.zero_grad(set_to_none=True)
+        with autocast():
+            loss = task(images, targets)["loss"]
+        loss.backward()
+        return loss.detach()
+
+    return Steps(own_step, timm_step, student)
+
+
 def check_agreement(both: Steps, precision: str) -> None:
     """Fail unless the two steps give the same loss and the same gradients, each to a share of its largest element."""
     tolerance = 0.1 if precision == "bf16" else 1e-3
@@ -173,9 +213,9 @@ def timed(call: Callable[[], Tensor], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(size: str, index: int, batch: int, device: str, precision: str, rounds: int) -> dict[str, Any]:
-    """A row of the table: the medians, and the median over rounds of the ratio inside a round."""
-    both = steps(size, index, batch, device, precision)
+def measure(size: str, index: int | None, batch: int, device: str, precision: str, rounds: int) -> dict[str, Any]:
+    """A row of the table: the medians, and the median over rounds of the ratio inside a round; no index stands for the whole student."""
+    both = whole_steps(size, batch, device, precision) if index is None else steps(size, index, batch, device, precision)
     check_agreement(both, precision)
     calls = {"hybrid": both.hybrid, "bound": both.bound}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -199,11 +239,13 @@ def main(
     device: Annotated[Device, typer.Option()] = Device.cpu,
     precision: Annotated[Precision, typer.Option(help="bf16 means autocast.")] = Precision.fp32,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 21,
+    whole: Annotated[bool, typer.Option("--whole", help="Time the whole student too, against timm's distillation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
     """Compare an m2mKD step with its lower bound, in turn and in one run."""
     torch.set_num_threads(threads)
-    rows = [measure(str(size), index, batch, str(device), str(precision), rounds) for index in module or range(4)]
+    indices = [*(module or range(4)), *([None] if whole else [])]
+    rows = [measure(str(size), index, batch, str(device), str(precision), rounds) for index in indices]
     if as_json:
         machine = {"torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count(), "threads": threads}
         json.dump({"machine": machine, "measurements": rows}, sys.stdout, indent=2)
@@ -213,7 +255,8 @@ def main(
     table = Table("module", "lower bound (ms)", "hybrid (ms)", "hybrid / bound", title=title)
     for row in rows:
         times = (f"{1000 * row[f'{name}_seconds']:.1f}" for name in ("bound", "hybrid"))
-        table.add_row(str(row["module"]), *times, f"{row['ratio']:.3f}")
+        name = "whole (bound: timm)" if row["module"] is None else str(row["module"])
+        table.add_row(name, *times, f"{row['ratio']:.3f}")
     Console().print(table)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from m2mkd import __version__, surroundings
-from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, published, runs, sentences, study
+from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, plugins, published, runs, sentences, study
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
 
@@ -18,6 +18,7 @@ app.add_typer(study.app)
 app.add_typer(checkpoints.app)
 app.add_typer(plan.app)
 app.add_typer(doctor.app)
+app.add_typer(plugins.app)
 app.add_typer(claims.app)
 app.add_typer(sentences.app)
 app.add_typer(config.app, name="config")

@@ -9,6 +9,7 @@ from m2mkd.config.compat import Profile, Value
 from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.models import Model, Prior
+from m2mkd.config.objective import Objective
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.config.seeds import Seeds
 
@@ -57,6 +58,19 @@ class Distill(Config):
     """Training set, as name@size; it may differ from the student's."""
     recipe: str
     loss: Distillation = Distillation()
+    objective: Objective | None = Field(None, exclude_if=lambda objective: objective is None)
+    """What is minimised, as a sum of weighted terms, instead of ``loss``."""
+
+    @property
+    def taught_by(self) -> Distillation | Objective:
+        """The objective, or the loss where there is none."""
+        return self.objective or self.loss
+
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if self.objective is not None and self.loss != Distillation():
+            raise ValueError("loss and objective are given; remove loss, and write it as terms of the objective")
+        return self
 
 
 Codes = Literal["independent", "identical", "of_modules"]
@@ -86,21 +100,30 @@ class Variant(Config):
     """Initial codes of a NAC's latents."""
     distillation: Distillation | None = None
     """Plain knowledge distillation by the whole teacher during the end-to-end training."""
+    objective: Objective | None = Field(None, exclude_if=lambda objective: objective is None)
+    """What is minimised in the end-to-end training, as a sum of weighted terms, instead of ``distillation``."""
     imports: VariantImports = VariantImports()
     """Imported weights instead of modules, or of the whole student."""
     seeds: Seeds | None = None
     """Seeds in addition to those of the scale: a number, or a list."""
 
+    @property
+    def taught_by(self) -> Distillation | Objective | None:
+        """The objective or the distillation of the end-to-end training; None if it learns from labels alone."""
+        return self.objective or self.distillation
+
     @model_validator(mode="after")
     def _consistent(self):
+        if self.objective is not None and self.distillation is not None:
+            raise ValueError("distillation and objective are given; remove distillation, and write it as terms of the objective")
         if (self.recipe is None) == (self.imports.student is None):
             raise ValueError("give either a recipe to train the student by, or imports.student to take it from a file")
         if self.init == "scratch" and (self.load_modules != "all" or self.imports.modules is not None):
             raise ValueError("load_modules and imports.modules need init: modules")
         if self.codes == "of_modules" and (self.init, self.load_modules) != ("modules", "all"):
             raise ValueError("codes: of_modules needs init: modules, and all of them; change either")
-        if self.imports.student is not None and (self.init != "scratch" or self.distillation is not None):
-            raise ValueError("an imported student is not trained; remove init and distillation")
+        if self.imports.student is not None and (self.init != "scratch" or self.taught_by is not None):
+            raise ValueError("an imported student is not trained; remove init, distillation and objective")
         if self.load_modules != "all" and (not self.load_modules or list(self.load_modules) != sorted(set(self.load_modules))):
             raise ValueError("load_modules is all, or numbers in ascending order, each once")
         return self

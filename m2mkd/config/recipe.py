@@ -140,3 +140,13 @@ class Distillation(Config):
     """Weight of the distillation term; the labels have the remaining weight."""
     tau: PositiveFloat = 1.0
     """Temperature of both distributions."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """True if a teacher is run."""
+        return self.kind != "none"
+
+    @property
+    def is_normalised(self) -> bool:
+        """True if the compat switch ``kl_norm`` matters."""
+        return self.kind == "soft"

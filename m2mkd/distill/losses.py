@@ -43,7 +43,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         Class probabilities (B, C).
     """
     # F.cross_entropy has the same gradient to the bit, but adds up its value in another order: logs and golden curves would change.
-    return -(targets * F.log_softmax(_raised(logits), dim=-1)).sum(dim=-1).mean()
+    return -(targets * F.log_softmax(raised(logits), dim=-1)).sum(dim=-1).mean()
 
 
 def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, tau: float, normalise: KLNorm) -> Tensor:
@@ -59,14 +59,14 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, tau: float, no
         What the sum over batch and classes is divided by: ``batch``, B; ``numel``, B x C, as in the released code
         (specification vmoe.md 7, finding 1).
     """
-    student, teacher = (F.log_softmax(_raised(logits) / tau, dim=-1) for logits in (student_logits, teacher_logits))
+    student, teacher = (F.log_softmax(raised(logits) / tau, dim=-1) for logits in (student_logits, teacher_logits))
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
     return tau**2 * total / (len(student) if normalise == "batch" else student.numel())
 
 
 def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Cross-entropy with the teacher's most probable class, mean over the batch; logits are (B, C)."""
-    return F.cross_entropy(_raised(student_logits), teacher_logits.argmax(dim=-1))
+    return F.cross_entropy(raised(student_logits), teacher_logits.argmax(dim=-1))
 
 
 def distillation_loss(
@@ -105,5 +105,6 @@ def distillation_loss(
     return Loss(value, labels.parts | {"divergence": term})
 
 
-def _raised(logits: Tensor) -> Tensor:
+def raised(logits: Tensor) -> Tensor:
+    """Logits in at least single precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

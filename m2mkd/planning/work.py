@@ -170,7 +170,7 @@ def _(config: DistillModule, count: Count) -> Work:
         student = transformer.stage(config.student, index, size, classes, stitch_width=config.meta.width)
         after = transformer.stages(config.meta, behind, size, classes)
     terms = [Term("student module", student, "trained"), Term("stages before", before, "no_grad"), Term("stages after", after, "frozen")]
-    if config.loss.kind != "none":
+    if config.taught_by.needs_teacher:
         terms.append(Term("teacher module", transformer.stage(config.teacher, index, size, classes), "no_grad"))
         terms.append(Term("stages after it", transformer.stages(config.meta, behind, size, classes), "no_grad", again=True))
     return _trained(terms, config.data, config.recipe, [before, student, after], student)

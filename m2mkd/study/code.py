@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from m2mkd.files import read_note, write_json
+from m2mkd.sources import tree_digest
 from m2mkd.study.keys import digest, is_sealed, sealed
 from m2mkd.study.phase import PHASES
 
@@ -94,7 +95,7 @@ class _Modules:
         """Digest of a module, and the names that it imports."""
         if name not in self.known:
             tree = ast.parse(self.sources[name])
-            self.known[name] = hashlib.sha256(_spelled(tree).encode()).hexdigest()[:16], set(_imported(tree))
+            self.known[name] = tree_digest(tree), set(_imported(tree))
         return self.known[name]
 
 
@@ -110,20 +111,3 @@ def _imported(node: ast.AST) -> Iterator[str]:
         below = [*node.orelse]
     for child in below:
         yield from _imported(child)
-
-
-def _spelled(value: object) -> str:
-    """Syntax tree as text that is the same under every version of Python, unlike that of `ast.dump`.
-
-    Empty fields are left out, because later versions add some; so are docstrings.
-    """
-    if isinstance(value, ast.AST):
-        fields = ((name, inner) for name, inner in ast.iter_fields(value) if inner is not None and inner != [])
-        return f"{type(value).__name__}({','.join(f'{name}={_spelled(inner)}' for name, inner in fields)})"
-    if isinstance(value, list):
-        return f"[{','.join(_spelled(inner) for inner in value if not _is_docstring(inner))}]"
-    return repr(value)
-
-
-def _is_docstring(value: object) -> bool:
-    return isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant) and isinstance(value.value.value, str)

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_input import DetectionInput
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.experiment import Codes
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
+from m2mkd.config.objective import Objective
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
 from m2mkd.study.measurements import Measurement, accuracies, check_mean, check_renditions, number, precisions
@@ -139,7 +140,20 @@ class DistillModule(SeededPhase):
     teacher: ViTConfig
     data: Data
     recipe: Recipe
-    loss: Distillation
+    loss: Distillation | None = Field(None, exclude_if=lambda loss: loss is None)
+    """Given unless ``objective`` is."""
+    objective: Objective | None = Field(None, exclude_if=lambda objective: objective is None)
+
+    @property
+    def taught_by(self) -> Distillation | Objective:
+        """The objective, or the loss where there is none."""
+        return self.objective or self.loss  # type: ignore[return-value]
+
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if (self.loss is None) == (self.objective is None):
+            raise ValueError("a module is distilled by either a loss or an objective")
+        return self
 
 
 class TrainStudent(SeededPhase):
@@ -162,6 +176,8 @@ class TrainStudent(SeededPhase):
     stitch_width: PositiveInt | None
     """Width of the meta model, if a V-MoE keeps its stitch layers."""
     distillation: Distillation | None
+    objective: Objective | None = Field(None, exclude_if=lambda objective: objective is None)
+    """Instead of ``distillation``; part of no key where there is none."""
     teacher: ViTConfig | None
     """Whole teacher, if it is distilled from."""
 

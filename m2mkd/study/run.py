@@ -56,7 +56,7 @@ class Run:
         if getattr(config, "index", None) is not None:
             words.append(f"module {config.index}")
         words += [str(value) for name in ("prior", "init") if (value := getattr(config, name, None))]
-        if getattr(config, "distillation", None):
+        if self.phase == "train_student" and config.teacher is not None:
             words.append("pure KD")
         return " ".join(words)
 

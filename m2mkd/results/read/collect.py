@@ -149,14 +149,18 @@ class Collected:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """A line for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains."""
+        """A line for each epoch of each training: see CURVE_COLUMNS; ``module`` is missing where a whole network trains.
+
+        Terms of objectives that have no column there have one each at the end.
+        """
+        terms = _curves_of_terms(self.study)
         lines: list[tuple[Any, ...]] = []
         for record in self.records:
             run = record.run
             where = run.phase, *self.shown_under[run.id], run.id, getattr(run.config, "index", None), run.seed
-            lines += [(*where, *map(line.get, EPOCH_COLUMNS)) for line in record.curves]
-        floats = dict.fromkeys(EPOCH_COLUMNS[2:], "float64")
-        return pd.DataFrame(lines, columns=CURVE_COLUMNS).astype({"module": "Int64", "seed": "Int64"} | floats)
+            lines += [(*where, *map(line.get, [*EPOCH_COLUMNS, *terms])) for line in record.curves]
+        floats = dict.fromkeys([*EPOCH_COLUMNS[2:], *terms], "float64")
+        return pd.DataFrame(lines, columns=[*CURVE_COLUMNS, *terms]).astype({"module": "Int64", "seed": "Int64"} | floats)
 
     @cached_property
     def plateaus(self) -> dict[str, Plateau]:
@@ -217,3 +221,9 @@ def _usable_records(study: Study, problems: dict[str, str]) -> Iterator[Record]:
 def once_each(rows: Iterable[Row]) -> list[Row]:
     """Rows without those that repeat the measurements of an earlier one, as rows of transfer experiments do."""
     return list({row.measured: row for row in reversed(list(rows))}.values())[::-1]
+
+
+def _curves_of_terms(study: Study) -> list[str]:
+    """Names of the curves that objectives have beside those of today's losses, in alphabetical order."""
+    objectives = (getattr(run.config, "objective", None) for run in study.runs.values())
+    return sorted({name for objective in objectives if objective for name in objective.curves} - set(EPOCH_COLUMNS))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from m2mkd.results.judge.results import Results
+from m2mkd.results.read.collect import CURVE_COLUMNS
 from m2mkd.results.read.lookup import ROW
 from m2mkd.results.report.figures import Illustration, with_profile
 from m2mkd.results.report.labels import variant_label
@@ -15,7 +16,7 @@ from m2mkd.study.study import Study
 
 ACCURACY = "validation top-1 %"
 PANELS = {"cross-entropy": "cross_entropy", "divergence": "divergence", "regulariser": "regulariser", ACCURACY: "val_top1"}
-"""Column of the learning curves that each panel shows. Losses are those of training."""
+"""Column of the learning curves that each panel shows; other terms of an objective have a panel each. Losses are those of training."""
 CURVES_CAPTION = f"Lines: mean over seeds; bands: {INTERVAL}, where there are several of one network."
 Lines = Callable[[str], list[Line]]
 """The lines of a panel, by its column."""
@@ -68,7 +69,7 @@ def _student_curves(results: Results, curves: pd.DataFrame) -> list[Illustration
         names = [f"{variant_label(variant)}, seed {study.runs[run_id].seed}: {alone[run_id]}" for variant, run_id in apart]
         title = f"{student}{with_profile(study, profile)}: end-to-end training of the student"
         caption = f"{CURVES_CAPTION} Thin lines: {'; '.join(names)}." if names else CURVES_CAPTION
-        found.append(_illustration(curves_anchor(student, profile), title, _student_lines(variants, apart, names), caption))
+        found.append(_illustration(curves_anchor(student, profile), title, _student_lines(variants, apart, names), caption, curves))
     return found
 
 
@@ -89,7 +90,7 @@ def _teacher_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
     found = []
     for name, of_row in _by_row(curves, "pretrain_meta", "incubate_module", "assemble_teacher"):
         title = f"{name.experiment}{with_profile(study, name.profile)}: Deep Incubation"
-        found.append(_illustration(curves_anchor(name.experiment, name.profile), title, _teacher_lines(of_row), CURVES_CAPTION))
+        found.append(_illustration(curves_anchor(name.experiment, name.profile), title, _teacher_lines(of_row), CURVES_CAPTION, curves))
     return found
 
 
@@ -113,7 +114,7 @@ def _module_curves(study: Study, curves: pd.DataFrame) -> list[Illustration]:
         student, variant = student_of(study, name.experiment, name.variant)
         title = f"{student}, {variant_label(variant)}{with_profile(study, name.profile)}: distillation of the modules"
         caption = "Lines: mean over seeds of each module."
-        found.append(_illustration(f"modules-{student}-{variant}-{name.profile}", title, _module_lines(of_row), caption))
+        found.append(_illustration(f"modules-{student}-{variant}-{name.profile}", title, _module_lines(of_row), caption, curves))
     return found
 
 
@@ -130,8 +131,10 @@ def _modules(curves: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return [(index, curves[curves["module"] == index]) for index in indices]
 
 
-def _illustration(name: str, title: str, lines: Lines, caption: str) -> Illustration:
-    panels = {panel: [line for line in lines(column) if line.points] for panel, column in PANELS.items()}
+def _illustration(name: str, title: str, lines: Lines, caption: str, curves: pd.DataFrame) -> Illustration:
+    terms = {column: column for column in curves.columns if column not in CURVE_COLUMNS}
+    shown = {panel: column for panel, column in PANELS.items() if panel != ACCURACY} | terms | {ACCURACY: PANELS[ACCURACY]}
+    panels = {panel: [line for line in lines(column) if line.points] for panel, column in shown.items()}
     panels = {panel: drawn for panel, drawn in panels.items() if drawn}
     last = [
         f"{line.label} {100 * sum(values) / len(values):.1f}"

@@ -155,7 +155,7 @@ def models_table(results: Results) -> DisplayTable:
     for run in results.study.runs.values():
         config: Any = run.config
         trained = isinstance(config, PretrainMeta | AssembleTeacher | TrainStudent | TrainDetector)
-        if trained and getattr(config, "distillation", None) is None:
+        if trained and getattr(config, "teacher", None) is None:
             model = config.student if isinstance(config, TrainStudent) else config.model
             what = NETWORKS[run.phase]
             rows[(what, model.family, _sizes(model))] = f"{results.costs[run.id].parameters / 1e6:.3g}"

@@ -13,23 +13,24 @@ from m2mkd.study.plan.teachers import assembled, measured_hybrids, pretrained, s
 def modules(draft: Draft, experiment: StudentExperiment, variant: str, seed: int) -> list[str]:
     """Ids of the distilled or imported modules that a variant loads, in their order."""
     _, teacher, meta = teacher_named(draft, experiment.teacher)
-    student, data, loss = _student(draft, experiment), draft.data(experiment.distill.data), experiment.distill.loss
+    student, data, taught_by = _student(draft, experiment), draft.data(experiment.distill.data), experiment.distill.taught_by
     indices = _indices(draft, experiment, variant)
     if experiment.variants[variant].imports.modules is not None:
         return _imported_modules(draft, experiment, variant, indices)
     upstream = {"meta": [pretrained(draft, experiment.teacher)]}
     splits = []
-    if loss.kind != "none":
+    if taught_by.needs_teacher:
         measured_hybrids(draft, experiment.teacher, data)
         splits = [split(draft, experiment.teacher, index) for index in range(student.modules)]
     networks: dict[str, Any] = {"student": student, "meta": meta, "teacher": teacher}
-    how: dict[str, Any] = {"data": data, "recipe": draft.recipe(experiment.distill.recipe), "loss": loss, "seed": seed}
+    how: dict[str, Any] = {"data": data, "recipe": draft.recipe(experiment.distill.recipe), "seed": seed}
+    how["objective" if experiment.distill.objective else "loss"] = taught_by
     return [
         draft.run(
             DistillModule,
             student,
             upstream | ({"teacher_module": [splits[index]]} if splits else {}),
-            distilled=loss.kind == "soft",
+            distilled=taught_by.is_normalised,
             index=index,
             **networks,
             **how,
@@ -98,13 +99,20 @@ def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: in
     upstream = {}
     if how.init == "modules":
         upstream["modules"] = modules(draft, experiment, variant, seed)
-    if how.distillation is not None:
+    taught = how.distillation is not None or (how.objective is not None and how.objective.needs_teacher)
+    if how.objective is not None and "tokens" in how.objective.needs and not isinstance(student, VMoEConfig):
+        kinds = ", ".join(term.kind for term in how.objective.terms if "tokens" in term.NEEDS)
+        raise InputError(
+            f"{draft.where}: variants.{variant}.objective: {kinds} needs tokens of stages, but student '{experiment.model}' has none as a "
+            "whole; remove that term, or give it to distill.objective"
+        )
+    if taught:
         upstream["teacher"] = [assembled(draft, experiment.teacher)]
     return draft.run(
         TrainStudent,
         student,
         upstream,
-        distilled=how.distillation is not None and how.distillation.kind == "soft",
+        distilled=how.taught_by is not None and how.taught_by.is_normalised,
         seed=seed,
         student=student,
         prior=experiment.prior,
@@ -116,7 +124,8 @@ def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: in
         codes=how.codes,
         stitch_width=stitch_width,
         distillation=how.distillation,
-        teacher=teacher_named(draft, experiment.teacher)[1] if how.distillation else None,
+        objective=how.objective,
+        teacher=teacher_named(draft, experiment.teacher)[1] if taught else None,
     )
 
 

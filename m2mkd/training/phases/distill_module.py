@@ -7,6 +7,7 @@ from torch import Tensor
 
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import Loss, distillation_loss
+from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
 from m2mkd.distill.transfer import assemble, load_strictly
 from m2mkd.models.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import Stage, StagedViT, build_stage
@@ -32,16 +33,16 @@ def run_together(jobs: Sequence[Job[DistillModule]]) -> list[Outcome]:
     meta = StagedViT(config.meta, image_size=config.data.image_size, num_classes=config.data.classes)
     assemble(stages_of(jobs[0].weights("meta")), meta)
     shared = SharedPrefix(meta)
-    tasks = [_task(job, meta, shared) for job in jobs]
-    measured = train_together(jobs, tasks, config.data, config.recipe)
-    return [Outcome(found, task.trained.state_dict()) for found, task in zip(measured, tasks, strict=True)]
+    hybrids = [_hybrid(job, meta, shared) for job in jobs]
+    measured = train_together(jobs, [_task(job, hybrid) for job, hybrid in zip(jobs, hybrids, strict=True)], config.data, config.recipe)
+    return [Outcome(found, hybrid.student.state_dict()) for found, hybrid in zip(measured, hybrids, strict=True)]
 
 
-def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Task:
+def _hybrid(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> DistillationHybrid:
     config = job.config
     size, classes = config.data.image_size, config.data.classes
     teacher = None
-    if config.loss.kind != "none":
+    if config.taught_by.needs_teacher:
         teacher = build_stage(config.teacher, config.index, image_size=size, num_classes=classes)
         load_strictly(teacher, job.weights("teacher_module"), f"teacher module {config.index}")
     with forked_rng("init", "student module", config.student.family, config.index, job.seed):
@@ -56,19 +57,44 @@ def _task(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> Tas
             batch_size=config.recipe.batch_size,
             compat=config.compat,
         )
-    hybrid = DistillationHybrid(meta, config.index, student, teacher, shared)
+    return DistillationHybrid(meta, config.index, student, teacher, shared)
+
+
+def _task(job: Job[DistillModule], hybrid: DistillationHybrid) -> Task:
+    config, student = job.config, hybrid.student
+    taught = _taught_loss(job, hybrid)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Loss:
         logits = hybrid(images, **noise_arguments(config.student, noise))
-        value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
+        if taught is not None:
+            value = taught(logits.student, targets, logits.teacher)
+        else:
+            assert config.loss is not None, "a module has a loss or an objective"
+            value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
         return value.with_regulariser(regularisation(student, config.compat))
 
+    spared = student.no_weight_decay() if isinstance(student, Stage) else set()
+    beside = taught if taught is not None and taught.is_trained else None
     return Task(
-        trained=student,
-        network=hybrid,
+        trained=student if beside is None else Alongside(student, beside),
+        network=hybrid if beside is None else Alongside(hybrid, beside),
         loss=loss,
         predict=hybrid.student_logits,
-        no_weight_decay=student.no_weight_decay() if isinstance(student, Stage) else (),
+        no_weight_decay=spared if beside is None else names_alongside(spared),
         decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )
+
+
+def _taught_loss(job: Job[DistillModule], hybrid: DistillationHybrid) -> TaughtLoss | None:
+    config = job.config
+    if config.objective is None:
+        return None
+    with forked_rng("init", "objective", config.index, job.seed):
+        return TaughtLoss(
+            config.objective,
+            [hybrid.student],
+            [] if hybrid.teacher is None else [hybrid.teacher],
+            smoothing=config.recipe.augmentation.label_smoothing,
+            kl_norm=kl_norm(config),
+        )

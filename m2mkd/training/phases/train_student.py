@@ -9,6 +9,7 @@ from m2mkd.distill.hybrid import freeze
 from m2mkd.distill.losses import Loss, distillation_loss, labels_loss
 from m2mkd.distill.nac_codes import start_codes
 from m2mkd.distill.nac_transfer import transfer_modules
+from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.diagnostics import diagnose, scalars
 from m2mkd.models.build import build_student, noise_arguments, regularisation
@@ -44,26 +45,30 @@ def run(job: Job[TrainStudent]) -> Outcome:
         with forked_rng("codes", job.seed):
             start_codes(student, config.codes, modules)
     teacher = _teacher(job)
+    taught = _taught_loss(job, student, teacher)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Loss:
         logits = student(images, **noise_arguments(config.student, noise))
-        if teacher is None or config.distillation is None:
+        with torch.no_grad():
+            given = None if teacher is None else teacher(images)
+        if taught is not None:
+            value = taught(logits, targets, given)
+        elif given is None or config.distillation is None:
             value = labels_loss(logits, targets)
         else:
-            with torch.no_grad():
-                taught = teacher(images)
-            value = distillation_loss(logits, targets, taught, config.distillation, kl_norm(config))
+            value = distillation_loss(logits, targets, given, config.distillation, kl_norm(config))
         return value.with_regulariser(regularisation(student, config.compat))
 
     if teacher is not None:
         teacher.to(job.machine().device)
+    beside = taught if taught is not None and taught.is_trained else None
     task = Task(
-        trained=student,
-        network=student,
+        trained=student if beside is None else Alongside(student, beside),
+        network=student if beside is None else Alongside(student, beside),
         loss=loss,
         predict=student,
         diagnose=lambda images: scalars(diagnose(student, images)),
-        no_weight_decay=student.no_weight_decay(),
+        no_weight_decay=student.no_weight_decay() if beside is None else names_alongside(student.no_weight_decay()),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
     )
@@ -89,3 +94,17 @@ def _teacher(job: Job[TrainStudent]) -> StagedViT | None:
     teacher = StagedViT(config.teacher, image_size=config.data.image_size, num_classes=config.data.classes)
     assemble(stages_of(job.weights("teacher")), teacher)
     return freeze(teacher)
+
+
+def _taught_loss(job: Job[TrainStudent], student: VMoE | NAC, teacher: StagedViT | None) -> TaughtLoss | None:
+    config = job.config
+    if config.objective is None:
+        return None
+    with forked_rng("init", "objective", job.seed):
+        return TaughtLoss(
+            config.objective,
+            getattr(student, "stages", ()),
+            () if teacher is None else teacher.stages,
+            smoothing=config.recipe.augmentation.label_smoothing,
+            kl_norm=kl_norm(config),
+        )

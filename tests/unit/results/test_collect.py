@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from m2mkd.errors import InputError
+from m2mkd.files import sha256
 from m2mkd.results.judge.results import Results
+from m2mkd.results.report.curve_figures import curve_figures
 from m2mkd.study.lineage import display_rows, served_rows
 from tests.fabricated import edit_record, finish, first, plan
 
@@ -39,6 +42,26 @@ def test_curves_know_module_and_row(study):
     assert sorted(modules["module"].unique()) == [0, 1, 2, 3]
     assert curves[curves["phase"] == "pretrain_meta"]["module"].isna().all()
     assert curves[curves["epoch"] == 1]["val_top1"].isna().all()
+
+
+def test_each_term_of_an_objective_has_a_column_and_a_panel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    terms = "experiment_changes.vmoe_base.distill.objective={terms: [{kind: labels}, {kind: dkd}, {kind: soft}]}"
+    study = plan(tmp_path, "smoke", ["vmoe_base/m2mkd"], [terms])
+    finish(study)
+    for run in (run for run in study.runs.values() if run.phase == "distill_module"):
+        path = Path(study.folder(run.id), "metrics.jsonl")
+        lines = [json.loads(line) | {"dkd": 3.0} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        edit_record(study, run, lambda record, path=path: record["outputs"].update({path.name: sha256(path)}))
+    results = Results.read(study)
+    curves = results.curves
+    assert list(curves.columns[-2:]) == ["val_top5", "dkd"]
+    assert (
+        set(curves[curves["phase"] == "distill_module"]["dkd"]) == {3.0} and curves[curves["phase"] == "train_student"]["dkd"].isna().all()
+    )
+    (figure,) = [one for one in curve_figures(results) if one.name.startswith("modules-")]
+    assert "dkd" in {axes.get_ylabel() for axes in figure.figure.axes}
 
 
 def test_shared_runs_serve_every_row_and_live_with_their_teacher(study):

@@ -42,3 +42,13 @@ def test_a_bound_with_other_gradients_is_noticed(benchmark):
 def test_measurement(benchmark):
     row = benchmark.measure("small", 0, 2, "cpu", "fp32", 1)
     assert row["ratio"] == pytest.approx(row["hybrid_seconds"] / row["bound_seconds"])
+
+
+def test_a_whole_student_learns_as_by_timms_distillation(benchmark):
+    both = benchmark.whole_steps("small", 4, "cpu", "fp32")
+    found = []
+    for step in (both.hybrid, both.bound):
+        loss = step()
+        found.append([loss, *(parameter.grad.clone() for parameter in both.student.parameters() if parameter.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    assert max((ours - timms).abs().max().item() for ours, timms in zip(*found, strict=True)) <= 1e-6

@@ -1,0 +1,32 @@
+"""``m2mkd plugins``: parts that packages add through entry points."""
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False) -> None:
+    """List objectives and the like with their package and its version, and what is wrong with any of them."""
+    from m2mkd.config.objective import listed_terms
+
+    found = listed_terms()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _show(found)
+
+
+def _show(found: list[dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = ("group", "name", "package", "version", "warning")
+    table = Table(*columns)
+    for one in found:
+        table.add_row(*(escape(one[column]) for column in columns))
+    Console().print(table)
