@@ -90,7 +90,7 @@ def claim(store: "Store", entry: Entry) -> "Run | None":
             return None
         if found:
             return found[0]
-        own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.tags, run_name=entry.name)
+        own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.all_tags, run_name=entry.name)
 
 
 class MlflowMirror:
