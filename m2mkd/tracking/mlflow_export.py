@@ -89,34 +89,39 @@ def _tables(study: Study) -> list[Path]:
 def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[str, str]]:
     """Bring everything into the store, and return the ids and records of what is there now."""
     study, records = results.study, results.every_record
-    written = []
-
-    def put(entry: Entry) -> str:
-        written.append(store.put(entry))
-        return written[-1][0]
-
-    if tables:
-        put(study_entry(study, records, tables))
+    written = [store.put(study_entry(study, records, tables))] if tables else []
     planned = planned_runs(study)
     grouped: dict[RowName, list[Record]] = {row.name: [] for row in study.rows}
     for record in records:
         grouped.setdefault(planned[record.run.id].row, []).append(record)
     labels = row_labels(study, grouped)
-    served = {run_id: [str(row.name) for row in rows] for run_id, rows in results.served.items()}
+    entries = [(planned[record.run.id].row, record) for members in grouped.values() for record in members]
+    children = [(record, record_entry(study, planned[record.run.id], record, labels[row])) for row, record in entries]
+    row_ids = {}
     for row_name, members in grouped.items():
         own = own_records(results, row_name)
         if not members and not own:
             continue
-        label = labels[row_name]
-        parent_id = put(row_entry(study, row_name, label, members, own, with_deviations(results, row_name)))
-        for record in members:
-            child = record_entry(study, planned[record.run.id], record, label)
-            users = [*filter(None, store.tags_of(child).get(USED_BY, "").split("; ")), *served[record.run.id]]
-            child.tags |= {USED_BY: _joined(users), PARENT_TAG: store.parent_of(child) or parent_id}
-            run_id = put(child)
-            if record.run.phase == STUDENT:
-                register(store, model_name(study.scale_name, row_name), run_id, child.tags | version_tags(record, own))
+        row = row_entry(study, row_name, labels[row_name], members, own, with_deviations(results, row_name))
+        held = [store.parent_of(child) for record, child in children if planned[record.run.id].row == row_name]
+        if not own and not store.tags_of(row) and all(held):
+            continue  # it only holds runs, and rows of an earlier study hold all of them
+        row_ids[row_name], row_record = store.put(row)
+        written.append((row_ids[row_name], row_record))
+    for record, child in children:  # after all rows, some of which may have been replaced
+        written.append(_put_child(store, results, record, child, row_ids.get(planned[record.run.id].row, "")))
+        if record.run.phase == STUDENT:
+            row_name = planned[record.run.id].row
+            tags = child.tags | version_tags(record, own_records(results, row_name))
+            register(store, model_name(study.scale_name, row_name), written[-1][0], tags)
     return written
+
+
+def _put_child(store: Store, results: Results, record: Record, child: Entry, row_id: str) -> tuple[str, str]:
+    """Bring a run below the row that it is below already, or else below the row of that id."""
+    users = [*filter(None, store.tags_of(child).get(USED_BY, "").split("; ")), *(str(row.name) for row in results.served[record.run.id])]
+    child.tags |= {USED_BY: _joined(users), PARENT_TAG: store.parent_of(child) or row_id}
+    return store.put(child)
 
 
 def _joined(users: list[str]) -> str:

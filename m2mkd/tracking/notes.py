@@ -27,7 +27,8 @@ def experiment_note(study: Study) -> str:
         lines += ["", "Experiments and models have the names of the published ones; data and sizes are those of this scale."]
     lines += [
         "",
-        "Runs with the tag `level` = `row` are the rows of the study's tables: means and 95 % intervals over seeds. Their runs are below them.",
+        "Runs with the tag `level` = `row` are the rows of the study's tables: means and 95 % intervals over seeds. "
+        "The runs of each row are below it.",
     ]
     return "\n".join(lines)
 

@@ -297,6 +297,19 @@ def open_store(experiment: str) -> Iterator[Store]:
     Raises
     ------
     InputError
+        As `opened`.
+    """
+    with opened() as client:
+        yield Store(client, experiment)
+
+
+@contextmanager
+def opened() -> "Iterator[MlflowClient]":
+    """Open the store.
+
+    Raises
+    ------
+    InputError
         If the store cannot be reached or is of another version of MLflow.
     """
     from mlflow.exceptions import MlflowException
@@ -304,7 +317,7 @@ def open_store(experiment: str) -> Iterator[Store]:
 
     uri = store_uri()
     try:
-        yield Store(open_client(), experiment)
+        yield open_client()
     except (MlflowException, SQLAlchemyError) as error:
         reason = (
             (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,14 +1,15 @@
-"""Pages of MLflow that people open: a saved view of a study's rows by accuracy, and the curves of two of them."""
+"""Pages of MLflow that people open: a saved view of a study's rows by accuracy, and the learning curves of two rows."""
 
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
+from m2mkd.config.compat import Profile
+from m2mkd.study.keys import digest
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
-from m2mkd.study.keys import digest
 from m2mkd.tracking.entry import NOTE_TAG, STUDIES_TAG, STUDY_TAG, WRITTEN
 from m2mkd.tracking.notes import ACCURACY_TAGS, experiment_note
 from m2mkd.tracking.store import Store, persistently
@@ -21,16 +22,16 @@ VIEW_TAG = "mlflow.sharedViewState."
 COMPARED_TAG = "compared"
 """Tag of an experiment with the ids of the two rows whose curves are compared."""
 CURVE = "val_top1"
-"""Learning curve in which rows are compared; where a row has none, their training loss is."""
+"""Learning curve in which rows are compared."""
 TRAINING = {"workflowType": "machine_learning"}
-"""Part of an address without which a browser that is new to the server opens MLflow's pages for language models."""
+"""Part of an address; without it a new browser opens MLflow's pages for language models."""
 FIXED_WIDTHS = {"attributes.`Run Name`": 320, "runDateAndNestInfo": 130, "attributes.`Dataset`": 170, "duration": 80}
 TEXT_WIDTH, NUMBER_WIDTH = 125, 110
 """Widths of columns in pixels."""
 
 
 def save_views(store: Store, study: Study) -> None:
-    """Save what people open of a study: its description, the view of its rows, and which of them are compared.
+    """Save a study's description, the view of its rows, and the pair of them that is compared.
 
     Parameters
     ----------
@@ -58,12 +59,9 @@ def save_views(store: Store, study: Study) -> None:
 
 def rows_of(store: Store, study_key: str) -> "dict[RowName, Run]":
     """Rows of a study, as last listed."""
-    runs = [run for found in store.listed.values() for run in found if run.data.tags.get("level") == "row"]
-    return {
-        RowName(*(run.data.tags[name] for name in RowName._fields)): run
-        for run in runs
-        if study_key in run.data.tags.get(STUDIES_TAG, "").split()
-    }
+    rows = [run for found in store.listed.values() for run in found if run.data.tags.get("level") == "row"]
+    named = [(run.data.tags, run) for run in rows if study_key in run.data.tags.get(STUDIES_TAG, "").split()]
+    return {RowName(tags["experiment"], tags["variant"], cast(Profile, tags["profile"])): run for tags, run in named}
 
 
 def rows_view(study_key: str, rows: "list[Run]") -> dict[str, Any]:
