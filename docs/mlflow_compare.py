@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 PATIENCE = 120_000
 """Milliseconds until a page must have drawn what is wanted."""
-VIEW = {"width": 1400, "height": 640}
+VIEW = {"width": 1400, "height": 720}
 ROWS, CURVES = "rows by accuracy", "end to end against m2mKD over epochs"
 """Names of the addresses that ``m2mkd mlflow-ui`` prints."""
 COLOURS = 64
@@ -34,17 +34,13 @@ def address(lines: Sequence[str], name: str, scale: str) -> str:
 
 
 def open_rows(page: Page, rows: str) -> None:
-    """First click: the address of the rows. MLflow's assistant, which a new browser shows beside them, is closed."""
+    """First click: the address of the rows. MLflow's assistant and a banner, which a new browser shows too, are closed."""
     page.goto(rows)
     page.get_by_text("matching runs").wait_for(timeout=PATIENCE)
-    close_assistant(page)
-
-
-def close_assistant(page: Page) -> None:
-    """Close the panel that takes a quarter of the page."""
-    page.get_by_text("MLflow Assistant").wait_for(timeout=PATIENCE)
-    page.get_by_role("button", name="Close").last.click()
-    page.get_by_text("MLflow Assistant").wait_for(state="hidden", timeout=PATIENCE)
+    for name in ("Close", "Hide banner"):
+        button = page.get_by_role("button", name=name, exact=True)
+        button.click(timeout=PATIENCE)
+        button.wait_for(state="hidden", timeout=PATIENCE)
 
 
 def open_row(page: Page, name: str) -> None:

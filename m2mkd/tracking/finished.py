@@ -136,7 +136,8 @@ def row_entry(
             **_origin(members or own),
         },
         params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"seed"})) | {"seeds": str(seeds)},
-        points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
+        # MLflow's comparison opens on the number that was stored first.
+        points=points("final/", accuracies),
         # A row of a transfer experiment shows nothing that its student's does not.
         artifacts=dict(row_figures(row_name.variant, curves, members)) if members else {},
         datasets=(*tracked(learned, digests, "training"), *tracked([data for data in seen if data not in learned], digests, "evaluation")),
@@ -144,7 +145,8 @@ def row_entry(
         end=end,
         earlier={NAME_TAG: f"{row_name.experiment}/{row_name.variant}", NOTE_TAG: title_of(study, row_name.experiment)},
     )
-    entry.points += points("cost/", _total(members)) + points("final/", accuracies)
+    entry.points += [Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()]
+    entry.points += points("cost/", _total(members))
     return entry
 
 

@@ -89,7 +89,8 @@ def _start(uri: str, port: int) -> "subprocess.Popen[bytes]":
     environment.pop(URI_VARIABLE, None)
     # Not among the arguments, which other users can read: the address of a database may hold a password.
     environment["MLFLOW_BACKEND_STORE_URI"] = uri
-    return subprocess.Popen([*command, "--artifacts-destination", str(artifact_folder())], env=environment)
+    options = ["--artifacts-destination", str(artifact_folder()), "--uvicorn-opts", "--no-access-log"]
+    return subprocess.Popen([*command, *options], env=environment)
 
 
 def _require_free(port: int) -> None:

@@ -25,8 +25,8 @@ CURVE = "val_top1"
 """Learning curve in which rows are compared."""
 TRAINING = {"workflowType": "machine_learning"}
 """Part of an address; without it a new browser opens MLflow's pages for language models."""
-FIXED_WIDTHS = {"attributes.`Run Name`": 320, "runDateAndNestInfo": 130, "attributes.`Dataset`": 170, "duration": 80}
-TEXT_WIDTH, NUMBER_WIDTH = 125, 110
+FIXED_WIDTHS = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 120, "attributes.`Dataset`": 190, "duration": 80}
+TEXT_WIDTH, NUMBER_WIDTH = 145, 100
 """Widths of columns in pixels."""
 
 
