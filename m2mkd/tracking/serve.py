@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from m2mkd.errors import InputError
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, QUIET, URI_VARIABLE, artifact_folder, is_database, store_uri, without_credentials
-from m2mkd.tracking.store import opened
+from m2mkd.tracking.store import connected
 from m2mkd.tracking.views import curves_address, rows_address
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 PATIENCE_S = 600
 """Seconds until the server must answer."""
 NO_WORKERS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
@@ -44,7 +44,7 @@ def serve(port: int, say: Callable[[str], None]) -> int:
     uri = store_uri()
     if uri == DEFAULT_URI and not DATABASE.is_file():
         raise InputError(f"{DATABASE}: absent; run 'make reproduce', or 'm2mkd track sync' if the study has finished")
-    server = f"http://{HOST}:{port}" if is_database(uri) else uri.rstrip("/")
+    server = f"http://{LOOPBACK}:{port}" if is_database(uri) else uri.rstrip("/")
     lines = list(addresses(server))
     if not is_database(uri):
         say("\n".join(lines))
@@ -72,7 +72,7 @@ def addresses(server: str) -> Iterator[str]:
     server
         Address of the server, without a slash at its end.
     """
-    with opened() as client:
+    with connected() as client:
         experiments = client.search_experiments(filter_string="name LIKE 'm2mkd/%'", order_by=["last_update_time DESC"])
         if not experiments:
             raise InputError(f"MLflow store {without_credentials(store_uri())}: has no study; run 'm2mkd track sync'")
@@ -84,7 +84,7 @@ def addresses(server: str) -> Iterator[str]:
 
 
 def _start(uri: str, port: int) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     environment = os.environ | QUIET | NO_WORKERS
     environment.pop(URI_VARIABLE, None)
     # Not among the arguments, which other users can read: the address of a database may hold a password.
@@ -97,9 +97,9 @@ def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((LOOPBACK, port))
         except (OSError, OverflowError):
-            raise InputError(f"port {port} of {HOST} is taken; give another: make mlflow-ui PORT=5001") from None
+            raise InputError(f"port {port} of {LOOPBACK} is taken; give another: make mlflow-ui PORT=5001") from None
 
 
 def _wait_for(server: str, process: "subprocess.Popen[bytes]") -> None:

@@ -297,14 +297,14 @@ def open_store(experiment: str) -> Iterator[Store]:
     Raises
     ------
     InputError
-        As `opened`.
+        As `connected`.
     """
-    with opened() as client:
+    with connected() as client:
         yield Store(client, experiment)
 
 
 @contextmanager
-def opened() -> "Iterator[MlflowClient]":
+def connected() -> "Iterator[MlflowClient]":
     """Open the store.
 
     Raises
