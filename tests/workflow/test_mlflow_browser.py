@@ -47,7 +47,6 @@ def test_the_four_clicks(served, browser):
     page.go_back()
     page.get_by_text("matching runs").wait_for(timeout=mlflow_compare.PATIENCE)
     mlflow_compare.open_comparison(page, NAMES)
-    assert "final/iid_top1" in page.get_by_text("Metrics:").first.locator("xpath=..").inner_text(), "not lr, which MLflow would take"
     mlflow_compare.open_curves(page, curves, NAMES)
     drawn = {name: (epochs, values) for name, epochs, values in page.evaluate(PLOTTED)}
     page.close()
