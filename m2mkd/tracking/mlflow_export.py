@@ -120,7 +120,10 @@ def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[s
 def _put_child(store: Store, results: Results, record: Record, child: Entry, row_id: str) -> tuple[str, str]:
     """Bring a run below the row that it is below already, or else below the row of that id."""
     users = [*filter(None, store.tags_of(child).get(USED_BY, "").split("; ")), *(str(row.name) for row in results.served[record.run.id])]
-    child.tags |= {USED_BY: _joined(users), PARENT_TAG: store.parent_of(child) or row_id}
+    parent = store.parent_of(child) or row_id
+    if not parent:  # the row that held it was replaced in this round
+        raise ContestedError
+    child.tags |= {USED_BY: _joined(users), PARENT_TAG: parent}
     return store.put(child)
 
 
