@@ -66,7 +66,7 @@ format: $(VENV)/.ok-dev
 	snakefmt Snakefile workflow
 
 mlflow-ui: $(VENV)/.ok-run
-	mlflow server --backend-store-uri sqlite:///results/mlflow.db --artifacts-destination results/mlruns --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
+	@m2mkd mlflow-ui --port $(or $(PORT),5000)
 
 # The small study undisturbed, through kills, and in the image.
 acceptance: standin-image $(AUDIT)/.ok

@@ -137,6 +137,16 @@ def sync(
     mlflow_export.sync(Results.read(study, partial=partial))
 
 
+@app.command("mlflow-ui")
+def mlflow_ui(port: Annotated[int, typer.Option(help="Port of this machine.", min=1, max=65535)] = 5000) -> None:
+    """Serve MLflow's pages on the runs, and print where the rows by accuracy and the learning curves are."""
+    from m2mkd.tracking.address import set_default_tracking_uri
+    from m2mkd.tracking.serve import serve
+
+    set_default_tracking_uri(read_settings(None, None, None).tracking_uri)
+    raise typer.Exit(serve(port, typer.echo))
+
+
 @app.command()
 def reproduce(
     scale: ScaleOption = None, cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all", code: CodeOption = None

@@ -1,4 +1,4 @@
-"""Where the MLflow store is, and how to come to it first."""
+"""Address of the MLflow store, and its first opening."""
 
 import hashlib
 import os
@@ -22,9 +22,9 @@ DATABASE = RESULTS / "mlflow.db"
 DEFAULT_URI = f"sqlite:///{DATABASE}"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-"""Beginnings of the addresses of databases, which are written to without a server between."""
+"""Beginnings of the addresses of databases, which are written to without a server."""
 SQLITE = b"SQLite format 3\0"
-"""What a database begins with; an empty file is one that is not filled yet."""
+"""First bytes of a database; an empty file is a database that is not filled yet."""
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
 
@@ -34,12 +34,12 @@ def store_uri() -> str:
 
 
 def set_default_tracking_uri(uri: str | None) -> dict[str, str]:
-    """Let the address that the configuration names hold for this process and those that it starts, unless ``MLFLOW_TRACKING_URI`` is set.
+    """Make the configured address the one of this process and those that it starts, unless ``MLFLOW_TRACKING_URI`` is set.
 
     Returns
     -------
     dict
-        The variable, for others; empty where neither names one.
+        The variable, for other processes; empty if neither names an address.
     """
     if uri:
         os.environ.setdefault(URI_VARIABLE, uri)
@@ -47,12 +47,12 @@ def set_default_tracking_uri(uri: str | None) -> dict[str, str]:
 
 
 def artifact_folder() -> Path:
-    """Where artifacts lie that this process stores itself: MLflow's own ``MLFLOW_ARTIFACTS_DESTINATION``, or ``results/mlruns``."""
+    """Folder of artifacts that this process stores itself: MLflow's own ``MLFLOW_ARTIFACTS_DESTINATION``, or ``results/mlruns``."""
     return Path(os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or RESULTS / "mlruns")
 
 
 def is_database(uri: str) -> bool:
-    """Whether an address is that of a database; otherwise it is a server's."""
+    """True if an address is a database's; otherwise it is a server's."""
     return uri.startswith(DATABASES)
 
 
@@ -65,7 +65,7 @@ def without_credentials(uri: str) -> str:
 
 
 def open_client() -> "MlflowClient":
-    """A client of the store, whose tables are made if it is a fresh database.
+    """Open a client of the store, and make the tables of a fresh database.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def open_client() -> "MlflowClient":
 
 
 class _Asked:
-    """A client of a store that may answer anything: whatever its parsers raise about an answer is an error of MLflow's."""
+    """Client of a store that may answer anything: errors of its parsers become errors of MLflow."""
 
     def __init__(self, client: "MlflowClient"):
         self._client = client
@@ -113,19 +113,19 @@ class _Asked:
 
 
 def check_address(uri: str) -> None:
-    """Refuse an address that nothing can be kept at, at once; a server, or a database behind one, is not asked for that.
+    """Refuse at once an address at which nothing can be stored; neither a server nor a database server is asked.
 
     Raises
     ------
     InputError
         If the address is neither a database's nor a server's: folders, which MLflow takes too, hold a point as often as it is sent.
-        If the file of an SQLite database is no such file, or cannot be made or written.
+        If the file of an SQLite database is not one, or cannot be made or written.
     """
     fix = "give one like sqlite:///FILE, postgresql://HOST/NAME or http://HOST:PORT"
     try:
         parts = urlsplit(uri)
         server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or a host that is none
+    except ValueError:  # an invalid port or host
         raise InputError(f"{URI_VARIABLE}: the address is not one; {fix}") from None
     name = f"{URI_VARIABLE} {without_credentials(uri)}"
     if parts.scheme.partition("+")[0] not in DATABASES and not server:
@@ -138,7 +138,7 @@ def check_address(uri: str) -> None:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    """File of an SQLite address; none: it names none."""
+    """File of an SQLite address; none if it names none."""
     path = uri.partition("?")[0].partition(":///")[2]
     return Path(path) if path and path != ":memory:" else None
 
@@ -160,7 +160,7 @@ def _check_sqlite(file: Path, name: str) -> None:
 
 
 def _lock_of(file: Path) -> Path:
-    """Where the lock of an SQLite database lies: beside it among our results, and nowhere near files of others."""
+    """Path of the lock of an SQLite database: next to it among our results, and away from third-party files."""
     if file.parent == RESULTS.resolve():
         RESULTS.mkdir(parents=True, exist_ok=True)
         return file.with_name(f".{file.name}.lock")
@@ -171,7 +171,7 @@ def _lock_of(file: Path) -> Path:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Hold a database for this process: of several that come to a fresh one at once, MLflow lets all but one die."""
+    """Hold a database for this process: of several that open a fresh one at once, all but one would fail in MLflow."""
     if file := _sqlite_file(uri) if uri.startswith("sqlite") else None:
         with hold(_lock_of(file.resolve())):
             yield
@@ -180,7 +180,7 @@ def _alone(uri: str) -> Iterator[None]:
 
         number = int.from_bytes(hashlib.sha256(b"m2mkd").digest()[:8], signed=True)
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-        # Released with the connection, also where this process is killed.
+        # Released with the connection, also if this process is killed.
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("select pg_advisory_lock(:number)"), {"number": number})
             yield

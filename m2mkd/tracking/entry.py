@@ -1,8 +1,8 @@
-"""What one MLflow run is to hold, made from the study and the files of a run alone; nothing in here needs MLflow."""
+"""Contents of one MLflow run, made from the study and the files of a run alone. This module does not need MLflow."""
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -10,22 +10,28 @@ from typing import Any, BinaryIO, NamedTuple
 from m2mkd.config.load import datasets
 from m2mkd.study.data import Data
 from m2mkd.study.files import PlannedRun
+from m2mkd.study.keys import digest
 from m2mkd.study.phase import CURVES
 from m2mkd.study.run import RowName
+from m2mkd.tracking.names import row_label, run_label
 
 Artifact = Path | Callable[[BinaryIO], object]
-"""A file that is there, or what writes one."""
+"""An existing file, or a function that writes one."""
 IDENTITY = ("level", "key")
-"""Tags that say which run it is."""
+"""Tags that identify a run."""
 RECORD_TAG = "record"
-"""Tag with the digest of all that a run was made from; a run that is still mirrored from its training has none."""
-
-NOTE_TAG = "mlflow.note.content"
-"""Tag that MLflow's pages show as a run's description."""
+"""Tag with the digest of everything that a run was made from; a run that is still mirrored from its training has none."""
+PARENT_TAG = "mlflow.parentRunId"
+STUDY_TAG, STUDIES_TAG = "study", "studies"
+"""Tags of a row: the study that wrote it, and all studies that have it."""
+NAME_TAG, NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+"""Tags that MLflow's pages show as a run's name and description. People edit both."""
+WRITTEN = {NAME_TAG: "written.name", NOTE_TAG: "written.note"}
+"""Tags with the digests of the name and the description that were written here: what has another digest was written by a person."""
 
 
 class Point(NamedTuple):
-    """One number of one run. With its run, name and step identify it."""
+    """Number of a run, identified by the run, name and step."""
 
     name: str
     value: float
@@ -33,22 +39,24 @@ class Point(NamedTuple):
 
 
 class TrackedDataset(NamedTuple):
-    """A prepared set that a run saw."""
+    """A prepared set that a run read."""
 
     data: Data
     digest: str
-    """Of its manifest."""
+    """Digest of its manifest."""
     context: str
     """``training`` or ``evaluation``."""
 
 
 @dataclass
 class Entry:
-    """What one MLflow run is to hold."""
+    """Contents of one MLflow run."""
 
     name: str
     tags: dict[str, str]
-    """Beside others ``level`` and ``key``, which identify it, and ``record``."""
+    """Among others ``level`` and ``key``, which identify it, and ``record``."""
+    note: str = ""
+    """Description."""
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     datasets: tuple[TrackedDataset, ...] = ()
@@ -57,35 +65,72 @@ class Entry:
     start: int = 0
     end: int = 0
     """Milliseconds since 1970."""
+    earlier: dict[str, str] = field(default_factory=dict)
+    """Name and description that earlier versions wrote, by tag."""
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What makes it the same run as one in the store."""
+        """Values that a run in the store has too if it is the same run."""
         return identity_of(self.tags)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Name and description, by tag."""
+        return {NAME_TAG: self.name, NOTE_TAG: self.note} if self.note else {NAME_TAG: self.name}
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """Tags with name and description, and the marks that these were written here."""
+        return self.tags | written(self.texts)
+
+
+def written(texts: Mapping[str, str]) -> dict[str, str]:
+    """Names and descriptions with the marks that they were written here."""
+    return {**texts, **{WRITTEN[name]: digest([text]) for name, text in texts.items()}}
+
+
+def rewritten(entry: Entry, there: Mapping[str, str]) -> dict[str, str]:
+    """Name and description to change in a run that is there, with their marks; those that a person wrote stay.
+
+    Parameters
+    ----------
+    entry
+        The run as it should be.
+    there
+        Tags of the run in the store.
+    """
+    own = {
+        name: text
+        for name, text in entry.texts.items()
+        if there.get(name, "") in ("", entry.earlier.get(name)) or there.get(WRITTEN[name]) == digest([there[name]])
+    }
+    return {name: value for name, value in written(own).items() if there.get(name) != value}
 
 
 def identity_of(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """What the tags of a run say of which one it is: level and key."""
+    """Level and key of a run, from its tags."""
     return tuple(tags.get(name, "") for name in IDENTITY)
 
 
-def run_entry(planned: PlannedRun, digests: Mapping[str, str]) -> Entry:
-    """A run as far as its plan tells, which a training that goes on knows too.
+def run_entry(planned: PlannedRun, digests: Mapping[str, str], row: str | None = None) -> Entry:
+    """A run as far as its plan tells, which the plan of an unfinished training does too.
 
     Parameters
     ----------
     planned
-        Which one.
+        The run.
     digests
-        Of the manifests of its data sets, by name@size.
+        Digests of the manifests of its data sets, by name@size.
+    row
+        Label of its row; none: the label of that row alone, without a look at the other rows of the study.
     """
     run, config = planned.run, planned.run.config
     index = getattr(config, "index", None)
-    module = "" if index is None else f" module {index}"
-    seed = "" if run.seed is None else f" seed {run.seed}"
+    earlier = f"{run.phase}{'' if index is None else f' module {index}'}{'' if run.seed is None else f' seed {run.seed}'}"
+    alone = run_label(row_label(planned.row, config), run)
     context = "training" if CURVES in config.OUTPUTS else "evaluation"
     return Entry(
-        name=f"{run.phase}{module}{seed}",
+        name=run_label(row, run) if row else alone,
         tags={
             "level": "run",
             "key": run.key,
@@ -95,8 +140,14 @@ def run_entry(planned: PlannedRun, digests: Mapping[str, str]) -> Entry:
             **row_tags(planned.scale_name, planned.row),
         },
         params=flat(config.model_dump(mode="json")),
-        datasets=tuple(TrackedDataset(data, digests[str(data)], context) for data in config.data_sets if str(data) in digests),
+        datasets=tracked(config.data_sets, digests, context),
+        earlier={NAME_TAG: earlier},
     )
+
+
+def tracked(data_sets: Iterable[Data], digests: Mapping[str, str], context: str) -> tuple[TrackedDataset, ...]:
+    """Prepared sets whose digests are known."""
+    return tuple(TrackedDataset(data, digests[str(data)], context) for data in data_sets if str(data) in digests)
 
 
 def row_tags(scale_name: str, row_name: RowName) -> dict[str, str]:
@@ -105,7 +156,7 @@ def row_tags(scale_name: str, row_name: RowName) -> dict[str, str]:
 
 
 def curve_points(lines: list[dict[str, Any]]) -> list[Point]:
-    """The numbers of ``metrics.jsonl``, a step an epoch."""
+    """Numbers of ``metrics.jsonl``; a step is an epoch."""
     return [
         point
         for line in lines
@@ -114,24 +165,24 @@ def curve_points(lines: list[dict[str, Any]]) -> list[Point]:
 
 
 def points(prefix: str, values: Mapping[str, float], step: int = 0) -> list[Point]:
-    """Numbers of one step, their names as MLflow takes them."""
+    """Numbers of one step, with names that MLflow accepts."""
     return [Point(re.sub(r"[^\w\-. :/]", "-", f"{prefix}{name}"), float(value), step) for name, value in values.items()]
 
 
 def origin(data: Data) -> dict[str, Any]:
-    """Where a prepared set lies, and what it was made from."""
+    """Folder of a prepared set, and the files that it was made from."""
     source = datasets().get(data.name)
     files = [file.url or file.name for file in source.files] if source else []
     return {"folder": data.folder, "files": files}
 
 
 def flat(content: Mapping[str, Any]) -> dict[str, str]:
-    """Nested configuration as dotted names and text; a list is JSON."""
+    """Nested configuration as text by dotted name; a list is JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves(content, ".")}
 
 
 def leaves(content: Mapping[str, Any], separator: str = "/", prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested mappings with their names, joined by the separator."""
+    """Names and values in nested mappings, with the levels of a name joined by the separator."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from leaves(value, separator, f"{prefix}{name}{separator}")

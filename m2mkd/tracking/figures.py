@@ -1,4 +1,4 @@
-"""Figures among the artifacts of a row: confusion, and how the network's parts are used. MLflow draws the learning curves itself."""
+"""Figures among the artifacts of a row: confusion, and the use of the network's parts. MLflow draws the learning curves itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,21 +18,21 @@ from m2mkd.results.report.plots import INK, STYLE
 from m2mkd.results.report.svg import write_png
 
 MOST_NAMES = 30
-"""Classes whose names are written at a confusion matrix; more of them would not be read."""
+"""Most classes whose names are written at a confusion matrix; more would not be legible."""
 
 SeedCurves = Mapping[str, Mapping[int, Sequence[float]]]
 """Values of the seeds by name and epoch."""
 
 
 def row_figures(variant: str, curves: SeedCurves, measured: Sequence[Record]) -> dict[str, Callable[[BinaryIO], None]]:
-    """What draws each figure of a row, by file name.
+    """Functions that draw the figures of a row, by file name.
 
     Parameters
     ----------
     variant
         Name of the row's variant.
     curves
-        Of the trainings of its seeds.
+        Curves of the trainings of its seeds.
     measured
         Evaluations of its seeds.
     """
@@ -70,7 +70,7 @@ def _means(curves: SeedCurves, epoch: int) -> dict[str, float]:
 
 
 def confusion_matrix(seeds: Sequence[Sequence[Sequence[int]]], classes: int) -> NDArray[np.float64]:
-    """Share of the images of each class (row) that are taken for each class (column), (C, C), over all seeds.
+    """Share of the images of each class (row) that are classified as each class (column), (C, C), over all seeds.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def confusion_matrix(seeds: Sequence[Sequence[Sequence[int]]], classes: int) -> 
 
 
 def confusion_figure(shares: NDArray[np.float64], names: Sequence[str]) -> Figure:
-    """A confusion matrix, rows of one class each."""
+    """Draw a confusion matrix; a row is a class."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.6))
         axes = figure.add_subplot()

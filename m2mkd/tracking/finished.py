@@ -1,4 +1,4 @@
-"""What finished runs are to be in MLflow: the study, the rows of its tables, and each seed of each run."""
+"""MLflow entries of a finished study: the study, the rows of its tables, and each seed of each run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,35 +15,74 @@ from m2mkd.study.phase import METRICS, RECORD
 from m2mkd.study.phases import TrainStudent
 from m2mkd.study.run import Row, RowName
 from m2mkd.study.study import Study
-from m2mkd.tracking.entry import NOTE_TAG, RECORD_TAG, Entry, Point, curve_points, flat, leaves, points, row_tags, run_entry
+from m2mkd.tracking.entry import (
+    NAME_TAG,
+    NOTE_TAG,
+    RECORD_TAG,
+    STUDIES_TAG,
+    STUDY_TAG,
+    Entry,
+    Point,
+    curve_points,
+    flat,
+    leaves,
+    points,
+    row_tags,
+    run_entry,
+    tracked,
+)
 from m2mkd.tracking.figures import row_figures
+from m2mkd.tracking.names import distinct, row_label
+from m2mkd.tracking.notes import accuracy_texts, row_note, run_note, study_note
 from m2mkd.tracking.registry import model_artifacts
 
 APART = ("diagnostics", "confusion", "per_class", "precision_recall", "examples")
-"""Measurements that are no single numbers: they are drawn, and stand in the artifact ``metrics.json``."""
+"""Measurements that are not single numbers: they are drawn, and are in the artifact ``metrics.json``."""
 STUDENT = TrainStudent.model_fields["phase"].default
 IMAGE_TAGS = {"image": "image", "image_digest": "digest", "image_sbom": "sbom"}
-"""Tags, and what a run's record calls them; a run on the host has none."""
+"""Tags of the image, and their names in a run's record; a run on the host has none."""
 UNITS = {
     "seconds": ("seconds", 1.0),
     "peak_memory_bytes": ("peak_memory_gib", 2.0**30),
     "peak_gpu_memory_bytes": ("peak_gpu_memory_gib", 2.0**30),
     "gpu_joules": ("gpu_energy_wh", 3600.0),
 }
-"""What a run records of its cost, what it is called here, and the unit that people read."""
+"""Costs in a run's record, with their names in MLflow and the units that people read."""
 
 
-def study_entry(study: Study, records: Iterable[Record], tables: list[Path]) -> Entry:
-    """A study with its tables."""
+def study_entry(study: Study, records: Sequence[Record], tables: list[Path]) -> Entry:
+    """Entry of a study, with its tables."""
     start, end = _span(records)
     tags = {
         "level": "study",
         "key": study.key,
         RECORD_TAG: digest([sha256(path) for path in tables]),
         "scale": study.scale_name,
-        NOTE_TAG: study.scale.title,
     }
-    return Entry(f"study {study.key}", tags, artifacts={path.name: path for path in tables}, start=start, end=end)
+    return Entry(
+        f"tables, {study.scale.title}",
+        tags,
+        study_note(study, len(records)),
+        artifacts={path.name: path for path in tables},
+        start=start,
+        end=end,
+        earlier={NAME_TAG: f"study {study.key}", NOTE_TAG: study.scale.title},
+    )
+
+
+def row_labels(study: Study, grouped: Mapping[RowName, Sequence[Record]]) -> dict[RowName, str]:
+    """Labels of the rows, by row; each is of one row alone.
+
+    Parameters
+    ----------
+    study
+        The study.
+    grouped
+        Runs that are shown below each row, also below those of teachers that are not rows of the tables.
+    """
+    configs = {row.name: study.runs[row.trained[0]].config for row in study.rows}
+    configs |= {name: members[0].run.config for name, members in grouped.items() if name not in configs}
+    return distinct({name: row_label(name, config) for name, config in configs.items()})
 
 
 def _row_of(study: Study, row_name: RowName) -> Row | None:
@@ -51,19 +90,21 @@ def _row_of(study: Study, row_name: RowName) -> Row | None:
 
 
 def own_records(results: Results, row_name: RowName) -> list[Record]:
-    """Trainings and measurements that a row's numbers come from, wherever they are shown."""
+    """Trainings and measurements that a row's numbers come from, including those that are shown below another row."""
     row = _row_of(results.study, row_name)
     wanted = {*row.trained, *row.measured} if row else set()
     return [record for record in results.records if record.run.id in wanted]
 
 
-def row_entry(study: Study, row_name: RowName, members: list[Record], own: list[Record], accuracies: Mapping[str, float]) -> Entry:
-    """One row of the tables; a teacher that only lends its modules has no numbers of its own.
+def row_entry(
+    study: Study, row_name: RowName, label: str, members: list[Record], own: list[Record], accuracies: Mapping[str, float]
+) -> Entry:
+    """Entry of a row of the tables; a teacher that only lends its modules has no numbers of its own.
 
     Parameters
     ----------
-    study, row_name
-        Which row.
+    study, row_name, label
+        The row, and its name in MLflow.
     members
         Runs that are shown below it.
     own
@@ -77,33 +118,43 @@ def row_entry(study: Study, row_name: RowName, members: list[Record], own: list[
     seeds = len(trained)
     start, end = _span(members or own)
     curves = _curves_by_seed([record for record in own if record.run.id in trained])
+    learned = [data for run_id in trained[:1] for data in study.runs[run_id].config.data_sets]
+    seen = [data for run_id in (row.measured[:1] if row else ()) for data in study.runs[run_id].config.data_sets]
+    digests = {name: found for record in [*members, *own] for name, found in record.data.items()}
     entry = Entry(
-        name=f"{row_name.experiment}/{row_name.variant}",
+        name=label,
+        note=row_note(study, row_name, label, seeds, accuracies, [*learned, *seen]),
         tags={
             "level": "row",
             "key": digest([*row_name, trained]),
             RECORD_TAG: digest([record.digest for record in [*members, *own]]),
             "row": str(row_name),
-            "study": study.key,
-            NOTE_TAG: title_of(study, row_name.experiment),
+            STUDY_TAG: study.key,
+            STUDIES_TAG: study.key,
             **row_tags(study.scale_name, row_name),
+            **accuracy_texts(accuracies),
             **_origin(members or own),
         },
         params=flat(study.runs[trained[0]].config.model_dump(mode="json", exclude={"seed"})) | {"seeds": str(seeds)},
-        points=[Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()],
+        # MLflow's comparison opens on the number that was stored first.
+        points=points("final/", accuracies),
         # A row of a transfer experiment shows nothing that its student's does not.
         artifacts=dict(row_figures(row_name.variant, curves, members)) if members else {},
+        datasets=(*tracked(learned, digests, "training"), *tracked([data for data in seen if data not in learned], digests, "evaluation")),
         start=start,
         end=end,
+        earlier={NAME_TAG: f"{row_name.experiment}/{row_name.variant}", NOTE_TAG: title_of(study, row_name.experiment)},
     )
-    entry.points += points("cost/", _total(members)) + points("final/", accuracies)
+    entry.points += [Point(name, mean(values), epoch) for name, epochs in curves.items() for epoch, values in epochs.items()]
+    entry.points += points("cost/", _total(members))
     return entry
 
 
-def record_entry(planned: PlannedRun, record: Record) -> Entry:
-    """One finished run."""
+def record_entry(study: Study, planned: PlannedRun, record: Record, row: str) -> Entry:
+    """Entry of a finished run below a row of that label."""
     run, folder = record.run, planned.folder
-    entry = run_entry(planned, record.data)
+    entry = run_entry(planned, record.data, row)
+    entry.note = run_note(study, run, entry.name)
     entry.tags |= {RECORD_TAG: record.digest, **_origin([record]), **_environment(record.provenance)}
     entry.start, entry.end = _span([record])
     entry.points = curve_points(record.curves)
@@ -122,7 +173,7 @@ def record_entry(planned: PlannedRun, record: Record) -> Entry:
 
 
 def _curves_by_seed(records: Iterable[Record]) -> dict[str, dict[int, list[float]]]:
-    """Values of the seeds by name and epoch, where every seed has one."""
+    """Values of the seeds by name and epoch, for epochs in which every seed has one."""
     found: dict[str, dict[int, list[float]]] = {}
     trained = [record.curves for record in records]
     for point in (point for lines in trained for point in curve_points(lines)):
@@ -135,7 +186,7 @@ def _curves_by_seed(records: Iterable[Record]) -> dict[str, dict[int, list[float
 
 
 def version_tags(student: Record, own: Iterable[Record]) -> dict[str, str]:
-    """What was measured of one seed's student, as tags of its version in the registry."""
+    """Measurements of one seed's student, as tags of its version in the registry."""
     found: dict[str, str] = {}
     for record in own:
         if student.run.id in record.run.upstream.get("student", ()):
@@ -145,7 +196,7 @@ def version_tags(student: Record, own: Iterable[Record]) -> dict[str, str]:
 
 
 def _costs(provenance: dict[str, Any]) -> dict[str, float]:
-    """What a run took, as far as it recorded it."""
+    """Costs that a run recorded."""
     return {name: provenance[key] / unit for key, (name, unit) in UNITS.items() if provenance.get(key) is not None}
 
 
@@ -160,7 +211,7 @@ def _total(records: Iterable[Record]) -> dict[str, float]:
 
 
 def _environment(provenance: dict[str, Any]) -> dict[str, str]:
-    """Where and with what a run was computed, as tags."""
+    """Machine and packages that a run was computed with, as tags."""
     found = {
         name: str(provenance[name]) for name in ("git_dirty", "hardware", "machine", "system", "python") if provenance.get(name) is not None
     }

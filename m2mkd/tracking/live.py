@@ -1,7 +1,7 @@
-"""Mirroring trainings to MLflow while they run, where ``MLFLOW_TRACKING_URI`` says so.
+"""Mirroring of trainings to MLflow while they run, if ``MLFLOW_TRACKING_URI`` is set.
 
 A process of its own follows the ``metrics.jsonl`` of a job (:mod:`m2mkd.tracking.mlflow_mirror`). It runs only when a core is idle, and the
-training neither waits for it nor hears of its troubles. What it misses, ``m2mkd track sync`` brings.
+training neither waits for it nor fails with it. ``m2mkd track sync`` brings what it missed.
 """
 
 import json
@@ -21,12 +21,12 @@ from m2mkd.study.phase import CURVES
 from m2mkd.tracking.address import URI_VARIABLE
 
 SECONDS = 2.0
-"""Between two looks at the files."""
+"""Seconds between two looks at the files."""
 
 
 @contextmanager
 def mirrored(planned: Sequence[PlannedRun]) -> Iterator[None]:
-    """Mirror the learning curves of some runs for as long as the body takes, and whatever it left unsaid shortly after.
+    """Mirror the learning curves of some runs while the body runs, and send the rest shortly after.
 
     Without ``MLFLOW_TRACKING_URI``, on all but the first of several ranks, and for runs that train nothing, it does nothing.
     """
@@ -35,7 +35,7 @@ def mirrored(planned: Sequence[PlannedRun]) -> Iterator[None]:
         yield
     finally:
         if mirror is not None and mirror.stdin is not None:
-            # That was all. Processes that load data may hold the pipe too, so that closing it is not enough; the other may be gone.
+            # Processes that load data may hold the pipe too, so that closing it is not enough to tell the end. The mirror may be gone.
             with suppress(OSError):
                 mirror.stdin.write(b".")
                 mirror.stdin.close()
@@ -47,7 +47,7 @@ def _start(planned: Sequence[PlannedRun]) -> "subprocess.Popen[bytes] | None":
         if not followed:
             return None
         order = {"experiment": f"m2mkd/{planned[0].scale_name}", "seconds": SECONDS, "runs": followed}
-        # A file without a name: a pipe would hold up this process until the other has read it.
+        # A file without a name: a pipe would block this process until the other has read it.
         with tempfile.TemporaryFile("w+") as file:
             json.dump(order, file)
             file.seek(0)
@@ -56,12 +56,12 @@ def _start(planned: Sequence[PlannedRun]) -> "subprocess.Popen[bytes] | None":
             # one of its own it would get as much as the training, however idle its priority.
             return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[file.fileno()], process_group=0)
     except Exception as error:
-        sys.stderr.write(f"tracking: not mirrored to MLflow ({error}); the training goes on, and 'm2mkd track sync' brings its curves\n")
+        sys.stderr.write(f"tracking: not mirrored to MLflow ({error}); the training continues, and 'm2mkd track sync' brings its curves\n")
         return None
 
 
 def order_of(planned: PlannedRun) -> dict[str, Any]:
-    """What the other process must know of one run."""
+    """Order for the other process to follow one run."""
     from m2mkd.tracking.entry import run_entry
 
     work, published = planned.work / CURVES, planned.folder / CURVES
@@ -69,7 +69,7 @@ def order_of(planned: PlannedRun) -> dict[str, Any]:
 
 
 def stamp_of(path: Path) -> list[int] | None:
-    """Size and time of a file, which change when it is written to; none where there is no such file."""
+    """Size and time of a file, which change when it is written to; none if it does not exist."""
     try:
         state = path.stat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Replaying the finished runs of a study into MLflow.
+"""Export of the finished runs of a study to MLflow.
 
-The files of the runs are the truth; the store is a view on them, which can be filled again at any time, from any machine, by any number
-of processes (see :mod:`m2mkd.tracking.store`). One MLflow experiment holds a scale. In it stand
+The files of the runs are the truth; the store is a view of them, which can be filled again at any time, from any machine, by any number
+of processes (see :mod:`m2mkd.tracking.store`). An MLflow experiment holds a scale. It has
 
 - a run for the study, with the tables as artifacts;
 - a run for each row of the tables (experiment, variant, profile) with mean, standard deviation and 95 % interval over seeds, the mean
@@ -9,9 +9,9 @@ of processes (see :mod:`m2mkd.tracking.store`). One MLflow experiment holds a sc
 - below it a run for each seed of each phase that the row depends on. That of a final student is also a version in the model registry.
 
 Each run of the workflow is logged once: a teacher's below the row of its experiment, one that several rows share (the NAC
-modules of all priors) below the first of them in the study. Its tag ``used_by`` names all rows of the study synchronised last
-that need it. ``final/`` holds what a run measured at its end, which is what the tables report, ``best/`` the best epoch, and ``cost/``
-what it took.
+modules of all priors) below the first of them in the study that logged it first. Its tag ``used_by`` names all rows that need it.
+``final/`` holds the measurements at the end of a run, which the tables report, ``best/`` those of the best epoch, and ``cost/`` seconds,
+memory and energy.
 """
 
 import random
@@ -28,15 +28,17 @@ from m2mkd.study.receipt import read_receipt
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study
 from m2mkd.tracking.address import store_uri, without_credentials
-from m2mkd.tracking.entry import RECORD_TAG, Entry
-from m2mkd.tracking.finished import STUDENT, own_records, record_entry, row_entry, study_entry, version_tags
+from m2mkd.tracking.entry import PARENT_TAG, Entry
+from m2mkd.tracking.finished import STUDENT, own_records, record_entry, row_entry, row_labels, study_entry, version_tags
 from m2mkd.tracking.registry import model_name, register
 from m2mkd.tracking.store import ContestedError, Store, open_store
+from m2mkd.tracking.views import save_views
 
+USED_BY = "used_by"
 TAG_LENGTH = 5000
-"""Longer tag values are cut; MLflow refuses them at some point."""
+"""Longest value of a tag; longer ones lose names at their end, because MLflow refuses values that are too long."""
 ROUNDS = 12
-"""How often it begins again where other processes write the same runs."""
+"""Most rounds while other processes write the same runs."""
 
 
 def sync(results: Results) -> None:
@@ -49,7 +51,8 @@ def sync(results: Results) -> None:
     Parameters
     ----------
     results
-        What is there. If it is partial, no tables are taken, and ``tracking.json`` is not written, so that the workflow will do the rest.
+        The study's results. If they are partial, no tables are taken, and ``tracking.json`` is not written, so that the workflow does the
+        rest.
 
     Raises
     ------
@@ -64,12 +67,13 @@ def sync(results: Results) -> None:
             try:
                 store.look()
                 if store.holds(_put_all(store, results, tables)):
+                    save_views(store, study)
                     break
             except ContestedError:
                 pass
             time.sleep(random.uniform(0, 1))
         else:
-            raise InputError(f"MLflow store {address}: others keep on changing the same runs; run the command again")
+            raise InputError(f"MLflow store {address}: other processes keep changing the same runs; run the command again")
     if not results.partial:
         write_json(Path(study.pages) / "tracking.json", {"study": study.key, "store": address, "runs": len(records)})
 
@@ -78,36 +82,57 @@ def _tables(study: Study) -> list[Path]:
     folder = Path(study.pages) / "tables"
     if not Path(study.receipt).is_file():
         raise InputError(f"{folder}: not the tables of study {study.key}; run 'm2mkd compile' with the same arguments first")
-    # Not whatever lies there: the receipt of the report may, or may not, be there yet.
+    # Not every file of the folder: the receipt of the report may be there already, or not.
     return [*(Path(study.pages, name) for name in read_receipt(Path(study.receipt))["shown"]), Path(study.receipt)]
 
 
 def _put_all(store: Store, results: Results, tables: list[Path]) -> list[tuple[str, str]]:
-    """Bring everything into the store, and give ids and records of what is there now."""
+    """Bring everything into the store, and return the ids and records of what is there now."""
     study, records = results.study, results.every_record
-    written = []
-
-    def put(entry: Entry) -> str:
-        run_id = store.put(entry)
-        written.append((run_id, entry.tags[RECORD_TAG]))
-        return run_id
-
-    if tables:
-        put(study_entry(study, records, tables))
+    written = [store.put(study_entry(study, records, tables))] if tables else []
     planned = planned_runs(study)
     grouped: dict[RowName, list[Record]] = {row.name: [] for row in study.rows}
     for record in records:
         grouped.setdefault(planned[record.run.id].row, []).append(record)
-    served = {run_id: "; ".join(str(row.name) for row in rows) for run_id, rows in results.served.items()}
+    labels = row_labels(study, grouped)
+    entries = [(planned[record.run.id].row, record) for members in grouped.values() for record in members]
+    children = [(record, record_entry(study, planned[record.run.id], record, labels[row])) for row, record in entries]
+    row_ids = {}
     for row_name, members in grouped.items():
         own = own_records(results, row_name)
         if not members and not own:
             continue
-        parent_id = put(row_entry(study, row_name, members, own, with_deviations(results, row_name)))
-        for record in members:
-            child = record_entry(planned[record.run.id], record)
-            child.tags |= {"used_by": served[record.run.id][:TAG_LENGTH], "mlflow.parentRunId": parent_id}
-            run_id = put(child)
-            if record.run.phase == STUDENT:
-                register(store, model_name(study.scale_name, row_name), run_id, child.tags | version_tags(record, own))
+        row = row_entry(study, row_name, labels[row_name], members, own, with_deviations(results, row_name))
+        held = [store.parent_of(child) for record, child in children if planned[record.run.id].row == row_name]
+        if not own and not store.tags_of(row) and all(held):
+            continue  # it only holds runs, and rows of an earlier study hold all of them
+        row_ids[row_name], row_record = store.put(row)
+        written.append((row_ids[row_name], row_record))
+    for record, child in children:  # after all rows, some of which may have been replaced
+        written.append(_put_child(store, results, record, child, row_ids.get(planned[record.run.id].row, "")))
+        if record.run.phase == STUDENT:
+            row_name = planned[record.run.id].row
+            tags = child.tags | version_tags(record, own_records(results, row_name))
+            register(store, model_name(study.scale_name, row_name), written[-1][0], tags)
     return written
+
+
+def _put_child(store: Store, results: Results, record: Record, child: Entry, row_id: str) -> tuple[str, str]:
+    """Bring a run below the row that it is below already, or else below the row of that id."""
+    users = [*filter(None, store.tags_of(child).get(USED_BY, "").split("; ")), *(str(row.name) for row in results.served[record.run.id])]
+    parent = store.parent_of(child) or row_id
+    if not parent:  # the row that held it was replaced in this round
+        raise ContestedError
+    child.tags |= {USED_BY: _joined(users), PARENT_TAG: parent}
+    return store.put(child)
+
+
+def _joined(users: list[str]) -> str:
+    """Names of rows, each once, as many as a tag takes."""
+    text = ""
+    for user in dict.fromkeys(users):
+        longer = f"{text}; {user}" if text else user
+        if len(longer) > TAG_LENGTH:
+            break
+        text = longer
+    return text

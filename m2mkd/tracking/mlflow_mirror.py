@@ -1,4 +1,4 @@
-"""The process beside a training that mirrors its learning curves to MLflow: see :mod:`m2mkd.tracking.live`."""
+"""Process next to a training that mirrors its learning curves to MLflow: see :mod:`m2mkd.tracking.live`."""
 
 import json
 import os
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from m2mkd.tracking.store import Store
 
 LONGEST_PAUSE = 60.0
-"""Seconds between two tries while the store is away, at most."""
+"""Most seconds between two tries while the store is away."""
 LAST_WORDS = 30
-"""Seconds for what is left to say when the training has ended."""
+"""Seconds to send what is left when the training has ended."""
 LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}
 """A request is made again later anyway, and the job's log is not MLflow's."""
 
 
 class MirroredRun:
-    """One training and its run in the store."""
+    """Training and its run in the store."""
 
     def __init__(self, order: dict[str, Any]):
         self.entry = Entry(**order["entry"])
@@ -38,9 +38,9 @@ class MirroredRun:
         self.given_up = False
 
     def points(self) -> list[Point]:
-        """What the training has written and nobody has sent."""
+        """Points that the training has written and that were not sent yet."""
         file = next((path for path in (self.work, self.published) if path.is_file()), None)
-        # An interrupted training cuts its file back before it goes on, and until it has done so the end may be wrong.
+        # An interrupted training cuts its file back before it resumes, and until then the end may be wrong.
         if file is None or (file == self.work and stamp_of(file) == self.stamp and not file.with_name(RECORD).is_file()):
             return []
         try:
@@ -50,7 +50,7 @@ class MirroredRun:
         return [point for point in curve_points([json.loads(line) for line in whole.splitlines()]) if point not in self.sent]
 
     def send(self, store: "Store") -> None:
-        """Bring what is new into the store."""
+        """Send new points to the store."""
         if self.given_up or not (points := self.points()):
             return
         if self.run is None:
@@ -62,23 +62,23 @@ class MirroredRun:
         try:
             store.log_points(self.run.info.run_id, self.run.info.start_time, points, self.entry.params)
         except Exception:
-            # Whoever has the finished run needs no mirrored one, and deleted it.
+            # A process that has the finished run does not need the mirrored one, and deleted it.
             self.given_up = store.is_deleted(self.run.info.run_id)
             if not self.given_up:
                 raise
         self.sent.update(points)
 
     def end(self, store: "Store") -> None:
-        """Say how the training ended."""
+        """Set the run's status when the training has ended."""
         if self.run is not None and not self.given_up and RECORD_TAG not in store.client.get_run(self.run.info.run_id).data.tags:
             finished = self.published.with_name(RECORD).is_file()
             store.client.set_terminated(self.run.info.run_id, "FINISHED" if finished else "KILLED")
 
 
 def claim(store: "Store", entry: Entry) -> "Run | None":
-    """The one run to mirror to: the first that is there, or a new one; none where somebody has the finished run already.
+    """Find or make the run to mirror to; none if the store has the finished run already.
 
-    Whoever made one looks again: either this process sees the other's, or the other sees this one's.
+    A process that made one looks again: either it sees another's, or the other process sees its.
     """
     own = None
     while True:
@@ -90,11 +90,11 @@ def claim(store: "Store", entry: Entry) -> "Run | None":
             return None
         if found:
             return found[0]
-        own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.tags, run_name=entry.name)
+        own = store.client.create_run(store.experiment_id, start_time=round(1000 * time.time()), tags=entry.all_tags, run_name=entry.name)
 
 
 class MlflowMirror:
-    """Follows the trainings of one job until it ends."""
+    """Follower of the trainings of one job until it ends."""
 
     def __init__(self, order: dict[str, Any], parent: int):
         self.experiment, self.pause, self.parent = order["experiment"], float(order["seconds"]), parent
@@ -103,7 +103,7 @@ class MlflowMirror:
         self.warned = False
 
     def follow(self) -> None:
-        """Look at the files again and again; a store that does not answer is asked ever more rarely."""
+        """Look at the files regularly; a store that does not answer is asked less and less often."""
         pause = self.pause
         while not self._ended(pause):
             pause = self.pause if self.turn() else min(2 * pause, LONGEST_PAUSE)
@@ -116,7 +116,7 @@ class MlflowMirror:
         return bool(readable) or os.getppid() != self.parent
 
     def turn(self, last: bool = False) -> bool:
-        """Send what is new, and tell whether the store took it."""
+        """Send new points; true if the store took them."""
         from m2mkd.tracking.address import open_client
         from m2mkd.tracking.store import Store
 
@@ -127,7 +127,7 @@ class MlflowMirror:
                 if last:
                     one.end(self.store)
         except Exception as error:
-            # Whatever it is, it is no reason to do more than say so.
+            # No error of the store may end the mirror; it warns once.
             self._warn(error)
             return False
         return True
@@ -138,7 +138,7 @@ class MlflowMirror:
                 store_uri(), without_credentials(store_uri())
             )
             sys.stderr.write(
-                f"tracking: MLflow at {without_credentials(store_uri())} takes nothing ({reason}); the training goes on, "
+                f"tracking: MLflow at {without_credentials(store_uri())} takes nothing ({reason}); the training continues, "
                 "and 'm2mkd track sync' brings what is missing\n"
             )
             sys.stderr.flush()
@@ -154,13 +154,13 @@ def stand_back() -> None:
 
 
 def hurry() -> None:
-    """Compute like everybody else again."""
+    """Compute with the usual priority again."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def main() -> None:
-    """Follow what the file of that number, open in this process, says."""
+    """Follow the order in the open file whose number is the argument."""
     import logging
 
     parent = os.getppid()

@@ -1,4 +1,4 @@
-"""Finished students in MLflow's model registry: one model for each row of the tables, one version for each seed.
+"""Finished students in MLflow's model registry: a model for each row of the tables, a version for each seed.
 
 A version is a model that ``mlflow.pyfunc.load_model`` loads wherever this package is installed. It holds the run's safetensors and its
 record and no pickle, and can be written without loading torch.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDER = "model"
-"""Of the model, among a run's artifacts."""
+"""Folder of the model among a run's artifacts."""
 
 
 def model_name(scale: str, row_name: RowName) -> str:
@@ -35,7 +35,7 @@ def model_artifacts(folder: Path, record: Record) -> dict[str, Artifact]:
     Parameters
     ----------
     folder
-        Where its run's outputs lie.
+        Folder of its run's outputs.
     record
         The run, of phase ``train_student``.
     """
@@ -62,24 +62,24 @@ def _describe(record: Record, inside: str, file: BinaryIO) -> None:
 
 
 def register(store: Store, name: str, run_id: str, tags: Mapping[str, str]) -> None:
-    """Let a run's model be a version of the registered one, exactly once.
+    """Register a run's model as a version, exactly once.
 
     Parameters
     ----------
     store
-        Where the run is.
+        Store with the run.
     name
-        Of the registered model, which is made if it is not there.
+        Name of the registered model, which is made if it is not there.
     run_id
         The run, with a model among its artifacts.
     tags
-        Of the version; ``key`` says which run it is of. Another version of the same is replaced, if it is of another MLflow
+        Tags of the version; ``key`` identifies the run. Another version of the same run is replaced if it is of another MLflow
         run or record.
 
     Raises
     ------
     ContestedError
-        If other processes keep on changing it.
+        If other processes keep changing it.
     """
     from mlflow.exceptions import MlflowException
 
@@ -114,13 +114,13 @@ def _make_sure_of(client: Any, name: str) -> None:
 
 
 class ServedStudent:
-    """A student as MLflow's ``python_function`` flavour wants it."""
+    """Student with the interface of MLflow's ``python_function`` flavour."""
 
     def __init__(self, network: "nn.Module"):
         self.network = network
 
     def predict(self, images: "np.ndarray | Mapping[str, np.ndarray]", params: object = None) -> "np.ndarray":
-        """From normalised images, float32 (B, 3, H, W), to logits (B, classes)."""
+        """Logits (B, classes) of normalised images, float32 (B, 3, H, W)."""
         import torch
 
         batch = images["images"] if isinstance(images, Mapping) else images

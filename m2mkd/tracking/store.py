@@ -1,15 +1,17 @@
-"""One experiment of an MLflow store, which any number of processes on any number of machines may write at once.
+"""Experiment of an MLflow store, which any number of processes on any number of machines may write at once.
 
-MLflow makes a new run for everybody who asks for one and takes a number as often as it is sent, and a server offers no lock.
-Three rules make do without:
+MLflow makes a new run at every request and stores a number as often as it is sent, and a server offers no lock.
+Four rules replace the lock:
 
-- **A point is always the same row.** Its time is the start of its run and a millisecond for every step, so that whoever sends it sends
+- **A point is always the same row.** Its time is the start of its run plus one millisecond for every step, so that every process sends
   the same bytes; the primary key of MLflow's table (run, name, step, value, time) then holds it once, and MLflow drops the second.
-- **Who makes a run looks again.** A run is found by its tags. Whoever found none makes one, writes, and last of all lists the store anew:
-  it is done only if every identity has one run, its own, whole. If there are more, all but one are deleted, and it begins again. Of
-  several processes the one that lists last has seen every run that any of them made, so that when all are done each is there once.
+- **A process that makes a run looks again.** A run is found by its tags. A process that finds none makes one, writes, and finally lists
+  the store again: it is done only if every identity has one run, its own, whole. If there are more, all but one are deleted, and it
+  begins again. Of several processes the last to list has seen every run that any of them made, so that in the end each is there once.
 - **A run is never mixed.** A run made from other files has another ``record`` and is replaced, not changed. One that a training mirrors
   to has none yet; it is taken over only if each of its points is among those of the files.
+- **A row belongs to the study that wrote it.** A later study that has the same row, with the same numbers, adds its key to the tag
+  ``studies`` and changes nothing else, and runs stay below the row that they are below.
 """
 
 import json
@@ -24,7 +26,20 @@ from typing import TYPE_CHECKING, TypeVar
 from m2mkd.errors import InputError
 from m2mkd.files import publish, write_atomically
 from m2mkd.tracking.address import DATABASE, DEFAULT_URI, artifact_folder, is_database, open_client, store_uri, without_credentials
-from m2mkd.tracking.entry import IDENTITY, NOTE_TAG, RECORD_TAG, Artifact, Entry, Point, TrackedDataset, identity_of, origin
+from m2mkd.tracking.entry import (
+    IDENTITY,
+    PARENT_TAG,
+    RECORD_TAG,
+    STUDIES_TAG,
+    STUDY_TAG,
+    Artifact,
+    Entry,
+    Point,
+    TrackedDataset,
+    identity_of,
+    origin,
+    rewritten,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,14 +47,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROXY = "mlflow-artifacts:/"
-"""MLflow stores absolute artifact addresses, which break when the project moves; an address behind this prefix is resolved by
-whoever serves the store (``mlflow server --artifacts-destination results/mlruns``)."""
+"""Prefix of artifact addresses that the server resolves (``mlflow server --artifacts-destination results/mlruns``). MLflow's own
+addresses are absolute, and break when the project moves."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100
 FINISHED = "FINISHED"
 ATTEMPTS = 6
-"""How often a call is made that the database could not serve because of another's."""
+"""Most tries of a call that the database could not serve because of another process's call."""
 PASSING = ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")
-"""What MLflow calls a locked database, and two inserts of the same row."""
+"""MLflow's codes for a locked database, and for two inserts of the same row."""
+COST = "cost/"
+"""Beginning of the names of a row's costs, which depend on the runs that a study shows below it; its other numbers do not."""
 
 
 class ContestedError(Exception):
@@ -47,13 +64,13 @@ class ContestedError(Exception):
 
 
 class Store:
-    """One experiment of a store."""
+    """Experiment of a store."""
 
     def __init__(self, client: "MlflowClient", experiment: str):
         from mlflow.exceptions import MlflowException
 
         self.client, self.database = client, is_database(store_uri())
-        # A server decides itself where its artifacts lie; to a database they are nothing but an address.
+        # A server itself decides where its artifacts are; in a database they are only an address.
         location = PROXY + experiment.replace("/", "-") if self.database else None
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -66,7 +83,7 @@ class Store:
         self.listed: dict[tuple[str, ...], list[Run]] = {}
 
     def look(self) -> None:
-        """Look what is there."""
+        """List the runs of the store."""
         self.listed = {}
         for run in self._search(""):
             self.listed.setdefault(identity_of(run.data.tags), []).append(run)
@@ -89,13 +106,23 @@ class Store:
             if not token:
                 return sorted(found, key=lambda run: run.info.run_id)
 
-    def put(self, entry: Entry) -> str:
+    def tags_of(self, entry: Entry) -> dict[str, str]:
+        """Tags of the run of an entry's identity, as last listed; empty if it is not there."""
+        return next((dict(run.data.tags) for run in self.listed.get(entry.identity, ())), {})
+
+    def parent_of(self, entry: Entry) -> str | None:
+        """Id of the row that a run is below, as last listed; none if it is not there, or that row is gone."""
+        rows = {run.info.run_id for runs in self.listed.values() for run in runs if run.data.tags.get("level") == "row"}
+        parent = self.tags_of(entry).get(PARENT_TAG)
+        return parent if parent in rows else None
+
+    def put(self, entry: Entry) -> tuple[str, str]:
         """Bring a run into the store whole, unless it is there, as it was last listed.
 
         Returns
         -------
-        str
-            Its id in the store.
+        tuple
+            Its id in the store, and its record there, which is another study's if that wrote the row.
 
         Raises
         ------
@@ -104,26 +131,49 @@ class Store:
         """
         found = self.listed.get(entry.identity, [])
         kept = next((run for run in found if run.data.tags.get(RECORD_TAG) == entry.tags[RECORD_TAG]), None)
+        kept = kept or next((run for run in found if self._is_of_another_study(run, entry)), None)
         mirrored = kept is None and next((run for run in found if self._can_become(run, entry)), None)
         kept = kept or mirrored or None
-        for run in found:
-            if run is not kept:
-                self.client.delete_run(run.info.run_id)
+        for run in [run for run in found if run is not kept]:
+            self.client.delete_run(run.info.run_id)
+            found.remove(run)
         if kept is None:
-            kept = self.client.create_run(self.experiment_id, start_time=entry.start, tags=entry.tags, run_name=entry.name)
+            kept = self.client.create_run(self.experiment_id, start_time=entry.start, tags=entry.all_tags, run_name=entry.name)
         run_id = str(kept.info.run_id)
         try:
             if kept.info.status == FINISHED and not mirrored:
-                for name, value in entry.tags.items():
-                    if kept.data.tags.get(name) != value and name != NOTE_TAG:  # which people write to
-                        self.client.set_tag(run_id, name, value)
+                self._update(kept, entry)
             else:
                 self._fill(kept, entry)
         except Exception as error:
             if self.is_deleted(run_id):
                 raise ContestedError from error
             raise
-        return run_id
+        return run_id, str(kept.data.tags.get(RECORD_TAG) or entry.tags[RECORD_TAG])
+
+    def _update(self, run: "Run", entry: Entry) -> None:
+        """Bring tags, texts and data sets of a run up to date; its numbers are the same."""
+        there = run.data.tags
+        wanted = entry.tags | rewritten(entry, there)
+        if there.get(RECORD_TAG) != entry.tags[RECORD_TAG]:
+            wanted = {}
+        if STUDIES_TAG in entry.tags:
+            studies = " ".join(there.get(name, "") for name in (STUDIES_TAG, STUDY_TAG)).split()
+            wanted[STUDIES_TAG] = " ".join(dict.fromkeys([*studies, entry.tags[STUDIES_TAG]]))
+            if there.get(STUDY_TAG):
+                wanted.pop(STUDY_TAG, None)
+        if changed := {name: value for name, value in wanted.items() if there.get(name) != value}:
+            self.set_tags(run.info.run_id, changed)
+        seen = {one.dataset.name for one in run.inputs.dataset_inputs} if run.inputs else set()
+        self.log_datasets(run.info.run_id, [item for item in entry.datasets if str(item.data) not in seen])
+
+    def _is_of_another_study(self, run: "Run", entry: Entry) -> bool:
+        """True for a whole row that another study wrote, with the same numbers apart from its costs."""
+        written_by = run.data.tags.get(STUDY_TAG)
+        if run.info.status != FINISHED or STUDY_TAG not in entry.tags or written_by in (None, entry.tags[STUDY_TAG]):
+            return False
+        there = {point for point in self._points(run.info.run_id) if not point.name.startswith(COST)}
+        return there == {point for point in entry.points if not point.name.startswith(COST)}
 
     def _fill(self, run: "Run", entry: Entry) -> None:
         run_id = run.info.run_id
@@ -135,20 +185,23 @@ class Store:
             if not self._holds_only(run_id, entry.points):
                 self.client.delete_run(run_id)
                 raise ContestedError
-            self.set_tags(run_id, entry.tags)
+            self.set_tags(run_id, entry.tags | rewritten(entry, run.data.tags))
         self.client.set_terminated(run_id, FINISHED, end_time=entry.end)
 
     def _can_become(self, run: "Run", entry: Entry) -> bool:
         return RECORD_TAG not in run.data.tags and self._holds_only(run.info.run_id, entry.points)
 
     def _holds_only(self, run_id: str, points: Iterable[Point]) -> bool:
-        """Whether every point of a run is one of these, and there once."""
-        names = self.client.get_run(run_id).data.metrics
-        there = [Point(name, metric.value, metric.step) for name in names for metric in self.client.get_metric_history(run_id, name)]
+        """True if every point of a run is one of these, and there once."""
+        there = self._points(run_id)
         return set(there) <= set(points) and len(set(there)) == len(there)
 
+    def _points(self, run_id: str) -> list[Point]:
+        names = self.client.get_run(run_id).data.metrics
+        return [Point(name, metric.value, metric.step) for name in names for metric in self.client.get_metric_history(run_id, name)]
+
     def holds(self, entries: Iterable[tuple[str, str]]) -> bool:
-        """Whether, listed anew, each of these ids and records is the only run of its identity, and whole."""
+        """True if, listed again, each of these ids and records is the only run of its identity, and whole."""
         self.look()
         alone = {runs[0].info.run_id: runs[0] for runs in self.listed.values() if len(runs) == 1}
         return all(
@@ -157,20 +210,20 @@ class Store:
         )
 
     def is_deleted(self, run_id: str) -> bool:
-        """Whether a run was deleted."""
+        """True if a run was deleted."""
         return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
 
     def log_points(self, run_id: str, start: int, points: Sequence[Point], params: "dict[str, str] | None" = None) -> None:
-        """Send points and parameters, in few batches; what is there already stays there once.
+        """Send points and parameters in few batches; those that are there already are not doubled.
 
         Parameters
         ----------
         run_id
-            The run,
+            The run.
         start
-            and its start in milliseconds since 1970, as the store has it.
+            Its start in milliseconds since 1970, as the store has it.
         points, params
-            What to send.
+            Points and parameters to send.
         """
         from mlflow.entities import Metric, Param
 
@@ -186,7 +239,7 @@ class Store:
         persistently(partial(self.client.log_batch, run_id, tags=[RunTag(name, value) for name, value in tags.items()]))
 
     def log_datasets(self, run_id: str, datasets: Iterable[TrackedDataset]) -> None:
-        """Note what data a run saw."""
+        """Note the data sets that a run read."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -224,7 +277,7 @@ def _lay(artifacts: "dict[str, Artifact]", folder: Path) -> None:
 
 
 def persistently(call: Callable[[], T]) -> T:
-    """What ``call`` gives, made again a few times where another's call was in its way; it must not matter how often it is made."""
+    """Result of a call that may be repeated, which is tried again if another process's call was in its way."""
     from mlflow.exceptions import MlflowException
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -239,7 +292,20 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 @contextmanager
 def open_store(experiment: str) -> Iterator[Store]:
-    """An experiment of the store, made if it is not there.
+    """Open an experiment of the store, made if it is not there.
+
+    Raises
+    ------
+    InputError
+        As `connected`.
+    """
+    with connected() as client:
+        yield Store(client, experiment)
+
+
+@contextmanager
+def connected() -> "Iterator[MlflowClient]":
+    """Open the store.
 
     Raises
     ------
@@ -251,7 +317,7 @@ def open_store(experiment: str) -> Iterator[Store]:
 
     uri = store_uri()
     try:
-        yield Store(open_client(), experiment)
+        yield open_client()
     except (MlflowException, SQLAlchemyError) as error:
         reason = (
             (str(error).strip().splitlines() or [type(error).__name__])[0]

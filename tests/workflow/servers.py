@@ -4,6 +4,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 PATIENCE = 120
@@ -79,6 +82,32 @@ def mlflow_server(folder: Path, store: str) -> Iterator[MlflowServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def mlflow_ui(folder: Path) -> Iterator[list[str]]:
+    """``m2mkd mlflow-ui`` in a project; gives the lines that it prints, and interrupts it at the end as Ctrl-C does."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "m2mkd", "mlflow-ui", "--port", str(free_port())]
+    with (folder / "ui.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
+        )
+    assert process.stdout is not None
+    lines: list[str] = []
+    try:
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if "until Ctrl-C" in line:
+                break
+        else:
+            pytest.fail(f"the server does not answer: {(folder / 'ui.log').read_text()[-3000:]}")
+        yield lines
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+        process.stdout.close()
 
 
 def _postgresql() -> Path:

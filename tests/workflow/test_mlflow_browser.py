@@ -1,8 +1,8 @@
-"""MLflow's own pages on a study's store, in a real browser: the rows of the tables, and two of them compared with their curves."""
+"""MLflow's pages as ``m2mkd mlflow-ui`` opens them, in a real browser: the rows by accuracy, one row, two compared, and their curves."""
 
-import sqlite3
 from pathlib import Path
 
+import psutil
 import pytest
 
 from docs import mlflow_compare
@@ -10,15 +10,16 @@ from m2mkd.results.judge.results import Results
 from m2mkd.results.tables.compile import compile_tables
 from m2mkd.tracking.mlflow_export import sync
 from tests.fabricated import by_seed, finish, plan
-from tests.workflow.servers import mlflow_server
+from tests.workflow.servers import mlflow_ui
 
 EXPERIMENTS = ["vmoe_base/end_to_end", "vmoe_base/m2mkd"]
+NAMES = ("end to end, V-MoE", "m2mKD, V-MoE")
 PLOTTED = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.map(line => [line.name, line.x, line.y]))"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A server on the store of a study of three seeds, in which m2mKD is better."""
+    """What ``m2mkd mlflow-ui`` prints of a study of three seeds, in which m2mKD is better."""
     root = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -28,36 +29,38 @@ def served(tmp_path_factory):
         finish(study, lambda run, seed: by_seed(run, seed) - (0.0 if run.id in better else 0.1))
         compile_tables(Results.read(study))
         sync(Results.read(study))
-    with mlflow_server(root, f"sqlite:///{root}/results/mlflow.db") as server:
-        yield server.uri, root
+    with mlflow_ui(root) as lines:
+        yield lines
 
 
-def test_rows_and_their_curves_are_shown(served, browser):
-    uri, root = served
-    experiment, rows = mlflow_compare.rows_of(uri, "small")
-    assert {"vmoe_base/end_to_end", "vmoe_base/m2mkd"} < set(rows)
+def test_the_four_clicks(served, browser):
+    rows, curves = (mlflow_compare.address(served, name, "small") for name in (mlflow_compare.ROWS, mlflow_compare.CURVES))
     page = browser.new_page(viewport=mlflow_compare.VIEW)
-    mlflow_compare.open_rows(page, uri, experiment)
-    assert all(page.get_by_text(name, exact=True).first.is_visible() for name in ("vmoe_base/end_to_end", "vmoe_base/m2mkd"))
-    assert f"{len(rows)} matching runs" in page.locator("body").inner_text()
-    compared = {name: rows[name] for name in ("vmoe_base/end_to_end", "vmoe_base/m2mkd")}
-    mlflow_compare.open_comparison(page, uri, experiment, compared)
+    mlflow_compare.open_rows(page, rows)
     text = page.locator("body").inner_text()
-    assert "vmoe_base/end_to_end" in text and "vmoe_base/m2mkd" in text and "final/iid_top1" in text and "final/iid_top1_low" in text
-    mlflow_compare.open_curves(page, uri, experiment, compared, "val_top1")
+    assert "2 matching runs" in text and "Model training" in text and "IID top-1" in text and "digits@32" in text
+    # Means of 0.93 and 0.83 over three seeds, with Student's t of two degrees of freedom; the better one first.
+    assert text.index("93.00 ± 8.96 %") < text.index("83.00 ± 8.96 %") and text.index(NAMES[1]) < text.index(NAMES[0])
+    mlflow_compare.open_row(page, NAMES[1])
+    text = page.locator("body").inner_text()
+    assert "mean over 3 seeds. Small study on handwritten digits (scale small)." in text and "ImageNet" not in text
+    page.go_back()
+    page.get_by_text("matching runs").wait_for(timeout=mlflow_compare.PATIENCE)
+    mlflow_compare.open_comparison(page, NAMES)
+    mlflow_compare.open_curves(page, curves, NAMES)
     drawn = {name: (epochs, values) for name, epochs, values in page.evaluate(PLOTTED)}
     page.close()
     # Means over seeds of 0.90, 0.92 and 0.97, in the second epoch a hundredth better; end to end a tenth worse.
-    assert drawn["vmoe_base/m2mkd"] == ([2, 3], pytest.approx([0.94, 0.93]))
-    assert drawn["vmoe_base/end_to_end"] == ([2, 3], pytest.approx([0.84, 0.83]))
-    with sqlite3.connect(Path(root, "results/mlflow.db")) as connection:
-        (parents,) = connection.execute("select count(distinct value) from tags where key = 'mlflow.parentRunId'").fetchone()
-    assert parents == len(rows)
+    assert drawn[NAMES[1]] == ([2, 3], pytest.approx([0.94, 0.93]))
+    assert drawn[NAMES[0]] == ([2, 3], pytest.approx([0.84, 0.83]))
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("mlflow" in command for command in commands) and not any("huey" in command for command in commands)
 
 
 def test_the_pictures_are_there_and_their_command_is_said():
     docs = Path(mlflow_compare.__file__).parent
     page = (docs / "tracking.md").read_text()
-    assert "python docs/mlflow_compare.py --scale small" in page
-    for name in ("mlflow-runs.png", "mlflow-compare.png"):
-        assert f"]({name})" in page and (docs / name).read_bytes().startswith(b"\x89PNG")
+    assert "python docs/mlflow_compare.py" in page
+    for name in ("mlflow-runs.png", "mlflow-row.png", "mlflow-compare.png"):
+        content = (docs / name).read_bytes()
+        assert f"]({name})" in page and content.startswith(b"\x89PNG") and len(content) < 100_000

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-BINARY = {"docs/mlflow-compare.png", "docs/mlflow-runs.png", "docs/small-study.png"}
+BINARY = {"docs/mlflow-compare.png", "docs/mlflow-row.png", "docs/mlflow-runs.png", "docs/small-study.png"}
 """All files of the repository that are no text."""
 
 

@@ -32,3 +32,14 @@ def tags(level: str) -> list[dict[str, str]]:
     for run, name, value in query("select run_uuid, key, value from tags join runs using (run_uuid) where lifecycle_stage = 'active'"):
         runs.setdefault(run, {"id": run})[name] = value
     return [found for found in runs.values() if found["level"] == level]
+
+
+def experiment_tags() -> dict[str, str]:
+    """Tags of the experiment of scale smoke."""
+    return dict(query("select t.key, t.value from experiment_tags t join experiments e using (experiment_id) where e.name = 'm2mkd/smoke'"))
+
+
+def names(level: str) -> dict[str, str]:
+    """Names of the runs of a level that are not deleted, by id."""
+    found = dict(query("select run_uuid, name from runs where lifecycle_stage = 'active'"))
+    return {tagged["id"]: found[tagged["id"]] for tagged in tags(level)}
