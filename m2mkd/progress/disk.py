@@ -6,7 +6,7 @@ A look costs some calls of the file system: nothing is hashed, no lock is taken,
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class StudyOnDisk:
 
     def __init__(self, study: Study, log: SnakemakeLog, clock: Callable[[], float] = time.time):
         self.study, self.log, self._clock = study, log, clock
-        self.began = clock()
+        self.began, self.logs = clock(), Path(study.root, "logs")
         self.titles = job_titles(study, display_rows(study), job_groups(study))
         self.done = {run.id for run in study.runs.values() if is_done(study, run)}
         spent = {run_id: found for run_id in self.done if (found := self._spent(run_id)) is not None}
@@ -68,7 +68,7 @@ class StudyOnDisk:
             elapsed=now - self.began,
             left=left,
             phases=(self.others.before(), *self._phases(), self.others.after()),
-            running=tuple(sorted([*jobs, *self.others.running(now)], key=lambda job: -job.seconds)),
+            running=tuple(sorted([*jobs, *self._starting(running, now), *self.others.running(now)], key=lambda job: -job.seconds)),
             failed=tuple(self._failed()),
             ended=tuple(ended),
             news=tuple(news),
@@ -116,6 +116,15 @@ class StudyOnDisk:
                     found[run_id] = min(now, changed)
         return found
 
+    def _starting(self, running: Collection[str], now: float) -> Iterator[RunningJob]:
+        """Jobs that have begun to write their logs, and do not hold their runs yet."""
+        for phase in PHASES:
+            for log, changed in _times(self.logs / phase).items():
+                run_id = f"{phase}/{log.stem}"
+                known = run_id in self.study.runs and run_id not in self.done and run_id not in running
+                if known and changed >= self.began and log.as_posix() not in self.log.failures:
+                    yield RunningJob(self.titles.get(log.stem) or self.titles[run_id], now - changed, "starts")
+
     def _curve(self, run_id: str) -> Curve | None:
         """The learning curve of a running training as it is now; none of a run that trains nothing."""
         config = self.study.runs[run_id].config
@@ -141,7 +150,7 @@ class StudyOnDisk:
 
     def _failed(self) -> Iterator[FailedJob]:
         for log, times in self.log.failures.items():
-            name = log.removeprefix(f"{self.study.root}/logs/").removesuffix(".log")
+            name = log.removeprefix(f"{self.logs}/").removesuffix(".log")
             if name not in self.done:
                 title = self.titles.get(name.rpartition("/")[2]) or self.titles.get(name) or name.replace("/", " ")
                 yield FailedJob(title, log, last_line(Path(log)), times)
