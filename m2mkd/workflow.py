@@ -110,7 +110,7 @@ def _say_cost(study: Study, again: Collection[str], terms: Terms | None, say: Ca
     if not pending:
         return
     with suppress(InputError):
-        say(f"m2mkd: {compute_in_words(study, pending, terms.assumptions if terms else Assumptions())}")
+        say(f"m2mkd plan: {compute_in_words(study, pending, terms.assumptions if terms else Assumptions())}")
 
 
 def _check_shown(study: Study, finished: Mapping[str, Finished], say: Callable[[str], object]) -> None:

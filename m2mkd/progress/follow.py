@@ -10,7 +10,7 @@ from rich.console import Console
 from m2mkd.progress.disk import StudyOnDisk
 from m2mkd.progress.lines import Lines
 from m2mkd.progress.screen import Screen
-from m2mkd.progress.snapshot import Snapshot
+from m2mkd.progress.snapshot import FailedJob, Snapshot
 from m2mkd.progress.stopping import Stop, ask_to_stop, end_at_once
 
 GLANCE = 0.2
@@ -54,9 +54,13 @@ def follow(process: "subprocess.Popen[bytes]", disk: StudyOnDisk, display: Displ
         The last one.
     """
     snakemake, heeded = psutil.Process(process.pid), 0
+    failed: tuple[FailedJob, ...] = ()
     with display:
         while True:
             snapshot, size = disk.look(), console.size
+            if stop.signals:  # jobs that end now were asked to
+                snapshot = replace(snapshot, failed=failed)
+            failed = snapshot.failed
             display.show(snapshot, stop.words)
             shown = replace(snapshot, news=(), ended=())
             for _ in range(GLANCES_A_LOOK):
@@ -66,7 +70,7 @@ def follow(process: "subprocess.Popen[bytes]", disk: StudyOnDisk, display: Displ
                     pass
                 else:
                     last = disk.look()
-                    display.show(last, stop.words)
+                    display.show(replace(last, failed=failed) if stop.signals else last, stop.words)
                     return last
                 if len(stop.signals) > heeded:
                     heeded = len(stop.signals)

@@ -24,7 +24,7 @@ def test_the_graph_names_a_plan_for_every_run(settings):
     said: list[str] = []
     graph = json.loads(plan_workflow(settings(), None, said.append).read_text())
     assert len(graph["runs"]) == 36
-    assert said == ["m2mkd: scale smoke: 36 of 36 runs to compute, less than 0.1 GPU-hours on H200 SXM at 40 % of its peak"]
+    assert said == ["m2mkd plan: scale smoke: 36 of 36 runs to compute, less than 0.1 GPU-hours on H200 SXM at 40 % of its peak"]
     assert graph["titles"].keys() == graph["runs"].keys() | graph["groups"].keys()
     for run_id in graph["runs"]:
         assert json.loads(Path(graph["root"], "plan", f"{run_id}.json").read_text())["id"] == run_id
@@ -49,7 +49,7 @@ def test_the_line_about_cost_counts_what_is_not_there_or_computed_again(settings
     Path(study.folder(first(study, "distill_module").id), "run.json").unlink()
     plan_workflow(settings(), None, said.append)
     (line,) = said
-    assert line.startswith("m2mkd: scale smoke: 1 of 36 runs to compute, ")
+    assert line.startswith("m2mkd plan: scale smoke: 1 of 36 runs to compute, ")
 
 
 def test_an_address_with_a_password_is_in_no_plan(settings, tmp_path, monkeypatch):
