@@ -15,7 +15,7 @@ from m2mkd.cores import usable
 from m2mkd.errors import InputError
 from m2mkd.processes import exclusive
 from m2mkd.progress.disk import StudyOnDisk
-from m2mkd.progress.findings import HEADING, aligned, findings
+from m2mkd.progress.findings import CLAIMS_HEADING, aligned, findings
 from m2mkd.progress.follow import display_for, follow
 from m2mkd.progress.snakemake_log import NEWS, SnakemakeLog
 from m2mkd.progress.snapshot import FailedJob, Snapshot
@@ -107,7 +107,7 @@ def _show_findings(study: Study, console: Console) -> None:
     rows = findings(study)
     if not rows:
         return
-    _say(f"\n{HEADING}")
+    _say(f"\n{CLAIMS_HEADING}")
     if not console.is_terminal:
         _say("\n".join(aligned(rows)))
         return

@@ -1,7 +1,7 @@
 """Durations in words."""
 
 
-def exact(seconds: float) -> str:
+def exact_duration(seconds: float) -> str:
     """A measured duration, such as ``8 s``, ``3:05`` (minutes and seconds) or ``2:03:05``."""
     whole = round(seconds)
     if whole < 60:
@@ -10,7 +10,7 @@ def exact(seconds: float) -> str:
     return f"{whole // 3600}:{minutes}" if whole >= 3600 else minutes
 
 
-def about(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """An estimated duration, no more precise than it is known, such as ``40 s``, ``12 min``, ``3 h 20 min`` or ``5 d 4 h``."""
     if seconds < 55:
         return f"{max(10, 10 * round(seconds / 10))} s"

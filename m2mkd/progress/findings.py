@@ -7,7 +7,7 @@ from m2mkd.results.report.contrasts import NOT_RUN, Contrast, contrasts
 from m2mkd.results.report.labels import family_label
 from m2mkd.study.study import Study
 
-HEADING = "Claims: difference in points, 95 % interval for all claims at once, verdict"
+CLAIMS_HEADING = "Claims: difference in points, 95 % interval for all claims at once, verdict"
 
 
 def findings(study: Study) -> list[tuple[str, str, str]]:

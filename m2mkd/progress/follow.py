@@ -8,15 +8,15 @@ import psutil
 from rich.console import Console
 
 from m2mkd.progress.disk import StudyOnDisk
-from m2mkd.progress.lines import Lines
+from m2mkd.progress.lines import PlainLines
 from m2mkd.progress.screen import Screen
 from m2mkd.progress.snapshot import FailedJob, Snapshot
 from m2mkd.progress.stopping import Stop, ask_to_stop, end_at_once
 
-GLANCE = 0.2
-"""Seconds between two looks for the end of Snakemake, a signal, or a terminal of another size."""
-GLANCES_A_LOOK = 5
-"""Glances between two looks at the study."""
+WAIT_SECONDS = 0.2
+"""Seconds between two waits for the end of Snakemake, a signal, or a terminal of another size."""
+WAITS_A_LOOK = 5
+"""Waits between two looks at the study."""
 
 
 class Display(Protocol):
@@ -29,7 +29,7 @@ class Display(Protocol):
 
 def display_for(console: Console) -> Display:
     """The live display in a terminal, plain lines elsewhere."""
-    return Screen(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console.file)
+    return Screen(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console.file)
 
 
 def follow(process: "subprocess.Popen[bytes]", disk: StudyOnDisk, display: Display, console: Console, stop: Stop) -> Snapshot:
@@ -63,9 +63,9 @@ def follow(process: "subprocess.Popen[bytes]", disk: StudyOnDisk, display: Displ
             failed = snapshot.failed
             display.show(snapshot, stop.words)
             shown = replace(snapshot, news=(), ended=())
-            for _ in range(GLANCES_A_LOOK):
+            for _ in range(WAITS_A_LOOK):
                 try:
-                    process.wait(GLANCE)
+                    process.wait(WAIT_SECONDS)
                 except subprocess.TimeoutExpired:
                     pass
                 else:

@@ -4,14 +4,14 @@ import sys
 from typing import IO
 
 from m2mkd.errors import printable
-from m2mkd.progress.durations import about, exact
+from m2mkd.progress.durations import exact_duration, rough_duration
 from m2mkd.progress.snapshot import EndedRun, FailedJob, RunningJob, Snapshot
 
-SILENCE = 60.0
+QUIET_SECONDS = 60.0
 """Seconds after which a line says what runs, where no run has finished meanwhile."""
 
 
-class Lines:
+class PlainLines:
     """Writes snapshots as plain lines without any control character.
 
     Parameters
@@ -24,7 +24,7 @@ class Lines:
         self._file = file or sys.stdout
         self._said, self._failures, self._stopping = 0.0, dict[str, int](), ""
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "PlainLines":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,7 +40,7 @@ class Lines:
             if self._failures.get(job.log) != job.times:
                 self._failures[job.log] = job.times
                 self._write(_failed(job), snapshot.elapsed)
-        if snapshot.running and snapshot.elapsed - self._said >= SILENCE:
+        if snapshot.running and snapshot.elapsed - self._said >= QUIET_SECONDS:
             self._write(f"{_count(snapshot.done, snapshot)}; running: {'; '.join(map(_running, snapshot.running))}", snapshot.elapsed)
         if stopping and not self._stopping:
             self._write(stopping)
@@ -54,13 +54,13 @@ class Lines:
 
 
 def _ended(run: EndedRun, number: int, snapshot: Snapshot) -> str:
-    facts = [word for word in (None if run.seconds is None else exact(run.seconds), run.measured.replace("  ", ", ")) if word]
+    facts = [word for word in (None if run.seconds is None else exact_duration(run.seconds), run.measured.replace("  ", ", ")) if word]
     details = f" ({', '.join(facts)})" if facts else ""
     return f"{_count(number, snapshot)}: {run.title}{details}"
 
 
 def _count(number: int, snapshot: Snapshot) -> str:
-    left = "" if snapshot.left is None or number == snapshot.total else f", about {about(snapshot.left)} left"
+    left = "" if snapshot.left is None or number == snapshot.total else f", about {rough_duration(snapshot.left)} left"
     return f"{number} of {snapshot.total} runs{left}"
 
 
@@ -69,4 +69,4 @@ def _failed(job: FailedJob) -> str:
 
 
 def _running(job: RunningJob) -> str:
-    return ", ".join(word for word in (job.title, job.position, job.measured.replace("  ", ", "), exact(job.seconds)) if word)
+    return ", ".join(word for word in (job.title, job.position, job.measured.replace("  ", ", "), exact_duration(job.seconds)) if word)

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from m2mkd.progress.durations import about, exact
+from m2mkd.progress.durations import exact_duration, rough_duration
 from m2mkd.progress.snapshot import FailedJob, PhaseCount, RunningJob, Snapshot
 
 BAR_COLUMNS = 30
@@ -100,8 +100,8 @@ def _clock(snapshot: Snapshot) -> str:
     elif snapshot.left is None:
         left = "time left is known after the first run"
     else:
-        left = f"about {about(snapshot.left)} left"
-    return f"{left}, {exact(snapshot.elapsed)} so far"
+        left = f"about {rough_duration(snapshot.left)} left"
+    return f"{left}, {exact_duration(snapshot.elapsed)} so far"
 
 
 def _count_running(jobs: Sequence[RunningJob], shown: int) -> str:
@@ -137,7 +137,7 @@ def _job_table(jobs: Sequence[RunningJob]) -> Table:
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
     table.add_column(no_wrap=True, justify="right")
     for job in jobs:
-        table.add_row(Text(job.title), Text(job.position), Text(job.measured), Text(exact(job.seconds)))
+        table.add_row(Text(job.title), Text(job.position), Text(job.measured), Text(exact_duration(job.seconds)))
     return table
 
 

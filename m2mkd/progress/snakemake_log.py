@@ -14,7 +14,7 @@ LOG = re.compile(r"^    log: (.+?)(?:, \S+)* \(check log file")
 NEWS = "m2mkd: "
 """How lines begin that planning printed for people."""
 
-TAIL_BYTES = 1 << 12
+LOG_TAIL_BYTES = 1 << 12
 """Bytes at the end of a log in which its last line is looked for."""
 
 
@@ -70,7 +70,7 @@ def last_line(log: Path) -> str:
     """Last line of a log that is not empty, as one line that a terminal shows and does not obey."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

@@ -12,7 +12,7 @@ import psutil
 
 from m2mkd.processes import end_tree
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEEDED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
@@ -24,7 +24,7 @@ class Stop:
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Within it, signals are noted and do nothing else."""
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in HEEDED}
         try:
             yield
         finally:

@@ -6,7 +6,7 @@ from m2mkd.study.groups import index_of
 from m2mkd.study.run import RowName, Run
 from m2mkd.study.study import Study
 
-VERBS = {
+PHASE_VERBS = {
     "import_weights": "import weights for",
     "pretrain_meta": "pre-train the meta model of",
     "incubate_module": "incubate",
@@ -54,7 +54,7 @@ def job_title(runs: Sequence[Run], row: RowName, *, profile: bool) -> str:
         Whether to name the compat profile.
     """
     phase = runs[0].phase
-    verb = VERBS.get(phase, phase.replace("_", " "))
+    verb = PHASE_VERBS.get(phase, phase.replace("_", " "))
     modules = sorted({index_of(run) for run in runs if getattr(run.config, "index", None) is not None})
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     what = row.experiment if runs[0].config.of_teacher else f"{row.experiment}/{row.variant}"

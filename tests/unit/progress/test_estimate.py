@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2mkd.progress.durations import about, exact
+from m2mkd.progress.durations import exact_duration, rough_duration
 from m2mkd.progress.estimate import expected_seconds, longest_chain, time_left
 
 
@@ -50,4 +50,4 @@ def test_time_left_is_never_less_than_one_run_and_nothing_once_all_are_done(seco
     ],
 )
 def test_durations_in_words(seconds, measured, estimated):
-    assert (exact(seconds), about(seconds)) == (measured, estimated)
+    assert (exact_duration(seconds), rough_duration(seconds)) == (measured, estimated)

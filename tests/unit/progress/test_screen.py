@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from m2mkd.progress.lines import SILENCE, Lines
+from m2mkd.progress.lines import QUIET_SECONDS, PlainLines
 from m2mkd.progress.screen import picture
 from m2mkd.progress.snapshot import EndedRun, FailedJob, PhaseCount, RunningJob, Snapshot
 
@@ -64,7 +64,7 @@ def test_stopping_is_said_below_everything():
 
 def lines_of(*states: Snapshot) -> list[str]:
     file = io.StringIO()
-    with Lines(file) as lines:
+    with PlainLines(file) as lines:
         for state in states:
             lines.show(state)
     return file.getvalue().splitlines()
@@ -81,7 +81,7 @@ def test_without_a_terminal_finished_runs_and_failures_are_lines():
 
 
 def test_silence_is_broken_by_what_runs():
-    said = lines_of(*(snapshot(elapsed=float(second)) for second in range(int(2.5 * SILENCE))))
+    said = lines_of(*(snapshot(elapsed=float(second)) for second in range(int(2.5 * QUIET_SECONDS))))
     assert len(said) == 2
     assert said[0].startswith(
         "14 of 56 runs, about 4 min left; running: distil module 0 of vmoe_base/m2mkd, seed 3, epoch 3/12, loss 0.812, "

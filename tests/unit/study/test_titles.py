@@ -4,7 +4,7 @@ import pytest
 
 from m2mkd.study.lineage import display_rows
 from m2mkd.study.phase import PHASES
-from m2mkd.study.titles import VERBS, job_title, job_titles
+from m2mkd.study.titles import PHASE_VERBS, job_title, job_titles
 from tests.fabricated import plan
 
 
@@ -16,7 +16,7 @@ def titled(tmp_path_factory):
 
 
 def test_every_phase_has_a_verb():
-    assert VERBS.keys() == PHASES.keys()
+    assert PHASE_VERBS.keys() == PHASES.keys()
 
 
 def test_every_run_of_a_study_has_a_title_of_its_own(titled):
