@@ -64,7 +64,7 @@ class Remaining:
 
     def _rate(self, running: Mapping[str, float], now: float) -> float:
         """Seconds of runs that were computed here in a second on the clock; before the first has ended, the number of running ones."""
-        wall = now - self._first_job if self._first_job else 0.0
+        wall = 0.0 if self._first_job is None else now - self._first_job
         if not self.here or wall <= 0:
             return max(1, len(running))
         computed = sum(min(spent.last, wall) for spent in self.here.values()) + sum(now - began for began in running.values())

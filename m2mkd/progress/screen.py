@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -12,7 +12,9 @@ from m2mkd.progress.durations import exact_duration, rough_duration
 from m2mkd.progress.snapshot import FailedJob, PhaseCount, RunningJob, Snapshot
 
 BAR_COLUMNS = 30
-"""Width of a phase's bar, at most."""
+"""Width of a phase's bar."""
+LEAST_COLUMNS = 60
+"""Columns of a terminal in which phases have bars, and jobs their measurements."""
 FAILED_SHOWN = 3
 """Failed jobs that are shown as long as the study runs; the end names all of them."""
 NEWS_SHOWN = 2
@@ -45,11 +47,11 @@ class Screen:
     def show(self, snapshot: Snapshot, stopping: str = "") -> None:
         """Draw a snapshot; ``stopping`` says that the study is being stopped, and how."""
         self._news += snapshot.news
-        self._live.update(picture(snapshot, self._news[-NEWS_SHOWN:], stopping, self.console.height), refresh=True)
+        self._live.update(picture(snapshot, self._news[-NEWS_SHOWN:], stopping, self.console.size), refresh=True)
 
 
-def picture(snapshot: Snapshot, news: Sequence[str], stopping: str, height: int) -> RenderableType:
-    """A snapshot in at most so many lines: phases that nothing happens in give way to running and failed jobs.
+def picture(snapshot: Snapshot, news: Sequence[str], stopping: str, size: ConsoleDimensions) -> RenderableType:
+    """A snapshot in at most as many lines as the terminal has: phases that nothing happens in give way to running and failed jobs.
 
     Parameters
     ----------
@@ -59,8 +61,8 @@ def picture(snapshot: Snapshot, news: Sequence[str], stopping: str, height: int)
         Lines about the plan.
     stopping
         How the study is being stopped; empty while it is not.
-    height
-        Lines of the terminal.
+    size
+        Of the terminal.
     """
     head: list[RenderableType] = [_headline(snapshot), _bar_of_all(snapshot)]
     head += [_line(line, "dim") for line in news]
@@ -68,15 +70,16 @@ def picture(snapshot: Snapshot, news: Sequence[str], stopping: str, height: int)
     if more := len(snapshot.failed) - FAILED_SHOWN:
         failed += [_line(f"and {more} more that failed", "red")] if more > 0 else []
     foot = [_line(stopping, "bold yellow")] if stopping else []
-    room = max(2, height - len(head) - len(failed) - len(foot))
+    room = max(2, size.height - len(head) - len(failed) - len(foot))
     jobs = snapshot.running
     # At least a third of the room is for jobs, so that many phases do not push them out.
     wanted = min(len(jobs), max(room - len(snapshot.phases) - 2, room // 3))
     phases = _fitting(snapshot.phases, room - wanted - (2 if wanted else 1))
     blank = [Text()] if room - wanted - len(phases) > (2 if wanted else 1) else []
-    lines: list[RenderableType] = [*head, *blank, _phase_table(phases)]
+    wide = size.width >= LEAST_COLUMNS
+    lines: list[RenderableType] = [*head, *blank, _phase_table(phases, bars=wide)]
     if wanted:
-        lines += [_line(_count_running(jobs, wanted), "bold"), _job_table(jobs[:wanted])]
+        lines += [_line(_count_running(jobs, wanted), "bold"), _job_table(jobs[:wanted], measured=wide)]
     elif not snapshot.planned:
         lines.append(_line("Snakemake plans the jobs", "dim"))
     return Group(*lines, *failed, *foot)
@@ -118,26 +121,29 @@ def _fitting(phases: Sequence[PhaseCount], lines: int) -> list[PhaseCount]:
     return kept[: max(1, lines)]
 
 
-def _phase_table(phases: Sequence[PhaseCount]) -> Table:
+def _phase_table(phases: Sequence[PhaseCount], *, bars: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, width=BAR_COLUMNS)
+    if bars:
+        table.add_column(no_wrap=True, width=BAR_COLUMNS)
     for phase in phases:
         style = "green" if phase.done == phase.total else "" if phase.done else "dim"
         bar = ProgressBar(total=max(1, phase.total), completed=phase.done, width=BAR_COLUMNS)
-        table.add_row(Text(phase.name, style), Text(f"{phase.done}/{phase.total}", style), bar)
+        table.add_row(Text(phase.name, style), Text(f"{phase.done}/{phase.total}", style), *([bar] if bars else []))
     return table
 
 
-def _job_table(jobs: Sequence[RunningJob]) -> Table:
+def _job_table(jobs: Sequence[RunningJob], *, measured: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
-    table.add_column(no_wrap=True, justify="right")
+    if measured:
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
+        table.add_column(no_wrap=True, justify="right")
     for job in jobs:
-        table.add_row(Text(job.title), Text(job.position), Text(job.measured), Text(exact_duration(job.seconds)))
+        facts = [Text(job.measured), Text(exact_duration(job.seconds))] if measured else []
+        table.add_row(Text(job.title), Text(job.position), *facts)
     return table
 
 
