@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -190,7 +191,7 @@ def test_without_a_terminal_there_is_a_line_for_each_finished_run_and_no_control
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace("\n", "").isprintable()
-    ended = [line for line in done.stdout.splitlines() if " of 36 runs" in line]
+    ended = [line for line in done.stdout.splitlines() if re.match(r"\d+ of 36 runs", line)]
     assert len(ended) == 36 and ended[-1].startswith("36 of 36 runs: ")
     assert "V-MoE: m2mKD - end to end, IID  " in done.stdout and "holds in typical seeds" in done.stdout
     assert "tables   results/smoke/tables/results.md" in done.stdout
