@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -15,6 +16,8 @@ BAR_COLUMNS = 30
 """Width of a phase's bar."""
 LEAST_COLUMNS = 60
 """Columns of a terminal in which phases have bars, and jobs their measurements."""
+ENDING = 10
+"""Characters at the end of a title that are always shown."""
 FAILED_SHOWN = 3
 """Failed jobs that are shown as long as the study runs; the end names all of them."""
 NEWS_SHOWN = 2
@@ -76,10 +79,9 @@ def picture(snapshot: Snapshot, news: Sequence[str], stopping: str, size: Consol
     wanted = min(len(jobs), max(room - len(snapshot.phases) - 2, room // 3))
     phases = _fitting(snapshot.phases, room - wanted - (2 if wanted else 1))
     blank = [Text()] if room - wanted - len(phases) > (2 if wanted else 1) else []
-    wide = size.width >= LEAST_COLUMNS
-    lines: list[RenderableType] = [*head, *blank, _phase_table(phases, bars=wide)]
+    lines: list[RenderableType] = [*head, *blank, _phase_table(phases, bars=size.width >= LEAST_COLUMNS)]
     if wanted:
-        lines += [_line(_count_running(jobs, wanted), "bold"), _job_table(jobs[:wanted], measured=wide)]
+        lines += [_line(_count_running(jobs, wanted), "bold"), _job_table(jobs[:wanted], size.width)]
     elif not snapshot.planned:
         lines.append(_line("Snakemake plans the jobs", "dim"))
     return Group(*lines, *failed, *foot)
@@ -134,17 +136,24 @@ def _phase_table(phases: Sequence[PhaseCount], *, bars: bool) -> Table:
     return table
 
 
-def _job_table(jobs: Sequence[RunningJob], *, measured: bool) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column(no_wrap=True)
-    if measured:
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
-        table.add_column(no_wrap=True, justify="right")
-    for job in jobs:
-        facts = [Text(job.measured), Text(exact_duration(job.seconds))] if measured else []
-        table.add_row(Text(job.title), Text(job.position), *facts)
+def _job_table(jobs: Sequence[RunningJob], columns: int) -> Table:
+    """Running jobs; a narrow terminal has no room for their measurements, and of a long title the middle is left out."""
+    facts = [(job.position, job.measured[: columns // 3], exact_duration(job.seconds)) for job in jobs]
+    if columns < LEAST_COLUMNS:
+        facts = [(position, "", time) for position, _, time in facts]
+    widths = [max(map(cell_len, cells)) for cells in zip(*facts, strict=True)]
+    room = columns - sum(widths) - 2 * len(widths)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for side in ("left", "left", "left", "right"):
+        table.add_column(no_wrap=True, justify=side)
+    for job, cells in zip(jobs, facts, strict=True):
+        table.add_row(Text(_shortened(job.title, max(ENDING + 2, room))), *map(Text, cells))
     return table
+
+
+def _shortened(title: str, room: int) -> str:
+    """A title in so many characters: without its middle, for it ends with the seed."""
+    return title if len(title) <= room else f"{title[: room - ENDING - 1]}…{title[-ENDING:]}"
 
 
 def _failure(job: FailedJob) -> list[Text]:
