@@ -68,7 +68,10 @@ def reproduce(settings: Settings, cores: str) -> int:
             except FileNotFoundError as error:
                 raise InputError("snakemake is not installed here; install m2mkd[pipeline], or type 'make reproduce'") from error
             note_child(process.pid)
-            last = follow(process, disk, display_for(console), console, stop)
+            try:
+                last = follow(process, disk, display_for(console), console, stop)
+            finally:
+                process.wait()  # an error of the display is none of the study
     if stop.signals:
         return _interrupted(stop.signals[-1])
     if process.returncode:

@@ -1,6 +1,7 @@
 """Progress without a terminal: a line for each finished run, and one now and then while none finishes."""
 
 import sys
+from contextlib import suppress
 from typing import IO
 
 from m2mkd.errors import printable
@@ -49,8 +50,9 @@ class PlainLines:
     def _write(self, line: str, elapsed: float | None = None) -> None:
         if elapsed is not None:
             self._said = elapsed
-        self._file.write(f"{printable(line)}\n")
-        self._file.flush()
+        with suppress(BrokenPipeError):  # whoever read it has left; the study goes on
+            self._file.write(f"{printable(line)}\n")
+            self._file.flush()
 
 
 def _ended(run: EndedRun, number: int, snapshot: Snapshot) -> str:
