@@ -40,7 +40,7 @@ class Remaining:
         self._first_job: float | None = None
 
     def seconds(self, done: Collection[str], running: Mapping[str, float], shares: Mapping[str, float], now: float) -> float | None:
-        """Seconds until all runs are done; none as long as no run has been measured, here or before.
+        """Seconds until all runs are done; none as long as no run that computes has been measured, here or before.
 
         Parameters
         ----------
@@ -55,8 +55,9 @@ class Remaining:
         """
         if running and self._first_job is None:
             self._first_job = min(running.values())
-        measured = self.here or self.before
-        if not measured:
+        # Runs without a planned cost, such as copying tensors, tell no speed.
+        measured = self.here if any(map(self.costs.__getitem__, self.here)) else self.before | self.here
+        if not any(map(self.costs.__getitem__, measured)):
             return None
         expected = expected_seconds(self.costs, {run_id: spent.all for run_id, spent in measured.items()})
         left = {run_id: 0.0 if run_id in done else (1 - shares.get(run_id, 0.0)) * expected[run_id] for run_id in self.costs}

@@ -175,6 +175,17 @@ def test_time_left_follows_from_what_was_measured_here(study):
     assert half_way == 32.5 * 10 / 0.5
 
 
+def test_a_run_that_only_copies_tells_nothing_of_the_others(study):
+    remaining = Remaining(study, {})
+    copied, computed, *others = study.runs
+    remaining.costs = dict.fromkeys(study.runs, 1.0) | {copied: 0.0}
+    remaining.parents = dict.fromkeys(study.runs, ())
+    remaining.here[copied] = Spent(0.1, 0.1)
+    assert remaining.seconds((copied,), {}, {}, now=1.0) is None
+    remaining.before[computed] = Spent(50.0, 50.0)
+    assert remaining.seconds((copied, computed), {}, {}, now=1.0) >= len(others) * 50.0
+
+
 def test_tables_and_report_count_once_they_have_their_receipts(study):
     disk = followed(study)
     assert disk.look().phases[-1].done == 0
