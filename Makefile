@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 CODE ?=
 
-.PHONY: reproduce study pages test lint format lock mlflow-ui acceptance clean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
+.PHONY: reproduce study pages test lint format lock mlflow-ui acceptance clean distclean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce$(if $(SCALE),$(error the study of a scale is: make study SCALE=$(SCALE))) $(if $(CODE),--code $(CODE))
@@ -72,8 +72,20 @@ mlflow-ui: $(VENV)/.ok-run
 acceptance: standin-image $(AUDIT)/.ok
 	$(WITH_ENGINE) pytest -q -m slow $(PYTEST)
 
+# What can be made again without training. What Snakemake keeps of an object storage are results.
 clean:
-	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs
+	rm -rf $(filter-out .snakemake/storage,$(wildcard .snakemake/*)) results/*/logs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(wildcard m2mkd tests workflow containers benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+
+# Finished runs, checkpoints of interrupted ones, prepared data sets, and the environment too.
+TRAINED = $(wildcard $(VENV) data/packed results/*/runs results/*/work)
+
+distclean:
+	$(if $(TRAINED),@du -shc $(TRAINED))
+	@[ "$(CONFIRM)" = yes ] || { [ -t 0 ] && printf 'Delete all of it, for every scale? Runs have to be trained again. (yes/no) ' && \
+	  read answer && [ "$$answer" = yes ]; } || { echo "nothing was deleted; 'make distclean CONFIRM=yes' deletes it"; exit 1; }
+	@$(MAKE) --no-print-directory clean
+	rm -rf $(TRAINED)
 
 # --- images: docs/containers.md ----------------------------------------------------------------------------------------
 
@@ -128,10 +140,11 @@ $(UV): $(LOCKS)/uv.txt
 
 # The lock for CUDA serves on a CPU too, where the small build of torch cannot be had.
 $(VENV)/.ok-%: $(LOCKS)/%-cpu.txt $(LOCKS)/%-cuda.txt pyproject.toml | $(UV)
-	$(UV) pip install -q --python $(PYTHON) --require-hashes -r $(LOCKS)/$*-$(ACCELERATOR).txt || \
+	@echo "installing the locked packages of $(LOCKS)/$*-$(ACCELERATOR).txt into $(VENV): some minutes, 2.2 GB with the CPU build of torch, more with CUDA"
+	@$(UV) pip install -q --python $(PYTHON) --require-hashes -r $(LOCKS)/$*-$(ACCELERATOR).txt || \
 	  { [ $(ACCELERATOR) = cpu ] && echo "no CPU build of torch for this Python here: installing the CUDA build" && \
 	    $(UV) pip install -q --python $(PYTHON) --require-hashes -r $(LOCKS)/$*-cuda.txt; }
-	$(UV) pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
+	@$(UV) pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # What tests need contains what runs need.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from filelock import Timeout
 from m2mkd.files import read_note
 from m2mkd.locks import hold
 
+OWNER_FILE = re.compile(r"\.(.+)\.owner\.json")
+"""Name of the record of who holds a piece of work, which is the group."""
 PATIENCE = 10.0
 """Seconds that an orphan gets to end before it is killed."""
 
@@ -124,6 +127,27 @@ def is_held(work: Path) -> bool:
     except Timeout:
         return True
     return False
+
+
+def works_on(owner: Path, since: float) -> bool:
+    """True if the process works that a record of `exclusive` names; takes no lock.
+
+    Parameters
+    ----------
+    owner
+        The record (`OWNER_FILE`). A failed or killed process leaves it behind.
+    since
+        Time in seconds. Of a process on another machine, which cannot be asked, it is true if the record was written since then.
+    """
+    record = read_note(owner)
+    if not isinstance(record, dict):
+        return False
+    if record.get("host") == socket.gethostname():
+        return _alive(record.get("self")) is not None
+    try:
+        return owner.stat().st_mtime >= since
+    except OSError:
+        return False
 
 
 def _write(path: Path, record: dict) -> None:

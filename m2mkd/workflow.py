@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +12,9 @@ from m2mkd.containers.image import for_workflow
 from m2mkd.errors import InputError
 from m2mkd.files import read_note, require_writable, write_json
 from m2mkd.marks import clear_marks
+from m2mkd.planning.cost import Assumptions
 from m2mkd.planning.request import Terms, requests
+from m2mkd.planning.summary import compute_in_words
 from m2mkd.study.code import code_of
 from m2mkd.study.differences import plan_differences
 from m2mkd.study.files import plan_folder, read_study, redo_mark, write_plan, write_unless_there
@@ -43,7 +46,7 @@ def plan_workflow(
     terms
         What the machine offers to every job; none: jobs ask for nothing.
     say
-        Told what differs from the last plan of the scale.
+        Told what differs from the last plan of the scale, and what there is to compute.
     in_container
         Whether jobs are to run in the image, which must be there.
     storage
@@ -75,6 +78,7 @@ def plan_workflow(
     outdated = {run_id: one for run_id, one in finished.items() if one.is_outdated}
     again = _mark_again(whole, outdated) if settings.code == "strict" else []
     _note(whole, outdated, again, say)
+    _say_cost(study, again, terms, say)
     for pages in (study, *parts.values()):
         _check_shown(pages, finished, say)
     for phase in PHASES:  # outputs of DVC's stages, whether the study has such runs or not
@@ -98,6 +102,15 @@ def _mark_again(study: Study, outdated: Mapping[str, Finished]) -> list[str]:
         write_json(path, {"run": run_id, "code": dict(code_of(study.runs[run_id].phase)), "inputs": outdated[run_id].replaced})
         os.utime(path, (wanted := max(time.time(), NORMAL_MTIME + 1), wanted))
     return again
+
+
+def _say_cost(study: Study, again: Collection[str], terms: Terms | None, say: Callable[[str], object]) -> None:
+    """Say how many runs are to be computed, and in how many GPU-hours; nothing where there are none, or that cannot be known."""
+    pending = [run.id for run in study.runs.values() if run.id in again or not is_done(study, run)]
+    if not pending:
+        return
+    with suppress(InputError):
+        say(f"m2mkd plan: {compute_in_words(study, pending, terms.assumptions if terms else Assumptions())}")
 
 
 def _check_shown(study: Study, finished: Mapping[str, Finished], say: Callable[[str], object]) -> None:

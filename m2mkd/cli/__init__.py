@@ -13,7 +13,7 @@ from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, p
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(study.app)
 app.add_typer(checkpoints.app)
 app.add_typer(plan.app)

@@ -4,13 +4,37 @@ from typing import Annotated, Any
 
 import typer
 
+from m2mkd.cli.names import complete_experiment, complete_scale
+
 ScaleOption = Annotated[
     str | None,
-    typer.Option("--scale", help="Scale in config/scales, without config/config.yaml; default: the settings of config/config.yaml."),
+    typer.Option(
+        "--scale",
+        help="Scale in config/scales, without config/config.yaml; default: the settings of config/config.yaml.",
+        autocompletion=complete_scale,
+    ),
+]
+ExperimentArgument = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT[/VARIANT]", help="Experiment, or one variant of it.", autocompletion=complete_experiment)
+]
+ExperimentsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[EXPERIMENT[/VARIANT]]...",
+        help="Experiments, or single variants; default: the scale's study.",
+        autocompletion=complete_experiment,
+    ),
 ]
 ExperimentOption = Annotated[
-    list[str] | None, typer.Option("--experiment", help="Experiment, or experiment/variant; default: the scale's study.")
+    list[str] | None,
+    typer.Option(
+        "--experiment",
+        metavar="EXPERIMENT[/VARIANT]",
+        help="The study in which it is looked for; default: the scale's.",
+        autocompletion=complete_experiment,
+    ),
 ]
+"""For commands whose arguments name something else."""
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as dotted.field=value, for example recipes.vmoe_finetune.epochs=3.")
 ]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from m2mkd.cli.names import complete_experiment
 from m2mkd.cli.options import ScaleOption, SetOption, read_settings
 
 app = typer.Typer()
@@ -11,7 +12,10 @@ app = typer.Typer()
 
 @app.command()
 def plan(
-    experiment: Annotated[str | None, typer.Argument(help="Experiment, or experiment/variant.")] = None,
+    experiment: Annotated[
+        str | None,
+        typer.Argument(metavar="[EXPERIMENT[/VARIANT]]", help="Experiment, or one variant of it.", autocompletion=complete_experiment),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="List every experiment of the scale, one line each.")] = False,
     scale: ScaleOption = None,
     overrides: SetOption = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from m2mkd.cli.options import AblationsOption, ExperimentOption, ScaleOption, SetOption, read_settings, read_study
+from m2mkd.cli.options import AblationsOption, ExperimentOption, ExperimentsArgument, ScaleOption, SetOption, read_settings, read_study
 
 app = typer.Typer(no_args_is_help=True, help="Inspect and manage runs and their keys.")
 
@@ -43,8 +43,8 @@ def plan(
 
 @app.command("list")
 def list_(
+    experiments: ExperimentsArgument = None,
     scale: ScaleOption = None,
-    experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print phase, key, seed, state and further facts as JSON.")] = False,
@@ -52,7 +52,7 @@ def list_(
     """List the runs of a study and their state."""
     from m2mkd.study.listing import as_lines, listed, show
 
-    runs = listed(read_study(scale, experiment, overrides, ablations=ablations))
+    runs = listed(read_study(scale, experiments, overrides, ablations=ablations))
     if as_json:
         import json
 
@@ -63,12 +63,12 @@ def list_(
 
 @app.command()
 def verify(
-    scale: ScaleOption = None, experiment: ExperimentOption = None, overrides: SetOption = None, ablations: AblationsOption = False
+    experiments: ExperimentsArgument = None, scale: ScaleOption = None, overrides: SetOption = None, ablations: AblationsOption = False
 ) -> None:
     """Compare every output of the finished runs of a study with its digest, and each run with its configuration, data and code."""
     from m2mkd.results.read.verify import verify_runs
 
-    for line in verify_runs(read_study(scale, experiment, overrides, ablations=ablations)):
+    for line in verify_runs(read_study(scale, experiments, overrides, ablations=ablations)):
         typer.echo(line)
 
 
@@ -86,8 +86,8 @@ def show_run(run: str, scale: ScaleOption = None, experiment: ExperimentOption =
 
 @app.command()
 def gc(
+    experiments: ExperimentsArgument = None,
     scale: ScaleOption = None,
-    experiment: ExperimentOption = None,
     overrides: SetOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them instead of only listing them.")] = False,
 ) -> None:
@@ -97,7 +97,7 @@ def gc(
     from m2mkd.surplus import remove
     from m2mkd.workflows import require_none
 
-    settings = read_settings(scale, experiment, overrides)
+    settings = read_settings(scale, experiments, overrides)
     studies = [
         build_study(settings, ablations=ablations, detection=detection) for ablations in (True, False) for detection in (True, False)
     ]

@@ -9,6 +9,7 @@ from m2mkd.cli.options import (
     AblationsOption,
     DeviceOption,
     ExperimentOption,
+    ExperimentsArgument,
     PlannedOption,
     ScaleOption,
     SetOption,
@@ -78,8 +79,8 @@ def run(
 
 @app.command("compile")
 def compile_(
+    experiments: ExperimentsArgument = None,
     scale: ScaleOption = None,
-    experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
@@ -91,7 +92,7 @@ def compile_(
     from m2mkd.results.tables.compile import compile_tables
     from m2mkd.study.state import normalise_all_mtimes
 
-    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    study = read_study(scale, experiments, overrides, ablations=ablations, planned=planned)
     normalise_all_mtimes(study)
     compile_tables(Results.read(study, partial=partial))
     clear_marks(study)  # Snakemake has seen all jobs end
@@ -99,8 +100,8 @@ def compile_(
 
 @app.command()
 def report(
+    experiments: ExperimentsArgument = None,
     scale: ScaleOption = None,
-    experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
@@ -111,15 +112,15 @@ def report(
     from m2mkd.results.report.write import write_report
     from m2mkd.study.state import normalise_all_mtimes
 
-    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    study = read_study(scale, experiments, overrides, ablations=ablations, planned=planned)
     normalise_all_mtimes(study)
     write_report(Results.read(study, partial=partial))
 
 
 @track.command()
 def sync(
+    experiments: ExperimentsArgument = None,
     scale: ScaleOption = None,
-    experiment: ExperimentOption = None,
     overrides: SetOption = None,
     ablations: AblationsOption = False,
     planned: PlannedOption = None,
@@ -131,8 +132,8 @@ def sync(
     from m2mkd.tracking import mlflow_export
     from m2mkd.tracking.address import set_default_tracking_uri
 
-    set_default_tracking_uri(read_settings(scale, experiment, overrides).tracking_uri)
-    study = read_study(scale, experiment, overrides, ablations=ablations, planned=planned)
+    set_default_tracking_uri(read_settings(scale, experiments, overrides).tracking_uri)
+    study = read_study(scale, experiments, overrides, ablations=ablations, planned=planned)
     normalise_all_mtimes(study)
     mlflow_export.sync(Results.read(study, partial=partial))
 
@@ -149,12 +150,15 @@ def mlflow_ui(port: Annotated[int, typer.Option(help="Port of this machine.", mi
 
 @app.command()
 def reproduce(
-    scale: ScaleOption = None, cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all", code: CodeOption = None
+    experiments: ExperimentsArgument = None,
+    scale: ScaleOption = None,
+    cores: Annotated[str, typer.Option(help="CPU cores to use.")] = "all",
+    code: CodeOption = None,
 ) -> None:
-    """Run the whole study of a scale, after removing what an interrupted one left."""
+    """Run the whole study of a scale and show its progress; re-running resumes an interrupted one and repeats nothing."""
     from m2mkd.reproduce import reproduce as run_workflow
 
-    raise typer.Exit(run_workflow(read_settings(scale, None, None, code=code), cores))
+    raise typer.Exit(run_workflow(read_settings(scale, experiments, None, code=code), cores))
 
 
 @app.command()

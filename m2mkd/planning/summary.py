@@ -1,6 +1,6 @@
 """Sums of costs: by phase, by variant, by experiment, and of a whole study."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,29 @@ from m2mkd.study.study import Study
 def gpu_hours(costs: Mapping[str, Cost], ids: Iterable[str]) -> float:
     """GPU-hours of the given runs, each counted once."""
     return sum(costs[id_].gpu_hours for id_ in sorted(set(ids)))
+
+
+def compute_in_words(study: Study, pending: Collection[str], given: Assumptions) -> str:
+    """Runs of a study that are still to be computed, with their GPU-hours, in one line.
+
+    Parameters
+    ----------
+    study
+        The graph of runs.
+    pending
+        Ids of those that are to be computed.
+    given
+        GPU, MFU and the like.
+
+    Raises
+    ------
+    InputError
+        If the registry does not say how many images a data set has.
+    """
+    hours = gpu_hours(cost_of(study, given), pending)
+    shown = "less than 0.1" if 0 < hours < 0.1 else f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}"
+    machine = f"{gpu_named(given.gpu).title} at {100 * given.mfu:.0f} % of its peak"
+    return f"scale {study.scale_name}: {len(pending):,} of {len(study.runs):,} runs to compute, {shown} GPU-hours on {machine}"
 
 
 def by_phase(study: Study, costs: Mapping[str, Cost]) -> dict[str, dict[str, Any]]:

@@ -9,9 +9,11 @@ from m2mkd.config.datasets import DatasetConfig
 from m2mkd.config.load import datasets
 from m2mkd.study.files import redo_mark
 from m2mkd.study.groups import job_groups
+from m2mkd.study.lineage import display_rows
 from m2mkd.study.phase import PHASES, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.study import Study
+from m2mkd.study.titles import job_titles
 
 
 def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingProxyType({}), again: Collection[str] = ()) -> dict[str, Any]:
@@ -34,9 +36,11 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
         ``scale``, ``root`` (folder of results), ``threads``, ``study`` (its key), ``parts`` (by name the key of each, and the folder of its
         tables and report), ``phases`` (by name, see `_declared`), ``runs`` (for each id of the whole its input files, those whose
         age does not matter, experiments, whether the study needs it, and which parts do), ``groups`` (runs that one job computes together,
-        by the key of the first), ``data`` (name@size of each prepared by its folder), ``raw`` (source files that each is made from).
+        by the key of the first), ``titles`` (see `m2mkd.study.titles.job_titles`), ``data`` (name@size of each prepared by its folder),
+        ``raw`` (source files that each is made from).
     """
     data = {item.folder: str(item) for run in whole.runs.values() for item in run.config.data_sets}
+    groups = job_groups(whole, again)
     return {
         "scale": study.scale_name,
         "root": study.root,
@@ -54,7 +58,8 @@ def as_graph(study: Study, whole: Study, parts: Mapping[str, Study] = MappingPro
             }
             for run in whole.runs.values()
         },
-        "groups": {members[0].key: [run.id for run in members] for members in job_groups(whole, again)},
+        "groups": {members[0].key: [run.id for run in members] for members in groups},
+        "titles": job_titles(whole, display_rows(whole), groups),
         "data": data,
         "raw": {
             name: [f"data/raw/{file.name}" for file in _registered(name).fetched] for name in sorted(set(data.values()), key=_whole_last)

@@ -1,5 +1,7 @@
 """The command line: what it refuses, and how."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +68,37 @@ def test_training_code_needs_no_pipeline_library():
 
 
 def test_show_prints_the_resolved_configuration_and_keys():
-    done = m2mkd("config", "show", "vmoe_base", "--scale", "small")
+    done = m2mkd("config", "show", "vmoe_base", "--scale", "small", "--full")
     assert "# distill_module/" in done.stdout
     assert "kl_norm: batch" in done.stdout
+
+
+def test_show_is_an_outline_unless_everything_is_asked_for(typed):
+    code, said, _ = typed("config", "show", "vmoe_base", "--scale", "paper")
+    assert code == 0 and len(said.splitlines()) < 25
+    assert "variants: end_to_end, end_to_end_300, pure_kd, pure_kd_300, m2mkd" in said
+    (line,) = [line.split() for line in said.splitlines() if "300 epochs, batch 512" in line]
+    assert line[:3] == ["train_student", "12", "imagenet-1k@224"]
+
+
+def test_show_gives_everything_as_json(typed):
+    _, said, _ = typed("config", "show", "vmoe_base/end_to_end", "--scale", "smoke", "--json")
+    runs = json.loads(said)["runs"]
+    assert {run["config"]["phase"] for run in runs.values()} == {"train_student", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("plan vmoe_b", ["vmoe_base", "vmoe_base_labels_only"]),
+        ("runs list vmoe_base/m", ["vmoe_base/m2mkd"]),
+        ("compile --scale smo", ["smoke"]),
+    ],
+)
+def test_a_shell_completes_names(words, names):
+    environment = os.environ | {"_M2MKD_COMPLETE": "complete_bash", "COMP_WORDS": f"m2mkd {words}", "COMP_CWORD": str(len(words.split()))}
+    done = subprocess.run([M2MKD], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == names, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ FLOORS = [
     {"data", "models"},
     {"distill", "detection", "evaluation", "planning"},
     {"upstream", "results"},
-    {"tracking"},
+    {"tracking", "progress"},
     {"training"},
     {"cli"},
 ]

@@ -23,7 +23,9 @@ def settings(tmp_path, monkeypatch):
 def test_the_graph_names_a_plan_for_every_run(settings):
     said: list[str] = []
     graph = json.loads(plan_workflow(settings(), None, said.append).read_text())
-    assert len(graph["runs"]) == 36 and said == []
+    assert len(graph["runs"]) == 36
+    assert said == ["m2mkd plan: scale smoke: 36 of 36 runs to compute, less than 0.1 GPU-hours on H200 SXM at 40 % of its peak"]
+    assert graph["titles"].keys() == graph["runs"].keys() | graph["groups"].keys()
     for run_id in graph["runs"]:
         assert json.loads(Path(graph["root"], "plan", f"{run_id}.json").read_text())["id"] == run_id
     assert {phase for phase in graph["phases"] if not Path(graph["root"], "runs", phase).is_dir()} == set()
@@ -32,10 +34,22 @@ def test_the_graph_names_a_plan_for_every_run(settings):
 def test_planning_again_is_quiet_and_another_plan_says_what_differs(settings):
     said: list[str] = []
     first = plan_workflow(settings(), None, said.append)
-    assert plan_workflow(settings(), None, said.append) == first and said == []
+    assert plan_workflow(settings(), None, said.append) == first
+    assert [line for line in said if "to compute" not in line] == []
     plan_workflow(settings(overrides={"recipes": {"distill_module": {"lr": 0.5}}}), None, said.append)
-    (line,) = said
+    (line,) = [line for line in said if "to compute" not in line]
     assert "since the last plan" in line and "recipe.lr 0.002 -> 0.5" in line
+
+
+def test_the_line_about_cost_counts_what_is_not_there_or_computed_again(settings, tmp_path):
+    finish(study := plan(tmp_path, "smoke"))
+    said: list[str] = []
+    plan_workflow(settings(), None, said.append)
+    assert said == []
+    Path(study.folder(first(study, "distill_module").id), "run.json").unlink()
+    plan_workflow(settings(), None, said.append)
+    (line,) = said
+    assert line.startswith("m2mkd plan: scale smoke: 1 of 36 runs to compute, ")
 
 
 def test_an_address_with_a_password_is_in_no_plan(settings, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Copies of the project in which whole workflows run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,10 +48,11 @@ class Project:
         return self.run("snakemake", "--cores", "all", *arguments, "--config", f"scale={self.scale}", check=check)
 
     def jobs(self, *arguments: str) -> list[str]:
-        """Rules of the jobs that Snakemake runs now, sorted; each is named by what Snakemake prints before it starts it."""
+        """Rules of the jobs that Snakemake runs now, sorted; each as often as its table of jobs says."""
         printed = self.snakemake(*arguments)
-        lines = (printed.stdout + printed.stderr).splitlines()
-        return sorted(line.split()[-1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule ")))
+        table = re.search(r"^job +count\n[ -]+\n((?:\w+ +\d+\n)+)", printed.stdout + printed.stderr, flags=re.MULTILINE)
+        rows = [line.split() for line in table[1].splitlines()] if table else []
+        return sorted(rule for rule, count in rows if rule != "total" for _ in range(int(count)))
 
     def set_config(self, **changes: object) -> None:
         """Edit ``config/config.yaml``."""

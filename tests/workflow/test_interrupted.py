@@ -67,6 +67,7 @@ def test_typing_it_again_gives_the_same_results(finished, copy_of, project, tmp_
     assert again.wait(timeout=400) == 0, (tmp_path / "again.log").read_text()[-3000:]
     said = (tmp_path / "again.log").read_text()
     assert ("left over from an interrupted command" in said) == (victim == "make alone")
+    assert re.search(r"^\d+ of \d+ runs, about .* left: \w.* \(.*loss ", said, flags=re.M)
     assert "tables   results/smoke/tables/results.md" in said
     assert tables(project) == tables(expected)
     mine, theirs = weights(project), weights(expected)

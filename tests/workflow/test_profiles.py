@@ -15,13 +15,10 @@ GPUS = ("GPU-aaaa", "GPU-bbbb")
 def test_jobs_ask_for_what_is_planned_on_a_machine_that_a_profile_describes(project):
     planned = project.run("m2mkd", "plan", "vmoe_base", "--scale", "paper", "--gpu", "h100", "--gpus", "1", "--json")
     hours = {run["id"]: run["gpu_hours"] for profile in json.loads(planned.stdout)["profiles"].values() for run in profile["runs"]}
-    shown = project.run(
-        "snakemake", "--profile", "profiles/slurm", "--slurm-no-account", "--dry-run", "vmoe_base", "--config", "scale=paper"
-    )
-    asked = {}
-    for job in re.split(r"^(?=(?:local)?rule )", shown.stdout + shown.stderr, flags=re.M):
-        if found := re.search(r"^rule (\w+):$.*^    wildcards: key=(\w+)$.*^    resources: (.*?)$", job, re.M | re.S):
-            asked[f"{found[1]}/{found[2]}"] = dict(re.findall(r"(\w+)=(\d+)\b", found[3]))
+    options = ["--profile", "profiles/slurm", "--slurm-no-account", "--dry-run", "--printshellcmds"]
+    shown = project.run("snakemake", *options, "vmoe_base", "--config", "scale=paper")
+    started = re.findall(r"^Job \d+: .* \((\w+/\w+)\) (gpu=.*)$", shown.stdout + shown.stderr, flags=re.M)
+    asked = {run_id: dict(re.findall(r"(\w+)=(\d+)\b", resources)) for run_id, resources in started}
     # Where the submitting machine does a job itself, nothing is asked for.
     both = [id_ for id_ in asked.keys() & hours.keys() if not id_.startswith("split_teacher/")]
     assert len(both) > 20

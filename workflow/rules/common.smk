@@ -159,6 +159,15 @@ def arguments(wildcards, resources):
     return f"--scale {shlex.quote(PLAN['scale'])}{gpus}"
 
 
+def message(phase):
+    """What Snakemake says of a job when it starts: its title, its first run, and what it asks of a machine that a profile describes."""
+    own = PLAN["requests"] and not PLAN["phases"][phase]["head_node"]
+    asks = " ".join(
+        f"{name}={{resources.{name}}}" for name in ("gpu", "runtime", "mem_mb")
+    )
+    return "{params.title} ({params.run[0]})" + (f" {asks}" if own else "")
+
+
 def of_study(key):
     """Arguments of what is made of a whole study, as it was planned."""
     return f"--scale {shlex.quote(PLAN['scale'])} --study {shlex.quote(key)}"

@@ -14,6 +14,8 @@ rule fetch:
         "../envs/m2mkd.yaml"
     params:
         name=lambda wildcards: OWNER[f"data/raw/{wildcards.file}"].partition("@")[0],
+    message:
+        "fetch {wildcards.file}"
     shell:
         "m2mkd data fetch {params.name:q} --file {wildcards.file:q} > {log:q} 2>&1"
 
@@ -28,6 +30,8 @@ rule prepare:
         f"{LOGS}/prepare/{{data}}-{{key}}.log",
     conda:
         "../envs/m2mkd.yaml"
+    message:
+        "prepare {wildcards.data}"
     shell:
         "m2mkd data prepare {wildcards.data:q} > {log:q} 2>&1"
 
@@ -35,3 +39,5 @@ rule prepare:
 rule all_data:
     input:
         [local(f"{folder}/manifest.json") for folder in PLAN["data"]],
+    message:
+        "all data sets are prepared"

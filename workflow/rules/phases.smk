@@ -37,8 +37,13 @@ for phase, declared in PLAN["phases"].items():
         resources:
             **needs(f"{phase}/{{key}}", phase),
         params:
-            run=lambda wildcards, phase=phase: f"{phase}/{wildcards.key}",
+            run=lambda wildcards, phase=phase: [f"{phase}/{wildcards.key}"],
+            title=lambda wildcards, phase=phase: PLAN["titles"][
+                f"{phase}/{wildcards.key}"
+            ],
             arguments=arguments,
+        message:
+            message(phase)
         shell:
             "m2mkd run {params.run:q} {params.arguments} > {log:q} 2>&1"
 
@@ -63,9 +68,12 @@ for first, members in PLAN["groups"].items():
         resources:
             **needs(first, phase),
         params:
-            runs=members,
+            run=members,
+            title=PLAN["titles"][first],
             arguments=arguments,
+        message:
+            message(phase)
         shell:
-            "m2mkd run {params.runs:q} {params.arguments} > {log:q} 2>&1"
+            "m2mkd run {params.run:q} {params.arguments} > {log:q} 2>&1"
 
     workflow.ruleorder(f"{phase}_{first}", phase)

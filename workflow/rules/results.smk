@@ -22,6 +22,8 @@ rule compile:
         "../envs/m2mkd.yaml"
     params:
         arguments=of_study(PLAN["study"]),
+    message:
+        "compile tables and judge claims"
     shell:
         "m2mkd compile {params.arguments} > {log:q} 2>&1"
 
@@ -42,6 +44,8 @@ rule report:
         "../envs/m2mkd.yaml"
     params:
         arguments=of_study(PLAN["study"]),
+    message:
+        "write the report"
     shell:
         "m2mkd report {params.arguments} > {log:q} 2>&1"
 
@@ -59,6 +63,8 @@ rule track:
         "../envs/m2mkd.yaml"
     params:
         arguments=of_study(PLAN["study"]),
+    message:
+        "bring the runs to MLflow"
     shell:
         "m2mkd track sync {params.arguments} > {log:q} 2>&1"
 
@@ -76,6 +82,8 @@ rule crate:
         "../envs/m2mkd.yaml"
     params:
         arguments=of_study(PLAN["study"]),
+    message:
+        "write the crate"
     shell:
         "m2mkd crate {params.arguments} > {log:q} 2>&1"
 
@@ -104,6 +112,8 @@ for part in ("ablations", "detection"):
                 "../envs/m2mkd.yaml"
             params:
                 arguments=of_study(PLAN["parts"][part]["study"]),
+            message:
+                f"write tables and report of {part}"
             shell:
                 "(m2mkd compile {params.arguments}"
                 " && m2mkd report {params.arguments}"

@@ -5,6 +5,13 @@ import socket
 import threading
 import time
 
+from snakemake.settings.enums import Quietness
+
+# A dry run counts the jobs of each rule; with --printshellcmds it lists them, too.
+printed = workflow.output_settings
+if printed.dryrun and printed.quiet and not printed.printshellcmds:
+    printed.quiet.add(Quietness.RULES)
+
 
 # With a limit of starts Snakemake looks at all waiting jobs once a second for each job that ever ended, which soon takes much of a core from
 # the jobs. Its default, a hundred a second, limits nothing here. Snakemake heeds this in the file that it is started with alone.

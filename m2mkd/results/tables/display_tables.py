@@ -193,7 +193,9 @@ def training_table(study: Study) -> DisplayTable:
             how = (length, str(recipe.batch_size), f"{recipe.lr:g}", f"{share:g}", recipe.precision)
             rows.append((run.phase, model.family, str(config.data), *how))
     rows = sorted(dict.fromkeys(rows), key=lambda row: list(PHASES).index(row[0]))
-    caption = "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT."
+    caption = (
+        "Recipes; batch sizes are global, and of a probe the whole episode is one batch. Every value: m2mkd config show EXPERIMENT --full."
+    )
     header = ("phase", "family", "training set", "epochs", "batch", "lr", "share of the set", "precision")
     return DisplayTable("training", caption, header, tuple(rows))
 

@@ -96,8 +96,8 @@ def test_overrides_that_cannot_work_are_refused(refusal, assignment, parts):
     [
         (("--scale", ""), ("no such scale ''", "small")),
         (("--scale", "../scales/small"), ("no such scale '../scales/small'",)),
-        (("--experiment", "vmoe_base/"), ("experiment vmoe_base: no variant ''", "end_to_end")),
-        (("--experiment", "teacher_deit_large/"), ("experiment teacher_deit_large: no variant ''",)),
+        (("vmoe_base/",), ("experiment vmoe_base: no variant ''", "end_to_end")),
+        (("teacher_deit_large/",), ("experiment teacher_deit_large: no variant ''",)),
     ],
 )
 def test_names_are_taken_literally(refusal, arguments, parts):

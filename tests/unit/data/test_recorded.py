@@ -65,7 +65,7 @@ def shuffle_labels(folder: Path) -> None:
 def test_sets_as_they_were_are_verified_with_the_runs_that_saw_them(study):
     compile_tables(Results.read(study))
     assert "1438 train, 359 val images, complete, as used by 2 finished runs" in said("data", "verify", "digits")
-    assert said("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end").endswith(
+    assert said("runs", "verify", "--scale", "smoke", "vmoe_base/end_to_end").endswith(
         "results/smoke: 2 of 2 runs are finished and complete\n"
     )
 
@@ -76,7 +76,7 @@ def test_labels_that_were_shuffled_under_the_same_key_are_refused(study):
     with pytest.raises(InputError, match=r"run\.json: the run used digits@32 with digest \w+\.\.\., but data/packed/digits@32/\w+ is \w+"):
         compile_tables(Results.read(study))
     assert f"{data.folder}: its digest is" in refused("data", "verify", "digits")
-    assert "the run used digits@32" in refused("runs", "verify", "--scale", "smoke", "--experiment", "vmoe_base/end_to_end")
+    assert "the run used digits@32" in refused("runs", "verify", "--scale", "smoke", "vmoe_base/end_to_end")
     shutil.rmtree(data.folder)  # without the set nothing can be compared, and its runs remain what they are
     compile_tables(Results.read(study))
 

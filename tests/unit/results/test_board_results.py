@@ -179,6 +179,10 @@ def test_the_command(tmp_path):
     assert shown.exit_code == 0 and shown.stdout.startswith("small_vmoe_iid: inconclusive")
     listed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert list(listed) == [one.id for one in load_claims()] and listed["small_vmoe_iid"]["seeds"] == 3
+    summary = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert summary[0].startswith("Scale small: ") and summary[0].endswith(" claims of other scales") and len(summary) < 40
+    (line,) = [line for line in summary if line.startswith(" small_vmoe_iid ")]
+    assert "V-MoE: m2mKD - end to end, IID" in line and line.rstrip().endswith("inconclusive")
     assert "What would decide it: 3 more seeds of each arm." in shown.stdout
     assert study.rows
     with pytest.raises(InputError, match="small_vmo: not a claim"):

@@ -320,8 +320,9 @@ def test_commands_know_runs_of_ablations(study):
     arguments = ["--scale", "small", "--experiment", "vmoe_base/m2mkd"]
     shown = CliRunner().invoke(app, ["runs", "show", row.measured[0], *arguments])
     assert shown.exit_code == 0 and "# needed by ablation_new" in shown.stdout
-    assert row.measured[0] not in CliRunner().invoke(app, ["runs", "list", *arguments]).stdout
-    kept = CliRunner().invoke(app, ["runs", "gc", *arguments]).stdout
+    selected = ["vmoe_base/m2mkd", "--scale", "small"]
+    assert row.measured[0] not in CliRunner().invoke(app, ["runs", "list", *selected]).stdout
+    kept = CliRunner().invoke(app, ["runs", "gc", *selected]).stdout
     assert study.folder(row.measured[0]) not in kept
     judged = CliRunner().invoke(app, ["claims", "--json", *arguments])
     assert judged.exit_code == 0

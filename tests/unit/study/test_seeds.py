@@ -91,9 +91,8 @@ def test_two_more_seeds_cost_two_more_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     selected = ["vmoe_base", "fewshot_cifar100_vmoe"]
     finish(plan(tmp_path, "smoke", selected, seeds=3))
-    options = [word for name in selected for word in ("--experiment", name)]
     overrides = ["--set", "seeds=5", "--set", "seeds_per_job=5", "--set", "modules_per_job=4"]
-    done = CliRunner().invoke(app, ["runs", "list", "--json", "--scale", "smoke", *options, *overrides])
+    done = CliRunner().invoke(app, ["runs", "list", "--json", "--scale", "smoke", *selected, *overrides])
     assert done.exit_code == 0, done.output
     runs = json.loads(done.stdout)
     assert all({"phase", "key", "seed", "done"} <= run.keys() and len(run["key"]) == 16 for run in runs)

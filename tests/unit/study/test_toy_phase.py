@@ -123,7 +123,7 @@ def test_a_run_computes_and_the_tables_show_what_it_measured(project, graph):
     call(project, "m2mkd", "run", "measure_chance/", "--scale", "smoke", "--device", "cpu")
     (folder,) = project.glob("results/smoke/runs/measure_chance/*")
     assert json.loads((folder / "metrics.json").read_text())["top1"] == 0.1
-    call(project, "m2mkd", "compile", "--partial", "--scale", "smoke", "--experiment", "teacher_deit_large")
+    call(project, "m2mkd", "compile", "teacher_deit_large", "--partial", "--scale", "smoke")
     code = "from tests.tiny import smoke; from m2mkd.results.judge.results import Results\n"
     code += "found = Results.read(smoke('teacher_deit_large'), partial=True).measurements\n"
     code += "print(found[found.variant.eq('chance') & found.metric.eq('top1')].value.tolist())"
