@@ -75,7 +75,7 @@ acceptance: standin-image $(AUDIT)/.ok
 clean:
 	rm -rf $(VENV) .snakemake data/packed results/*/runs results/*/work results/*/logs
 
-# --- images: docs/containers.md ----------------------------------------------------------------------------------------
+# --- images: docs/how-to/containers.md ---------------------------------------------------------------------------------
 
 # What `make standin` made; without it, what the machine has.
 STANDIN := build/standin

@@ -13,7 +13,7 @@ from m2mkd.study.study import Study
 START = 30
 """Minutes that a job gets beside its arithmetic: imports, weights, the first epoch of a cold cache."""
 SLOWER = 2.0
-"""Times that the arithmetic may take longer than planned: neither decoding nor communication is in it (docs/cost.md)."""
+"""Times that the arithmetic may take longer than planned: neither decoding nor communication is in it (docs/how-to/cost.md)."""
 PROCESS = 6e9
 """Bytes of host memory that a process gets: Python, the libraries of CUDA, the batches on their way."""
 LOADER = 1e9
