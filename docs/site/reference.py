@@ -29,8 +29,8 @@ def cli_page() -> str:
     parts = [
         "# Command line",
         "Made from the command line itself when this site is built. `m2mkd COMMAND --help` prints the same.",
-        "Exit codes: 0 is success, 2 bad input (one line says what and how to fix it), 75 a training that a signal stopped and that the same "
-        "command resumes, 130 Ctrl-C.",
+        "Exit codes: 0 is success, 2 bad input (one line says what and how to fix it), 75 a training that a signal stopped and that the "
+        "same command resumes, 130 Ctrl-C.",
     ]
     for name, command in _commands(typer.main.get_command(app), "m2mkd"):
         parts += [f"## `{name}`", (command.help or "").strip(), f"```text\n{name} {_usage(command)}\n```"]
@@ -73,8 +73,8 @@ def fields_page() -> str:
     """Every field of the configuration files: type, default and meaning."""
     parts = [
         "# Configuration, field by field",
-        "Made from the models that validate the files when this site is built; unknown fields are refused. [What each file is for](config.md), "
-        "with examples, and [`m2mkd config show`](cli.md#m2mkd-config-show) prints resolved values.",
+        "Made from the models that validate the files when this site is built; unknown fields are refused. [What each file is "
+        "for](config.md), with examples, and [`m2mkd config show`](cli.md#m2mkd-config-show) prints resolved values.",
     ]
     for name, type_ in FILES.items():
         schema = TypeAdapter(type_).json_schema()
@@ -99,26 +99,25 @@ def _field(field: str, facts: dict[str, Any], required: bool) -> str:
     return f"| `{field}` | {_type(facts)} | {default} | {_cell(_prose(facts.get('description', '')))} |"
 
 
+PLAIN = {"null": "none", "integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
+"""Words for JSON's own types."""
+
+
 def _type(facts: dict[str, Any]) -> str:
     """A schema's type in words."""
+    if alternatives := facts.get("anyOf") or facts.get("oneOf") or facts.get("allOf"):
+        return " or ".join(dict.fromkeys(_type(one) for one in alternatives))
+    if "enum" in facts or "const" in facts:
+        return " or ".join(_code(value) for value in facts.get("enum", [facts.get("const")]))
     if "$ref" in facts:
-        return facts["$ref"].rsplit("/", 1)[-1]
-    if "const" in facts:
-        return _code(facts["const"])
-    if "enum" in facts:
-        return " or ".join(_code(value) for value in facts["enum"])
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in facts:
-            return " or ".join(dict.fromkeys(_type(one) for one in facts[key]))
+        return str(facts["$ref"]).rsplit("/", 1)[-1]
     kind = facts.get("type", "anything")
     if kind == "array":
         return f"list of {_type(facts.get('items', {}))}"
     if kind == "object":
-        inner = facts.get("additionalProperties") or next(iter(facts.get("patternProperties", {}).values()), {})
-        return f"mapping of {_type(inner)}" if isinstance(inner, dict) and inner else "mapping"
-    return {"null": "none", "integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}.get(
-        kind, kind
-    ) + _bounds(facts)
+        inner = facts.get("additionalProperties") or next(iter(facts.get("patternProperties", {}).values()), None)
+        return f"mapping of {_type(inner)}" if isinstance(inner, dict) else "mapping"
+    return PLAIN.get(kind, kind) + _bounds(facts)
 
 
 def _bounds(facts: dict[str, Any]) -> str:
@@ -130,8 +129,7 @@ def _bounds(facts: dict[str, Any]) -> str:
 def _code(value: Any) -> str:
     text = value if isinstance(value, str) and value else json.dumps(value)
     if len(text) > 60:
-        text = "fields' own defaults"
-        return text
+        return "its fields' defaults"
     return f"`{text}`".replace("|", "\\|") if value is not None else "none"
 
 

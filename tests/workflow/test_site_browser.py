@@ -1,4 +1,4 @@
-"""The documentation site in a real browser, opened as files: what it asks for, whether its search works, and whether everybody can use it."""
+"""The documentation site in a real browser, opened as files: what it asks for, whether its search works, and who can use it."""
 
 import pytest
 
