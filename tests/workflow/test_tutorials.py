@@ -50,9 +50,8 @@ def test_every_output_file_is_explained(finished):
     root = finished.root / "results" / finished.scale
     files = [path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()]
     assert len(files) > 100 and unexplained(files, patterns) == []
-    beside = [path.relative_to(finished.root).as_posix() for path in (finished.root / "results").iterdir()]
-    outside = [pattern.rstrip("/") for pattern in patterns]
-    assert unexplained([name for name in beside if name not in ("results/smoke", "results/published")], outside) == []
+    beside = {f"results/{path.name}" for path in (finished.root / "results").iterdir()} - {"results/smoke", "results/published"}
+    assert unexplained(sorted(beside), [pattern.rstrip("/") for pattern in patterns]) == []
     assert unexplained(["tables/new.csv"], patterns) == ["tables/new.csv"]
 
 
@@ -60,4 +59,4 @@ def test_every_tag_of_a_run_is_explained(finished):
     with sqlite3.connect(finished.root / "results/mlflow.db") as store:
         tags = {key for (key,) in store.execute("select distinct key from tags")}
     assert {"level", "key", "record"} < tags
-    assert unexplained(sorted(tags), [tag.replace("NAME", "*") for tag in named("docs/reference/mlflow.md")]) == []
+    assert unexplained(sorted(tags), named("docs/reference/mlflow.md")) == []
