@@ -8,6 +8,10 @@ if (location.protocol === "file:") {
       frame.title = "Search"
       document.body.appendChild(frame)
       this.inner = frame.contentWindow
+      // Written, so that no browser replaces the document afterwards.
+      this.inner.document.open()
+      this.inner.document.write("<!doctype html><html lang=en><title>Search</title><body>")
+      this.inner.document.close()
       // The worker answers by postMessage(data), which in a frame would speak to itself.
       this.inner.postMessage = data => {
         const event = new MessageEvent("message", {data})
