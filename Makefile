@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 CODE ?=
 
-.PHONY: reproduce study pages test lint format lock mlflow-ui acceptance clean distclean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
+.PHONY: reproduce study pages site test lint format lock mlflow-ui acceptance clean distclean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce$(if $(SCALE),$(error the study of a scale is: make study SCALE=$(SCALE))) $(if $(CODE),--code $(CODE))
@@ -47,6 +47,10 @@ pages: reproduce
 	cp results/small/tables/claims.json docs/studies/small/
 	cp results/small/overview.png docs/small-study.png
 	m2mkd sentences README.md docs/results.md
+
+# The documentation as pages that are opened as files: build/site/index.html. A warning fails it.
+site: $(VENV)/.ok-dev
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 test: $(VENV)/.ok-dev $(AUDIT)/.ok
 	pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
@@ -87,7 +91,7 @@ distclean:
 	@$(MAKE) --no-print-directory clean
 	rm -rf $(TRAINED)
 
-# --- images: docs/containers.md ----------------------------------------------------------------------------------------
+# --- images: docs/how-to/containers.md ---------------------------------------------------------------------------------
 
 # What `make standin` made; without it, what the machine has.
 STANDIN := build/standin

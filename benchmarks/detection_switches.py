@@ -2,7 +2,7 @@
 
 Each switch alone has the released value, on an otherwise corrected detector; ``released`` has all of them, with the released detector and
 its recipe. ``python benchmarks/detection_switches.py`` trains them in this process, one after the other, and prints a table for
-docs/detection.md. It takes about a minute of one core for each seed of each line; what is finished is kept and not computed again.
+docs/how-to/detection.md. It takes about a minute of one core for each seed of each line; what is finished is kept and not computed again.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The rooms of the package: which way they depend on each other, how large a file is, and that no name means two things."""
 
 import ast
+import re
 from collections import defaultdict
 from functools import cache
 
@@ -85,6 +86,12 @@ def in_room(room: str) -> list[str]:
 def test_every_room_that_computes_stands_on_a_floor():
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert rooms - set().union(*FLOORS) == {"containers", "doctor"}  # which look at the machine, and which any room may ask
+
+
+def test_the_page_on_the_architecture_has_the_same_floors():
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    lines = re.findall(r"^\| (\d) \| (.+?) \|", page, re.MULTILINE)
+    assert {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in lines} == dict(enumerate(FLOORS, start=1))
 
 
 @pytest.mark.parametrize(("floor", "room"), [(floor, room) for floor, rooms in enumerate(FLOORS) for room in sorted(rooms)])
