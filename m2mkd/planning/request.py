@@ -13,7 +13,7 @@ from m2mkd.study.study import Study
 START = 30
 """Minutes that a job gets in addition to its arithmetic: imports, weights, the first epoch of a cold cache."""
 SLOWER = 2.0
-"""Factor by which the arithmetic may take longer than planned: the plan includes neither decoding nor communication (docs/how-to/cost.md)."""
+"""Factor by which arithmetic may take longer than planned: the plan has neither decoding nor communication (docs/how-to/cost.md)."""
 PROCESS = 6e9
 """Bytes of host memory per process: Python, the CUDA libraries, the batches in flight."""
 LOADER = 1e9

@@ -121,7 +121,7 @@ def test_the_answer_comes_first(report):
     )
     assert text.index('id="paper"') < text.index('id="verdicts"') < text.index('id="scope"')
     details = text.partition('id="paper"')[2].partition("</section>")[0]
-    assert details.count("<details>") == 4 and "<details open" not in details  # three other scales, and the published accuracies
+    assert details.count("<details>") == 5 and "<details open" not in details  # four other scales, and the published accuracies
 
 
 def test_sections_stand_in_the_order_of_a_reproducibility_report(report):
@@ -242,5 +242,5 @@ def test_it_names_rows_with_more_seeds_and_counts_runs_that_its_own_experiments_
     finish(study)
     write_report(Results.read(study))
     text = Path("results/smoke/report.html").read_text()
-    assert "2 seeds or more of each student" in text and "0, 1 of each student; 2 too of <code>vmoe_base/m2mkd</code></dd>" in text
+    assert "2 seeds or more of each student" in text and "0, 1 of each student; also 2 of <code>vmoe_base/m2mkd</code></dd>" in text
     assert f"0 of {len(study.runs)} runs serve more than one experiment" in text

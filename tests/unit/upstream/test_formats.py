@@ -222,7 +222,7 @@ def test_a_tied_tensor_is_imported(vit, tmp_path):
 
 
 MISTAKEN = {
-    "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n": "is a git-LFS pointer .* 'git lfs pull'",
+    "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n": "is a git-LFS pointer, .* 'git lfs pull'",
     "<!DOCTYPE html><html>quota exceeded</html>": "is a web page",
     "\n<HTML>": "is a web page",
     "\x1f\x8b\x08": "is packed with gzip; unpack it first",
