@@ -57,7 +57,7 @@ def _show_summary(records: dict[str, dict[str, Any]], scale: str) -> None:
     from rich.table import Table
 
     from m2mkd.results.report.contrasts import contrasts
-    from m2mkd.results.report.labels import family_label
+    from m2mkd.study.labels import family_label
 
     own = contrasts(records, scale)
     words = ", ".join(f"{count} {word}" for word, count in Counter(one.word for one in own).most_common())

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast, contrasts
-from m2mkd.results.report.labels import family_label
+from m2mkd.study.labels import family_label
 from m2mkd.study.study import Study
 
 CLAIMS_HEADING = "Claims: difference in points, 95 % interval for all claims at once, verdict"

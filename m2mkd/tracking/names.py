@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from m2mkd.results.report.labels import EXPERIMENT_LABELS, VARIANTS, arm_label, family_label
+from m2mkd.study.labels import EXPERIMENT_LABELS, VARIANTS, arm_label, family_label
 from m2mkd.study.phase import Phase
 from m2mkd.study.run import RowName, Run
 

@@ -6,9 +6,9 @@ from m2mkd.results.judge.board import Finding
 from m2mkd.results.judge.results import Results
 from m2mkd.results.report.contrasts import Contrast
 from m2mkd.results.report.curve_figures import curves_anchor, singled_out
-from m2mkd.results.report.labels import variant_label
 from m2mkd.results.tables.claims_table import CAPTION, claim_anchor
 from m2mkd.results.tables.layout import DisplayTable, Linked
+from m2mkd.study.labels import variant_label
 from m2mkd.study.lineage import student_of
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from m2mkd.config.claims import COMPARISON
-from m2mkd.results.report.labels import METRIC_LABELS, arm_label
 from m2mkd.statistics import Interval
+from m2mkd.study.labels import METRIC_LABELS, arm_label
 
 NOT_RUN = "not run"
 """Verdict on a claim for which a study has no run."""

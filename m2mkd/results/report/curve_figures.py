@@ -8,8 +8,8 @@ from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import CURVE_COLUMNS
 from m2mkd.results.read.lookup import ROW
 from m2mkd.results.report.figures import Illustration, with_profile
-from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import INTERVAL, Line, colours, curves_figure, values_by_epoch
+from m2mkd.study.labels import variant_label
 from m2mkd.study.lineage import student_of
 from m2mkd.study.run import RowName
 from m2mkd.study.study import Study

@@ -9,7 +9,6 @@ from matplotlib import rc_context
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.read.records import Record
 from m2mkd.results.report.figures import Illustration
-from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import (
     INCHES_WIDE,
     INTERVAL,
@@ -25,6 +24,7 @@ from m2mkd.results.report.plots import (
 )
 from m2mkd.results.tables.detection import BY_SIZE, detectors
 from m2mkd.statistics import summarise
+from m2mkd.study.labels import variant_label
 from m2mkd.study.measurements import DETECTED
 from m2mkd.study.run import Row
 

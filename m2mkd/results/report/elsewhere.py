@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from m2mkd.results.judge.board import Finding
 from m2mkd.results.judge.results import Results
-from m2mkd.results.report.labels import enumerated
 from m2mkd.results.tables.accuracies import PAPER_SCALE
 from m2mkd.results.tables.claims_table import claim_anchor
+from m2mkd.study.labels import enumerated
 
 MOST_DIFFERENCES = 3
 """Most words in which sentences that are merged may differ."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from m2mkd.results.read.collect import Collected
-from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import INTERVAL, Bar, Drawing, Estimate, bars_figure, intervals_figure
 from m2mkd.results.tables.ablations import SHOWN_SPLITS, settings_of
+from m2mkd.study.labels import variant_label
 from m2mkd.study.lineage import student_of
 from m2mkd.study.study import Study
 

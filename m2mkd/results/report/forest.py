@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from m2mkd.results.report.contrasts import Contrast
 from m2mkd.results.report.figures import Illustration
-from m2mkd.results.report.labels import family_label
 from m2mkd.results.report.plots import GROUND, MUTED, SERIES, STYLE, Drawing, mark
+from m2mkd.study.labels import family_label
 
 FOREST_INCHES = 4.7
 """Width in inches at which the text can be read on a phone."""

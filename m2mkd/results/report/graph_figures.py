@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from m2mkd.results.read.collect import Collected
 from m2mkd.results.report.figures import Illustration
-from m2mkd.results.report.labels import variant_label
 from m2mkd.results.report.plots import INCHES_WIDE, INK, INTERVAL, MUTED, SERIES, STYLE, Drawing, Line, colours, curves_figure, mark
 from m2mkd.statistics import mean, summarise
+from m2mkd.study.labels import variant_label
 from m2mkd.study.lineage import student_of
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2mkd.results.report.labels import variant_label
 from m2mkd.statistics import mean, summarise
+from m2mkd.study.labels import variant_label
 
 INTERVAL = "95 % interval of the mean by Student's t over seeds"
 """Meaning of every error bar."""

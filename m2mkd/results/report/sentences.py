@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast
-from m2mkd.results.report.labels import enumerated, family_label
+from m2mkd.study.labels import enumerated, family_label
 
 VERBS = {
     "reproduced": "is more accurate than {}",
