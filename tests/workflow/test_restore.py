@@ -75,7 +75,7 @@ def test_archives_and_packs_through_an_s3_server(project, packs_dir, tmp_path_fa
     clone.run("m2mkd", "restore", "--remote", "store", "--jobs", "4")
     for name in (IMPORTED, ADDED):
         assert (clone.root / "data/raw" / name).read_bytes() == (packs_dir / name).read_bytes()
-    assert "whole" in clone.run("m2mkd", "data", "verify", "digits").stdout
+    assert "complete" in clone.run("m2mkd", "data", "verify", "digits").stdout
     assert clone.jobs("all_data") == []
     # What a remote has lost is told.
     (lost,) = [key for key in keys(object_store) if hashlib.md5((packs_dir / ADDED).read_bytes()).hexdigest() in key.replace("/", "")]

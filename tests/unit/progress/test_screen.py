@@ -49,7 +49,8 @@ def test_it_fits_any_terminal_and_always_says_what_matters(columns, rows, jobs, 
         assert len(lines) <= rows
         assert text.count("distil mo") >= min(jobs, 1)
     if jobs and columns >= 80 and rows >= 16:
-        assert "seed 3  epoch 3/12  loss 0.812  top-1 71.2 %  1:40" in text  # of a long title the middle is left out
+        words = " ".join(text.split())
+        assert "seed 3 epoch 3/12 loss 0.812 top-1 71.2 % 1:40" in words  # of a long title the middle is left out
     if columns >= 80 and rows == 60:
         assert "about 4 min left, 2:05 so far" in text and text.count("epoch 3/12") == jobs
 

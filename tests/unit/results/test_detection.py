@@ -157,6 +157,6 @@ def test_detections_are_drawn_beside_the_truth(tmp_path, monkeypatch):
 
 def test_mlflow_gets_every_number_that_is_there(study, results):
     record = next(record for record in results.records if record.run.phase == "evaluate_detector")
-    points = {point.name: point.value for point in record_entry(planned_runs(study)[record.run.id], record).points}
+    points = {point.name: point.value for point in record_entry(study, planned_runs(study)[record.run.id], record, "row").points}
     assert points["final/boxes/AP50"] == pytest.approx(0.9) and points["final/masks/AP"] == pytest.approx(0.405)
     assert "final/boxes/APl" not in points and not any(name.startswith("final/precision_recall") for name in points)
