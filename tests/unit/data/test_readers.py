@@ -96,10 +96,14 @@ def test_results_come_in_their_order(file: Path):
 
 def test_an_interruption_is_not_kept_waiting(file: Path):
     """By what is still read: the listing of a large archive takes minutes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell starts in the background ignore it
     threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
-    with reading(1, [file]) as pool, pytest.raises(KeyboardInterrupt):
-        pool.read(spinning)
+    try:
+        with reading(1, [file]) as pool, pytest.raises(KeyboardInterrupt):
+            pool.read(spinning)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < READ_SECONDS
 
 
