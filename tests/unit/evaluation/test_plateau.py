@@ -1,6 +1,7 @@
 """When a training counts as staying at chance."""
 
 import pytest
+from scipy.stats import binom
 
 from m2mkd.evaluation.plateau import Plateau, at_chance, plateau
 from m2mkd.training.guards import ChanceWatch
@@ -29,3 +30,9 @@ def test_a_training_that_stays_is_told_once_and_again_after_it_has_left():
     watch = ChanceWatch()
     told = [watch.stays_since(epoch, top1, 359, 10) for epoch, top1 in enumerate([0.1] * 5 + [0.5] + [0.1] * 4, 1)]
     assert told == [None, None, 1, None, None, None, None, None, 7, None]
+
+
+@pytest.mark.parametrize(("images", "classes"), [(1, 2), (20, 3), (31, 31), (359, 10), (2000, 100)])
+def test_the_limit_is_the_binomial_quantile(images, classes):
+    limit = binom.ppf(0.99, images, 1 / classes)
+    assert [at_chance(hits / images, images, classes) for hits in range(images + 1)] == [hits <= limit for hits in range(images + 1)]
