@@ -11,29 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.project import ROOT, git, project_files
 
 BINARY = {"docs/mlflow-compare.png", "docs/mlflow-row.png", "docs/mlflow-runs.png", "docs/small-study.png"}
 """All files of the repository that are no text."""
 
 
-def git(*arguments: str) -> list[str]:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is an archive of the project, without a repository")
-
-
-def project_files() -> list[str]:
-    """Files that git knows; without a repository, those of the folders that have some of the project's."""
-    if (ROOT / ".git").exists():
-        return git("ls-files")
-    folders = ("benchmarks", "config", "containers", "docs", "m2mkd", "profiles", "tests", "workflow")
-    return [
-        path.relative_to(ROOT).as_posix()
-        for path in [*ROOT.iterdir(), *(path for name in folders for path in (ROOT / name).rglob("*"))]
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
 
 
 def contents(packs: Path) -> Iterator[bytes]:

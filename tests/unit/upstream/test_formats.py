@@ -3,8 +3,11 @@
 import argparse
 import collections
 import datetime
+import errno
 import hashlib
 import json
+import mmap
+import os
 import pathlib
 import re
 
@@ -191,6 +194,21 @@ def shards(folder, state, form):
     weight_map = {name: file for file, tensors in files.items() for name in tensors}
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     return index
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_on_a_file_system_without_memory_maps_a_file_is_read_whole(tmp_path, monkeypatch, old):
+    state, real = Network().state_dict(), mmap.mmap
+
+    def refuse(number: int, *rest, **named):
+        if number != -1:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(number, *rest, **named)
+
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    found = read(tmp_path / "a.pth").state
+    assert list(found) == NAMES and all(torch.equal(found[name], state[name]) for name in NAMES)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
