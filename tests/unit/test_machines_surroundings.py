@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from m2mkd import cores, files, locks
+from m2mkd.containers.source import project_files
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.ranks import ALONE, Ranks, started_by_launcher
 from m2mkd.signals import SignalGuard, heeding
 from m2mkd.training import gpus
 from m2mkd.training.job import provenance
 from tests.conftest import ROOT
-from tests.project import project_files
 from tests.workflow.servers import need
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -240,17 +240,17 @@ def test_a_commit_is_the_project_s_own(monkeypatch, tmp_path):
 
 
 def test_an_archive_of_the_project_passes_tests_without_a_repository(tmp_path):
-    files = [name for name in project_files() if (ROOT / name).is_file()]
+    files = [name for name in project_files(ROOT) if (ROOT / name).is_file()]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     options = {"cwd": tmp_path, "capture_output": True, "text": True}
     options["env"] = environment(PYTHONPATH=str(tmp_path), M2MKD_DATA_PACKS="/nowhere", M2MKD_REQUIRE="")
-    code = "from tests.project import project_files; print(*project_files(), sep='\\n')"
+    code = "from pathlib import Path; from m2mkd.containers.source import project_files; print(*project_files(Path()), sep='\\n')"
     listed = subprocess.run([sys.executable, "-c", code], check=False, **options)
     assert sorted(listed.stdout.splitlines()) == sorted(files), listed.stderr
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/unit/data/test_no_images.py"], check=False, **options)
-    assert done.returncode == 0 and "2 passed, 2 skipped" in done.stdout, done.stdout
+    assert done.returncode == 0 and "3 passed, 1 skipped" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.project import project_files
+from m2mkd.containers.source import project_files
 from tests.workflow.servers import need
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ class Project:
 
 def copy_project(target: Path, paths: Sequence[str] = ()) -> None:
     """Copy what git tracks or would track, and further paths."""
-    for name in [*project_files(), *paths]:
+    for name in [*project_files(ROOT), *paths]:
         source = ROOT / name
         if source.is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

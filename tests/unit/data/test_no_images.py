@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import ROOT, git, project_files
+from m2mkd.containers.source import project_files
+from tests.conftest import ROOT
 
 BINARY = {"docs/mlflow-compare.png", "docs/mlflow-row.png", "docs/mlflow-runs.png", "docs/small-study.png"}
 """All files of the repository that are no text."""
+
+
+def git(*arguments: str) -> list[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is an archive of the project, without a repository")
@@ -56,7 +61,7 @@ def is_text(content: bytes) -> bool:
 
 def test_nothing_in_the_repository_could_hold_one():
     """Not in another form either: what is no text is known by name."""
-    assert {name for name in project_files() if (ROOT / name).is_file() and not is_text((ROOT / name).read_bytes())} == BINARY
+    assert {name for name in project_files(ROOT) if (ROOT / name).is_file() and not is_text((ROOT / name).read_bytes())} == BINARY
 
 
 def test_none_is_in_a_wheel(tmp_path: Path):
@@ -69,7 +74,6 @@ def test_none_is_in_a_wheel(tmp_path: Path):
         assert all(is_text(archive.read(name)) for name in names)
 
 
-@needs_git
 def test_none_is_in_what_an_image_is_built_from(tmp_path: Path):
     runpy.run_path(str(ROOT / "containers/build.py"))["lay_out"](tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
