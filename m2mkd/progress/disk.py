@@ -163,7 +163,7 @@ class StudyOnDisk:
             return None
         try:
             return Spent(float(found["seconds"]), float(found["ended"]) - float(found["started"]))
-        except (KeyError, TypeError, ValueError):
+        except PARSERS_ERRORS:
             return None
 
     def _published(self, run_id: str) -> str:

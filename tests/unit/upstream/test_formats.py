@@ -198,15 +198,15 @@ def shards(folder, state, form):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_on_a_file_system_without_memory_maps_a_file_is_read_whole(tmp_path, monkeypatch, old):
-    state, real = Network().state_dict(), mmap.mmap
+    class InMemory(mmap.mmap):
+        def __new__(cls, number: int, *rest, **named):
+            if number != -1:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            return super().__new__(cls, number, *rest, **named)
 
-    def refuse(number: int, *rest, **named):
-        if number != -1:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        return real(number, *rest, **named)
-
+    state = Network().state_dict()
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    monkeypatch.setattr(mmap, "mmap", refuse)
+    monkeypatch.setattr(mmap, "mmap", InMemory)
     found = read(tmp_path / "a.pth").state
     assert list(found) == NAMES and all(torch.equal(found[name], state[name]) for name in NAMES)
 
