@@ -216,6 +216,22 @@ DAMAGES = {
     ),
     "encoding": (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
     "metadata": (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
+    "metadata with numbers for ids": (
+        lambda crate, run: [edit(crate, lambda found: found["Makefile"].update({"@id": 7})), sign(crate)],
+        r"ro-crate-metadata\.json: not the metadata of an RO-Crate",
+    ),
+    "metadata with numbers for types": (
+        lambda crate, run: [edit(crate, lambda found: found["Makefile"].update({"@type": 7})), sign(crate)],
+        r"ro-crate-metadata\.json: not the metadata of an RO-Crate",
+    ),
+    "metadata nested too deep": (
+        lambda crate, run: (crate / "ro-crate-metadata.json").write_text('{"@graph": ' + "[" * 100_000),
+        r"ro-crate-metadata\.json: not valid JSON: it is nested too deep",
+    ),
+    "metadata in Latin-1": (
+        lambda crate, run: (crate / "ro-crate-metadata.json").write_bytes(b'{"name": "\xe9"}'),
+        r"ro-crate-metadata\.json: not valid JSON: byte 10 is not UTF-8",
+    ),
     "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is not a crate"),
 }
 
