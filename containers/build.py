@@ -137,7 +137,11 @@ def provenance(accelerator: str, engine: str, base: str) -> dict:
 
 def lay_out(context: Path) -> str:
     """Fill the folder that a build sees with files that git knows or would know; their digest."""
-    for name in project_files(Path(), *in_context()):
+    try:
+        listed = project_files(Path(), *in_context())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"git does not list the project's files ({error}); install it, or make it trust this folder") from None
+    for name in listed:
         if Path(name).is_file():
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, context / name)
