@@ -173,12 +173,12 @@ def torchvisions(config: DetectorConfig, given: Scenes, device: str) -> Step:
     network.roi_heads.mask_predictor = _masks(config, given.classes)
     network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
-    images = [image / 255 for image in given.images]
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         # It changes its targets in place.
         targets = [{"boxes": one.boxes.clone(), "labels": one.classes + 1, "masks": one.masks.to(torch.uint8)} for one in given.targets]
+        images = [image / 255 for image in given.images]
         loss = torch.stack(list(network(images, targets).values())).sum()
         loss.backward()
         optimizer.step()
