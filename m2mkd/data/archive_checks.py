@@ -59,7 +59,8 @@ def accepted(path: Path, entry: tarfile.TarInfo) -> bool:
 
 
 def _misplaced(entry: tarfile.TarInfo) -> str | None:
-    """What a member is that must not be unpacked; tarfile's own filter refuses the same, but Python 3.11 has it only since 3.11.4."""
+    """Reason why a member must not be unpacked, or None."""
+    # tarfile's own filter refuses the same, but Python has it only since 3.11.4.
     if "\\" in entry.name or _leads_out(entry.name):
         return "a path out of the archive"
     if entry.issym() or entry.islnk():
