@@ -112,10 +112,9 @@ standin:
 standin-image: $(VENV)/.ok-dev standin
 	@$(MAKE) --no-print-directory image-cpu
 
-# It, and in it the whole workflow at scale smoke, and that of the detector where the pack of COCO is.
+# It, and the whole workflow in it at scale smoke.
 containers-check: standin-image
 	$(WITH_ENGINE) M2MKD_REQUIRE=all pytest -q -m "container and not slow" --durations 8 $(PYTEST) tests/workflow/test_containers.py
-	$(WITH_ENGINE) pytest -q -m container $(PYTEST) tests/workflow/test_coco.py
 
 $(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
 	python3 -m venv --without-pip $(AUDIT)
