@@ -13,7 +13,7 @@ from m2mkd.detection.operators import roi_align
 
 MASK_SIZE = 28
 """Side of a mask in the box of its region."""
-PIXELS = 1 << 24
+POOLED_PIXELS = 1 << 24
 """Maximum number of pixels of bitmaps that are pooled at once, unless a single image has more."""
 
 
@@ -45,7 +45,7 @@ def mask_targets(targets: Sequence[Target], instances: Sequence[Tensor], boxes: 
             masks[image] = _from_outlines(target.masks, instances[image], boxes[image])
     for (height, width), bitmaps in alike.items():
         images = list(bitmaps)
-        count = max(1, PIXELS // (height * width * max(1, *(len(boxes[image]) for image in images))))
+        count = max(1, POOLED_PIXELS // (height * width * max(1, *(len(boxes[image]) for image in images))))
         for some in (images[start : start + count] for start in range(0, len(images), count)):
             maps = torch.cat([bitmaps[image][instances[image]] for image in some])
             pooled = _from_bitmaps(maps, torch.cat([boxes[image] for image in some]))

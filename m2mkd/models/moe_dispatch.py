@@ -121,23 +121,21 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, dispatch: Dispatch, tokens: Tensor, weights: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         inputs = tokens.index_select(0, dispatch.tokens)
         products = _grouped_forward if dispatch.bounds is None else _contiguous_forward
-        hidden, outputs, activated = products(dispatch, inputs, w1, b1, w2, b2)
+        hidden, outputs = products(dispatch, inputs, w1, b1, w2, b2)
         ctx.dispatch = dispatch
-        ctx.save_for_backward(inputs, weights, hidden, outputs, w1, w2, *activated)
+        ctx.save_for_backward(inputs, weights, hidden, outputs, w1, w2)
         return _sum_over_slots(outputs, dispatch, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dispatch: Dispatch = ctx.dispatch
-        inputs, weights, hidden, outputs, w1, w2, *activated = ctx.saved_tensors
+        inputs, weights, hidden, outputs, w1, w2 = ctx.saved_tensors
         grad_rows = grad.index_select(0, dispatch.tokens)
         grad_weights = (grad_rows * outputs).sum(dim=1)[dispatch.positions]
         grad_rows.mul_(weights.flatten()[dispatch.rows].unsqueeze(1))
-        if dispatch.bounds is None:
-            grad_inputs, *grad_parameters = _grouped_backward(dispatch, grad_rows, inputs, hidden, w1, w2)
-        else:
-            grad_inputs, *grad_parameters = _contiguous_backward(dispatch, grad_rows, inputs, hidden, activated, w1, w2)
+        products = _grouped_backward if dispatch.bounds is None else _contiguous_backward
+        grad_inputs, *grad_parameters = products(dispatch, grad_rows, inputs, hidden, w1, w2)
         return None, _sum_over_slots(grad_inputs, dispatch, dispatch.kept.to(grad.dtype)), grad_weights, *grad_parameters
 
 
@@ -146,30 +144,23 @@ def _sum_over_slots(rows: Tensor, dispatch: Dispatch, weights: Tensor) -> Tensor
     return F.embedding_bag(dispatch.positions, rows, mode="sum", per_sample_weights=weights)
 
 
-def _contiguous_forward(
-    dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Hidden rows, outputs and, on a CPU, each expert's activations."""
+def _contiguous_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     hidden, outputs = inputs.new_empty(len(inputs), w1.shape[1]), torch.empty_like(inputs)
-    activated = []
     for expert, rows in enumerate(_slices(dispatch)):
         torch.addmm(b1[expert], inputs[rows], w1[expert].t(), out=hidden[rows])
-        activated.append(F.gelu(hidden[rows]))
-        torch.addmm(b2[expert], activated[-1], w2[expert].t(), out=outputs[rows])
-        if inputs.is_cuda:
-            # They are recomputed: cheaper there than writing and reading them, with half the memory. On a CPU GELU costs more than that.
-            activated.clear()
-    return hidden, outputs, activated
+        torch.addmm(b2[expert], F.gelu(hidden[rows]), w2[expert].t(), out=outputs[rows])
+    return hidden, outputs
 
 
 def _contiguous_backward(
-    dispatch: Dispatch, grad: Tensor, inputs: Tensor, hidden: Tensor, activated: list[Tensor], w1: Tensor, w2: Tensor
+    dispatch: Dispatch, grad: Tensor, inputs: Tensor, hidden: Tensor, w1: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad_inputs = torch.empty_like(inputs)
     grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
     grad_b1, grad_b2 = w1.new_empty(w1.shape[:2]), w2.new_empty(w2.shape[:2])
     for expert, rows in enumerate(_slices(dispatch)):
-        torch.mm(grad[rows].t(), activated[expert] if activated else F.gelu(hidden[rows]), out=grad_w2[expert])
+        # The activations are recomputed: cheaper than writing and reading them, with half the memory.
+        torch.mm(grad[rows].t(), F.gelu(hidden[rows]), out=grad_w2[expert])
         torch.sum(grad[rows], dim=0, out=grad_b2[expert])
         grad_hidden = torch.ops.aten.gelu_backward(grad[rows].mm(w2[expert]), hidden[rows])
         torch.mm(grad_hidden.t(), inputs[rows], out=grad_w1[expert])
@@ -183,13 +174,11 @@ def _slices(dispatch: Dispatch) -> list[slice]:
     return [slice(*bounds) for bounds in zip(dispatch.bounds[:-1], dispatch.bounds[1:], strict=True)]
 
 
-def _grouped_forward(
-    dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _grouped_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     ends = _ends(dispatch)
     members = _membership(ends, inputs)
     hidden = F.grouped_mm(inputs, w1.mT, offs=ends).addmm_(members, b1)
-    return hidden, F.grouped_mm(F.gelu(hidden), w2.mT, offs=ends).addmm_(members, b2), []
+    return hidden, F.grouped_mm(F.gelu(hidden), w2.mT, offs=ends).addmm_(members, b2)
 
 
 def _grouped_backward(
