@@ -248,10 +248,10 @@ def test_the_parts_of_an_outline_are_joined():
     assert none.shape == (0, 28, 28) and none.dtype == torch.bool
 
 
-@pytest.mark.parametrize("pixels", [1, 3 * 64 * 64, targets.PIXELS])
+@pytest.mark.parametrize("pixels", [1, 3 * 64 * 64, targets.POOLED_PIXELS])
 def test_masks_of_a_batch_are_those_of_its_images(monkeypatch, pixels):
     """Whatever is pooled at once: images of two sizes, one with outlines, one without a region."""
-    monkeypatch.setattr(targets, "PIXELS", pixels)
+    monkeypatch.setattr(targets, "POOLED_PIXELS", pixels)
     random = torch.Generator().manual_seed(0)
     batch, instances, boxes = [], [], []
     for side, count in ((64, 3), (40, 2), (64, 0), (64, 1), (40, 2)):
