@@ -30,7 +30,25 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "pld": "m2mkd.distill.terms:PLD",
             "ofa": "m2mkd.distill.terms:OFA",
             "features": "m2mkd.distill.terms:Features",
-        }
+        },
+        "m2mkd.layouts": {
+            "digits": "m2mkd.data.registered_layouts:Digits",
+            "digits_rendition": "m2mkd.data.registered_layouts:DigitsRendition",
+            "digits_scenes": "m2mkd.data.registered_layouts:DigitsScenes",
+            "tiny_imagenet": "m2mkd.data.registered_layouts:TinyImageNet",
+            "tiny_imagenet_r": "m2mkd.data.registered_layouts:TinyImageNetR",
+            "tiny_imagenet_rendition": "m2mkd.data.registered_layouts:TinyImageNetRendition",
+            "image_folder": "m2mkd.data.registered_layouts:ImageFolder",
+            "imagenet": "m2mkd.data.registered_layouts:ImageNet",
+            "imagenet_r": "m2mkd.data.registered_layouts:ImageNetR",
+            "cifar100": "m2mkd.data.registered_layouts:CIFAR100",
+            "cub": "m2mkd.data.registered_layouts:CUB",
+            "coco": "m2mkd.data.registered_layouts:COCO",
+            "parquet": "m2mkd.data.own_layouts:Parquet",
+            "folder": "m2mkd.data.own_layouts:Folder",
+            "csv": "m2mkd.data.own_layouts:CSV",
+            "webdataset": "m2mkd.data.own_layouts:WebDataset",
+        },
     }
 )
 """Our own entry points by group, as in ``pyproject.toml``. Metadata of an installation may be older than the sources that run."""
