@@ -125,7 +125,7 @@ def layout_from(written: str | Mapping[str, Any]) -> Layout:
         return cls.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (it is {first['input']!r})") from None
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (it is {first['input']!r}); correct it") from None
 
 
 def _misfit(plugin: Plugin, found: Any) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from m2mkd.config.datasets import DatasetConfig
-from m2mkd.data.image_layout import Arranged, ImageLayout, arranged
+from m2mkd.data.image_layout import Arranged, FoundImage, ImageLayout, arranged
 from m2mkd.data.readers import BYTES_PER_SECOND, READ_MEMORY, READ_MEMORY_SHARE, READ_SECONDS, Readers, reading
 from m2mkd.data.tasks import found_at, image_digests
 from m2mkd.errors import InputError
@@ -32,10 +32,15 @@ def arranged_at(layout: ImageLayout, path: Path, scratch: Path, readers: Readers
     InputError
         If there is nothing, an image or label is missing or damaged, or splits or classes are not those of a data set.
     """
+    found = found_images(layout, path, scratch, readers)
+    return arranged(layout, path, found, list(readers.in_order(image_digests, [one.member for one in found])))
+
+
+def found_images(layout: ImageLayout, path: Path, scratch: Path, readers: Readers) -> list[FoundImage]:
+    """List the images at a path; none is read."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; give the path of the images, from the root of the project")
-    found = readers.read(found_at, layout, path, scratch)
-    return arranged(layout, path, found, list(readers.in_order(image_digests, [one.member for one in found])))
+    return readers.read(found_at, layout, path, scratch)
 
 
 def require_same(name: str, dataset: DatasetConfig, digest: str) -> None:

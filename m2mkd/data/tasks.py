@@ -39,6 +39,12 @@ def image_digests(members: Sequence[Member]) -> list[bytes]:
     return [hashlib.sha256(member.read()).digest() for member in members]
 
 
+def checked_images(members: Sequence[Member]) -> list[tuple[bytes, int]]:
+    """sha256 and number of bytes of the content of each image, which is decoded to see that it is complete."""
+    contents = (_whole(member, 1)[0] for member in members)
+    return [(hashlib.sha256(content).digest(), len(content)) for content in contents]
+
+
 def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:
     """Read images, check that each is complete, and return pixels at ``size``, or the unchanged file if it is not to be decoded."""
     result = []

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from m2mkd.config.layout import SourcePaths, layout_from
 from m2mkd.data.images import opened
 from m2mkd.data.manifest import manifest_digest
 from m2mkd.data.pack import open_pack
@@ -33,7 +34,7 @@ from tests.ilsvrc import KIT, TRAIN, VAL, write_ilsvrc
 
 def everything(layout: str, paths: list[Path], scratch: Path) -> None:
     """Find the images of a data set, and read them."""
-    found = found_in(layout, paths, [None] * len(paths), scratch)
+    found = found_in(layout_from(layout), SourcePaths(tuple(paths), (None,) * len(paths), scratch))
     for listing in getattr(found, "splits", {}).values():
         packed_images(listing.members, 64, True, False, False)
 
