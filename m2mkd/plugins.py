@@ -50,8 +50,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "webdataset": "m2mkd.data.own_layouts:WebDataset",
         },
         "m2mkd.metrics": {
-            "top1": "m2mkd.evaluation.metrics:top1",
-            "top5": "m2mkd.evaluation.metrics:top5",
+            "top1": "m2mkd.evaluation.metrics:top1_accuracy",
+            "top5": "m2mkd.evaluation.metrics:top5_accuracy",
             "loss": "m2mkd.evaluation.metrics:loss",
             "ece": "m2mkd.evaluation.metrics:ece",
             "ece_equal_mass": "m2mkd.evaluation.metrics:ece_equal_mass",

@@ -2,12 +2,12 @@
 
 import re
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
-from m2mkd.config.layout import LAYOUT_GROUP, Layout, kind_of, layout_from, layout_schema
+from m2mkd.config.layout import LAYOUT_GROUP, Layout, SplitName, kind_of, layout_from, layout_schema
 from m2mkd.errors import InputError
 from m2mkd.plugins import find_plugin
 
@@ -17,8 +17,6 @@ LARGEST_IMAGE = 4096
 """Largest side of an image in pixels; a larger number is a typo."""
 LARGEST_MADE = 512
 """Largest side of images that are made here from a few pixels and kept as pixels: the digits take 90 GB at the size above."""
-
-SplitName = Literal["train", "val"]
 
 
 class _LayoutSchema:

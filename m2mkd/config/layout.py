@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -11,9 +11,7 @@ from m2mkd.config.base import Config
 from m2mkd.errors import InputError
 from m2mkd.plugins import BUILT_IN, Plugin, find_plugin
 
-if TYPE_CHECKING:
-    from m2mkd.config.datasets import DatasetConfig, SplitName
-
+SplitName = Literal["train", "val"]
 LAYOUT_GROUP = "m2mkd.layouts"
 """Group of entry points that layouts are registered in."""
 
@@ -21,8 +19,8 @@ LAYOUT_GROUP = "m2mkd.layouts"
 class SourcePaths(NamedTuple):
     """Source files of a data set, as a layout reads them."""
 
-    paths: "tuple[Path, ...]"
-    splits: "tuple[SplitName | None, ...]"
+    paths: tuple[Path, ...]
+    splits: tuple[SplitName | None, ...]
     """Split of each file, where the registry gives it."""
     scratch: Path
     """Folder for decompressed archives, and for tables that would fill memory."""
@@ -60,8 +58,8 @@ class Layout(Config):
         """
         raise NotImplementedError
 
-    def make(self, name: str, dataset: "DatasetConfig", image_size: int) -> Any:
-        """Content to pack, of a layout whose images are made here."""
+    def make(self, name: str, dataset: Any, image_size: int) -> Any:
+        """Content to pack, of a layout whose images are made here; ``dataset`` is its entry in the registry."""
         raise NotImplementedError
 
     @property

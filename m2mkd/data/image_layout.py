@@ -19,9 +19,9 @@ from m2mkd.data.archive_checks import LONGEST_NAME
 from m2mkd.data.contents import Contents, Listing, Member
 from m2mkd.errors import InputError
 
-Word = Literal["train", "val", "test", ""]
+SplitWord = Literal["train", "val", "test", ""]
 """Split as its source says it; empty: it does not."""
-SPLITS_IN_WORDS: dict[str, Word] = {
+SPLITS_IN_WORDS: dict[str, SplitWord] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -33,7 +33,7 @@ class FoundImage(NamedTuple):
     """Image of a data set, not read yet: small, so that it can be passed to another process."""
 
     class_name: str
-    split: Word
+    split: SplitWord
     member: Member
 
 
@@ -67,7 +67,7 @@ class ImageLayout(Layout):
             If something is wrong in it; in one line.
         """
 
-    def leaves_out(self, split: Word) -> bool:
+    def leaves_out(self, split: SplitWord) -> bool:
         """True if images of that split are not part of the set."""
         return self.val_from is not None and split not in ("train", "", self.val_from)
 
@@ -102,7 +102,7 @@ class Arranged(NamedTuple):
                 yield f"{count} images {what}, to the byte"
 
 
-def split_word(name: PurePath) -> Word:
+def split_word(name: PurePath) -> SplitWord:
     """Split that the words of a path say, as ``train/000.tar`` and ``train-00000-of-00002.parquet``; empty if none does.
 
     Raises
@@ -116,7 +116,7 @@ def split_word(name: PurePath) -> Word:
     return found.pop() if found else ""
 
 
-def word_of(text: str) -> Word | None:
+def word_of(text: str) -> SplitWord | None:
     """Split that one word names; None if it names none."""
     return SPLITS_IN_WORDS.get(text.strip().lower())
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from m2mkd.config.layout import SourcePaths
 from m2mkd.data.archive_checks import CLUTTER
 from m2mkd.data.archives import LARGEST_FILE, Archive, open_archive
-from m2mkd.data.image_layout import FoundImage, ImageLayout, Word, split_word, word_of
+from m2mkd.data.image_layout import FoundImage, ImageLayout, SplitWord, split_word, word_of
 from m2mkd.data.lists import LARGEST_LIST, has_image_name, has_text_name, text_of
 from m2mkd.errors import InputError
 from m2mkd.files import require_file
@@ -107,7 +107,7 @@ class Folder(ImageLayout):
             raise InputError(f"{stray.path}: lies in the folder of no class; move it into one, or remove it")
         return [entry for entry in entries if entry.is_dir()]
 
-    def _classes(self, top: Path, folders: list[os.DirEntry[str]], word: Word) -> Iterator[FoundImage]:
+    def _classes(self, top: Path, folders: list[os.DirEntry[str]], word: SplitWord) -> Iterator[FoundImage]:
         for folder in folders:
             for entry in _entries(Path(folder.path), top):
                 if entry.is_dir():
@@ -169,7 +169,7 @@ class CSV(ImageLayout):
         return found
 
     @staticmethod
-    def _word(text: str, where: str) -> Word:
+    def _word(text: str, where: str) -> SplitWord:
         word = word_of(text)
         if word is None:
             raise InputError(f"{where}: '{text}' is no split; write train, val or test")
@@ -219,14 +219,14 @@ class Parquet(ImageLayout):
         return parquet(source.paths, source.splits)
 
     def images(self, path: Path, scratch: Path) -> Iterator[FoundImage]:
-        from m2mkd.data.parquet import rows_of
+        from m2mkd.data.parquet import labelled_rows
 
         for file, word in _files(path, (".parquet",)):
             if not self.leaves_out(word):
-                yield from (FoundImage(name, word, row) for name, row in rows_of(file))
+                yield from (FoundImage(name, word, row) for name, row in labelled_rows(file))
 
 
-def _files(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Word]]:
+def _files(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, SplitWord]]:
     """Files of a suffix at a path, or in the folder there, each with the split that its name says."""
     if not path.is_dir():
         yield path, split_word(PurePosixPath(path.name))
@@ -260,7 +260,7 @@ class WebDataset(ImageLayout):
         found = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
         return [line.strip() for line in _text(found).splitlines() if line.strip()] if found else []
 
-    def _shard(self, shard: Archive, word: Word, names: list[str]) -> Iterator[FoundImage]:
+    def _shard(self, shard: Archive, word: SplitWord, names: list[str]) -> Iterator[FoundImage]:
         samples: dict[str, dict[str, str]] = defaultdict(dict)
         for name in shard.members:
             folder, _, base = name.rpartition("/")

@@ -107,7 +107,7 @@ def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Cont
     return require_every_class(paths[0], Contents(classes, {split: listings[split] for split in ("train", "val") if split in listings}))
 
 
-def rows_of(path: Path) -> Iterator[tuple[str, ParquetRow]]:
+def labelled_rows(path: Path) -> Iterator[tuple[str, ParquetRow]]:
     """Images of one file, each with the name of its class, which is its number if the file has no names; raises as `parquet`."""
     with _whole(path):
         table = _table(path)

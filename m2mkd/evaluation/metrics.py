@@ -12,16 +12,16 @@ from m2mkd.plugins import find_plugin
 
 METRIC_GROUP = "m2mkd.metrics"
 """Group of entry points that metrics are registered in."""
-Metric = Callable[[Tensor, Tensor], float]
+MetricFunction = Callable[[Tensor, Tensor], float]
 """Function of logits (N, K), float64, and labels (N,), int64, that gives a number and changes neither."""
 
 
-def top1(logits: Tensor, labels: Tensor) -> float:
+def top1_accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of images whose label has the largest logit."""
     return _among_largest(logits, labels, 1)
 
 
-def top5(logits: Tensor, labels: Tensor) -> float:
+def top5_accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of images whose label is among the five largest logits, or among all if there are fewer."""
     return _among_largest(logits, labels, 5)
 
@@ -52,7 +52,7 @@ def _calibration(logits: Tensor, labels: Tensor, *, equal_mass: bool) -> float:
     return calibration_error(logits.softmax(dim=1).amax(dim=1), predicted == labels, equal_mass=equal_mass)
 
 
-def metric_named(name: str) -> Metric:
+def metric_named(name: str) -> MetricFunction:
     """The registered metric of that name.
 
     Raises
@@ -65,7 +65,7 @@ def metric_named(name: str) -> Metric:
     if not callable(found) or isinstance(found, type):
         wanted = "is not a function of logits and labels"
         raise InputError(f"{plugin}: {plugin.value} {wanted}; repair or uninstall {plugin.distribution}")
-    metric: Metric = found
+    metric: MetricFunction = found
     return metric
 
 

@@ -1,105 +1,21 @@
-"""Images of one's own: the same set from a folder, a table, Parquet and WebDataset, and one line for each thing that is wrong."""
+"""Images of one's own: the same set from a folder, a table, Parquet and WebDataset."""
 
-import csv
 import io
-import json
-import os
 import shutil
-import tarfile
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from m2mkd.cli import app, main
+from m2mkd.cli import app
 from m2mkd.config import load
 from m2mkd.data.pack import open_pack
 from m2mkd.study.data import resolve_data
 from tests.archives import image
-
-Images = dict[tuple[str, str], list[bytes]]
-"""Files by split and class; the split is empty where there is none."""
-
-
-def pictures(seed: int, count: int) -> list[bytes]:
-    return [image(seed + number, "PNG", size=(20, 24)) for number in range(count)]
-
-
-WHOLE: Images = {
-    ("train", "b"): pictures(0, 3),
-    ("train", "a"): pictures(10, 3),
-    ("val", "b"): pictures(20, 2),
-    ("val", "a"): pictures(30, 2),
-}
-UNDIVIDED: Images = {("", name): pictures(10 * ord(name), 10) for name in "ab"}
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def as_folder(top: Path, images: Images, words: dict[str, str]) -> Path:
-    for (split, name), files in images.items():
-        for number, content in enumerate(files):
-            path = top / words.get(split, split) / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    (top / "README.md").write_text("Images")
-    return top
-
-
-def as_csv(top: Path, images: Images, words: dict[str, str]) -> Path:
-    rows = []
-    (top / "pictures").mkdir(parents=True)
-    for (split, name), files in reversed(images.items()):
-        for number, content in enumerate(files):
-            (top / f"pictures/{name}{split}{number}.png").write_bytes(content)
-            rows.append(
-                {"file": f"pictures/{name}{split}{number}.png", "label": name} | ({"split": words.get(split, split)} if split else {})
-            )
-    with (top / "set.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    return top / "set.csv"
-
-
-def as_parquet(top: Path, images: Images, words: dict[str, str]) -> Path:
-    """Two shards for each split, with classes in another order than that of their names."""
-    classes = ["b", "a"]
-    facts = {b"huggingface": json.dumps({"info": {"features": {"label": {"names": classes}}}}).encode()}
-    top.mkdir()
-    for split in dict.fromkeys(split for split, _ in images):
-        rows = [(content, classes.index(name)) for (other, name), files in images.items() if other == split for content in files]
-        for shard in range(2):
-            contents = pa.array([{"bytes": content, "path": None} for content, _ in rows[shard::2]], STRUCT)
-            table = pa.table({"image": contents, "label": [label for _, label in rows[shard::2]]}).replace_schema_metadata(facts)
-            pq.write_table(table, top / f"{words.get(split, split) or 'rows'}-0000{shard}-of-00002.parquet", row_group_size=2)
-    return top
-
-
-def as_webdataset(top: Path, images: Images, words: dict[str, str]) -> Path:
-    top.mkdir()
-    (top / "classnames.txt").write_text("b\na\n")
-    for split in dict.fromkeys(split for split, _ in images):
-        rows = [(content, name) for (other, name), files in images.items() if other == split for content in files]
-        for shard in range(2):
-            path = top / words.get(split, split) / f"{shard}.tar"
-            path.parent.mkdir(exist_ok=True)
-            with tarfile.open(path, "w") as archive:
-                for number, (content, name) in enumerate(rows[shard::2]):
-                    label = str("ba".index(name)).encode() if shard else json.dumps({"label": name}).encode()
-                    for suffix, data in (("png", content), ("json" if not shard else "cls", label)):
-                        entry = tarfile.TarInfo(f"s{number:04}.{suffix}")
-                        entry.size = len(data)
-                        archive.addfile(entry, io.BytesIO(data))
-    return top
-
-
-FORMS = {"folder": as_folder, "csv": as_csv, "parquet": as_parquet, "webdataset": as_webdataset}
+from tests.unit.data.own_images import FORMS, UNDIVIDED, WHOLE, add, as_csv, as_folder, refused
 
 
 @pytest.fixture(autouse=True)
@@ -110,22 +26,6 @@ def project(tmp_path, monkeypatch):
     load.datasets.cache_clear()
     yield tmp_path
     load.datasets.cache_clear()
-
-
-def add(path: Path | str, *options: str, name: str = "mine") -> str:
-    done = CliRunner().invoke(app, ["data", "add", name, str(path), *options], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*arguments: str) -> str:
-    said = io.StringIO()
-    with redirect_stderr(said), pytest.raises(SystemExit) as ended:
-        main(["data", *arguments])
-    assert ended.value.code == 2
-    (line,) = said.getvalue().splitlines()
-    assert ";" in line, "says how to fix it"
-    return line
 
 
 def entry() -> dict:
@@ -235,161 +135,3 @@ def test_columns_of_a_table_can_be_named():
     path.rename(path.with_suffix(".tsv"))
     path.with_suffix(".tsv").write_text(path.with_suffix(".tsv").read_text().replace(",", "\t"))
     assert "train: 6 images" in add(path.with_suffix(".tsv"), *(word for part in parts for word in ("--set", part)))
-
-
-# --- wrong ones ------------------------------------------------------------------------------------------------------
-
-
-def nested(top: Path) -> None:
-    (top / "train/a/old").mkdir()
-    (top / "train/a/old/0.png").write_bytes(image())
-
-
-def stray(top: Path) -> None:
-    (top / "train/0.png").write_bytes(image())
-
-
-def emptied(top: Path) -> None:
-    (top / "train/a/1.png").write_bytes(b"")
-
-
-def damaged(top: Path) -> None:
-    (top / "train/a/1.png").write_bytes(image(1, "PNG")[:-60])
-
-
-def no_image(top: Path) -> None:
-    (top / "val/b/9.png").write_text("404 not found")
-
-
-def led_out(top: Path) -> None:
-    Path("outside.png").write_bytes(image(1, "PNG"))
-    (top / "train/a/9.png").symlink_to(Path("outside.png").absolute())
-
-
-def linked(top: Path) -> None:
-    (top / "train/c").symlink_to((top / "train/a").absolute())
-
-
-def other_folder(top: Path) -> None:
-    (top / "extra/a").mkdir(parents=True)
-
-
-def without_class(top: Path) -> None:
-    for file in (top / "val/b").iterdir():
-        file.unlink()
-
-
-def one_class(top: Path) -> None:
-    for split in ("train", "val"):
-        (top / split / "b").rename(top.parent / f"{split}-b")
-
-
-def no_val(top: Path) -> None:
-    (top / "val").rename(top.parent / "taken-away")
-
-
-def pipe(top: Path) -> None:
-    os.mkfifo(top / "train/a/9.png")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (nested, "images/train/a/old: is a folder in that of class a; classes are not nested"),
-        (stray, "images/train/0.png: lies in the folder of no class"),
-        (emptied, "images/train/a/1.png: is empty"),
-        (damaged, "train/a/1.png is not a complete image"),
-        (no_image, "val/b/9.png is not a complete image"),
-        (led_out, "images/train/a/9.png: leads out of images"),
-        (linked, "images/train/c: is a link to a folder"),
-        (other_folder, "images/extra: lies beside train, val, but is no split"),
-        (without_class, "images: class b has no image in val"),
-        (one_class, "images: holds images of 1 class, but two are needed"),
-        (no_val, "images: has no split val or test; give the share"),
-        (pipe, "is a pipe"),
-    ],
-    ids=lambda one: getattr(one, "__name__", ""),
-)
-def test_a_wrong_folder_is_one_line(damage, message):
-    damage(as_folder(Path("images"), WHOLE, {}))
-    assert message in refused("add", "mine", "images")
-    assert not Path("config/own-datasets.yaml").exists()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("missing.png,a,train", "line 12: missing.png is not a file in here"),
-        ("pictures,a,train", "line 12: pictures is not a file in here"),
-        ("../outside.png,a,train", "line 12: ../outside.png leads out of here"),
-        ("/etc/hostname,a,train", "line 12: /etc/hostname leads out of here"),
-        ("pictures/atrain0.png,a,train", "line 12: pictures/atrain0.png is listed twice"),
-        ("pictures/atrain0.png,,train", "line 12: has no label"),
-        (",a,train", "line 12: has no path"),
-        ("pictures/btrain1.png,a,sometimes", "line 12: 'sometimes' is no split"),
-    ],
-)
-def test_a_wrong_line_of_a_table_is_one_line(line, message):
-    path = as_csv(Path("here"), WHOLE, {})
-    path.write_bytes(path.read_bytes() + line.encode() + b"\n")
-    assert message in refused("add", "mine", str(path))
-
-
-def shard_with(**files: bytes) -> Path:
-    top = as_webdataset(Path("shards"), WHOLE, {})
-    with tarfile.open(top / "train/0.tar", "a") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name.replace("_", "."))
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return top
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"x_png": image()}, "x.png has no label"),
-        ({"x_cls": b"0"}, "x.cls is a label without an image"),
-        ({"x_png": image(), "x_cls": b"7"}, "x.cls has the class 7, but 2 are named"),
-        ({"x_png": image(), "x_json": b"{"}, "x.json holds no class"),
-        ({"x_png": image(), "x_json": b'{"caption": "a"}'}, "x.json holds no class"),
-    ],
-)
-def test_a_wrong_shard_is_one_line(files, message):
-    assert message in refused("add", "mine", str(shard_with(**files)))
-
-
-def test_what_is_not_recognised_is_one_line():
-    assert "there is no such file or folder" in refused("add", "mine", "nothing")
-    Path("text.txt").write_text("text")
-    assert "looks like none of the layouts" in refused("add", "mine", "text.txt")
-    as_webdataset(Path("both"), WHOLE, {})
-    as_parquet(Path("both/rows"), WHOLE, {})
-    assert "could be parquet or webdataset; say which it is, --layout parquet|webdataset" in refused("add", "mine", "both")
-    assert "layout 'cub' is not read in place" in refused("add", "mine", "both", "--layout", "cub")
-    assert "did you mean 'webdataset'?" in refused("add", "mine", "both", "--layout", "webdatset")
-    assert "did you mean 'val_share'?" in refused("add", "mine", "both", "--layout", "webdataset", "--set", "val_shar=0.2")
-    assert "val_share: Input should be less than 1" in refused("add", "mine", "both", "--layout", "webdataset", "--val-share", "2")
-    assert "write it as name@pixels" in refused("add", "Mine_1", "both")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"layout": "folder", "path": "images"}, "content is missing; run 'm2mkd data add NAME PATH'"),
-        ({"layout": "folder"}, "has a path; give the folder"),
-        ({"layout": "cub", "path": "images", "content": "0" * 64}, "has no path beside files and subset"),
-        ({"layout": "foldr", "path": "images"}, "did you mean 'folder'?"),
-        ({"layout": {"val_share": 0.1}}, "a layout is a name, or a mapping with a kind"),
-        ({"layout": {"kind": "csv", "column": 1}, "path": "x"}, "column is not a parameter of the layout"),
-    ],
-)
-def test_a_wrong_entry_is_one_line(fields, message):
-    Path("config/own-datasets.yaml").write_text(yaml.safe_dump({"mine": {"classes": 2, **fields}}))
-    assert message in refused("list")
-
-
-def test_a_name_of_ours_is_not_taken():
-    Path("config/datasets.yaml").write_text(yaml.safe_dump({"mine": {"classes": 2, "layout": "cub"}}))
-    Path("config/own-datasets.yaml").write_text(yaml.safe_dump({"mine": {"classes": 2, "layout": "cub"}}))
-    assert "mine is in config/datasets.yaml too; give it another name" in refused("list")
