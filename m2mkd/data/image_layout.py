@@ -1,4 +1,4 @@
-"""Images that people have: where each lies, its class and its split, in one order that follows from the images alone.
+"""Images that people have: the place, class and split of each, in one order that follows from the images alone.
 
 The same images give the same set from a folder, a table of paths, or any other container: what identifies a set is the digest of its
 splits, classes and images, and images are ordered by their own digests. Names of files are not part of a set.
@@ -89,7 +89,7 @@ class Arranged(NamedTuple):
         return total.hexdigest()
 
     def doubts(self) -> Iterator[str]:
-        """What is probably wrong with the images, one line each."""
+        """Faults that the images probably have, one line each."""
         homes: dict[bytes, set[tuple[str, int]]] = defaultdict(set)
         for split, listing in self.contents.splits.items():
             for label, sha256 in zip(listing.labels, self.digests[split], strict=True):

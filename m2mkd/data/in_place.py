@@ -15,7 +15,7 @@ from m2mkd.errors import InputError
 
 @contextmanager
 def readers_at(path: Path, processes: int | None = None) -> Iterator[Readers]:
-    """Context with processes that read what lies at a path; they may take time and memory for all of it."""
+    """Context with processes that read what is at a path; they may take time and memory for all of it."""
     total = 0
     for folder, _, names in os.walk(path):
         total += sum(file.stat().st_size for name in names if (file := Path(folder, name)).is_file())

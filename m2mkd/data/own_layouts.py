@@ -22,7 +22,7 @@ TABLES, SHARDS = (".csv", ".tsv"), (".tar", ".tgz", ".tar.gz")
 CSV_PATHS, CSV_LABELS, CSV_SPLITS = ("path", "file", "file_name", "filename", "image"), ("label", "class"), ("split", "set")
 """Names of columns; the first one found is used."""
 CLASS_LISTS = ("classnames.txt", "classes.txt")
-"""Files beside shards that name the classes, one a line, in the order of the labels."""
+"""Files next to shards that name the classes, one a line, in the order of the labels."""
 
 
 class FolderFile(NamedTuple):
@@ -95,16 +95,16 @@ class Folder(ImageLayout):
             word = words[entry.name]
             if word is None:
                 raise InputError(
-                    f"{entry.path}: lies beside {', '.join(n for n, w in words.items() if w)}, but is no split; move it into one"
+                    f"{entry.path}: is next to {', '.join(n for n, w in words.items() if w)}, but is not a split; move it into one"
                 )
             if not self.leaves_out(word):
                 yield from self._classes(path, self._folders(Path(entry.path), path), word)
 
     def _folders(self, folder: Path, top: Path) -> list[os.DirEntry[str]]:
-        """Folders in a folder; an image beside them is in no class."""
+        """Folders in a folder; an image next to them is in no class."""
         entries = list(_entries(folder, top))
         if stray := next((entry for entry in entries if not entry.is_dir() and not has_text_name(entry.name)), None):
-            raise InputError(f"{stray.path}: lies in the folder of no class; move it into one, or remove it")
+            raise InputError(f"{stray.path}: is in the folder of no class; move it into one, or remove it")
         return [entry for entry in entries if entry.is_dir()]
 
     def _classes(self, top: Path, folders: list[os.DirEntry[str]], word: SplitWord) -> Iterator[FoundImage]:
@@ -172,7 +172,7 @@ class CSV(ImageLayout):
     def _word(text: str, where: str) -> SplitWord:
         word = word_of(text)
         if word is None:
-            raise InputError(f"{where}: '{text}' is no split; write train, val or test")
+            raise InputError(f"{where}: '{text}' is not a split; write train, val or test")
         return word
 
     @staticmethod
@@ -289,6 +289,6 @@ class WebDataset(ImageLayout):
             return text
         if int(text) >= len(names):
             raise InputError(
-                f"{shard.path}: {file} has the class {text}, but {len(names)} are named beside it; correct the list of classes"
+                f"{shard.path}: {file} has the class {text}, but {len(names)} are named next to it; correct the list of classes"
             )
         return names[int(text)]

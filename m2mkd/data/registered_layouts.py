@@ -48,7 +48,7 @@ class TinyImageNetRendition(Layout):
 
 
 class ImageFolder(Layout):
-    """One archive with folders ``train/<class>`` and ``val/<class>``."""
+    """Archive with folders ``train/<class>`` and ``val/<class>``."""
 
     kind: Literal["image_folder"] = "image_folder"
 

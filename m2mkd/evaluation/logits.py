@@ -1,4 +1,4 @@
-"""Logits of an evaluation, kept beside its numbers, so that a metric that nobody thought of needs no network."""
+"""Logits of an evaluation, kept next to its numbers, so that a metric that nobody thought of needs no network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,5 +57,5 @@ class Recorder:
         return logits
 
     def kept(self, labels: Tensor) -> KeptLogits:
-        """What was seen, with the labels of the same images."""
+        """Outputs that were seen, with the labels of the same images."""
         return KeptLogits(torch.cat(self.seen), labels)

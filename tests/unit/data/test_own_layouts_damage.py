@@ -79,13 +79,13 @@ def pipe(top: Path) -> None:
     ("damage", "message"),
     [
         (nested, "images/train/a/old: is a folder in that of class a; classes are not nested"),
-        (stray, "images/train/0.png: lies in the folder of no class"),
+        (stray, "images/train/0.png: is in the folder of no class"),
         (emptied, "images/train/a/1.png: is empty"),
         (damaged, "train/a/1.png is not a complete image"),
         (no_image, "val/b/9.png is not a complete image"),
         (led_out, "images/train/a/9.png: leads out of images"),
         (linked, "images/train/c: is a link to a folder"),
-        (other_folder, "images/extra: lies beside train, val, but is no split"),
+        (other_folder, "images/extra: is next to train, val, but is not a split"),
         (without_class, "images: class b has no image in val"),
         (one_class, "images: holds images of 1 class, but two are needed"),
         (no_val, "images: has no split val or test; give the share"),
@@ -109,7 +109,7 @@ def test_a_wrong_folder_is_one_line(damage, message):
         ("pictures/atrain0.png,a,train", "line 12: pictures/atrain0.png is listed twice"),
         ("pictures/atrain0.png,,train", "line 12: has no label"),
         (",a,train", "line 12: has no path"),
-        ("pictures/btrain1.png,a,sometimes", "line 12: 'sometimes' is no split"),
+        ("pictures/btrain1.png,a,sometimes", "line 12: 'sometimes' is not a split"),
     ],
 )
 def test_a_wrong_line_of_a_table_is_one_line(line, message):
