@@ -107,6 +107,8 @@ def add(
     """Register images of your own where they lie: check, count and hash them, propose the entry, and write a contact sheet."""
     from functools import partial
 
+    import yaml
+
     from m2mkd.config import load
     from m2mkd.config.datasets import DataRef
     from m2mkd.data.adding import added, recognised
@@ -125,7 +127,7 @@ def add(
     target = output or Path("data/sheets") / f"{name}.png"
     write_atomically(target, partial(found.sheet.save, format="PNG"))
     typer.echo(f"contact sheet: {target}")
-    own, text = load.CONFIG / load.OWN_DATASETS, found.text(name)
+    own, text = load.CONFIG / load.OWN_DATASETS, yaml.safe_dump({name: found.entry}, sort_keys=False, allow_unicode=True, width=120)
     if write:
         before = own.read_text(encoding="utf-8").rstrip() + "\n\n" if own.exists() else ""
         write_text(own, before + text)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from m2mkd.config.datasets import DatasetConfig
@@ -30,10 +29,6 @@ class Added(NamedTuple):
     """Fields of the entry."""
     sheet: Image.Image
     """Contact sheet."""
-
-    def text(self, name: str) -> str:
-        """The entry in YAML."""
-        return yaml.safe_dump({name: self.entry}, sort_keys=False, allow_unicode=True, width=120)
 
     def counts(self) -> list[str]:
         """A line for each split."""
