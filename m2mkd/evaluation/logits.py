@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from m2mkd.errors import InputError
+from m2mkd.files import write_atomically
 
 
 class KeptLogits(NamedTuple):
@@ -23,7 +24,8 @@ class KeptLogits(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write them as safetensors."""
-        save_file({"logits": self.logits.float().contiguous(), "labels": self.labels.long().contiguous()}, path)
+        content = save({"logits": self.logits.float().contiguous(), "labels": self.labels.long().contiguous()})
+        write_atomically(path, lambda file: file.write(content))
 
 
 def read_logits(content: bytes, where: str) -> KeptLogits:
