@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 CODE ?=
 
-.PHONY: reproduce study pages site test lint format lock mlflow-ui acceptance clean distclean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
+.PHONY: reproduce study pages ablation-pages site test lint format lock mlflow-ui acceptance clean distclean images image-cpu image-cuda resolve-images standin standin-image containers-check lock-check audit vulnerabilities
 
 reproduce: $(VENV)/.ok-run
 	@m2mkd reproduce$(if $(SCALE),$(error the study of a scale is: make study SCALE=$(SCALE))) $(if $(CODE),--code $(CODE))
@@ -47,6 +47,13 @@ pages: reproduce
 	cp results/small/tables/claims.json docs/studies/small/
 	cp results/small/overview.png docs/small-study.png
 	m2mkd sentences README.md docs/results.md
+
+# The table of ablations of the small study in its page: another hour of two cores.
+ablation-pages: $(VENV)/.ok-run
+	snakemake --cores all ablations --config scale=small
+	mkdir -p docs/studies/small
+	cp results/small/ablations/tables/ablations.md docs/studies/small/
+	m2mkd sentences docs/how-to/ablations.md
 
 # The documentation as pages that are opened as files: build/site/index.html. A warning fails it.
 site: $(VENV)/.ok-dev

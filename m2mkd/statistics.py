@@ -95,6 +95,27 @@ def _t(count: int, level: float) -> float:
     return float(stdtrit(count - 1, (1 + level) / 2))
 
 
+def p_value(values: Sequence[float]) -> float | None:
+    """Two-sided p-value of Student's t for the mean of ``values`` being 0, one value for each seed; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtr
+
+    centre, error = mean(values), math.sqrt(statistics.variance(values) / len(values))
+    if not error:
+        return float(centre == 0)
+    return float(2 * stdtr(len(values) - 1, -abs(centre) / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number by Holm (1979): rejecting those below a level errs at all with at most that probability."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def ratio_interval(
     numerators: Sequence[float], denominators: Sequence[float], level: float = LEVEL, rounding: float = 0.0
 ) -> Interval | None:

@@ -8,6 +8,7 @@ All experts are on one device; expert parallelism is out of scope.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -146,9 +147,10 @@ def _sum_over_slots(rows: Tensor, dispatch: Dispatch, weights: Tensor) -> Tensor
 
 def _contiguous_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     hidden, outputs = inputs.new_empty(len(inputs), w1.shape[1]), torch.empty_like(inputs)
-    for expert, rows in enumerate(_slices(dispatch)):
-        torch.addmm(b1[expert], inputs[rows], w1[expert].t(), out=hidden[rows])
-        torch.addmm(b2[expert], F.gelu(hidden[rows]), w2[expert].t(), out=outputs[rows])
+    of_experts = zip(*_split(dispatch, inputs, hidden, outputs), w1.mT, b1, w2.mT, b2, strict=True)
+    for rows, inner, result, first, first_bias, second, second_bias in of_experts:
+        torch.addmm(first_bias, rows, first, out=inner)
+        torch.addmm(second_bias, F.gelu(inner), second, out=result)
     return hidden, outputs
 
 
@@ -158,20 +160,23 @@ def _contiguous_backward(
     grad_inputs = torch.empty_like(inputs)
     grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
     grad_b1, grad_b2 = w1.new_empty(w1.shape[:2]), w2.new_empty(w2.shape[:2])
-    for expert, rows in enumerate(_slices(dispatch)):
+    of_experts = zip(*_split(dispatch, grad, inputs, hidden, grad_inputs), w1, w2, grad_w1, grad_b1, grad_w2, grad_b2, strict=True)
+    for grad_rows, rows, inner, result, first, second, grad_first, grad_first_bias, grad_second, grad_second_bias in of_experts:
         # The activations are recomputed: cheaper than writing and reading them, with half the memory.
-        torch.mm(grad[rows].t(), F.gelu(hidden[rows]), out=grad_w2[expert])
-        torch.sum(grad[rows], dim=0, out=grad_b2[expert])
-        grad_hidden = torch.ops.aten.gelu_backward(grad[rows].mm(w2[expert]), hidden[rows])
-        torch.mm(grad_hidden.t(), inputs[rows], out=grad_w1[expert])
-        torch.sum(grad_hidden, dim=0, out=grad_b1[expert])
-        torch.mm(grad_hidden, w1[expert], out=grad_inputs[rows])
+        torch.mm(grad_rows.t(), F.gelu(inner), out=grad_second)
+        torch.sum(grad_rows, dim=0, out=grad_second_bias)
+        grad_hidden = torch.ops.aten.gelu_backward(grad_rows.mm(second), inner)
+        torch.mm(grad_hidden.t(), rows, out=grad_first)
+        torch.sum(grad_hidden, dim=0, out=grad_first_bias)
+        torch.mm(grad_hidden, first, out=result)
     return grad_inputs, grad_w1, grad_b1, grad_w2, grad_b2
 
 
-def _slices(dispatch: Dispatch) -> list[slice]:
+def _split(dispatch: Dispatch, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Rows of each expert in each tensor; one split takes less time than a slice for each expert."""
     assert dispatch.bounds is not None
-    return [slice(*bounds) for bounds in zip(dispatch.bounds[:-1], dispatch.bounds[1:], strict=True)]
+    sizes = [end - start for start, end in pairwise(dispatch.bounds)]
+    return [tensor.split(sizes) for tensor in tensors]
 
 
 def _grouped_forward(dispatch: Dispatch, inputs: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:

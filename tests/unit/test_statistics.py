@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from m2mkd.config.claims import FEWEST_SEEDS
 from m2mkd.statistics import (
     Interval,
     binomial_interval,
     bootstrap_interval,
+    holm,
     interval_of_maximum,
     mean,
     minimum_detectable_difference,
+    p_value,
     permutation_test,
     power_of_t_test,
     ratio_interval,
@@ -32,6 +34,27 @@ from m2mkd.statistics import (
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=20)
 pairs = st.lists(st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)), min_size=2, max_size=8)
 STUDIES = 2000
+
+
+def test_p_values_are_those_of_scipy_and_agree_with_the_interval():
+    gains = [1.2, -0.4, 0.9, 2.1, 0.3, 0.8]
+    assert p_value(gains) == pytest.approx(ttest_1samp(gains, 0).pvalue, rel=1e-12)
+    level = 1 - p_value(gains)
+    assert t_interval(gains, level).low == pytest.approx(0, abs=1e-12)
+    assert p_value([1.0]) is None
+    assert p_value([0.0, 0.0]) == 1 and p_value([0.5, 0.5]) == 0
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.3: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.3, never smaller than the one before.
+    assert holm([0.03, 0.01, 0.3, 0.02]) == pytest.approx([0.06, 0.04, 0.3, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_lies_between_no_correction_and_bonferroni(p_values):
+    for adjusted, p in zip(holm(p_values), p_values, strict=True):
+        assert p <= adjusted <= min(1, len(p_values) * p) + 1e-15
 
 
 def test_by_hand():

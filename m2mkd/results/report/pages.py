@@ -1,4 +1,4 @@
-"""Sentences about results in hand-written pages: blocks that are generated from a stored board and not edited."""
+"""Results in hand-written pages: blocks that are generated from a stored board or table and not edited."""
 
 import json
 import re
@@ -11,7 +11,9 @@ from m2mkd.results.report.contrasts import contrasts
 from m2mkd.results.report.sentences import answer_of
 
 BLOCK = re.compile(r"(<!-- sentences of scale (?P<scale>[\w-]+) from (?P<board>\S+) -->\n).*?(<!-- end of sentences -->)", re.DOTALL)
-"""Block of a page; `fill` writes the text between its two marker lines."""
+"""Block of sentences in a page; `fill` writes the text between its two marker lines."""
+TABLE = re.compile(r"(<!-- table (?P<table>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+"""Block that holds a table of a study, a file in Markdown; `fill` writes it likewise."""
 
 
 def sentences(board: Path, scale: str) -> str:
@@ -41,26 +43,34 @@ def sentences(board: Path, scale: str) -> str:
 
 
 def filled(text: str, root: Path = Path()) -> str:
-    """Text of a page with its blocks generated again; boards are named relative to ``root``."""
-    return BLOCK.sub(lambda found: f"{found[1]}\n{sentences(root / found['board'], found['scale'])}\n\n{found[4]}", text)
+    """Text of a page with its blocks generated again; boards and tables are named relative to ``root``."""
+    text = BLOCK.sub(lambda found: f"{found[1]}\n{sentences(root / found['board'], found['scale'])}\n\n{found[4]}", text)
+    return TABLE.sub(lambda found: f"{found[1]}\n{_table(root / found['table'])}\n\n{found[3]}", text)
+
+
+def _table(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); 'm2mkd compile' writes tables in Markdown") from None
 
 
 def fill(page: Path) -> bool:
-    """Generate the sentences of a page again; return true if that changed it.
+    """Generate the blocks of a page again; return true if that changed it.
 
     Raises
     ------
     InputError
-        If the page cannot be read, has no block, or names a board that cannot be read.
+        If the page cannot be read, has no block, or names a board or a table that cannot be read.
     """
     try:
         text = page.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{page}: cannot be read ({error}); name a page in Markdown") from None
-    if not BLOCK.search(text):
+    if not (BLOCK.search(text) or TABLE.search(text)):
         raise InputError(
-            f"{page}: no sentences to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->' where "
-            "they belong"
+            f"{page}: no block to fill; write '<!-- sentences of scale SCALE from BOARD -->' and '<!-- end of sentences -->', or "
+            "'<!-- table FILE -->' and '<!-- end of table -->', where they belong"
         )
     new = filled(text)
     if new != text:

@@ -114,6 +114,14 @@ def test_other_verdicts_are_other_sentences_in_report_and_page(tmp_path, monkeyp
     assert verb in after[0] and not set(before) & set(after)
 
 
+def test_a_table_comes_from_its_file(tmp_path):
+    page, stored = tmp_path / "page.md", tmp_path / "table.md"
+    stored.write_text("Caption.\n\n| a |\n|--:|\n| 1 |\n")
+    page.write_text(f"Before.\n<!-- table {stored} -->\nold\n<!-- end of table -->\nAfter.\n")
+    assert fill(page) and not fill(page)
+    assert page.read_text() == f"Before.\n<!-- table {stored} -->\n\n{stored.read_text()}\n<!-- end of table -->\nAfter.\n"
+
+
 @pytest.mark.parametrize(
     "page", sorted(path for path in (ROOT, *ROOT.glob("docs/**/")) for path in path.glob("*.md")), ids=lambda path: path.name
 )
@@ -129,7 +137,10 @@ def test_pages_say_what_their_boards_say(page):
 def test_what_cannot_be_filled_is_one_line(tmp_path):
     page, board = tmp_path / "page.md", tmp_path / "claims.json"
     page.write_text("no block")
-    with pytest.raises(InputError, match="no sentences to fill"):
+    with pytest.raises(InputError, match="no block to fill"):
+        fill(page)
+    page.write_text("<!-- table none.md -->\n<!-- end of table -->")
+    with pytest.raises(InputError, match=r"none\.md: cannot be read"):
         fill(page)
     with pytest.raises(InputError, match=r"claims\.json: cannot be read"):
         sentences(board, "small")

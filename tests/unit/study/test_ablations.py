@@ -53,7 +53,7 @@ def written(root: Path, other: str, of: str = "vmoe_base/m2mkd") -> None:
 def test_the_study_itself_has_none_and_the_whole_has_every_one():
     study, both = build_study(load.settings({"scale": "small"})), whole()
     names = set(load.ablations("small", study.scale))
-    assert len(names) == 12 and not names & {row.experiment for row in study.rows}
+    assert len(names) == 13 and not names & {row.experiment for row in study.rows}
     assert both.rows[: len(study.rows)] == study.rows and {row.experiment for row in both.rows[len(study.rows) :]} == names
     assert set(study.runs) < set(both.runs) and study.key != both.key
     assert (study.root, study.pages, both.root, both.pages) == ("results/small",) * 3 + ("results/small/ablations",)
@@ -65,7 +65,7 @@ def test_settings_that_the_study_has_anyway_are_its_runs():
     same = {
         "vmoe_base/m2mkd": [
             *("kl_norm/batch", "alpha/alpha_0.5", "tau/tau_1", "target/soft", "stitch/dropped", "loaded_modules/all"),
-            *("expert_init/m2mkd_trunc02", "router/m2mkd_naive", "module_number/four"),
+            *("expert_init/m2mkd_trunc02", "router/m2mkd_naive", "module_number/four", "objectives/soft"),
         ],
         "vmoe_base/end_to_end": ["loaded_modules/none", "expert_init/end_to_end_trunc02", "router/end_to_end_naive"],
         "vmoe_base_labels_only/modules": ["kl_norm/labels_only"],
@@ -83,7 +83,7 @@ def test_settings_that_the_study_has_anyway_are_its_runs():
     ablated = {"/".join(name).removeprefix("ablation_"): row for name, row in rows.items() if name[0].startswith("ablation_")}
     others = [row for name, row in ablated.items() if name not in shared]
     own = {row.measured for name, row in rows.items() if not name[0].startswith("ablation_")}
-    assert len(others) == 23 and len({row.measured for row in others} - own) == 23
+    assert len(others) == 32 and len({row.measured for row in others} - own) == 32
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,8 @@ def test_the_table_has_differences_paired_by_seed_with_intervals(study):
     # The seeds' own spread cancels: 1 point of standard deviation is left, and t(0.975, 2) = 4.302653.
     assert float(other["iid_difference_half_width"]) == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
     assert float(other["ood_difference"]) == pytest.approx(1.5)
+    # One difference is a family of its own: t = 3 / (1 / sqrt(3)) with two degrees of freedom.
+    assert float(other["iid_p_holm"]) == pytest.approx(0.0351, abs=1e-4) and reference["iid_p_holm"] == ""
     shown = Path("results/small/ablations/tables/ablations.md").read_text()
     assert "+3.00 ± 2.48" in shown and "84.00 ± " in shown
     (row,) = [row for row in study.rows if row.variant == "other"]
