@@ -20,11 +20,10 @@ from m2mkd.models.weights import load_weights
 from m2mkd.study.phase import PHASES, RECORD, WEIGHTS, Phase, phase_from
 from m2mkd.study.phases import DistillModule, ImportWeights, IncubateModule, SplitTeacher, TrainStudent
 from m2mkd.study.record import read_run_json
+from m2mkd.study.study import scale_root
 from m2mkd.upstream.description import Description
 from m2mkd.upstream.imported import Imported, open_imported, open_run
 from m2mkd.upstream.safetensors_file import read_tensors
-
-RESULTS = Path("results")
 
 
 def load_network(run_or_file: str | Path) -> nn.Module:
@@ -129,13 +128,13 @@ def _of_key(text: str) -> Path:
     phase, key = found.groups()
     if phase is not None and phase not in PHASES:
         raise InputError(f"{text}: phase {phase} is not one of {', '.join(PHASES)}")
-    folders = sorted(path.parent for path in RESULTS.glob(f"*/runs/{phase or '*'}/{key}*/{RECORD}"))
+    folders = sorted(path.parent for path in Path().glob(f"{scale_root('*')}/runs/{phase or '*'}/{key}*/{RECORD}"))
     # A key decides everything about a run, so that runs of several scales with one key are the same.
     ids = {f"{folder.parent.name}/{folder.name}" for folder in folders}
     if len(ids) > 1:
         raise InputError(f"{text}: fits {len(ids)} finished runs, such as {' and '.join(sorted(ids)[:2])}; give more of the key")
     if not folders:
-        raise InputError(f"{text}: fits no finished run in {RESULTS}; 'm2mkd runs list' lists them")
+        raise InputError(f"{text}: fits no finished run of any scale here; 'm2mkd runs list' lists them")
     return folders[0]
 
 

@@ -27,8 +27,6 @@ ENTRY_POINTS = {
     "nac": ("nac_imagenet_224", "nac_imagenet"),
 }
 """Name by which timm makes a network of a family, and the architecture that its arguments change."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Normalisation of every network of the suite, ImageNet's."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ def hub_config(config: TrainStudent, run: str, digest: str, metrics: Mapping[str
     config, run, digest, metrics
         See `HubStudent`.
     """
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     size, classes = config.data.image_size, config.data.classes
     entry_point, base = ENTRY_POINTS[config.student.family]
     return {
@@ -66,8 +66,8 @@ def hub_config(config: TrainStudent, run: str, digest: str, metrics: Mapping[str
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 224 / 256,
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(IMAGENET_DEFAULT_MEAN),
+            "std": list(IMAGENET_DEFAULT_STD),
             "num_classes": classes,
         },
         SECTION: {

@@ -22,7 +22,7 @@ def hybrid_task(
     compat: Mapping[str, Value],
     **options: Any,
 ) -> Task:
-    """Task in which the student module of a hybrid is the only part that trains, beside the parameters of its objective.
+    """Task in which the student module of a hybrid is the only part that trains, together with the parameters of its objective.
 
     Parameters
     ----------

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.finished import make_project
-
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory):
     """The folder of the project, and its study."""
+    from tests.finished import make_project  # here, because most tests need none of what it imports
+
     root = tmp_path_factory.mktemp("project")
     return SimpleNamespace(root=root, study=make_project(root))
 
