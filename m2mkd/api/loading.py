@@ -108,7 +108,7 @@ def load_student(run_or_file: str | Path) -> Student:
 
 
 def _folder(run_or_file: str | Path) -> Path | None:
-    """Folder of a run or of a pulled student; None for a file that stands for itself."""
+    """Folder of a run or of a pulled student; None for a single file."""
     path = Path(run_or_file)
     if path.is_file():
         here = path.parent
