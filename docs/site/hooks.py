@@ -7,6 +7,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from python_api import python_page
 from reference import cli_page, fields_page
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ BORROWED = {
     "results/published/README.md": "reference/published.md",
 }
 """Pages that lie elsewhere in the repository, and where they are in the site."""
-MADE = {"reference/cli.md": cli_page, "reference/fields.md": fields_page}
+MADE = {"reference/cli.md": cli_page, "reference/fields.md": fields_page, "reference/python.md": python_page}
 """Pages that are made from the source."""
 HOME = {"README.md": "index.md"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from m2mkd import __version__, surroundings
-from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, plan, plugins, published, runs, sentences, study
+from m2mkd.cli import checkpoints, claims, config, crate, data, doctor, graph, hub, plan, plugins, published, runs, sentences, study
 from m2mkd.containers import inside
 from m2mkd.errors import INTERRUPTED, InputError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(study.app)
 app.add_typer(checkpoints.app)
+app.add_typer(hub.app)
 app.add_typer(plan.app)
 app.add_typer(doctor.app)
 app.add_typer(plugins.app)

@@ -8,8 +8,8 @@ import torch
 
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.recipe import Recipe
-from m2mkd.data.detection_stream import DetectionBatch, DetectionStream
-from m2mkd.data.stream import Batch, TrainStream
+from m2mkd.data.detection_stream import DetectionBatch
+from m2mkd.data.stream import Batch
 from m2mkd.errors import Interrupted
 from m2mkd.evaluation.accuracy import measure_together
 from m2mkd.evaluation.diagnostics import IMAGES
@@ -19,7 +19,7 @@ from m2mkd.signals import SignalGuard
 from m2mkd.training.device import computing_in
 from m2mkd.training.machine import Machine
 from m2mkd.training.progress import TrainingProgress
-from m2mkd.training.task import Task, Trainee
+from m2mkd.training.task import Batches, Task, Trainee
 from m2mkd.training.update import Training
 
 __all__ = ["Task", "Trainee", "fit"]
@@ -28,7 +28,7 @@ __all__ = ["Task", "Trainee", "fit"]
 def fit(
     trainees: Sequence[Trainee],
     recipe: Recipe | DetectionRecipe,
-    stream: TrainStream | DetectionStream,
+    stream: Batches,
     validation: Callable[[], Iterable[Any]],
     names: tuple[str | int, ...],
     machine: Machine,

@@ -1,9 +1,9 @@
 """Interface between a phase and the training loop."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,3 +58,11 @@ class Trainee:
     """Title in the progress display."""
     usage: Usage = field(default_factory=Usage)
     """Time and energy used, continued from the checkpoint."""
+
+
+class Batches(Protocol):
+    """Training batches, a function of epoch and step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def epoch(self, epoch: int, start_step: int = 0, /) -> Iterator[Any]: ...

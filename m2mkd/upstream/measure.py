@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def measure_imported(
-    imported: Imported, pack: Pack, device: torch.device, classes: tuple[str, ...] | None = None, draws: int = 0
+    imported: Imported,
+    pack: Pack,
+    device: torch.device,
+    classes: tuple[str, ...] | None = None,
+    draws: int = 0,
+    *,
+    network: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Measure a whole network on the validation split of a prepared set.
 
@@ -39,6 +45,8 @@ def measure_imported(
     draws
         Number of additional passes with the noise of the released evaluation (a NAC's states and Gumbel noise), each with its own
         seed.
+    network
+        The network itself on the device, in evaluation mode; None: it is built from the weights.
 
     Returns
     -------
@@ -64,7 +72,7 @@ def measure_imported(
         )
     if draws and imported.kind != "nac":
         raise InputError(f"a {imported.kind} draws no random numbers in evaluation; leave out --eval-draws")
-    network = imported.build().to(device)
+    network = imported.build().to(device) if network is None else network
     result = _measure(network, pack, device, classes)
     if draws:
         noisy = (_noisy(network, imported.architecture, draw) for draw in range(draws))  # type: ignore[arg-type]

@@ -17,9 +17,9 @@ FLOORS = [
     {"data", "models"},
     {"distill", "detection", "evaluation", "planning"},
     {"upstream", "results"},
-    {"tracking", "progress"},
+    {"hub", "progress", "tracking"},
     {"training"},
-    {"cli"},
+    {"api", "cli"},
 ]
 """From the ground up; a room knows of those on lower floors only."""
 MOST_LINES = 350
@@ -36,6 +36,7 @@ TWICE = {
     **dict.fromkeys(("batched_nms", "roi_align"), "one operator, of torchvision and in torch alone"),
     "Augmentation": "of classification, and of detection",
     "Backbone": "of a NAC's tokenizer, and of a detector",
+    "Results": "of a study as it is judged, and as frames for a person",
     "Mark": "in a figure, and on an image",
     "Source": "of released tensors, and of the images of a split",
     "edges": "of an image, and of what a claim takes for so",

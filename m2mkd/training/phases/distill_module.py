@@ -1,19 +1,20 @@
 """m2mKD: one student module replaces the meta stage, taught by labels and by the hybrid with the teacher module (vmoe.md 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import Loss, distillation_loss
-from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
+from m2mkd.distill.objective import TaughtLoss
 from m2mkd.distill.transfer import assemble, load_strictly
-from m2mkd.models.build import build_module, noise_arguments, regularisation
-from m2mkd.models.vit import Stage, StagedViT, build_stage
+from m2mkd.models.build import build_module, noise_arguments
+from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phases import DistillModule
+from m2mkd.training.hybrid import hybrid_task
 from m2mkd.training.job import Job, Outcome
 from m2mkd.training.loop import Task
 from m2mkd.training.phases.common import kl_norm, late_schedule, train_together
@@ -61,35 +62,22 @@ def _hybrid(job: Job[DistillModule], meta: StagedViT, shared: SharedPrefix) -> D
 
 
 def _task(job: Job[DistillModule], hybrid: DistillationHybrid) -> Task:
-    config, student = job.config, hybrid.student
-    taught = _taught_loss(job, hybrid)
-
-    def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Loss:
-        logits = hybrid(images, **noise_arguments(config.student, noise))
-        if taught is not None:
-            value = taught(logits.student, targets, logits.teacher)
-        else:
-            assert config.loss is not None, "a module has a loss or an objective"
-            value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
-        return value.with_regulariser(regularisation(student, config.compat))
-
-    spared = student.no_weight_decay() if isinstance(student, Stage) else set()
-    beside = taught if taught is not None and taught.is_trained else None
-    return Task(
-        trained=student if beside is None else Alongside(student, beside),
-        network=hybrid if beside is None else Alongside(hybrid, beside),
-        loss=loss,
+    config = job.config
+    return hybrid_task(
+        hybrid,
+        _taught_loss(job, hybrid),
+        partial(noise_arguments, config.student),
+        config.compat,
         predict=hybrid.student_logits,
-        no_weight_decay=spared if beside is None else names_alongside(spared),
-        decay_scalars=config.compat.get("gain_decay") == "decayed",
         late_schedule=late_schedule(config),
     )
 
 
-def _taught_loss(job: Job[DistillModule], hybrid: DistillationHybrid) -> TaughtLoss | None:
+def _taught_loss(job: Job[DistillModule], hybrid: DistillationHybrid) -> TaughtLoss | Callable[[Tensor, Tensor, Tensor | None], Loss]:
     config = job.config
     if config.objective is None:
-        return None
+        assert config.loss is not None, "a module has a loss or an objective"
+        return partial(distillation_loss, distillation=config.loss, kl_norm=kl_norm(config))
     with forked_rng("init", "objective", config.index, job.seed):
         return TaughtLoss(
             config.objective,

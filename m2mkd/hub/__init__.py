@@ -1,0 +1,1 @@
+"""Students on the Hugging Face hub: the layout of a repository, and the way there and back."""
