@@ -114,7 +114,8 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
     else:
         parts = {"first_conv": "stages.0.patch_embed.proj", "classifier": f"stages.{config.modules - 1}.head"}
     device, dtype = arguments.pop("device", None), arguments.pop("dtype", None)
-    with nullcontext() if device is None else torch.device(device):
+    place: Any = nullcontext() if device is None else torch.device(device)
+    with place:
         network = build_model_with_cfg(
             partial(_build, config),
             name,
