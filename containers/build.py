@@ -206,6 +206,8 @@ def build_with_engine(engine: str, accelerator: str, context: Path, facts: dict)
     form = ["--format", "docker"] if engine == "podman" else []
     dockerfile = str(context / CONTAINERS / "Dockerfile")
     base = ["--build-arg", f"BASE_IMAGE={facts['base']}"]
+    # Docker before 23 builds without BuildKit unless it is told, and then knows no mounts.
+    os.environ["DOCKER_BUILDKIT"] = "1"
     with timed(f"{tag(accelerator)} built"):
         run(
             engine, "build", *form, *extra, *base, *arguments(facts),

@@ -125,6 +125,8 @@ class MoE(nn.Module):
             chosen, weights = self.router.route(noisy, self.top_k, group_tokens, training=self.training)
             if self.training:
                 self._auxiliary_loss = self.router.auxiliary_loss(logits, noisy, self.top_k, group_tokens)
+        if torch.compiler.is_exporting():
+            return chosen, weights
         with torch.no_grad():
             self.router_entropy = torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1).mean()
             self.dropped_share = (chosen == logits.shape[-1]).float().mean()
@@ -134,7 +136,10 @@ class MoE(nn.Module):
         """Map tokens (B, N, d) or (T, d) to the same shape, in the autocast dtype if autocast is on."""
         chosen, weights = self.route(x)
         experts = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
-        outputs, self.tokens_per_expert = mix_experts(x.flatten(end_dim=-2), chosen, weights, *experts)
+        outputs, tokens_per_expert = mix_experts(x.flatten(end_dim=-2), chosen, weights, *experts)
+        # An exported program has no attributes to leave counts in.
+        if not torch.compiler.is_exporting():
+            self.tokens_per_expert = tokens_per_expert
         return outputs.view_as(x)
 
     def take_auxiliary_loss(self) -> Tensor | float:

@@ -108,8 +108,12 @@ def mix_experts(
     device = tokens.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
     tokens, weights, *parameters = (tensor.to(dtype) for tensor in (tokens, weights, *fc1, *fc2))
+    if torch.compiler.is_exporting():
+        counts = torch.bincount(chosen.flatten(), minlength=len(parameters[0]) + 1)[:-1]
+        return _exported(chosen, tokens, weights, *parameters), counts
     if grouped is None:
-        grouped = grouped_products_pay(tokens, parameters[0].shape[1])
+        # Tensors without values have no counts to read.
+        grouped = tokens.is_meta or grouped_products_pay(tokens, parameters[0].shape[1])
     dispatch = sort_by_expert(chosen, len(parameters[0]), grouped=grouped)
     with torch.autocast(device, enabled=False):
         return _Experts.apply(dispatch, tokens, weights, *parameters), dispatch.tokens_per_expert
@@ -138,6 +142,18 @@ class _Experts(torch.autograd.Function):
         products = _grouped_backward if dispatch.bounds is None else _contiguous_backward
         grad_inputs, *grad_parameters = products(dispatch, grad_rows, inputs, hidden, w1, w2)
         return None, _sum_over_slots(grad_inputs, dispatch, dispatch.kept.to(grad.dtype)), grad_weights, *grad_parameters
+
+
+def _exported(chosen: Tensor, tokens: Tensor, weights: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The contiguous path in operators that leave the number of each expert's rows open, so that `torch.export` can write it down."""
+    pairs = chosen.flatten()
+    outputs = tokens.new_zeros(pairs.shape[0], tokens.shape[1])
+    for expert in range(w1.shape[0]):
+        rows = (pairs == expert).nonzero().squeeze(1)
+        hidden = torch.addmm(b1[expert], tokens.index_select(0, rows // chosen.shape[1]), w1[expert].t())
+        outputs = outputs.index_copy(0, rows, torch.addmm(b2[expert], F.gelu(hidden), w2[expert].t()))
+    positions = torch.arange(pairs.shape[0], device=pairs.device).view_as(chosen)
+    return F.embedding_bag(positions, outputs, mode="sum", per_sample_weights=weights)
 
 
 def _sum_over_slots(rows: Tensor, dispatch: Dispatch, weights: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ Nothing is downloaded. A checkpoint of the authors or of this suite is given as 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE
 
 Network = StagedViT | VMoE | TimmNAC
+# The experts' tokens are counted, which no graph of torch.fx can do.
+register_notrace_module(MoE)
 
 
 class Registered(NamedTuple):
@@ -110,15 +113,19 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
         parts = {"first_conv": "input_tokenizer.backbone.stem.0", "classifier": "output_tokenizer.to_logits"}
     else:
         parts = {"first_conv": "stages.0.patch_embed.proj", "classifier": f"stages.{config.modules - 1}.head"}
-    return build_model_with_cfg(
-        partial(_build, config),
-        name,
-        pretrained,
-        pretrained_cfg_overlay=parts | (pretrained_cfg_overlay or {}),
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **arguments,
-    )
+    device, dtype = arguments.pop("device", None), arguments.pop("dtype", None)
+    place: Any = nullcontext() if device is None else torch.device(device)
+    with place:
+        network = build_model_with_cfg(
+            partial(_build, config),
+            name,
+            pretrained,
+            pretrained_cfg_overlay=parts | (pretrained_cfg_overlay or {}),
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+            **arguments,
+        )
+    return network if dtype is None else network.to(dtype)
 
 
 def _build(

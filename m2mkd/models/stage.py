@@ -81,7 +81,7 @@ class Stage(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Tokens (B, N, d) of images (B, 3, H, W): the class token, then the patches row by row."""
         patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
 
     def enter(self, x: Tensor) -> Tensor:
         """Map the stage's input to the tokens (B, N, d) of the first block."""

@@ -34,7 +34,7 @@ class VMoEStage(Stage):
         layers = [block.mlp for block in self.blocks if isinstance(block.mlp, MoE) and block.mlp.draws_noise]
         tokens = self.pos_embed.shape[1] if self.first else x.shape[1]
         for layer in layers:
-            shape = len(x), tokens, layer.gate.out_features
+            shape = x.shape[0], tokens, layer.gate.out_features
             layer.noise = None if noise is None else torch.randn(shape, generator=noise, device=x.device)
         try:
             return super().forward(x)

@@ -113,7 +113,7 @@ def test_the_image_holds_what_it_says_and_no_data_history_or_cache(apptainer, si
     held = inside(apptainer, sif, "find", "/opt/m2mkd", "/workspace", "/root", "/home", "/build", "-xdev", check=False).stdout.splitlines()
     assert {f"{about}/{name}" for name in ("lock.txt", "provenance.json", "sbom.cdx.json", "licences.tsv")} <= set(held)
     # What Debian puts into a home folder, and else only the environment.
-    elsewhere = [name for name in held if not re.match(r"/opt/m2mkd|/workspace$|/root(/\.(bashrc|profile))?$|/home$", name)]
+    elsewhere = [name for name in held if not re.match(r"/opt/m2mkd|/workspace$|/root(/\.(bashrc|profile))?$|/home(/m2mkd)?$", name)]
     assert elsewhere == []
     unwanted = r"/\.git(/|$)|/m2mkd/(data/packed|results/runs)/|\.sif$|/\.cache|/config/config\.yaml$"
     assert [name for name in held if re.search(unwanted, name)] == []

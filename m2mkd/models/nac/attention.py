@@ -130,7 +130,7 @@ class LatentAttention(nn.Module):
         Tensor
             (B, U, D). A receiver without edges receives nothing.
         """
-        bias = None if self.kernel is None or distance is None else self.kernel(distance, len(receivers), noise)[:, None]
+        bias = None if self.kernel is None or distance is None else self.kernel(distance, receivers.shape[0], noise)[:, None]
 
         def branch(select: Select) -> Tensor:
             normed = self.receiver_layernorm(select(receivers))
@@ -138,7 +138,7 @@ class LatentAttention(nn.Module):
             queries = self._split(self.query_compiler(normed, receiver_codes))
             keys = self._split(self.key_compiler(sources, sender_codes))
             values = self._split(self.value_compiler(sources, sender_codes))
-            chosen = bias if bias is None or len(bias) == 1 else select(bias)
+            chosen = bias if bias is None or bias.shape[0] == 1 else select(bias)
             attended = self._attend(queries, keys, values, chosen).transpose(1, 2).flatten(2)
             return self.layer_scale(self.exit_layer(attended, receiver_codes))
 
@@ -158,7 +158,7 @@ class LatentAttention(nn.Module):
             return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).masked_fill(isolated, 0)
         if bias.requires_grad and bias.device.type == "cpu":
             # PyTorch has no fused attention here whose bias has a gradient. Process only as many samples at a time as fit the cache.
-            batched = queries, keys, values, bias.expand(len(queries), -1, -1, -1)
+            batched = queries, keys, values, bias.expand(queries.shape[0], -1, -1, -1)
             samples = max(1, CACHED_SCORES // (self.heads * bias.shape[-2] * bias.shape[-1]))
             return torch.cat([_attend(*part) for part in zip(*(tensor.split(samples) for tensor in batched), strict=True)])
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)

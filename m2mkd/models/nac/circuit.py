@@ -109,7 +109,7 @@ class NAC(nn.Module):
         """
         if self.training or self.eval_noise == "upstream":
             noise = required(noise)
-        batch = len(images)
+        batch = images.shape[0]
         tokens = self.input_tokenizer(images)
         groups = self.input_latents, self.mediator_latents, self.output_latents
         inputs, mediators, outputs = (self.latent_seeder(group.codes, batch, noise) for group in groups)

@@ -58,7 +58,7 @@ class ReadInModule(NACModule):
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Tokens (B, 1, W) of images (B, 3, S, S); no random numbers are drawn."""
-        return self.post_stitch(self.read_in(self.initial(len(images)), self.tokenizer(images), self.codes))
+        return self.post_stitch(self.read_in(self.initial(images.shape[0]), self.tokenizer(images), self.codes))
 
 
 class MediatorModule(NACModule):
@@ -87,7 +87,7 @@ class ReadOutModule(NACModule):
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits (B, classes) of tokens (B, N, W); the Gumbel noise of pooling one latent has no effect."""
-        states = self.initial(len(tokens))
+        states = self.initial(tokens.shape[0])
         return self.tokenizer(self.layer(states, self.pre_stitch(tokens), self.codes, self.codes, noise=noise), noise)
 
 

@@ -111,5 +111,5 @@ class ImageTokenizer(nn.Module):
         """Tokens (B, T, width) of images (B, 3, S, S), in row-major order; the grid is interpolated for images of another size."""
         features = self.backbone(images)
         height, width = features.shape[2:]
-        grid = resize_grid(self.positional_grid, (height, width)).expand(len(features), -1, -1, -1)
+        grid = resize_grid(self.positional_grid, (height, width)).expand(features.shape[0], -1, -1, -1)
         return torch.cat([features, grid.to(features.dtype)], dim=1).flatten(2).transpose(1, 2)

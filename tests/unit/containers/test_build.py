@@ -49,6 +49,9 @@ def test_images_run_as_a_numeric_user_under_an_init_and_carry_labels():
     targets = re.findall(r"^FROM runtime AS (\w+)\n(.*?)(?=^FROM|\Z)", DOCKERFILE, re.M | re.S)
     assert {name for name, steps in targets if re.search(r"^USER [1-9]\d*:[1-9]\d*\n+\Z", steps, re.M)} == {"cpu", "cuda"}
     assert 'ENTRYPOINT ["/usr/bin/tini", "-g", "--"]' in runtime
+    # That of the target is the user that has a name.
+    assert {f"USER {uid}:{uid}" for uid in re.findall(r"useradd .*--uid (\d+) --user-group", DOCKERFILE)} == {"USER 10001:10001"}
+    assert DOCKERFILE.count("\nUSER 10001:10001\n") == 2
     for label in ("title", "description", "licenses", "revision", "version", "created"):
         assert f"org.opencontainers.image.{label}" in runtime
         assert f"org.opencontainers.image.{label}" in DEFINITION
@@ -140,6 +143,16 @@ def test_an_archive_is_there_whole_or_not_at_all_and_knows_its_name(program, tmp
     assert build.build_with_engine("podman", "cpu", tmp_path, facts).is_file()
     call = (tmp_path / "bin/podman.calls").read_text().splitlines()[-1]
     assert call == f"push -q --compression-format zstd localhost/m2mkd:cpu oci-archive:{tmp_path}/.m2mkd-cpu.tar:localhost/m2mkd:cpu"
+
+
+def test_docker_is_told_to_build_with_buildkit(program, tmp_path, monkeypatch):
+    facts = dict.fromkeys(("base", "revision", "changed", "version", "created", "source"), "") | {"locks": {"run-cpu.txt": ""}}
+    monkeypatch.setattr(build, "CONTAINERS", tmp_path)
+    monkeypatch.setattr(build, "note", lambda *row: None)
+    # A person's wish for the old builder would end in an error about mounts.
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
+    program("docker", '[ "$1" != build ] || [ "$DOCKER_BUILDKIT" = 1 ] || exit 1; [ "$1" != save ] || touch "$3"')
+    assert build.build_with_engine("docker", "cpu", tmp_path, facts) == tmp_path / "m2mkd-cpu.tar"
 
 
 def test_what_a_build_notes_down_does_not_count_as_a_change_of_it():
