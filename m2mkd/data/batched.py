@@ -20,8 +20,8 @@ from m2mkd.seeds import forked_rng
 NAMES = tuple(OPERATIONS)
 NONE = -1
 """Number of no operation."""
-TOGETHER = 4
-"""Images that are normalised at a time: a whole batch would not stay in a processor's cache between two steps."""
+TOGETHER = 2
+"""Images that one operation takes at a time: more would not stay in a processor's cache between two steps."""
 
 
 class Crops(NamedTuple):
@@ -129,9 +129,9 @@ class BatchedTransform:
         images[mirrored] = images[mirrored].flip(-1)
         for numbers, arguments in zip(crops.operations.T, crops.arguments.T, strict=True):
             for number in set(numbers.tolist()) - {NONE}:
-                here = (numbers == number).nonzero()[:, 0]
-                there = here.to(device)
-                images[there] = OPERATIONS[NAMES[number]](images[there], arguments[here])
+                for here in (numbers == number).nonzero()[:, 0].split(TOGETHER):
+                    there = here.to(device)
+                    images[there] = OPERATIONS[NAMES[number]](images[there], arguments[here])
         return self._erased(_normalised(images), seeds)
 
 

@@ -113,7 +113,7 @@ def turned(images: Tensor, degrees: Tensor) -> Tensor:
         for column, horizontal in zip(x_taps, x_weights, strict=True):
             found, weight = source.gather(1, row * size + column), vertical * horizontal
             for channel in range(3):
-                result[:, channel].addcmul_((found >> 8 * channel) & 255, weight)
+                result[:, channel].addcmul_(((found >> 8 * channel) & 255).float(), weight)
     return _bytes(result.unflatten(2, (size, size))).where(inside, _fill(device))
 
 
@@ -167,7 +167,7 @@ def _taps(line: Tensor, size: int) -> tuple[list[Tensor], list[Tensor]]:
     line = line - 0.5
     whole = line.floor()
     neighbours = [(whole.long() + tap).clamp_(0, size - 1) for tap in (-1, 0, 1, 2)]
-    return neighbours, [weight.float() for weight in _cubic(line - whole)]
+    return neighbours, list(_cubic((line - whole).float()))
 
 
 def _cubic(d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
