@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-FILL = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
+OUTSIDE_COLOUR = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
 """Colour of pixels that come from outside of an image, as timm sets it."""
 GREY = (19595, 38470, 7471)
 """Weights of red, green and blue in Pillow's grey, of 2^16."""
@@ -192,9 +192,9 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
-    """One number for each image, float32 (n, 1, 1, 1), on the device of the images."""
+    """Number of each image, float32 (n, 1, 1, 1), on the device of the images."""
     return values.float().to(images.device)[:, None, None, None]
 
 
 def _fill(device: torch.device) -> Tensor:
-    return torch.tensor(FILL, dtype=torch.uint8, device=device)[:, None, None]
+    return torch.tensor(OUTSIDE_COLOUR, dtype=torch.uint8, device=device)[:, None, None]

@@ -14,8 +14,7 @@ from m2mkd.data import rand_augment
 from m2mkd.data.batched import NAMES, NONE, BatchedTransform
 from m2mkd.data.transforms import TrainTransform, reseed, timm_transforms
 from m2mkd.seeds import derive_seed, forked_rng
-from tests.unit.data.streams import EVERYTHING, same, stream
-from tests.unit.data.test_stream import all_gather
+from tests.unit.data.streams import EVERYTHING, all_gather, same, stream
 
 SIDE = 48
 FULL = "rand-m9-mstd0.5-inc1"
@@ -33,7 +32,7 @@ def photographs(count=8, height=SIDE, width=SIDE):
 
 def pillows(image, name, argument):
     """timm's operation on an image."""
-    given = {"fillcolor": rand_augment.FILL, "resample": Image.Resampling.BICUBIC}
+    given = {"fillcolor": rand_augment.OUTSIDE_COLOUR, "resample": Image.Resampling.BICUBIC}
     return np.asarray(NAME_TO_OP[name](Image.fromarray(image), *argument, **given))
 
 
@@ -55,7 +54,7 @@ def test_an_operation_is_timms(name, magnitude):
 
 def test_a_shift_beyond_the_image_leaves_the_fill():
     images = torch.from_numpy(photographs(1)).permute(0, 3, 1, 2)
-    assert (rand_augment.translated_x(images, torch.tensor([1.5])) == torch.tensor(rand_augment.FILL)[:, None, None]).all()
+    assert (rand_augment.translated_x(images, torch.tensor([1.5])) == torch.tensor(rand_augment.OUTSIDE_COLOUR)[:, None, None]).all()
 
 
 def drawn_by_timm(image, seed, transforms):
