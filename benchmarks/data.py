@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import psutil
@@ -54,11 +54,11 @@ Chosen = Annotated[list[str], typer.Option("--set", help=f"One of {', '.join(SOR
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def ours(files: Files, workers: int, training: bool) -> Callable[[int], Iterable[Any]]:
+def ours(files: Files, workers: int, training: bool, backend: Literal["exact", "fast"] = "exact") -> Callable[[int], Iterable[Any]]:
     """Batches of an epoch from the pack."""
     size = files.sort.image_size
     if training:
-        recipe = Recipe(epochs=1, batch_size=BATCH, lr=1e-3)
+        recipe = Recipe(epochs=1, batch_size=BATCH, lr=1e-3, augmentation=Augmentation(backend=backend))
         split = files.pack.split("train")
         return TrainStream(split, files.chosen["train"], files.sort.classes, recipe, ("benchmark",), workers).epoch
     measured = files.pack.split("val").first(len(files.chosen["val"]))
@@ -104,6 +104,8 @@ def compare(files: Files, workers: int, training: bool, rounds: int) -> dict[str
     """Medians of one row, and medians of the ratios inside a round, against the faster of timm's two ways."""
     contestants = {"ours": ours(files, workers, training), "timm": timms(files, workers, training, True)}
     contestants["timm, no prefetcher"] = timms(files, workers, training, False)
+    if training:
+        contestants["fast"] = ours(files, workers, training, "fast")
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         # Turn about, so that none always follows the same one.
@@ -113,10 +115,12 @@ def compare(files: Files, workers: int, training: bool, rounds: int) -> dict[str
                 seconds[name].append(taken)
     row: dict[str, Any] = {"workers": workers, "transform": "training" if training else "evaluation"}
     row["images_per_second"] = {name: 1 / statistics.median(wall for wall, _ in taken) for name, taken in seconds.items()}
-    references = [taken for name, taken in seconds.items() if name != "ours"]
+    references = [taken for name, taken in seconds.items() if name.startswith("timm")]
     for place, what in enumerate(("ratio", "processor_ratio")):
         against = [[r[place] / o[place] for r, o in zip(reference, seconds["ours"], strict=True)] for reference in references]
         row[what] = min(statistics.median(ratios) for ratios in against)
+        if training:
+            row[f"fast_{what}"] = statistics.median(o[place] / f[place] for o, f in zip(seconds["ours"], seconds["fast"], strict=True))
     return row
 
 
@@ -139,10 +143,16 @@ def loading(
     if as_json:
         return report_json(rows)
     table = Table("set", "workers", "transform", "timm (images/s)", "no prefetcher", "ours", "ratio", "of processor time")
-    table.title = f"Loading, batch {BATCH}, medians of {rounds} epochs; ratios to the faster of timm's"
+    table.add_column("fast backend")
+    table.add_column("to ours")
+    table.add_column("of processor time")
+    table.title = f"Loading, batch {BATCH}, medians of {rounds} epochs; ratios to the faster of timm's, of the fast backend to ours"
     for row in rows:
-        speeds = (f"{row['images_per_second'][name]:.0f}" for name in ("timm", "timm, no prefetcher", "ours"))
-        ratios = (f"{row[name]:.2f}" for name in ("ratio", "processor_ratio"))
+        measured = row["images_per_second"]
+        speeds = (f"{measured[name]:.0f}" for name in ("timm", "timm, no prefetcher", "ours"))
+        ratios = [f"{row[name]:.2f}" for name in ("ratio", "processor_ratio")]
+        if "fast" in measured:
+            ratios += [f"{measured['fast']:.0f}", *(f"{row[name]:.2f}" for name in ("fast_ratio", "fast_processor_ratio"))]
         table.add_row(row["set"], str(row["workers"]), row["transform"], *speeds, *ratios)
     Console().print(table)
 

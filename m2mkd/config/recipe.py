@@ -34,6 +34,9 @@ class Augmentation(Config):
     """Probability of CutMix if both are on."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing, folded into the soft targets."""
+    backend: Literal["exact", "fast"] = Field("exact", exclude_if=lambda backend: backend == "exact")
+    """Exact: timm's transforms, image by image. Fast: the same draws, applied to whole batches on the device; images differ by rounding, so
+    that it is part of the key. If exact, it is not part of the key."""
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
@@ -55,6 +58,12 @@ class Augmentation(Config):
         if policy is not None and not re.fullmatch(RAND_AUGMENT, policy):
             raise ValueError("not a RandAugment string of timm; write one like rand-m9-mstd0.5-inc1, or null")
         return policy
+
+    @model_validator(mode="after")
+    def _known_to_the_backend(self):
+        if self.backend == "fast" and re.search(r"-t3aw?(-|$)", self.rand_augment or ""):
+            raise ValueError(f"backend fast has no blur, which {self.rand_augment} needs; use backend exact, or another set than t3a")
+        return self
 
 
 class Recipe(Config):

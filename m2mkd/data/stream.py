@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from m2mkd.config.recipe import Recipe
+from m2mkd.data.batched import BatchedTransform, Crops
 from m2mkd.data.draws import Draw, Order, mirrored_part
 from m2mkd.data.epochs import EpochStream
 from m2mkd.data.images import evaluated
@@ -27,6 +28,9 @@ from m2mkd.data.pack import Split
 from m2mkd.data.transforms import TrainTransform, normalised
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.signals import end_with_parent
+
+BACKENDS: dict[str, type[TrainTransform] | type[BatchedTransform]] = {"exact": TrainTransform, "fast": BatchedTransform}
+"""Transforms by the recipe's name of them."""
 
 
 class Batch(NamedTuple):
@@ -163,7 +167,7 @@ class _Batches(Dataset["_Augmented"]):
         mixing = recipe.augmentation
         self._split = split
         self._names = names
-        self._transform = TrainTransform(split.side, mixing)
+        self._transform: TrainTransform | BatchedTransform = BACKENDS[mixing.backend](split.side, mixing)
         self._num_classes = num_classes
         self._smoothing = mixing.label_smoothing
         self._mix = None
@@ -184,13 +188,13 @@ class _Batches(Dataset["_Augmented"]):
             for sample, repeat in zip(draw.samples, draw.repeats, strict=True)
         ]
         _announce(self._split.images, draw.samples)
-        images = torch.from_numpy(self._transform.augmented(self._split.images[draw.samples], seeds))
+        images = self._transform.prepared(self._split.images[draw.samples], seeds)
         labels, ids = torch.from_numpy(self._split.labels[draw.samples]), torch.from_numpy(draw.samples)
         return _Augmented(images, labels, ids, draw.epoch, draw.step, seeds)
 
     def finished(self, batch: "_Augmented", device: torch.device) -> Batch:
         """Normalise, erase and mix a batch on its device."""
-        images = self._transform.finished(batch.images.to(device, non_blocking=True), batch.seeds)
+        images = self._transform.finished(batch.images.to(device, non_blocking=True), batch.seeds)  # type: ignore[arg-type]
         if self._mix is None:
             targets = mixup_target(batch.labels, self._num_classes, smoothing=self._smoothing)
         else:
@@ -209,10 +213,10 @@ def _announce(images: Any, indices: NDArray[np.int64]) -> None:
 
 
 class _Augmented(NamedTuple):
-    """Batch on its way from the loading process: bytes, a quarter of the final size."""
+    """Batch on its way from the loading process: bytes, about a quarter of the final size."""
 
-    images: Tensor
-    """uint8, (B, S, S, 3)."""
+    images: Tensor | Crops
+    """uint8, (B, S, S, 3), or crops of any size."""
     labels: Tensor
     ids: Tensor
     epoch: int

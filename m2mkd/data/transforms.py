@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def normalised(images: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 class TrainTransform:
-    """timm's training transform, with a seed for each image.
+    """timm's training transform, with a seed for each image: backend ``exact``.
 
     It has two parts, like timm's loader: one for each image, on bytes, and one for a whole batch, on its device. Between the parts a
     batch has a quarter of its final size. The order of operations is timm's: crop, flip, RandAugment, normalisation,
@@ -39,26 +40,15 @@ class TrainTransform:
     """
 
     def __init__(self, image_size: int, augmentation: Augmentation):
-        crop, augment, _ = create_transform(
-            image_size,
-            is_training=True,
-            separate=True,
-            interpolation="bicubic",
-            color_jitter=None,
-            scale=augmentation.crop_scale,
-            ratio=augmentation.crop_ratio,
-            hflip=augmentation.flip,
-            auto_augment=augmentation.rand_augment,
-        )
-        self._transform = transforms.Compose([*crop.transforms, *augment.transforms])
-        self._erase = RandomErasing(augmentation.erase, mode="pixel", max_count=1, device="cpu") if augmentation.erase else None
+        self._transform = transforms.Compose(timm_transforms(image_size, augmentation))
+        self._erased = Erasing(augmentation.erase)
         self._image_size = image_size
 
     def __call__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
         """Apply both parts in order."""
-        return self.finished(torch.from_numpy(self.augmented(images, seeds)), seeds)
+        return self.finished(self.prepared(images, seeds), seeds)
 
-    def augmented(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def prepared(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
         """Crop, flip and RandAugment.
 
         Parameters
@@ -70,16 +60,16 @@ class TrainTransform:
 
         Returns
         -------
-        ndarray
+        Tensor
             uint8, (B, S, S, 3). The state of the global generators is restored.
         """
         result = np.empty((len(images), self._image_size, self._image_size, 3), np.uint8)
         # One fork for the batch: saving and restoring the states for every image would take longer than augmenting it.
         with forked_rng("augmentation"):
             for image, seed, pixels in zip(images, seeds, result, strict=True):
-                _reseed(seed)
+                reseed(seed)
                 pixels[:] = np.asarray(self._transform(Image.fromarray(image)))
-        return result
+        return torch.from_numpy(result)
 
     def finished(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Normalise and erase, on the device of the images; noise is drawn on the CPU, so that it is the same everywhere.
@@ -87,25 +77,57 @@ class TrainTransform:
         Parameters
         ----------
         images
-            uint8, (B, S, S, 3), from `augmented`.
+            uint8, (B, S, S, 3), from `prepared`.
         seeds
-            Same seeds as for `augmented`.
+            Same seeds as for `prepared`.
 
         Returns
         -------
         Tensor
             float32, (B, 3, S, S). The state of the global generators is restored.
         """
-        batch = normalised(images)
+        return self._erased(normalised(images), seeds)
+
+
+class Erasing:
+    """timm's random erasing with a seed for each image: per-pixel noise in one box.
+
+    Parameters
+    ----------
+    probability
+        Share of the images that have a box.
+    """
+
+    def __init__(self, probability: float):
+        self._erase = RandomErasing(probability, mode="pixel", max_count=1, device="cpu") if probability else None
+
+    def __call__(self, batch: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Erase in place, on the device of the batch, (B, 3, S, S); the state of the global generators is restored."""
         if self._erase is not None:
             with forked_rng("erasing"):
                 for pixels, seed in zip(batch, seeds, strict=True):
-                    _reseed(seed ^ 1)
+                    reseed(seed ^ 1)
                     self._erase(pixels)
         return batch
 
 
-def _reseed(seed: int) -> None:
+def timm_transforms(image_size: int, augmentation: Augmentation) -> list[Any]:
+    """Crop, flip if there is one, and RandAugment if there is one, as timm makes them for one image."""
+    crop, augment, _ = create_transform(
+        image_size,
+        is_training=True,
+        separate=True,
+        interpolation="bicubic",
+        color_jitter=None,
+        scale=augmentation.crop_scale,
+        ratio=augmentation.crop_ratio,
+        hflip=augmentation.flip,
+        auto_augment=augmentation.rand_augment,
+    )
+    return [*crop.transforms, *augment.transforms]
+
+
+def reseed(seed: int) -> None:
     """Seed the generators that the transforms draw from: Python's, numpy's and torch's on the CPU, but no others."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)

@@ -5,7 +5,7 @@ import torch
 
 from m2mkd.config.recipe import Augmentation, Recipe
 from m2mkd.data.pack import Split
-from m2mkd.data.stream import TrainStream
+from m2mkd.data.stream import Batch, TrainStream, mirrored_part
 
 GENERATOR = np.random.default_rng(0)
 SPLIT = Split(GENERATOR.integers(0, 256, (70, 16, 16, 3), dtype=np.uint8), GENERATOR.integers(0, 5, 70))
@@ -26,3 +26,10 @@ def same(first, second):
     return len(first) == len(second) and all(
         torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
     )
+
+
+def all_gather(parts):
+    """The batch that its parts are of."""
+    size = sum(len(part.ids) for part in parts)
+    indices = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
+    return Batch(*(torch.cat(fields)[indices.argsort()] for fields in zip(*parts, strict=True)))

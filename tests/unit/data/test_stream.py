@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import ENCODED, PIXELS, Split, open_pack
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
-from m2mkd.data.stream import Batch, TrainStream, mirrored_part
+from m2mkd.data.stream import TrainStream, mirrored_part
 from m2mkd.errors import InputError
 from tests.unit.data.small_pack import png
-from tests.unit.data.streams import EVERYTHING, PLAIN, SPLIT, same, stream
+from tests.unit.data.streams import EVERYTHING, PLAIN, SPLIT, all_gather, same, stream
 
 
 def test_a_batch_has_its_shapes():
@@ -30,13 +30,6 @@ def test_a_batch_has_its_shapes():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     assert same(list(stream(**EVERYTHING).epoch(3)), list(stream(**EVERYTHING, workers=workers).epoch(3)))
-
-
-def all_gather(parts):
-    """The batch that its parts are of."""
-    size = sum(len(part.ids) for part in parts)
-    indices = torch.from_numpy(np.concatenate([mirrored_part(size, number, len(parts)) for number in range(len(parts))]))
-    return Batch(*(torch.cat(fields)[indices.argsort()] for fields in zip(*parts, strict=True)))
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (4, 0), (2, 1), (2, 2)])
