@@ -30,7 +30,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "pld": "m2mkd.distill.terms:PLD",
             "ofa": "m2mkd.distill.terms:OFA",
             "features": "m2mkd.distill.terms:Features",
-        }
+        },
+        "m2mkd.students": {
+            "vmoe": "m2mkd.families.vmoe:VMoEFamily",
+            "nac": "m2mkd.families.nac:NACFamily",
+        },
     }
 )
 """Our own entry points by group, as in ``pyproject.toml``. Metadata of an installation may be older than the sources that run."""
@@ -83,6 +87,18 @@ class Plugin:
             If its sources cannot be found or read.
         """
         return {"distribution": self.distribution, "version": self.version, "code": _code_digest(self, tuple(sys.path))}
+
+    def require_same(self, stored: Any, what: str) -> None:
+        """Refuse what was stored with another package, version or code.
+
+        Raises
+        ------
+        InputError
+            If the ``stored`` provenance, None for one of ours, is not today's; ``what`` names the part.
+        """
+        now = None if self.is_ours else self.provenance()
+        if stored != now:
+            raise InputError(f"{what}: stored with plug-in {stored}, but it is {now} now; plan again")
 
 
 def find_plugin(group: str, name: str) -> Plugin:

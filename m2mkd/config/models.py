@@ -1,18 +1,34 @@
 """Architectures of models, without image size and number of classes, which come from the data set."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    SerializationInfo,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from m2mkd.config.base import Config
+from m2mkd.config.family import GROUP_OF_STUDENTS, TEACHERS, Architecture, family_named, student_families
+from m2mkd.errors import InputError
+from m2mkd.plugins import find_plugin
 
 Prior = Literal["scale_free", "planted_partition", "ring_of_cliques", "erdos_renyi"]
 
 
-class ViTConfig(Config):
+class ViTConfig(Architecture):
     """A ViT whose blocks are grouped in stages, one stage a module (vmoe.md 1.1)."""
 
-    family: Literal["vit"] = "vit"
+    family: Literal["vit"] = "vit"  # type: ignore[assignment]
     patch_size: PositiveInt
     """Side of a patch in pixels."""
     width: PositiveInt
@@ -153,10 +169,10 @@ class GraphPriors(Config):
     """Adam steps that fit the signatures to the graph."""
 
 
-class NACConfig(Config):
+class NACConfig(Architecture):
     """Neural Attentive Circuit (nac.md)."""
 
-    family: Literal["nac"] = "nac"
+    family: Literal["nac"] = "nac"  # type: ignore[assignment]
     state_dim: PositiveInt
     """Width D of a latent's state."""
     code_dim: PositiveInt
@@ -218,5 +234,55 @@ class NACConfig(Config):
         return self.tokenizer.stride
 
 
-Model = Annotated[ViTConfig | VMoEConfig | NACConfig, Field(discriminator="family")]
-StudentConfig = Annotated[VMoEConfig | NACConfig, Field(discriminator="family")]
+def _model(value: Any) -> Architecture:
+    """An architecture of any family, from what people write, or from its stored form."""
+    if isinstance(value, Architecture):
+        return value
+    known = ", ".join((*TEACHERS, *student_families()))
+    if not isinstance(value, Mapping) or not isinstance(name := value.get("family"), str):
+        raise ValueError(f"a model is a mapping with a family; there are {known}")  # noqa: TRY004  pydantic's line
+    stored = value.get("plugin")
+    try:
+        config = family_named(name).CONFIG
+        if stored is not None:
+            find_plugin(GROUP_OF_STUDENTS, name).require_same(stored, f"family {name}")
+    except InputError as error:
+        if stored is not None:  # read from a plan, in which nothing can be mended
+            raise
+        raise ValueError(f"family: {error}") from None
+    return config.model_validate({field: given for field, given in value.items() if field != "plugin"})
+
+
+def _student(value: Any) -> Architecture:
+    config = _model(value)
+    if config.family in TEACHERS:
+        raise ValueError(f"{config.family} is no family of students; there are {', '.join(student_families())}")
+    return config
+
+
+def _stored(config: Architecture, info: SerializationInfo) -> dict[str, Any]:
+    """Its fields; of another package also its name, version and digest."""
+    fields = config.model_dump(mode=info.mode)
+    if config.family in TEACHERS or (plugin := find_plugin(GROUP_OF_STUDENTS, config.family)).is_ours:
+        return fields
+    return fields | {"plugin": plugin.provenance()}
+
+
+class _KnownFamilies:
+    """JSON schema of an architecture: ours with their fields, and of any other family whatever it has."""
+
+    def __init__(self, *ours: type[Architecture]) -> None:
+        self.ours = ours
+
+    def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
+        ours = [handler(TypeAdapter(config).core_schema) for config in self.ours]
+        names = [config.model_fields["family"].default for config in self.ours]
+        family = {"type": "string", "not": {"enum": names}}
+        other = {"title": "Of another package", "type": "object", "properties": {"family": family}, "required": ["family"]}
+        return {"anyOf": [*ours, other]}
+
+
+Model = Annotated[Architecture, PlainValidator(_model), PlainSerializer(_stored), _KnownFamilies(ViTConfig, VMoEConfig, NACConfig)]
+"""An architecture of any family, by its ``family``."""
+StudentConfig = Annotated[Architecture, PlainValidator(_student), PlainSerializer(_stored), _KnownFamilies(VMoEConfig, NACConfig)]
+"""An architecture of any family of students."""

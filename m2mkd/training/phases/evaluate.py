@@ -7,7 +7,7 @@ from m2mkd.evaluation.calibration import class_accuracies, confusion
 from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
-from m2mkd.models.build import build_student, evaluation
+from m2mkd.families.build import build_student, evaluation
 from m2mkd.seeds import derive_seed
 from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import Evaluate

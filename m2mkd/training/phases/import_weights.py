@@ -9,7 +9,7 @@ from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
 from m2mkd.distill.transfer import check_state
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.models.build import build_module, build_student
+from m2mkd.families.build import build_module, build_student
 from m2mkd.models.names.nac import MODULE_CONSTANTS
 from m2mkd.models.vit import StagedViT
 from m2mkd.study.phases import ImportWeights

@@ -12,7 +12,7 @@ from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.sampling import RandomSampler
 from m2mkd.detection.start import start_from
 from m2mkd.distill.losses import Loss
-from m2mkd.models.build import regularisation
+from m2mkd.families.build import regularisation
 from m2mkd.seeds import forked_rng
 from m2mkd.study.phase import DETECTION_BATCH
 from m2mkd.study.phases import TrainDetector

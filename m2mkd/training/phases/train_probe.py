@@ -13,7 +13,7 @@ from m2mkd.data.pack import Split
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
+from m2mkd.families.build import build_student, evaluation, noise_arguments, replace_head
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vmoe import VMoE
 from m2mkd.seeds import derive_seed, forked_rng

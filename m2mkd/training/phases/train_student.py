@@ -12,7 +12,7 @@ from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.diagnostics import diagnose, scalars
-from m2mkd.models.build import build_student, noise_arguments, regularisation
+from m2mkd.families.build import build_student, noise_arguments, regularisation
 from m2mkd.models.nac.circuit import NAC
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.vmoe import VMoE

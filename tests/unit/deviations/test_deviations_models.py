@@ -11,7 +11,7 @@ from m2mkd.config.models import GraphPriors, Latents, NACConfig, TokenizerConfig
 from m2mkd.config.recipe import Recipe
 from m2mkd.distill.losses import kd_divergence
 from m2mkd.distill.nac_transfer import transfer_modules
-from m2mkd.models.build import build_module, build_student, evaluation, regularisation
+from m2mkd.families.build import build_module, build_student, evaluation, regularisation
 from m2mkd.models.nac.kernel import cosine_distance
 from m2mkd.models.nac.regularisers import block_model, block_model_loss
 from m2mkd.seeds import forked_rng

@@ -9,7 +9,7 @@ from torch import nn
 
 from m2mkd.config.models import VMoEConfig
 from m2mkd.config.published import published
-from m2mkd.models.build import noise_arguments, regularisation
+from m2mkd.families.build import noise_arguments, regularisation
 from m2mkd.models.moe import MoE
 from m2mkd.models.vmoe import VMoE, VMoEStage, build_vmoe_module
 
