@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
-from m2mkd.data.archives import open_archive
+from m2mkd.config.layout import SourcePaths, layout_from
 from m2mkd.data.fetch import RAW
-from m2mkd.data.layouts import LAYOUTS
 from m2mkd.data.pack import Pack, open_pack, stratified_share
 from m2mkd.data.prepare import prepare
 
@@ -63,7 +62,7 @@ class Files:
         self.sort = SORTS[name]
         prepare(name, self.sort.dataset, self.sort.image_size, Path("packed", name))
         self.pack: Pack = open_pack(Path("packed", name))
-        contents = LAYOUTS[self.sort.layout]([open_archive(RAW / self.sort.archive, Path("scratch"))])
+        contents = layout_from(self.sort.layout).read(SourcePaths((RAW / self.sort.archive,), (None,), Path("scratch")))
         self.chosen: dict[str, NDArray[np.int64]] = {}
         for split, listing in contents.splits.items():
             # What is measured on is read in order, so its first images; of what is trained on, as many of every class.

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 from m2mkd.data.archives import open_archive
-from m2mkd.data.layouts import LAYOUTS
+from m2mkd.data.imagenet import imagenet
 from m2mkd.data import prepare
 folder, start = Path(sys.argv[1]), time.perf_counter()
 if sys.argv[2] == "list":
-    contents = LAYOUTS["imagenet"]([open_archive(folder / name, folder) for name in ("train.tar", "val.tar", "kit.tar.gz")])
+    contents = imagenet([open_archive(folder / name, folder) for name in ("train.tar", "val.tar", "kit.tar.gz")])
     names = {split: np.array([member.name.encode() for member in listing.members]) for split, listing in contents.splits.items()}
     counts = {split: len(listing.labels) for split, listing in contents.splits.items()}
 else:

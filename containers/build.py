@@ -18,7 +18,7 @@ from pathlib import Path
 
 import m2mkd
 from m2mkd.containers.image import SQUASH
-from m2mkd.containers.source import source_digest
+from m2mkd.containers.source import project_files, source_digest
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = Path("containers")
@@ -79,8 +79,8 @@ def output_of(*command: str) -> str:
 
 
 def git(*arguments: str) -> str:
-    """What git answers, or nothing outside a repository."""
-    return output_of("git", *arguments)
+    """What git answers of the project, or nothing outside its own repository: an archive may be unpacked inside another."""
+    return output_of("git", *arguments) if Path(".git").exists() else ""
 
 
 def in_context() -> list[str]:
@@ -137,9 +137,10 @@ def provenance(accelerator: str, engine: str, base: str) -> dict:
 
 def lay_out(context: Path) -> str:
     """Fill the folder that a build sees with files that git knows or would know; their digest."""
-    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "--", *in_context()).splitlines()
-    if not listed:
-        raise BuildError("git lists no files here; build in a clone of the repository")
+    try:
+        listed = project_files(Path(), *in_context())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"git does not list the project's files ({error}); install it, or make it trust this folder") from None
     for name in listed:
         if Path(name).is_file():
             (context / name).parent.mkdir(parents=True, exist_ok=True)

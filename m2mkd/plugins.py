@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -34,6 +34,31 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "m2mkd.students": {
             "vmoe": "m2mkd.families.vmoe:VMoEFamily",
             "nac": "m2mkd.families.nac:NACFamily",
+        },
+        "m2mkd.layouts": {
+            "digits": "m2mkd.data.registered_layouts:Digits",
+            "digits_rendition": "m2mkd.data.registered_layouts:DigitsRendition",
+            "digits_scenes": "m2mkd.data.registered_layouts:DigitsScenes",
+            "tiny_imagenet": "m2mkd.data.registered_layouts:TinyImageNet",
+            "tiny_imagenet_r": "m2mkd.data.registered_layouts:TinyImageNetR",
+            "tiny_imagenet_rendition": "m2mkd.data.registered_layouts:TinyImageNetRendition",
+            "image_folder": "m2mkd.data.registered_layouts:ImageFolder",
+            "imagenet": "m2mkd.data.registered_layouts:ImageNet",
+            "imagenet_r": "m2mkd.data.registered_layouts:ImageNetR",
+            "cifar100": "m2mkd.data.registered_layouts:CIFAR100",
+            "cub": "m2mkd.data.registered_layouts:CUB",
+            "coco": "m2mkd.data.registered_layouts:COCO",
+            "parquet": "m2mkd.data.own_layouts:Parquet",
+            "folder": "m2mkd.data.own_layouts:Folder",
+            "csv": "m2mkd.data.own_layouts:CSV",
+            "webdataset": "m2mkd.data.own_layouts:WebDataset",
+        },
+        "m2mkd.metrics": {
+            "top1": "m2mkd.evaluation.metrics:top1_accuracy",
+            "top5": "m2mkd.evaluation.metrics:top5_accuracy",
+            "loss": "m2mkd.evaluation.metrics:loss",
+            "ece": "m2mkd.evaluation.metrics:ece",
+            "ece_equal_mass": "m2mkd.evaluation.metrics:ece_equal_mass",
         },
     }
 )
@@ -126,6 +151,30 @@ def find_plugin(group: str, name: str) -> Plugin:
 def all_plugins(group: str) -> tuple[Plugin, ...]:
     """Our own, then those of other packages; nothing is loaded."""
     return (*(_our_own(group, name) for name in BUILT_IN[group]), *_third_party(group, tuple(sys.path)))
+
+
+def listed_plugins(group: str, load: Callable[[str], object]) -> list[dict[str, str]]:
+    """Every plug-in of a group with the package that it is of; ``warning`` says in one line why it cannot be used, and is empty if it can.
+
+    Parameters
+    ----------
+    group
+        Group of entry points.
+    load
+        Loads the one of a name, and raises `InputError` if it is none.
+    """
+    listed = []
+    for plugin in all_plugins(group):
+        try:
+            load(plugin.name)
+            if not plugin.is_ours:
+                plugin.provenance()
+            warning = "" if find_plugin(group, plugin.name) == plugin else f"the name is taken by {find_plugin(group, plugin.name)}"
+        except InputError as error:
+            warning = str(error)
+        package = {"package": plugin.distribution, "version": plugin.version}
+        listed.append({"group": plugin.group, "name": plugin.name, **package, "warning": warning})
+    return listed
 
 
 def _our_own(group: str, name: str) -> Plugin:

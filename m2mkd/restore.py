@@ -1,6 +1,5 @@
 """``m2mkd restore``: brings what DVC keeps of a study into a fresh clone, so that nothing is computed again."""
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.config.experiment import Settings
+from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.study.plan import build_study
 from m2mkd.study.state import NORMAL_MTIME, is_done, normalise_mtimes
@@ -60,7 +60,7 @@ def _said(*arguments: str) -> dict[str, Any]:
     done = _dvc(*arguments, "--json", capture=True)
     if done.returncode:
         raise InputError(f"dvc {' '.join(arguments)}: failed, see DVC's message above; correct it and run the same command again")
-    return json.loads(done.stdout)
+    return parse_json(done.stdout, f"the output of 'dvc {' '.join(arguments)} --json'")
 
 
 def _results_are_current() -> bool:

@@ -12,7 +12,7 @@ from m2mkd.containers.image import for_workflow
 from m2mkd.errors import InputError
 from m2mkd.files import read_note, require_writable, write_json
 from m2mkd.marks import clear_marks
-from m2mkd.planning.cost import Assumptions
+from m2mkd.planning.cost import Assumptions, cost_of
 from m2mkd.planning.request import Terms, requests
 from m2mkd.planning.summary import compute_in_words
 from m2mkd.study.code import code_of
@@ -56,7 +56,8 @@ def plan_workflow(
     Returns
     -------
     Path
-        The graph of runs as JSON (see `m2mkd.study.graph.as_graph`), with ``container``, ``tracking`` and ``requests`` of the jobs.
+        The graph of runs as JSON (see `m2mkd.study.graph.as_graph`), with ``container``, ``tracking``, ``requests`` and ``lengths`` of the
+        jobs.
     """
     tracking = set_default_tracking_uri(settings.tracking_uri)
     check_address(store_uri())
@@ -85,6 +86,7 @@ def plan_workflow(
         Path(study.root, "runs", phase).mkdir(parents=True, exist_ok=True)
     jobs = {"container": container, "tracking": tracking, "requests": requests(whole, terms) if terms else None}
     graph = as_graph(study, whole, parts, again) | jobs
+    graph["lengths"] = _lengths(whole, graph["groups"], terms)
     _check_receipts(study, graph["raw"])
     path = plan_folder(study.scale_name) / f"graph-{digest(graph)}.json"
     write_unless_there(path, graph)
@@ -111,6 +113,20 @@ def _say_cost(study: Study, again: Collection[str], terms: Terms | None, say: Ca
         return
     with suppress(InputError):
         say(f"m2mkd plan: {compute_in_words(study, pending, terms.assumptions if terms else Assumptions())}")
+
+
+def _lengths(study: Study, groups: Mapping[str, Sequence[str]], terms: Terms | None) -> dict[str, int]:
+    """Planned length of each job of several runs, in hundredths of the longest one; 0 for all where that cannot be known.
+
+    A long job that starts last leaves the other cores without work.
+    """
+    try:
+        costs = cost_of(study, terms.assumptions if terms else Assumptions())
+    except InputError:
+        return dict.fromkeys(groups, 0)
+    hours = {first: sum(costs[run_id].gpu_hours for run_id in members) for first, members in groups.items()}
+    longest = max(hours.values(), default=0.0) or 1.0
+    return {first: round(99 * value / longest) for first, value in hours.items()}
 
 
 def _check_shown(study: Study, finished: Mapping[str, Finished], say: Callable[[str], object]) -> None:

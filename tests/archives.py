@@ -5,9 +5,10 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from PIL import Image
 from m2mkd.cli import main
 from m2mkd.config import load
 from m2mkd.config.datasets import DatasetConfig, SourceFile
+from m2mkd.config.layout import SourcePaths, layout_from
+from m2mkd.data.tasks import found_in
 
 Files = dict[str, bytes]
 
@@ -117,6 +120,11 @@ def refused(dataset: DatasetConfig, message: str) -> None:
     assert re.search(message, line), line
     assert ";" in line, "says how to fix it"
     assert not list(Path("data").glob("packed/*/*")), "no set, whole or partial"
+
+
+def listed(layout: str, paths: Sequence[Path], scratch: Path) -> Any:
+    """What the source files hold, by the registered layout of that name."""
+    return found_in(layout_from(layout), SourcePaths(tuple(paths), (None,) * len(paths), scratch))
 
 
 def tarred(files: Mapping[str, bytes], mode: str = "w") -> bytes:

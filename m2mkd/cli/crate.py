@@ -33,12 +33,13 @@ def crate(
 @app.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder of the crate.")]) -> None:
     """Check every digest of a crate, each run's key against its configuration, and the tables against the runs."""
+    from m2mkd.errors import printable
     from m2mkd.results.crate.check import check_crate
 
     found = check_crate(folder)
     typer.echo(
-        f"{found.name}: {found.files} files and {found.records} records of runs match their digests; "
+        f"{printable(found.name)}: {found.files} files and {found.records} records of runs match their digests; "
         f"{found.left_out} outputs are recorded by digest only; {found.compiled} files compiled again from the runs are the same"
     )
     if found.beside:
-        typer.echo(f"{len(found.beside)} further files do not belong to the crate, such as {found.beside[0]}")
+        typer.echo(f"{len(found.beside)} further files do not belong to the crate, such as {printable(found.beside[0])}")

@@ -31,7 +31,7 @@ def list_() -> None:
     for name, dataset in load.datasets().items():
         files = present(dataset)
         there = sum(raw_file(file).exists() for file in files)
-        here = f"{there} of {len(files)}" if dataset.fetched else "included"
+        here = f"{there} of {len(files)}" if dataset.fetched else dataset.path or "included"
         counts = (str(count or "") for count in (dataset.classes, dataset.train_images, dataset.val_images))
         size = sum(file.bytes or 0 for file in files)
         cells = (name, dataset.title, *counts, decimal(size) if size else "", here, dataset.licence)
@@ -63,6 +63,7 @@ def verify(
     """Compare source files and prepared sets with their digests, with each other, and with the data that finished runs used."""
     from m2mkd.config import load
     from m2mkd.data.fetch import check, raw_file
+    from m2mkd.data.in_place import content_here
     from m2mkd.data.pack import open_pack
     from m2mkd.data.recorded import require_seen, require_sources
     from m2mkd.errors import InputError
@@ -70,12 +71,15 @@ def verify(
     for name in names or load.datasets():
         dataset = load.dataset_named(name, "data verify")
         raw = [file for files in dataset.sources for file in files if raw_file(file).exists()]
+        in_place = dataset.path is not None and Path(dataset.path).exists()
         digests = {}
         for file in raw:
             known = "as expected" if file.sha256 or file.md5 else "the registry has no digest"
             digests[file.name] = check(raw_file(file), file, name, afresh=True)
             typer.echo(f"{raw_file(file)}: sha256 {digests[file.name]}, {known}")
         require_sources(name, digests)
+        if in_place:
+            typer.echo(f"{dataset.path}: digest {content_here(name, dataset)}, as expected")
         packs = sorted(Path("data/packed").glob(f"{name}@*/*/manifest.json"))
         for manifest in packs:
             pack = open_pack(manifest.parent, verify="always")
@@ -83,9 +87,54 @@ def verify(
             runs = require_seen(manifest.parent)
             seen = f", as used by {runs} finished {'run' if runs == 1 else 'runs'}" if runs else ""
             typer.echo(f"{manifest.parent}: {counts} images, complete{seen}")
-        if names and not raw and not packs:
+        if names and not raw and not in_place and not packs:
             fix = f"run 'm2mkd data {f'fetch {name}' if dataset.fetched else f'prepare {name}@PIXELS'}'"
             raise InputError(f"{name}: has neither source files nor a prepared set; {fix}")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new data set: small letters, digits and '-'.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of images, CSV, Parquet or WebDataset, from the project's root.")],
+    layout: Annotated[str | None, typer.Option(help="What it is, where it is not recognised; 'm2mkd plugins' lists the layouts.")] = None,
+    val_share: Annotated[float | None, typer.Option(help="Share of each class to measure on, of a set without a split.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Parameter of the layout, for example val_from=test.")] = None,
+    title: Annotated[str | None, typer.Option(help="What it is; default: the name.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Terms of use.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Add the entry to config/own-datasets.yaml.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write; default: data/sheets/NAME.png.")] = None,
+) -> None:
+    """Register images of your own where they lie: check, count and hash them, propose the entry, and write a contact sheet."""
+    from functools import partial
+
+    import yaml
+
+    from m2mkd.config import load
+    from m2mkd.config.datasets import DataRef
+    from m2mkd.data.adding import added, recognised
+    from m2mkd.errors import InputError
+    from m2mkd.files import write_atomically, write_text
+
+    DataRef.parse(f"{name}@1", "data add")
+    if name in load.datasets():
+        raise InputError(f"data add: there is a data set '{name}' already; take another name, or remove its entry")
+    parameters = load.parse_overrides(settings or []) | ({"val_share": val_share} if val_share is not None else {})
+    kind = layout or recognised(path)
+    said = {"title": title or name} | ({"licence": licence} if licence else {})
+    found = added(path, {"kind": kind, **parameters} if parameters else kind, said)
+    for line in (f"{path}: {kind}", *found.counts(), *(f"warning: {doubt}" for doubt in found.found.doubts())):
+        typer.echo(line)
+    target = output or Path("data/sheets") / f"{name}.png"
+    write_atomically(target, partial(found.sheet.save, format="PNG"))
+    typer.echo(f"contact sheet: {target}")
+    own, text = load.CONFIG / load.OWN_DATASETS, yaml.safe_dump({name: found.entry}, sort_keys=False, allow_unicode=True, width=120)
+    if write:
+        before = own.read_text(encoding="utf-8").rstrip() + "\n\n" if own.exists() else ""
+        write_text(own, before + text)
+        load.datasets.cache_clear()
+        load.datasets()
+    typer.echo(f"written to {own}:" if write else f"add this to {own}, or run the command again with --write:")
+    typer.echo(text, nl=False)
 
 
 @app.command()

@@ -78,28 +78,42 @@ def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, pr
 
 
 def _of_weights(path: Path, cut: float) -> Any:
-    import json
-
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from m2mkd.errors import InputError
-    from m2mkd.evaluation.graph import intended_of_run, trained_graph
+    from m2mkd.evaluation.graph import MEDIATORS, trained_graph
     from m2mkd.study.phase import RECORD
 
     intended, record = None, path.with_name(RECORD)
     try:
         weights = load_file(path)
         if record.is_file():
-            content = json.loads(record.read_text())
-            cut, intended = intended_of_run(content["config"], int(content["seed"] or 0))
+            cut, intended = _started_from(record, weights[MEDIATORS].shape[:1].numel() if MEDIATORS in weights else 0)
         return trained_graph(weights, cut, intended)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file ({error}); give the weights of a NAC") from None
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error}); move it away to see the weights alone") from None
+
+
+def _started_from(record: Path, nodes: int) -> tuple[float, Any]:
+    """Cut and initial graph of the run with this record, whose weights have that many mediators."""
+    from m2mkd.config.strict import PARSERS_ERRORS, parse_json
+    from m2mkd.errors import InputError
+    from m2mkd.evaluation.graph import intended_of_run
+
+    content = parse_json(record.read_bytes(), record.name)
+    try:
+        config = content["config"]
+        # Compared before the graph is made, because a record of others may name any number.
+        if config.get("student", {}).get("latents", {}).get("mediator", nodes) != nodes:
+            raise InputError(f"{record.name}: is of another number of mediators than the weights; move it away to see the weights alone")
+        return intended_of_run(config, int(content["seed"] or 0))
+    except PARSERS_ERRORS as error:
+        raise InputError(
+            f"{record.name}: not a run's record ({type(error).__name__}: {error}); move it away to see the weights alone"
+        ) from None
 
 
 def _print(title: str, comparison: Any) -> None:

@@ -1,12 +1,15 @@
 """The registry of data sets: description, source and layout of each."""
 
 import re
-from typing import Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from m2mkd.config.base import Config
+from m2mkd.config.layout import LAYOUT_GROUP, Layout, SplitName, kind_of, layout_from, layout_schema
 from m2mkd.errors import InputError
+from m2mkd.plugins import find_plugin
 
 PREPARE_FORMAT = 2
 """Version of the packed format; raising it makes every packed set, and every run on it, new."""
@@ -16,22 +19,11 @@ LARGEST_MADE = 512
 """Largest side of images that are made here from a few pixels and kept as pixels: the digits take 90 GB at the size above."""
 
 
-Layout = Literal[
-    "digits",
-    "digits_rendition",
-    "digits_scenes",
-    "tiny_imagenet",
-    "tiny_imagenet_r",
-    "tiny_imagenet_rendition",
-    "image_folder",
-    "imagenet",
-    "imagenet_r",
-    "cifar100",
-    "cub",
-    "parquet",
-    "coco",
-]
-SplitName = Literal["train", "val"]
+class _LayoutSchema:
+    """JSON schema of the field ``layout``, made when it is asked for."""
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
+        return layout_schema()
 
 
 class SourceFile(Config):
@@ -70,11 +62,15 @@ class Subset(Config):
 
 
 class DatasetConfig(Config):
-    """Data set of ``config/datasets.yaml``."""
+    """Data set of ``config/datasets.yaml``, or of the project's own ``config/own-datasets.yaml``."""
 
-    title: str
-    layout: Layout
-    """Layout of the source; names the code that prepares it."""
+    title: str = ""
+    layout: Annotated[str | dict[str, Any], _LayoutSchema()]
+    """Layout of the source, by its name, or as a mapping of ``kind`` and parameters; names the code that reads it."""
+    path: str | None = None
+    """Folder or file that the set is read from in place, instead of source files in ``data/raw``."""
+    content: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Digest of splits, classes and images of a set with a ``path``; it identifies the set, whatever container holds the images."""
     classes: PositiveInt
     """Number of classes."""
     train_images: PositiveInt | None = None
@@ -83,7 +79,7 @@ class DatasetConfig(Config):
     """Images of the validation split; costs are planned from it and ``train_images``."""
     encoded_bytes: PositiveInt | None = None
     """Approximate size of all images as files, the form in which large images are packed; none: planned as pixels."""
-    licence: str
+    licence: str = "not stated"
     """Licence, or the terms under which the set may be used."""
     homepage: str | None = None
     files: tuple[SourceFile, ...] = ()
@@ -97,9 +93,42 @@ class DatasetConfig(Config):
 
     @model_validator(mode="after")
     def _has_parts(self) -> Self:
-        if self.subset and (self.made_here or self.layout == "coco"):
-            raise ValueError(f"a set of layout '{self.layout}' has no subset; remove the field subset")
+        try:
+            ours = find_plugin(LAYOUT_GROUP, kind_of(self.layout)).is_ours
+            # That of another package is loaded where the set is used, so that a broken one harms no other set.
+            layout = self.reader if ours else None
+        except InputError as error:
+            raise ValueError(f"layout: {error}") from None
+        if self.path is not None and not self.content:
+            raise ValueError("content is missing; run 'm2mkd data add NAME PATH', which gives it")
+        if self.path is not None and (self.files or self.subset or (layout and not layout.IN_PLACE)):
+            raise ValueError(f"a set of layout '{self.kind}' has no path beside files and subset; remove one of them")
+        if self.path is None and (self.content or layout is None or layout.SOURCES == ()):
+            raise ValueError(f"a set of layout '{self.kind}' with a content has a path; give the folder or file that it lies in")
+        if self.subset and layout and not layout.HAS_SUBSETS:
+            raise ValueError(f"a set of layout '{self.kind}' has no subset; remove the field subset")
         return self
+
+    @property
+    def kind(self) -> str:
+        """Kind of its layout."""
+        return self.layout if isinstance(self.layout, str) else str(self.layout["kind"])
+
+    @cached_property
+    def reader(self) -> Layout:
+        """Its layout.
+
+        Raises
+        ------
+        InputError
+            If it is of another package and cannot be loaded.
+        """
+        return layout_from(self.layout)
+
+    @property
+    def layout_identity(self) -> Any:
+        """What its key has of its layout: a set that is known by its content is the same from every container that we read."""
+        return "content" if self.content and find_plugin(LAYOUT_GROUP, self.kind).is_ours else self.reader.stored
 
     @property
     def sources(self) -> tuple[tuple[SourceFile, ...], ...]:
@@ -109,7 +138,9 @@ class DatasetConfig(Config):
 
     @property
     def identity(self) -> list[str]:
-        """Identity of its images: the source files as far as they are known; for a subset, the images themselves."""
+        """Identity of its images: the source files as far as they are known; for a subset or a set with a path, the images themselves."""
+        if self.content:
+            return [self.content]
         return [self.subset.sha256] if self.subset else [file.identity for file in self.files]
 
     @property
@@ -120,7 +151,7 @@ class DatasetConfig(Config):
     @property
     def made_here(self) -> bool:
         """True if its images are made by this project."""
-        return self.layout.startswith("digits")
+        return find_plugin(LAYOUT_GROUP, self.kind).is_ours and self.reader.MADE_HERE
 
     def require_size(self, ref: "DataRef", field: str) -> None:
         """Refuse an image size that is too large.

@@ -20,6 +20,8 @@ from m2mkd.errors import InputError
 from m2mkd.files import require_file
 
 CONFIG = Path("config")
+OWN_DATASETS = "own-datasets.yaml"
+"""File of the data sets that a project adds; absent until there is one."""
 RENAMED = {"replicates": "seeds", "replicates_per_job": "seeds_per_job"}
 """Fields of earlier versions, and their present names."""
 
@@ -156,9 +158,19 @@ def named(folder: str, name: str, field: str = "") -> Path:
 
 @cache
 def datasets() -> dict[str, DatasetConfig]:
-    """The registry of data sets by name."""
-    path = CONFIG / "datasets.yaml"
-    return checked(dict[Name, DatasetConfig], read_yaml(path), str(path))
+    """The registry of data sets by name: ours, then the project's own.
+
+    Raises
+    ------
+    InputError
+        If an entry is wrong, or a name is in both files.
+    """
+    path, own = CONFIG / "datasets.yaml", CONFIG / OWN_DATASETS
+    ours: dict[str, DatasetConfig] = checked(dict[Name, DatasetConfig], read_yaml(path), str(path))
+    added: dict[str, DatasetConfig] = checked(dict[Name, DatasetConfig], read_yaml(own), str(own)) if own.exists() else {}
+    if twice := sorted(ours.keys() & added.keys()):
+        raise InputError(f"{own}: {twice[0]} is in {path} too; give it another name")
+    return ours | added
 
 
 @cache

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PlainValidator, SerializeAsAny, mo
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
-from m2mkd.plugins import BUILT_IN, Plugin, all_plugins, find_plugin
+from m2mkd.plugins import BUILT_IN, Plugin, find_plugin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -136,22 +136,6 @@ def term_class(kind: str) -> type[ObjectiveTerm]:
         raise InputError(f"{plugin}: {plugin.value} {reason}; repair or uninstall {plugin.distribution}")
     term: type[ObjectiveTerm] = found
     return term
-
-
-def listed_terms() -> list[dict[str, str]]:
-    """Every registered term with the package that it is of; ``warning`` says in one line why it cannot be used, and is empty if it can."""
-    listed = []
-    for plugin in all_plugins(GROUP):
-        try:
-            term_class(plugin.name)
-            if not plugin.is_ours:
-                plugin.provenance()
-            warning = "" if find_plugin(GROUP, plugin.name) == plugin else f"the name is taken by {find_plugin(GROUP, plugin.name)}"
-        except InputError as error:
-            warning = str(error)
-        package = {"package": plugin.distribution, "version": plugin.version}
-        listed.append({"group": plugin.group, "name": plugin.name, **package, "warning": warning})
-    return listed
 
 
 def _misfit(plugin: Plugin, found: Any) -> str:

@@ -1,6 +1,5 @@
 """Facts about the image that the process is in."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,8 +28,10 @@ def is_image() -> bool:
 
 def about() -> dict[str, Any]:
     """Image's own provenance, as written when it was built; empty outside, and in an image built by hand."""
+    from m2mkd.config.strict import parse_json
+
     path = ABOUT / "provenance.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
 
 
 def record() -> dict[str, Any] | None:

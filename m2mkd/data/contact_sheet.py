@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from m2mkd.data.detection_pack import DetectionSplit, detection_split
@@ -28,7 +29,11 @@ def write_contact_sheet(pack: Pack, path: Path) -> None:
 
 def contact_sheet(pack: Pack) -> Image.Image:
     """Images of evenly spread classes of every split, with the names of the classes; or images with their boxes and masks."""
-    sheets = [(_instances if "instances" in facts else _sheet)(pack, name) for name, facts in pack.manifest["splits"].items()]
+    return stacked([(_instances if "instances" in facts else _sheet)(pack, name) for name, facts in pack.manifest["splits"].items()])
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets of several splits, one below the other."""
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
     top = 0
     for sheet in sheets:
@@ -39,24 +44,35 @@ def contact_sheet(pack: Pack) -> Image.Image:
 
 def _sheet(pack: Pack, name: str) -> Image.Image:
     split = pack.split(name)
-    labels = np.unique(split.labels)
-    chosen = labels[np.linspace(0, len(labels) - 1, min(SHOWN_CLASSES, len(labels))).round().astype(int)]
-    sheet = Image.new(
-        "RGB", (MARGIN + SHOWN_EACH * (TILE + MARGIN) + 140, CAPTION_HEIGHT + MARGIN + len(chosen) * (TILE + MARGIN)), "white"
-    )
-    draw, font = _titled(sheet, pack, f"{name}: {len(split)} images of {len(labels)} classes")
-    for row, label in enumerate(chosen):
+    rows = [(pack.classes[label], _some(split, label)) for label in chosen_labels(split.labels)]
+    return labelled_sheet(_title(pack, f"{name}: {len(split)} images of {len(np.unique(split.labels))} classes"), rows)
+
+
+def chosen_labels(labels: NDArray[np.int64]) -> list[int]:
+    """Evenly spread classes of a split, in order; all of them if there are few."""
+    known = np.unique(labels)
+    return known[np.linspace(0, len(known) - 1, min(SHOWN_CLASSES, len(known))).round().astype(int)].tolist()
+
+
+def labelled_sheet(title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Rows of images, each with the name of its class, below a title."""
+    sheet = Image.new("RGB", (MARGIN + SHOWN_EACH * (TILE + MARGIN) + 140, CAPTION_HEIGHT + MARGIN + len(rows) * (TILE + MARGIN)), "white")
+    draw, font = _titled(sheet, title)
+    for row, (name, images) in enumerate(rows):
         top = CAPTION_HEIGHT + MARGIN + row * (TILE + MARGIN)
-        for column, image in enumerate(_some(split, int(label))):
+        for column, image in enumerate(images):
             sheet.paste(covered(image, TILE), (MARGIN + column * (TILE + MARGIN), top))
-        draw.text((MARGIN + SHOWN_EACH * (TILE + MARGIN), top + TILE // 2 - 6), pack.classes[label][:20], "black", font)
+        draw.text((MARGIN + SHOWN_EACH * (TILE + MARGIN), top + TILE // 2 - 6), name[:20], "black", font)
     return sheet
 
 
-def _titled(sheet: Image.Image, pack: Pack, text: str) -> tuple[ImageDraw.ImageDraw, Any]:
+def _title(pack: Pack, text: str) -> str:
+    return f"{pack.name}, {text}" + (", made by image operations" if pack.synthetic else "")
+
+
+def _titled(sheet: Image.Image, title: str) -> tuple[ImageDraw.ImageDraw, Any]:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    made = ", made by image operations" if pack.synthetic else ""
-    draw.text((MARGIN, 2), f"{pack.name}, {text}{made}", "black", font)
+    draw.text((MARGIN, 2), title, "black", font)
     return draw, font
 
 
@@ -67,7 +83,7 @@ def _instances(pack: Pack, name: str) -> Image.Image:
     chosen = there[np.linspace(0, len(there) - 1, min(SHOWN_SCENES, len(there))).round().astype(int)].tolist()
     rows = -(-len(chosen) // ACROSS)
     sheet = Image.new("RGB", (MARGIN + ACROSS * (LONGEST_SIDE + MARGIN), CAPTION_HEIGHT + MARGIN + rows * (LONGEST_SIDE + MARGIN)), "white")
-    _titled(sheet, pack, f"{name}: {len(split)} images, {facts['instances']} instances, {facts['crowds']} crowds")
+    _titled(sheet, _title(pack, f"{name}: {len(split)} images, {facts['instances']} instances, {facts['crowds']} crowds"))
     for place, index in enumerate(chosen):
         image = split.image(index)
         marks = truth_marks(split, index, pack.classes, *image.shape[:2])

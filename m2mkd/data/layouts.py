@@ -1,12 +1,11 @@
-"""Layouts of data sets' archives: the file and class of every image, for all layouts of the paper's sets."""
+"""Archives of published data sets: the file and class of every image."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from m2mkd.data.archives import Archive
 from m2mkd.data.contents import Contents, Listing, refuse_unplaced, require_every_class
-from m2mkd.data.imagenet import imagenet
 from m2mkd.data.lists import below, has_text_name, integer, label_of, lines, root_of, table
 from m2mkd.errors import InputError
 
@@ -159,16 +158,3 @@ def cub(archives: Sequence[Archive]) -> Contents:
     contents = require_every_class(archive.path, Contents(tuple(class_names[number] for number in used), splits))
     refuse_unplaced(archive, splits.values(), f"{root}images.txt")
     return contents
-
-
-LAYOUTS: dict[str, Callable[[Sequence[Archive]], Contents]] = {
-    "tiny_imagenet": tiny_imagenet,
-    "tiny_imagenet_r": tiny_imagenet_r,
-    "tiny_imagenet_rendition": tiny_imagenet_rendition,
-    "image_folder": image_folder,
-    "imagenet": imagenet,
-    "imagenet_r": imagenet_r,
-    "cub": cub,
-}
-ARCHIVES_OF = {"imagenet": (3,), "tiny_imagenet_r": (2,), "coco": (1, 2, 3)}
-"""Numbers of archives of the layouts that are not read from exactly one."""

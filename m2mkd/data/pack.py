@@ -1,5 +1,6 @@
 """Packed data sets: images in plain files with random access, and a manifest that reveals every wrong byte."""
 
+import errno
 import itertools
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from m2mkd.data.images import BadImageError, decoded
 from m2mkd.data.manifest import SHA256_BYTES, damaged, read_manifest
 from m2mkd.errors import InputError
 from m2mkd.files import read_note, require_file, sha256, write_json
+from m2mkd.locks import LACKING
 from m2mkd.seeds import derive_seed
 
 PIXELS, ENCODED = "pixels", "encoded"
@@ -191,7 +193,7 @@ class Pack:
         path = self.folder / f"{name}.{key}.npy"
         try:
             require_file(path)
-            array = np.load(path, mmap_mode="r" if mapped else None)
+            array = _loaded(path, mapped)
         except InputError:
             raise
         except Exception as error:  # a damaged header raises arbitrary errors
@@ -210,6 +212,17 @@ class Pack:
         if not (inside.all() and (length <= sizes[shard]).all() and (offset <= sizes[shard] - length).all()):
             raise damaged(self.folder / f"{split}.spans.npy", "is damaged: an image of it is outside of its shard", self.folder)
         return spans
+
+
+def _loaded(path: Path, mapped: bool) -> Any:
+    """Content of an array's file; read whole, too, where it is to be a memory map and the file system has none."""
+    if mapped:
+        try:
+            return np.load(path, mmap_mode="r")
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, *LACKING):
+                raise
+    return np.load(path)
 
 
 def open_pack(folder: Path, verify: Literal["once", "always", "never"] = "once") -> Pack:

@@ -107,6 +107,17 @@ def parquet(paths: Sequence[Path], splits: "Sequence[SplitName | None]") -> Cont
     return require_every_class(paths[0], Contents(classes, {split: listings[split] for split in ("train", "val") if split in listings}))
 
 
+def labelled_rows(path: Path) -> Iterator[tuple[str, ParquetRow]]:
+    """Images of one file, each with the name of its class, which is its number if the file has no names; raises as `parquet`."""
+    with _whole(path):
+        table = _table(path)
+    for number, (row, label) in enumerate(zip(table.rows, table.labels, strict=True)):
+        if label < 0 or (table.names and label >= len(table.names)):
+            found = f"row {number} has the label {label}, which is not that of a class"
+            raise InputError(f"{path}: {found}; leave out files of images without labels")
+        yield table.names[label] if table.names else str(label), row
+
+
 def _split_of(path: Path) -> str:
     found = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLIT_WORDS}
     if len(found) != 1:

@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,33 +19,26 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m2mkd.config.datasets import DatasetConfig
+from m2mkd.config.layout import SourcePaths
 from m2mkd.data.cifar import CifarSplit
 from m2mkd.data.coco_layout import Scenes, packed_photographs
 from m2mkd.data.contents import Contents, Listing
 from m2mkd.data.detection_pack import DetectionSource
-from m2mkd.data.digits import prepare_digits
-from m2mkd.data.digits_scenes import prepare_scenes
 from m2mkd.data.fetch import check, present, raw_file
 from m2mkd.data.images import covered, evaluated
-from m2mkd.data.layouts import ARCHIVES_OF
+from m2mkd.data.in_place import arranged_at, image_layout, readers_at, require_same
 from m2mkd.data.pack import ENCODED, PIXELS
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
 from m2mkd.data.recorded import require_sources
-from m2mkd.data.renditions import RENDITIONS, prepare_renditions
+from m2mkd.data.renditions import RENDITIONS
 from m2mkd.data.subsets import Listed, Selection, base_name, read_selection, require_content
-from m2mkd.data.tasks import READ, Rendition, found_in, image_digests, packed_images, png, rendered_images
+from m2mkd.data.tasks import Rendition, found_in, image_digests, packed_images, png, rendered_images
 from m2mkd.errors import InputError
 from m2mkd.seeds import derive_seed
 
 LARGEST_PIXELS = 64
 """Largest side at which images are stored decoded: above it, reading the pixels takes longer than decoding the files."""
-GENERATED: dict[str, Callable[[str, DatasetConfig, int], Content]] = {
-    "digits": prepare_digits,
-    "digits_rendition": prepare_renditions,
-    "digits_scenes": prepare_scenes,
-}
-"""Layouts whose images are made here."""
 
 
 def prepare(name: str, dataset: DatasetConfig, image_size: int, folder: Path, processes: int | None = None) -> None:
@@ -94,21 +87,20 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack: ExitStack, processes: int) -> Content:
-    if dataset.layout not in (*GENERATED, *READ):
-        known = " or ".join((*GENERATED, *READ))
-        raise InputError(f"config/datasets.yaml: {name}: layout '{dataset.layout}' has no preparer; use a set of layout {known}")
-    numbers = ARCHIVES_OF.get(dataset.layout, (1,))
-    if len(dataset.files) not in numbers and (dataset.layout != "parquet" or not dataset.files):
-        wanted = " or ".join(map(str, numbers))
-        found = f"layout '{dataset.layout}' is read from {wanted}, not from {len(dataset.files)}"
+    layout = dataset.reader
+    if dataset.path is not None:
+        return _in_place(name, dataset, Path(dataset.path), size, scratch, stack.enter_context(readers_at(Path(dataset.path), processes)))
+    if len(dataset.files) not in (layout.SOURCES or (1,)) and (layout.SOURCES or not dataset.files):
+        wanted = " or ".join(map(str, layout.SOURCES or (1,)))
+        found = f"layout '{layout.kind}' is read from {wanted}, not from {len(dataset.files)}"
         raise InputError(f"config/datasets.yaml: {name}: files: {found}; register {wanted}")
-    if dataset.layout in GENERATED:
-        return GENERATED[dataset.layout](name, dataset, size)
+    if layout.MADE_HERE:
+        return layout.make(name, dataset, size)
     used = _source_digests(name, dataset)
     files = present(dataset)
     paths = [raw_file(file) for file in files]
-    readers = stack.enter_context(reading(processes, paths, mapped=dataset.layout == "parquet"))
-    read = partial(readers.read, found_in, dataset.layout, paths, [file.split for file in files], scratch)
+    readers = stack.enter_context(reading(processes, paths, mapped=layout.MAPPED))
+    read = partial(readers.read, found_in, layout, SourcePaths(tuple(paths), tuple(file.split for file in files), scratch))
     facts: dict[str, Any] = {"homepage": dataset.homepage, "licence": dataset.licence}
     if dataset.subset is None:
         return _packable(name, read(), size, facts | {"files": used}, readers, None)
@@ -117,6 +109,18 @@ def _content(name: str, dataset: DatasetConfig, size: int, scratch: Path, stack:
     require_content(dataset.subset, _digests(selection, found, readers), paths, f"config/datasets.yaml for {name}")
     facts["subset"] = dataset.subset.model_dump(include={"images", "sha256"})
     return replace(_packable(name, found, size, facts, readers, selection), prepared_from=used)
+
+
+def _in_place(name: str, dataset: DatasetConfig, path: Path, size: int, scratch: Path, readers: Readers) -> Content:
+    """Content of a set that is read in place, which is the same for the same images; so it has no names of files."""
+    layout = image_layout(dataset)
+    found = arranged_at(layout, path, scratch, readers)
+    require_same(name, dataset, found.digest)
+    origin = {} if isinstance(stored := layout.stored, str) or "plugin" not in stored else {"layout": stored}
+    facts = {"homepage": dataset.homepage, "licence": dataset.licence, "content": dataset.content, **origin}
+    contents = found.contents
+    splits = {split: _source(split, contents, size, readers, {}) for split in contents.splits}
+    return Content(contents.classes, splits, facts)
 
 
 def _source_digests(name: str, dataset: DatasetConfig) -> dict[str, str]:
@@ -146,8 +150,11 @@ def _packable(name: str, found: Any, size: int, facts: dict[str, Any], readers: 
     if isinstance(found, Contents):
         if found.rendered:
             facts |= {"made_by": "image operations on the validation photographs", "renditions": list(RENDITIONS)}
-        pack = partial(_rendered, name) if found.rendered else _source
-        return Content(found.classes, {split: pack(split, found, size, readers, selection) for split in found.splits}, facts)
+        splits: dict[str, SplitSource] = {}
+        for split, listing in found.splits.items():
+            attributes = _attributes(listing, selection)
+            splits[split] = (partial(_rendered, name) if found.rendered else _source)(split, found, size, readers, attributes)
+        return Content(found.classes, splits, facts)
     if isinstance(found, Scenes):
         scenes = {split: _scenes(split, found, readers) for split in found.splits}
         return Content(found.classes, scenes, {**facts, "category_ids": found.category_ids})
@@ -161,29 +168,29 @@ def _attributes(listing: Listing, selection: Selection | None) -> dict[str, Any]
     return {"name": np.array(names)} | ({"rendition": np.array(listing.renditions)} if listing.renditions else {})
 
 
-def _source(split: str, found: Contents, size: int, readers: Readers, selection: Selection | None) -> SplitSource:
+def _source(split: str, found: Contents, size: int, readers: Readers, attributes: Mapping[str, Any]) -> SplitSource:
     final, listing = size <= LARGEST_PIXELS and split == "val", found.splits[split]
     treat = partial(packed_images, size=size, decoded=size <= LARGEST_PIXELS, final=final, squash=found.squashed)
     return SplitSource(
         lambda start: readers.in_order(treat, listing.members[start:]),
         listing.labels,
-        _attributes(listing, selection),
+        attributes,
         PIXELS if size <= LARGEST_PIXELS else ENCODED,
         final,
     )
 
 
-def _rendered(name: str, split: str, found: Contents, size: int, readers: Readers, selection: Selection | None) -> SplitSource:
+def _rendered(name: str, split: str, found: Contents, size: int, readers: Readers, attributes: Mapping[str, Any]) -> SplitSource:
     """Each photograph of a split in each rendition, as pixels."""
     listing = found.splits[split]
     made = [
         Rendition(member, kind, derive_seed("data", name, kind, base_name(member.name)))
         for kind, member in itertools.product(RENDITIONS, listing.members)
     ]
-    attributes = {key: np.tile(values, len(RENDITIONS)) for key, values in _attributes(listing, selection).items()}
-    attributes["rendition"] = np.repeat(list(RENDITIONS), len(listing.members))
+    tiled = {key: np.tile(values, len(RENDITIONS)) for key, values in attributes.items()}
+    tiled["rendition"] = np.repeat(list(RENDITIONS), len(listing.members))
     treat = partial(rendered_images, size=size)
-    return SplitSource(lambda start: readers.in_order(treat, made[start:]), np.tile(listing.labels, len(RENDITIONS)), attributes)
+    return SplitSource(lambda start: readers.in_order(treat, made[start:]), np.tile(listing.labels, len(RENDITIONS)), tiled)
 
 
 def _scenes(split: str, scenes: Scenes, readers: Readers) -> DetectionSource:
@@ -229,7 +236,7 @@ def _require_room(folder: Path, dataset: DatasetConfig, content: Content, size: 
     """Refuse to start if the disk has too little space: pixels are counted, files are about as large as their archives."""
     needed = sum(3 * size**2 * len(split) for split in content.splits.values() if split.storage == PIXELS)
     if any(split.storage == ENCODED for split in content.splits.values()):
-        needed += sum(raw_file(file).stat().st_size for file in present(dataset))
+        needed += (dataset.encoded_bytes or 0) if dataset.path else sum(raw_file(file).stat().st_size for file in present(dataset))
     there = sum(path.stat().st_size for path in folder.with_name(f".{folder.name}.partial").glob("*"))
     free = shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
     if needed - there > free:

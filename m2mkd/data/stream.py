@@ -6,6 +6,7 @@ workers or ranks. Variants are therefore paired: they see the same images, augme
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,7 +204,8 @@ def _announce(images: Any, indices: NDArray[np.int64]) -> None:
     if isinstance(images, np.memmap) and images.filename is not None and hasattr(os, "posix_fadvise"):
         with Path(images.filename).open("rb") as file:
             for index in indices.tolist():
-                os.posix_fadvise(file.fileno(), images.offset + index * images.strides[0], images.strides[0], os.POSIX_FADV_WILLNEED)
+                with suppress(OSError):  # a file system may take no advice
+                    os.posix_fadvise(file.fileno(), images.offset + index * images.strides[0], images.strides[0], os.POSIX_FADV_WILLNEED)
 
 
 class _Augmented(NamedTuple):

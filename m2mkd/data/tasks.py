@@ -2,66 +2,47 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from m2mkd.data.archives import Archive, open_archive
-from m2mkd.data.cifar import read_cifar
-from m2mkd.data.coco_layout import coco
+from m2mkd.config.layout import Layout, SourcePaths
 from m2mkd.data.contents import Contents, Member
+from m2mkd.data.image_layout import FoundImage, ImageLayout
 from m2mkd.data.images import BadImageError, PackedImage, covered, evaluated
-from m2mkd.data.layouts import LAYOUTS
-from m2mkd.data.parquet import parquet
 from m2mkd.data.subsets import Selection, picked, picked_arrays
 from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
 
-if TYPE_CHECKING:
-    from m2mkd.config.datasets import SplitName
 
-ARCHIVED: dict[str, Callable[[Sequence[Archive]], Any]] = {**LAYOUTS, "cifar100": read_cifar}
-"""Layouts that are read from archives alone."""
-READ = (*ARCHIVED, "coco", "parquet")
-"""Layouts that are read from source files."""
-
-
-def found_in(
-    layout: str, paths: Sequence[Path], splits: "Sequence[SplitName | None]", scratch: Path, selection: Selection | None = None
-) -> Any:
-    """Read the contents of a data set's source files: contents, scenes, or arrays of pixels.
-
-    Parameters
-    ----------
-    layout, paths
-        Layout and paths of the files.
-    splits
-        Split of each file, if the registry gives it.
-    scratch
-        Folder for decompressed archives, and for tables that would fill memory.
-    selection
-        Images to select; None: all.
-    """
-    found: Any
-    if layout == "parquet":
-        found = parquet(paths, splits)
-    else:
-        archives = [open_archive(path, scratch) for path in paths]
-        found = coco(archives, scratch) if layout == "coco" else ARCHIVED[layout](archives)
+def found_in(layout: Layout, source: SourcePaths, selection: Selection | None = None) -> Any:
+    """Read the contents of a data set's source files: contents, scenes, or arrays of pixels; ``selection``: images to select."""
+    found = layout.read(source)
     if selection is None:
         return found
     if isinstance(found, Contents):
-        return picked(found, selection, paths[0])
+        return picked(found, selection, source.paths[0])
     classes, arrays = found
-    return picked_arrays(classes, arrays, selection, paths[0])
+    return picked_arrays(classes, arrays, selection, source.paths[0])
+
+
+def found_at(layout: ImageLayout, path: Path, scratch: Path) -> list[FoundImage]:
+    """List the images of a data set that is read in place, without those of a split that is left out."""
+    return [one for one in layout.images(path, scratch) if not layout.leaves_out(one.split)]
 
 
 def image_digests(members: Sequence[Member]) -> list[bytes]:
     """sha256 of the content of each image."""
     return [hashlib.sha256(member.read()).digest() for member in members]
+
+
+def checked_images(members: Sequence[Member]) -> list[tuple[bytes, int]]:
+    """sha256 and number of bytes of the content of each image, which is decoded to see that it is complete."""
+    contents = (_whole(member, 1)[0] for member in members)
+    return [(hashlib.sha256(content).digest(), len(content)) for content in contents]
 
 
 def packed_images(members: Sequence[Member], size: int, decoded: bool, final: bool, squash: bool) -> list[PackedImage]:

@@ -1,7 +1,7 @@
 """Blocks on a map of tokens: windowed attention and decomposed relative positions, as in ViTDet (specification detection.md 3.1)."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +44,7 @@ class MapAttention(nn.Module):
             rows = torch.einsum("bnhwc,hkc->bnhwk", by_place, relative_table(self.rel_pos_h, height))
             columns = torch.einsum("bnhwc,wkc->bnhwk", by_place, relative_table(self.rel_pos_w, width))
             q = torch.cat([q, torch.cat([rows, columns], dim=-1).flatten(2, 3) / scale], dim=-1)
-            row, column = torch.eye(height, dtype=q.dtype, device=q.device), torch.eye(width, dtype=q.dtype, device=q.device)
-            marks = torch.cat([row.repeat_interleave(width, dim=0), column.repeat(height, 1)], dim=1)
+            marks = place_marks(height, width, q.dtype, q.device)
             k = torch.cat([k.to(q.dtype), marks.expand(batch, self.heads, -1, -1)], dim=-1)
         out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), scale=scale)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
@@ -118,6 +117,13 @@ def relative_table(table: Tensor, size: int) -> Tensor:
         table = F.interpolate(table.T[None], size=distances, mode="linear")[0].T
     place = torch.arange(size, device=table.device)
     return table[place[:, None] - place + size - 1]
+
+
+@lru_cache(maxsize=16)
+def place_marks(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One-hot row and column (H W, H + W) of each place of a map; the same tensor is returned again, so it must not be changed in place."""
+    row, column = torch.eye(height, dtype=dtype, device=device), torch.eye(width, dtype=dtype, device=device)
+    return torch.cat([row.repeat_interleave(width, dim=0), column.repeat(height, 1)], dim=1)
 
 
 def cut_windows(x: Tensor, size: int) -> Tensor:

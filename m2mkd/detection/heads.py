@@ -129,7 +129,7 @@ class RegionHeads(nn.Module):
         by_box = ((deltas[front, classes[front]] - coded).abs().sum(dim=1) * share[front]).sum()
 
         masks = self.masks(maps, found, classes[front])
-        drawn = torch.cat([mask_targets(*mine) for mine in zip(targets, instances, found, strict=True)]).to(masks.dtype)
+        drawn = mask_targets(targets, instances, found).to(masks.dtype)
         by_place = F.binary_cross_entropy_with_logits(masks, drawn, reduction="none")
         by_mask = (by_place.mean(dim=(1, 2)) * _shares([mine.foreground for mine in regions], averaging, masks)).sum()
         return by_class, by_box, by_mask

@@ -166,23 +166,28 @@ def trained_graph(weights: Mapping[str, Tensor], cut: float, intended: Graph | N
     Raises
     ------
     InputError
-        If the weights are not a NAC's, or have another number of mediators than ``intended``.
+        If the weights or their shapes are not a NAC's, or have another number of mediators than ``intended``.
     """
     missing = [name for name in (INPUTS, MEDIATORS, BANDWIDTH.format(0)) if name not in weights]
     if missing:
         raise InputError(f"{missing[0]} is not among the tensors; give the weights of a whole NAC")
-    mediators = weights[MEDIATORS].float()
+    inputs, mediators = weights[INPUTS].float(), weights[MEDIATORS].float()
+    if inputs.dim() != 2 or mediators.dim() != 2 or inputs.shape[1] != mediators.shape[1] or len(mediators) < 2:
+        shapes = f"{tuple(inputs.shape)} and {tuple(mediators.shape)}"
+        raise InputError(f"{INPUTS} and {MEDIATORS} have the shapes {shapes}, which are not a NAC's; give the weights of a whole NAC")
     if intended is not None and len(mediators) != len(intended.links):
         raise InputError(f"{MEDIATORS} has {len(mediators)} rows, but the intended graph has {len(intended.links)} nodes")
     distance = cosine_distance(mediators, mediators)
     graph = Graph(f"in use, within {cut:g}", links_within(distance, cut))
     bandwidths: list[float] = []
     while (name := BANDWIDTH.format(len(bandwidths))) in weights:
+        if weights[name].numel() != 1:
+            raise InputError(f"{name} has {weights[name].numel()} values, but a NAC has one; give the weights of a whole NAC")
         bandwidths.append(weights[name].item())
     return GraphComparison(
         intended,
         (graph,),
-        _input_density(weights[INPUTS].float(), mediators, cut),
+        _input_density(inputs, mediators, cut),
         tuple(_kernel(bandwidth, distance, graph) for bandwidth in bandwidths),
     )
 

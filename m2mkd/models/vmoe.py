@@ -30,7 +30,8 @@ class VMoEStage(Stage):
         noise
             Source of the router's noise, on the device of ``x``; required in training if the router has noise.
         """
-        layers = [layer for layer in self.modules() if isinstance(layer, MoE) and layer.draws_noise]
+        # Of the blocks alone: a search through all modules would take as long as some of them.
+        layers = [block.mlp for block in self.blocks if isinstance(block.mlp, MoE) and block.mlp.draws_noise]
         tokens = self.pos_embed.shape[1] if self.first else x.shape[1]
         for layer in layers:
             shape = len(x), tokens, layer.gate.out_features

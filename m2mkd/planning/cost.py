@@ -210,10 +210,10 @@ def data_sizes(study: Study) -> dict[str, int]:
 
 
 def _packed(data: Data) -> int:
-    from m2mkd.data.prepare import GENERATED, LARGEST_PIXELS
+    from m2mkd.data.prepare import LARGEST_PIXELS
 
     dataset = load.datasets()[data.name]
     images = (dataset.train_images or 0) + split_images(data, "val")
     pixels = images * 3 * data.image_size**2
-    as_files = data.image_size > LARGEST_PIXELS and dataset.layout not in GENERATED
+    as_files = data.image_size > LARGEST_PIXELS and not dataset.made_here
     return images * IMAGE_FACTS + (dataset.encoded_bytes or pixels if as_files else pixels)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m2mkd.config.strict import PARSERS_ERRORS
+
 TAIL_BYTES = 1 << 14
 """Bytes at the end of a log that are read; they hold the last accuracy, too."""
 ACCURACIES = {"val_top1": ("top-1", 100.0, " %"), "val_boxes_AP": ("box AP", 100.0, "")}
@@ -45,7 +47,7 @@ class Curve:
         for line in lines:
             try:
                 content = json.loads(line)
-            except ValueError:
+            except PARSERS_ERRORS:
                 continue
             if isinstance(content, dict):
                 self.last = {name: value for name, value in self.last.items() if name in ACCURACIES} | content

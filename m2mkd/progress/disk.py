@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from m2mkd.config.strict import PARSERS_ERRORS
 from m2mkd.processes import OWNER_FILE, works_on
 from m2mkd.progress.curve import Curve, measured_in_words
 from m2mkd.progress.other_jobs import OtherJobs
@@ -162,7 +163,7 @@ class StudyOnDisk:
             return None
         try:
             return Spent(float(found["seconds"]), float(found["ended"]) - float(found["started"]))
-        except (KeyError, TypeError, ValueError):
+        except PARSERS_ERRORS:
             return None
 
     def _published(self, run_id: str) -> str:
@@ -174,7 +175,7 @@ class StudyOnDisk:
         """An output of a run as JSON; empty where it cannot be read, which is left to others."""
         try:
             found = json.loads(Path(self.study.folder(run_id), name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, *PARSERS_ERRORS):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from m2mkd.config.strict import PARSERS_ERRORS
 from m2mkd.results.report.contrasts import NOT_RUN, Contrast, contrasts
 from m2mkd.study.labels import family_label
 from m2mkd.study.study import Study
@@ -21,7 +22,7 @@ def findings(study: Study) -> list[tuple[str, str, str]]:
     try:
         records = json.loads(Path(study.pages, "tables/claims.json").read_text())
         judged = [one for one in contrasts(records, study.scale_name) if one.word != NOT_RUN]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *PARSERS_ERRORS):
         return []
     return [(f"{family_label(one.family)}: {_label(one)}", one.numbers, one.word) for one in judged]
 

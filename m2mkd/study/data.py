@@ -43,5 +43,5 @@ def resolve_data(text: str, field: str) -> tuple[Data, DatasetConfig]:
     """
     ref = load.data_ref(text, field)
     dataset = load.datasets()[ref.name]
-    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout, dataset.identity])
+    key = digest([ref.name, ref.image_size, PREPARE_FORMAT, dataset.layout_identity, dataset.identity])
     return Data(name=ref.name, image_size=ref.image_size, classes=dataset.classes, key=key), dataset

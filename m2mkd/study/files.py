@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from m2mkd.config.base import NAME
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import CodeRule, Experiment, Scale
-from m2mkd.config.strict import parse_json
+from m2mkd.config.strict import PARSERS_ERRORS, parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import write_json
 from m2mkd.study.keys import is_sealed, run_key, sealed
@@ -138,7 +138,7 @@ def write_unless_there(path: Path, content: Mapping[str, Any]) -> None:
     try:
         if json.loads(path.read_text()) == content:
             return
-    except (OSError, ValueError):
+    except (OSError, *PARSERS_ERRORS):
         pass
     write_json(path, content)
 

@@ -5,7 +5,6 @@ one seed, in ``runs/<phase>/<key>``. What was computed is the same to the bit; o
 record.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +12,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from m2mkd.files import publish, sha256, write_json
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from m2mkd.config.strict import parse_json
+from m2mkd.errors import InputError
+from m2mkd.files import publish, require_file, sha256, write_json
 from m2mkd.study.keys import run_key, sealed
 from m2mkd.study.phase import PHASES, RECORD, SeededPhase
 
 
 class _Unfit(Exception):  # noqa: N818  a reason, not an error
     """Reason why a run cannot be moved."""
+
+
+class _OldConfiguration(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    replicates: list[int] = []
+
+
+class _OldRecord(BaseModel):
+    """Fields of a record of the old layout."""
+
+    id: str
+    key: str
+    slot: int
+    replicate: int | None
+    config: _OldConfiguration
+    upstream: dict[str, list[str]]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,13 +58,19 @@ class _OldRun:
 
     @cached_property
     def record(self) -> dict[str, Any]:
+        path = self.folder / RECORD
         try:
-            record = json.loads((self.folder / RECORD).read_text())
-            fields = ("id", "key", "config", "upstream", "outputs", "slot", "replicate")
-            if not isinstance(record, dict) or any(field not in record for field in fields):
-                raise _Unfit(f"its {RECORD} is not a complete record")
-        except (OSError, ValueError) as error:
-            raise _Unfit(f"its {RECORD} cannot be read ({type(error).__name__})") from None
+            require_file(path)
+            record = parse_json(path.read_bytes(), f"its {RECORD}")
+            _OldRecord.model_validate(record)
+        except OSError as error:
+            raise _Unfit(f"its {RECORD} cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise _Unfit(f"its {RECORD} is not a complete record ({field}: {first['msg']})") from None
+        except InputError as error:
+            raise _Unfit(str(error)) from None
         return record
 
     def check(self) -> None:
@@ -57,6 +83,8 @@ class _OldRun:
             raise _Unfit("its key does not follow from its record, perhaps because it is of another version")
         if dict(enumerate(record["config"].get("replicates", ()))).get(int(self.folder.name)) != record["replicate"]:
             raise _Unfit("its record is of another seed than its folder")
+        if record["outputs"].keys() != set(phase.OUTPUTS) - {RECORD}:
+            raise _Unfit(f"its outputs are not those of {phase.name()}")
         for name, digest in record["outputs"].items():
             if not (self.folder / name).is_file() or sha256(self.folder / name) != digest:
                 raise _Unfit(f"its {name} differs from the recorded one")
@@ -87,7 +115,7 @@ def migrate(root: Path) -> Iterator[str]:
     str
         One line for all runs that were moved, and one for each that was not, with the reason. Only moved runs are removed.
     """
-    old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}")) if path.parent.name.isdigit()]
+    old = [_OldRun(path.parent) for path in sorted((root / "runs").glob(f"*/*/*/{RECORD}")) if path.parent.name.isdecimal()]
     ids: dict[Path, str | _Unfit] = {}
     moved = 0
     for run in old:
@@ -103,7 +131,7 @@ def migrate(root: Path) -> Iterator[str]:
         if not any(moved_folder.parent.iterdir()):
             moved_folder.parent.rmdir()
     yield f"{moved} of {len(old)} finished runs were moved to their new keys" if old else f"{root}: has no runs of the old layout"
-    unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdigit()})
+    unfinished = sorted({path.parent for path in (root / "work").glob("*/*/*") if path.is_dir() and path.name.isdecimal()})
     if unfinished:
         yield f"{len(unfinished)} unfinished runs, such as {unfinished[0]}, cannot be identified, and are trained again"
     if moved and (root.parent / "mlflow.db").is_file():

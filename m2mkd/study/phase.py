@@ -15,6 +15,7 @@ from m2mkd.study.data import Data
 from m2mkd.study.measurements import Measurement
 
 WEIGHTS, CURVES, METRICS, RECORD = "model.safetensors", "metrics.jsonl", "metrics.json", "run.json"
+LOGITS = "logits.safetensors"
 TRAINED = (WEIGHTS, CURVES, METRICS, RECORD)
 MEASURED = (METRICS, RECORD)
 
@@ -41,6 +42,8 @@ class Phase(Config):
     FORMAT: ClassVar[int] = 2
     OUTPUTS: ClassVar[tuple[str, ...]] = TRAINED
     """Files that a run publishes. A phase with ``metrics.json`` measures something, which the tables read."""
+    KEPT: ClassVar[tuple[str, ...]] = ()
+    """Files that a run publishes besides. A run without them is as whole: those that are older have none."""
     STAGE: ClassVar[DvcStage] = "students"
     """Stage of ``dvc.yaml`` that it belongs to."""
     PRIORITY: ClassVar[int] = 0

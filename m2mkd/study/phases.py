@@ -14,7 +14,7 @@ from m2mkd.config.objective import Objective
 from m2mkd.config.recipe import Distillation, Recipe
 from m2mkd.study.data import Data
 from m2mkd.study.measurements import Measurement, accuracies, check_mean, check_renditions, number, precisions
-from m2mkd.study.phase import MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
+from m2mkd.study.phase import LOGITS, MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
 
 
 class ImportWeights(TeacherPhase):
@@ -212,6 +212,7 @@ class Evaluate(SeededPhase):
 
     FORMAT: ClassVar[int] = 3
     OUTPUTS: ClassVar[tuple[str, ...]] = MEASURED
+    KEPT: ClassVar[tuple[str, ...]] = (LOGITS,)
     phase: Literal["evaluate"] = "evaluate"
     student: StudentConfig
     prior: Prior | None

@@ -24,7 +24,7 @@ from m2mkd.study.data import Data
 from m2mkd.study.files import PlannedRun
 from m2mkd.study.groups import in_lock_step
 from m2mkd.study.keys import sealed
-from m2mkd.study.phase import METRICS, PHASES, RECORD, Phase
+from m2mkd.study.phase import LOGITS, METRICS, PHASES, RECORD, Phase
 from m2mkd.study.run import Run
 from m2mkd.study.state import set_normal
 from m2mkd.study.whole import kept_folder
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from m2mkd.data.pack import Pack
+    from m2mkd.evaluation.logits import KeptLogits
 
 P = TypeVar("P", bound=Phase)
 
@@ -85,6 +86,8 @@ class Outcome:
     metrics: dict[str, Any]
     """Final measurements, for ``metrics.json``."""
     weights: "Mapping[str, Tensor] | None" = None
+    logits: "KeptLogits | None" = None
+    """Outputs of the measured network, of a phase that keeps them."""
 
 
 class PhaseCode(Protocol):
@@ -188,7 +191,7 @@ def _waits(planned: PlannedRun, say: Callable[[str], object]) -> bool:
 def publish_outputs(planned: Sequence[PlannedRun]) -> None:
     """Publish the outputs of finished runs to their folders, and remove the rest of the work folders."""
     for one in planned:
-        for name in one.run.config.OUTPUTS:
+        for name in (*(kept for kept in one.run.config.KEPT if (one.work / kept).is_file()), *one.run.config.OUTPUTS):
             publish(one.work / name, one.folder / name)
         set_normal(one.folder / name for name in one.run.config.OUTPUTS)
     for one in planned:
@@ -198,7 +201,7 @@ def publish_outputs(planned: Sequence[PlannedRun]) -> None:
         for path in one.work.rename(kept).iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in one.run.config.OUTPUTS:
+            elif path.name not in (*one.run.config.KEPT, *one.run.config.OUTPUTS):
                 path.unlink()
 
 
@@ -255,6 +258,10 @@ def record_outputs(
         save_weights(folder, outcome.weights, run.id)
     if METRICS in outputs:
         write_json(folder / METRICS, outcome.metrics)
+    kept: dict[str, Any] = {}
+    if outcome.logits is not None:
+        outcome.logits.save(folder / LOGITS)
+        kept = {"kept": {LOGITS: sha256(folder / LOGITS)}}
     content = {
         "id": run.id,
         "phase": run.phase,
@@ -262,6 +269,7 @@ def record_outputs(
         "seed": run.seed,
         **run.content,
         "outputs": {name: sha256(folder / name) for name in outputs},
+        **kept,
         **(origins or origins_of(run, folder.parents[1])),
         "provenance": {**(computed or provenance()), "started": started, "ended": ended, "seconds": ended - started, **(used or {})},
     }

@@ -1,5 +1,6 @@
 """Torch files, old and new: their content as plain values, with tensors that stay in the file until they are used."""
 
+import errno
 import io
 import mmap
 import struct
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from m2mkd.errors import InputError
+from m2mkd.locks import LACKING
 from m2mkd.pickles import ForeignNameError, PickleError, walk
 from m2mkd.upstream.torch_pickle import Storage, walk_torch
 
@@ -35,12 +37,25 @@ def read_torch(path: Path, file: BinaryIO) -> Any:
         If it is not a torch file, is damaged, or names anything that weights do not need.
     """
     try:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        mapped = _mapped(file)
         return _read_zip(file, mapped) if mapped[:4] == ZIP_START else _read_old(mapped)
     except ForeignNameError as error:
         raise InputError(f"{path}: holds more than weights ({error.name}), which may run code; give a file of weights") from None
     except (PickleError, ValueError, OSError, struct.error, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise InputError(f"{path}: is not a checkpoint, or is damaged: {error}; download it again") from None
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """File as a private memory map; a copy in memory where the file system has no memory maps."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, *LACKING):
+            raise
+    content = file.read()
+    copy = mmap.mmap(-1, len(content))
+    copy[:] = content
+    return copy
 
 
 def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:

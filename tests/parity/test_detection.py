@@ -125,11 +125,8 @@ class Recording:
         ours["roi.features"], ours["roi.head"] = captured["head"]
         ours["roi.scores"], ours["roi.deltas"] = captured["scores"][1], captured["deltas"][1]
         ours["mask.features"], ours["mask.logits"] = captured["masks"][0], captured["logits"][1]
-        drawn = [
-            mask_targets(target, mine.instances[: mine.foreground], mine.boxes[: mine.foreground])
-            for target, mine in zip(self.targets, regions, strict=True)
-        ]
-        ours["mask.targets"] = torch.cat(drawn)
+        instances = [mine.instances[: mine.foreground] for mine in regions]
+        ours["mask.targets"] = mask_targets(self.targets, instances, [mine.boxes[: mine.foreground] for mine in regions])
         assert len(front) == len(ours["mask.targets"])
 
     def _gate(self, block: int, moe, tokens: Tensor) -> None:

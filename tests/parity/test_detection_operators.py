@@ -111,11 +111,11 @@ def test_sampling_draws_what_the_released_code_draws(ops, meta):
 def test_mask_targets(ops, meta):
     boxes, everything = ops["mask_targets.boxes"], torch.arange(5)
     drawn = Target(boxes, everything, outlines(meta["mask_targets.polygons"]))
-    assert torch.equal(mask_targets(drawn, everything, boxes), ops["mask_targets.polygon"].bool())
+    assert torch.equal(mask_targets([drawn], [everything], [boxes]), ops["mask_targets.polygon"].bool())
     height, width = meta["mask_targets.height_width"]
     bitmaps = np.unpackbits(ops["mask_targets.full"].numpy(), axis=1)[:, : height * width].reshape(-1, height, width)
     maps = Target(boxes, everything, torch.from_numpy(bitmaps).bool())
-    assert torch.equal(mask_targets(maps, everything, boxes), ops["mask_targets.bitmask"].bool())
+    assert torch.equal(mask_targets([maps], [everything], [boxes]), ops["mask_targets.bitmask"].bool())
 
 
 def test_pasting(ops, meta):

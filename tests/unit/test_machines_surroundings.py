@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from m2mkd import cores, files, locks
+from m2mkd.containers.source import project_files
 from m2mkd.errors import InputError, Interrupted
 from m2mkd.ranks import ALONE, Ranks, started_by_launcher
 from m2mkd.signals import SignalGuard, heeding
@@ -236,6 +237,20 @@ def test_a_commit_is_the_project_s_own(monkeypatch, tmp_path):
     own = commit(inner)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other
     assert [provenance()[name] for name in ("git_commit", "git_dirty")] == [own, False]
+
+
+def test_an_archive_of_the_project_passes_tests_without_a_repository(tmp_path):
+    files = [name for name in project_files(ROOT) if (ROOT / name).is_file()]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    options["env"] = environment(PYTHONPATH=str(tmp_path), M2MKD_DATA_PACKS="/nowhere", M2MKD_REQUIRE="")
+    code = "from pathlib import Path; from m2mkd.containers.source import project_files; print(*project_files(Path()), sep='\\n')"
+    listed = subprocess.run([sys.executable, "-c", code], check=False, **options)
+    assert sorted(listed.stdout.splitlines()) == sorted(files), listed.stderr
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/unit/data/test_no_images.py"], check=False, **options)
+    assert done.returncode == 0 and "3 passed, 1 skipped" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -109,3 +109,15 @@ def test_runs_that_are_computed_again_share_jobs(settings, tmp_path):
     assert json.loads(plan_workflow(settings(**changes), None, print).read_text())["groups"] == {}
     groups = json.loads(plan_workflow(settings(**changes, code="strict"), None, print).read_text())["groups"]
     assert {run_id for group in groups.values() for run_id in group} == {run.id for run in modules}
+
+
+def test_of_one_phase_the_job_with_the_most_to_compute_goes_first(settings):
+    recipes = {"vmoe_finetune": {"epochs": 4}, "vmoe_end_to_end_100": {"epochs": 8}}
+    changes = {"seeds": 2, "seeds_per_job": 2, "recipes": recipes}
+    planned = settings(overrides=changes, experiments=["vmoe_base/end_to_end", "vmoe_base/m2mkd"])
+    graph = json.loads(plan_workflow(planned, None, print).read_text())
+    lengths = {graph["titles"][first]: length for first, length in graph["lengths"].items()}
+    short, long = (lengths[f"train vmoe_base/{variant}, seeds 0 to 1"] for variant in ("m2mkd", "end_to_end"))
+    # Above 99 it would overtake another phase.
+    assert 0 < short < max(lengths.values()) == 99
+    assert long == pytest.approx(2 * short, abs=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from m2mkd.containers.source import project_files
 from tests.workflow.servers import need
 
 ROOT = Path(__file__).parents[2]
@@ -81,10 +82,7 @@ class Project:
 
 def copy_project(target: Path, paths: Sequence[str] = ()) -> None:
     """Copy what git tracks or would track, and further paths."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    for name in [*listed, *paths]:
+    for name in [*project_files(ROOT), *paths]:
         source = ROOT / name
         if source.is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -75,8 +75,8 @@ def held_gpus(project: Project, phase: str) -> list[tuple[str, float, float]]:
         # Of a job with several runs, that of the first.
         log = next(text for path in logs if run["key"] in (text := f"{path.stem}\n{path.read_text()}"))
         (device,) = re.findall(r"^on (\S+)$", log, re.M)
-        begin = run["provenance"]["started"]
-        end = begin + run["provenance"]["seconds"]
+        # Not by its seconds: those of a job that was cancelled and tried again count both times.
+        begin, end = run["provenance"]["started"], run["provenance"]["ended"]
         assert not [other for other in held if other[0] == device and begin < other[2] and other[1] < end]
         held.append((device, begin, end))
     return held

@@ -7,7 +7,7 @@
 #           outputs("evaluate"),              # results/<scale>/runs/evaluate/{key}/metrics.json and run.json
 #       log:
 #           f"{LOGS}/evaluate/{{key}}.log",
-#       priority: 0                           # what the most phases wait for goes first
+#       priority: 100 * 0                     # what the most phases wait for goes first
 #       localrule: False                      # True for phases that run on the head node
 #       conda:
 #           "../envs/m2mkd.yaml"
@@ -29,7 +29,7 @@ for phase, declared in PLAN["phases"].items():
             outputs(phase),
         log:
             f"{LOGS}/{phase}/{{key}}.log",
-        priority: declared["priority"]
+        priority: 100 * declared["priority"]
         localrule: declared["head_node"]
         conda:
             "../envs/m2mkd.yaml"
@@ -61,7 +61,8 @@ for first, members in PLAN["groups"].items():
             outputs_of(members),
         log:
             f"{LOGS}/{phase}/{first}.log",
-        priority: PLAN["phases"][phase]["priority"]
+        # Of one phase, the longest first.
+        priority: 100 * PLAN["phases"][phase]["priority"] + PLAN["lengths"][first]
         conda:
             "../envs/m2mkd.yaml"
         threads: cores(first, phase)

@@ -16,7 +16,7 @@ from m2mkd.results.tables.accuracies import PAPER_SCALE
 from m2mkd.results.tables.claims_table import claims_table, commands_of
 from m2mkd.results.tables.commands import Commands
 from m2mkd.results.tables.display_tables import commands_table, cost_table, data_table, environment_table
-from m2mkd.results.tables.layout import percent
+from m2mkd.results.tables.layout import markdown_cell, percent
 from m2mkd.study.lineage import title_of
 from m2mkd.study.phase import WEIGHTS
 from m2mkd.study.phases import TrainStudent
@@ -120,4 +120,6 @@ def _seeds(cell: Cell) -> str:
 
 def _template(name: str) -> Any:
     text = resources.files("m2mkd.results.crate").joinpath(name).read_text()
-    return Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = markdown_cell
+    return environment.from_string(text)

@@ -136,12 +136,12 @@ class Collected:
         """
         measured: list[dict[str, Any]] = []
         for row in self.study.rows:
-            for record in self._counted(row):
+            for record in self.counted(row):
                 where = row.name._asdict() | {"run": record.run.id, "seed": record.run.seed}
                 measured += [where | asdict(one) for one in record.measurements]
         return pd.DataFrame(measured, columns=MEASUREMENT_COLUMNS).astype({"count": "Int64", "seed": "Int64", "value": "float64"})
 
-    def _counted(self, row: Row) -> list[Record]:
+    def counted(self, row: Row) -> list[Record]:
         """Records of a row; only one for an imported student, which has the same weights under every seed."""
         records = [self.by_run[run_id] for run_id in row.measured if run_id in self.by_run]
         imported = isinstance(self.study.runs[row.trained[0]].config, ImportWeights)

@@ -35,6 +35,8 @@ class Record:
     """Digest (sha256) of the record file, which holds the digests of all other outputs."""
     outputs: dict[str, str] = field(default_factory=dict)
     """Digests of the other outputs by name."""
+    kept: dict[str, str] = field(default_factory=dict)
+    """Digests of files that it keeps beside its outputs; none for a run of an earlier version."""
     measurements: tuple[Measurement, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     """Digests of the manifests of the sets that it used, by name@size."""
@@ -58,6 +60,7 @@ def read_record(study: Study, run: Run) -> Record:
         content = parse_record(record, path)
         written = {name: content[name] for name in ("id", "key", "seed", "config", "upstream")}
         outputs, provenance = dict(content["outputs"]), dict(content["provenance"])
+        kept = {str(name): str(digest) for name, digest in dict(content.get("kept", {})).items()}
         provenance |= {name: float(provenance[name]) for name in ("seconds", "started")}
         provenance |= {"packages": dict(provenance.get("packages", {}))}
     except (ValueError, KeyError, TypeError) as error:
@@ -82,7 +85,21 @@ def read_record(study: Study, run: Run) -> Record:
         lines = _verified(f"{folder}/{CURVES}", outputs[CURVES], fix).splitlines()
         curves = _parsed(b"[%s]" % b",".join(lines), f"{folder}/{CURVES}", fix)  # at once, which is quicker than line by line
     measurements = _measured(run, metrics, curves, f"{folder}/{METRICS}", fix)
-    return Record(run, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, measurements, content["data"])
+    return Record(run, metrics, curves, provenance, hashlib.sha256(record).hexdigest(), outputs, kept, measurements, content["data"])
+
+
+def read_kept(study: Study, record: Record, name: str) -> bytes | None:
+    """Content of a file that a run keeps beside its outputs; None if it has none, or somebody has removed it.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    path = Path(study.folder(record.run.id), name)
+    if name not in record.kept or not path.exists():
+        return None
+    return _verified(str(path), record.kept[name], f"remove {path}, without which the run is as whole")
 
 
 def _measured(run: Run, metrics: dict[str, Any], curves: list[dict[str, Any]], path: str, fix: str) -> tuple[Measurement, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
-from m2mkd.results.read.records import read_record
+from m2mkd.results.read.records import read_kept, read_record
 from m2mkd.study.record import code_in_words, finished_runs
 from m2mkd.study.run import Run
 from m2mkd.study.state import is_done
@@ -41,7 +41,10 @@ def _problem(study: Study, run: Run) -> str:
     """First fault of a run, in one line; empty if there is none."""
     folder = study.folder(run.id)
     try:
-        for name, digest in read_record(study, run).outputs.items():
+        record = read_record(study, run)
+        for name in record.kept:
+            read_kept(study, record, name)
+        for name, digest in record.outputs.items():
             if (actual := sha256(Path(folder, name))) != digest:
                 fix = f"remove {folder} and run the workflow again"
                 return f"{folder}/{name}: sha256 is {actual[:12]}..., but the run recorded {digest[:12]}...; {fix}"

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from m2mkd.config.strict import PARSERS_ERRORS
 from m2mkd.errors import InputError
 from m2mkd.files import write_text
 from m2mkd.results.report.contrasts import contrasts
@@ -33,7 +34,7 @@ def sentences(board: Path, scale: str) -> str:
         return answer_of(contrasts(records, scale), scale).to_markdown()
     except OSError as error:
         raise InputError(f"{board}: cannot be read ({error.strerror}); 'm2mkd compile' writes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except PARSERS_ERRORS as error:
         raise InputError(
             f"{board}: not a verdict board of this version ({type(error).__name__}: {error}); 'm2mkd compile' writes it"
         ) from None

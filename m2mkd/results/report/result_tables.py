@@ -10,6 +10,7 @@ from m2mkd.results.tables.detection import detection_classes_table, detection_si
 from m2mkd.results.tables.hybrids import hybrids_table
 from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import DisplayTable
+from m2mkd.results.tables.other_metrics import other_metrics_table
 from m2mkd.study.lineage import student_of
 from m2mkd.study.run import Row
 from m2mkd.study.study import Study
@@ -47,6 +48,7 @@ def detail_tables(results: Results) -> list[tuple[str, DisplayTable]]:
         ("Out of distribution, by rendition", renditions_table(results, once)),
         ("Detection by size of the instances", detection_sizes_table(results)),
         ("Detection by class", detection_classes_table(results)),
+        ("Metrics of other packages", other_metrics_table(results, once)),
     ]
     return _shown(results.study, tables)
 

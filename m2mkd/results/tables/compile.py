@@ -21,12 +21,13 @@ from m2mkd.results.tables.labelled import labelled_table
 from m2mkd.results.tables.layout import Table, as_csv
 from m2mkd.results.tables.mean_curves import mean_curves
 from m2mkd.results.tables.metrics import means_and_gains
+from m2mkd.results.tables.other_metrics import other_metrics_table
 from m2mkd.study.receipt import remove_receipts, write_receipt
 from m2mkd.study.record import outputs_digest
 
 NAMES = (
     *("claims", "ablations", "results", "labelled", "ood", "renditions", "graphs", "teacher", "hybrids", "fewshot"),
-    *("detection", "detection_sizes", "detection_classes"),
+    *("detection", "detection_sizes", "detection_classes", "other_metrics"),
 )
 FORMS = (("csv", Table.to_csv), ("md", Table.to_markdown), ("tex", Table.to_latex), ("html", Table.to_html))
 
@@ -47,6 +48,7 @@ def all_tables(results: Results) -> list[Table]:
         detection_table(results),
         detection_sizes_table(results),
         detection_classes_table(results),
+        other_metrics_table(results, results.students),
     ]
     return [table for table in tables if table.rows]
 

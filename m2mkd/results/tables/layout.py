@@ -57,7 +57,7 @@ class DisplayTable:
 
     def to_markdown(self) -> str:
         """A pipe table below its caption."""
-        return f"{_one_line(self.caption)}\n\n{self._tabulated('pipe', _markdown_cell)}\n"
+        return f"{_one_line(self.caption)}\n\n{self._tabulated('pipe', markdown_cell)}\n"
 
     def _tabulated(self, form: str, cell: Callable[[str], str]) -> str:
         align = ["left" if text else "right" for text in self.is_text]
@@ -154,7 +154,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _markdown_cell(cell: str) -> str:
+def markdown_cell(cell: str) -> str:
     """Escape a cell so that it ends neither itself nor its line."""
     return _one_line(cell).replace("\\", r"\\").replace("|", r"\|")
 

@@ -5,6 +5,7 @@ from m2mkd.distill.transfer import load_strictly
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.calibration import class_accuracies, confusion
 from m2mkd.evaluation.diagnostics import IMAGES, diagnose
+from m2mkd.evaluation.logits import Recorder
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
 from m2mkd.families.build import build_student, evaluation
@@ -38,7 +39,8 @@ def run(job: Job[Evaluate]) -> Outcome:
     pack, batch = job.pack(config.data), released_batch(config.batch_size)
     count = meter(config, RELEASED_VAL_FACTOR * batch, RELEASED_PROCESSES)
     val = measured_subset(config, pack.split("val"), batch)
-    iid = measure(predict, eval_batches(val, pack.image_size, EVAL_BATCH, workers=workers), device)
+    recorder = Recorder(predict)
+    iid = measure(recorder, eval_batches(val, pack.image_size, EVAL_BATCH, workers=workers), device)
     ood = {
         data.name: measure_masked(
             predict,
@@ -58,4 +60,5 @@ def run(job: Job[Evaluate]) -> Outcome:
         "per_class": class_accuracies(iid.correct, iid.labels, pack.classes),
         "confusion": confusion(iid.predicted, iid.labels, pack.classes),
     }
-    return Outcome(metered(iid, count).summary() | by_class | {"ood": ood, "diagnostics": diagnose(student, few)})
+    metrics = metered(iid, count).summary() | by_class | {"ood": ood, "diagnostics": diagnose(student, few)}
+    return Outcome(metrics, logits=recorder.kept(iid.labels))

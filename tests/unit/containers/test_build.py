@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
-from m2mkd.containers.source import PACKAGE, source_digest
+from m2mkd.containers.source import PACKAGE, project_files, source_digest
 from tests.unit.containers.scripts import CONTAINERS, script
 
 DOCKERFILE = (CONTAINERS / "Dockerfile").read_text()
@@ -58,6 +60,21 @@ def test_both_ways_to_an_image_set_the_same_environment():
     of_dockerfile = set(block.replace("\\\n", " ").split())
     block = re.search(r"^%environment\n(.*?)(?=^%)", DEFINITION, re.M | re.S)[1]
     assert set(block.replace("export", "").split()) == of_dockerfile
+
+
+def test_an_archive_inside_another_repository_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("init -q", "-c user.name=t -c user.email=t@localhost commit -qm x --allow-empty"):
+        subprocess.run(["git", *command.split()], check=True)
+    assert build.git("rev-parse", "HEAD")
+    Path("project").mkdir()
+    monkeypatch.chdir("project")
+    assert build.git("rev-parse", "HEAD") == ""
+    Path(".gitignore").write_text("made/\n")
+    Path("made").mkdir()
+    for name in ("source.py", "made/result"):
+        Path(name).touch()
+    assert project_files(Path()) == [".gitignore", "source.py"]
 
 
 def test_a_build_sees_what_it_copies_and_no_data_history_or_cache(tmp_path):

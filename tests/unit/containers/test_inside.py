@@ -53,6 +53,10 @@ def test_a_run_records_the_image_by_its_digests(monkeypatch, tmp_path):
     monkeypatch.delenv("APPTAINER_CONTAINER", raising=False)
     found = inside.record()
     assert (found["image"], found["digest"], found["revision"]) == ("m2mkd:cpu", None, "abc")
+    (tmp_path / "provenance.json").write_text('{"name": "m2mkd:cpu", "name": "m2mkd:cuda"}')
+    with pytest.raises(InputError, match=r"provenance\.json: not valid JSON: the name 'name' occurs twice"):
+        inside.record()
+    (tmp_path / "provenance.json").write_text('{"name": "m2mkd:cpu", "revision": "abc"}')
     monkeypatch.setenv(inside.ORDER, "containers/a.sif")
     monkeypatch.setenv(inside.DIGEST, "sha256:12")
     found = inside.record()

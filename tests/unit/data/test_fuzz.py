@@ -23,17 +23,17 @@ from m2mkd.data.manifest import manifest_digest
 from m2mkd.data.pack import open_pack
 from m2mkd.data.packing import Content, PackedImage, SplitSource, write_pack
 from m2mkd.data.readers import Readers, reading
-from m2mkd.data.tasks import found_in, packed_images
+from m2mkd.data.tasks import packed_images
 from m2mkd.data.whole import whole_image
 from m2mkd.errors import InputError
-from tests.archives import HEALTHY, Files, cifar, image, pack, tarred, tiny
+from tests.archives import HEALTHY, Files, cifar, image, listed, pack, tarred, tiny
 from tests.fuzzing import EDITS, damaged, fuzzed, refused_or_read
 from tests.ilsvrc import KIT, TRAIN, VAL, write_ilsvrc
 
 
 def everything(layout: str, paths: list[Path], scratch: Path) -> None:
     """Find the images of a data set, and read them."""
-    found = found_in(layout, paths, [None] * len(paths), scratch)
+    found = listed(layout, paths, scratch)
     for listing in getattr(found, "splits", {}).values():
         packed_images(listing.members, 64, True, False, False)
 

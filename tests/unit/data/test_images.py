@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 
 from m2mkd.data.images import MOST_PIXELS, BadImageError, decoded, opened
 from m2mkd.data.whole import MOST_SCANS, whole_image
+from tests.conftest import ROOT
 
 NOISE = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
 SMOOTH = np.linspace(0, 255, 80 * 96 * 3).reshape(80, 96, 3).astype(np.uint8)
@@ -32,6 +33,13 @@ def saved(pixels: np.ndarray, form: str = "JPEG", mode: str = "RGB", **options) 
 
 def jpeg(pixels: np.ndarray, kind: str, mode: str = "RGB") -> bytes:
     return saved(pixels, mode=mode, quality=95, **JPEGS[kind])
+
+
+def test_one_place_alone_opens_images():
+    """Any other would have every decoder that its library knows."""
+    opens = re.compile(r"Image\.open\(|\bimread\(|\bimageio\b|\bcv2\b|decode_(image|jpeg|png)")
+    package = ROOT / "m2mkd"
+    assert [path.relative_to(package).as_posix() for path in package.rglob("*.py") if opens.search(path.read_text())] == ["data/images.py"]
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "ICO", "WEBP", "BMP", "PPM", "EPS", "TGA", "PCX", "JPEG2000", "DDS", "SGI", "PDF"])

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from m2mkd.config.datasets import DatasetConfig, SourceFile
+from m2mkd.config.layout import SourcePaths, layout_from
 from m2mkd.data.archives import open_archive
 from m2mkd.data.images import evaluated
-from m2mkd.data.layouts import LAYOUTS, tiny_imagenet_classes
+from m2mkd.data.layouts import tiny_imagenet_classes
 from m2mkd.data.masks import class_mask
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
@@ -97,7 +98,7 @@ def test_tiny_imagenet_r_is_cut_from_imagenet_r(raw: Path, packs_dir: Path):
 
 
 def classes_of(packs_dir: Path, name: str, layout: str, scratch: Path) -> tuple[str, ...]:
-    return LAYOUTS[layout]([open_archive(packs_dir / name, scratch)]).classes
+    return layout_from(layout).read(SourcePaths((packs_dir / name,), (None,), scratch)).classes
 
 
 def test_masks_between_the_published_sets(packs_dir: Path, tmp_path: Path):

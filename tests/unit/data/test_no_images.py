@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from m2mkd.containers.source import project_files
 from tests.conftest import ROOT
 
 BINARY = {"docs/mlflow-compare.png", "docs/mlflow-row.png", "docs/mlflow-runs.png", "docs/small-study.png"}
@@ -22,18 +23,6 @@ def git(*arguments: str) -> list[str]:
 
 
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is an archive of the project, without a repository")
-
-
-def project_files() -> list[str]:
-    """Files that git knows; without a repository, those of the folders that have some of the project's."""
-    if (ROOT / ".git").exists():
-        return git("ls-files")
-    folders = ("benchmarks", "config", "containers", "docs", "m2mkd", "profiles", "tests", "workflow")
-    return [
-        path.relative_to(ROOT).as_posix()
-        for path in [*ROOT.iterdir(), *(path for name in folders for path in (ROOT / name).rglob("*"))]
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
 
 
 def contents(packs: Path) -> Iterator[bytes]:
@@ -72,7 +61,7 @@ def is_text(content: bytes) -> bool:
 
 def test_nothing_in_the_repository_could_hold_one():
     """Not in another form either: what is no text is known by name."""
-    assert {name for name in project_files() if (ROOT / name).is_file() and not is_text((ROOT / name).read_bytes())} == BINARY
+    assert {name for name in project_files(ROOT) if (ROOT / name).is_file() and not is_text((ROOT / name).read_bytes())} == BINARY
 
 
 def test_none_is_in_a_wheel(tmp_path: Path):
@@ -85,7 +74,6 @@ def test_none_is_in_a_wheel(tmp_path: Path):
         assert all(is_text(archive.read(name)) for name in names)
 
 
-@needs_git
 def test_none_is_in_what_an_image_is_built_from(tmp_path: Path):
     runpy.run_path(str(ROOT / "containers/build.py"))["lay_out"](tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,6 +1,9 @@
 """Packed sets: what is written is what is read, at random, in parts, and in other processes."""
 
+import errno
 import hashlib
+import mmap
+import os
 import pickle
 
 import numpy as np
@@ -57,6 +60,16 @@ def test_files_are_read_once_and_again_when_they_have_changed(folder):
 def test_where_nothing_can_be_noted_a_set_is_opened_all_the_same(folder):
     (folder.parent / ".key.verified").mkdir()
     assert open_pack(folder).name == open_pack(folder).name == "set"
+
+
+def test_on_a_file_system_without_memory_maps_a_set_is_read_whole(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    images = open_pack(folder).split("train").images
+    assert not isinstance(images, np.memmap)
+    np.testing.assert_array_equal(images, IMAGES[:6])
 
 
 def test_a_split_that_is_absent_is_named(folder):

@@ -8,15 +8,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m2mkd.config.layout import LAYOUT_GROUP, layout_class
 from m2mkd.data.archives import LARGEST_FILE
 from m2mkd.data.contents import Contents
 from m2mkd.data.pack import open_pack
 from m2mkd.data.prepare import prepare
-from m2mkd.data.tasks import ARCHIVED, found_in
 from m2mkd.errors import InputError
-from tests.archives import HEALTHY, Files, birds, cifar, compressed, folders, image, lines, pack, refused, registered, renditions, tiny
+from m2mkd.plugins import BUILT_IN
+from tests.archives import (
+    HEALTHY,
+    Files,
+    birds,
+    cifar,
+    compressed,
+    folders,
+    image,
+    lines,
+    listed,
+    pack,
+    refused,
+    registered,
+    renditions,
+    tiny,
+)
 from tests.ilsvrc import KIT, TRAIN, VAL, write_ilsvrc
 
+ARCHIVED = [
+    name
+    for name, cls in ((name, layout_class(name)) for name in BUILT_IN[LAYOUT_GROUP])
+    if not (cls.MADE_HERE or cls.IN_PLACE or name == "coco")
+]
+"""Layouts that are read from archives of labelled images."""
 CLUTTER: Files = {
     "README": b"about",
     "README.md": b"about",
@@ -36,7 +58,7 @@ def archive(raw: Path) -> Path:
 
 def found(path: Path, layout: str) -> dict[str, list[tuple[str, int]]]:
     """Name and label of each image of a split."""
-    contents = found_in(layout, [path], [None], path.parent / "scratch")
+    contents = listed(layout, [path], path.parent / "scratch")
     assert isinstance(contents, Contents)
     return {split: [(m.name, n) for m, n in zip(one.members, one.labels, strict=True)] for split, one in contents.splits.items()}
 
@@ -96,7 +118,7 @@ def test_lists_of_imagenet_with_blank_lines(archive: Path):
     trained, measured = {"n00000001": [image(1)], "n00000002": [image(2)]}, [("n00000002", image(3)), ("n00000001", image(4))]
     paths = [archive.parent / name for name in (TRAIN, VAL, KIT)]
     write_ilsvrc(archive.parent, trained, measured, b"\n1\r\n\n2\n\n")
-    contents = found_in("imagenet", paths, [None] * 3, archive.parent / "scratch")
+    contents = listed("imagenet", paths, archive.parent / "scratch")
     assert contents.splits["val"].labels == [1, 0]
 
 
@@ -175,17 +197,17 @@ def test_a_data_set_in_the_place_of_another_is_one_line(archive: Path, layout: s
     pack(archive, HEALTHY[other]())
     paths = [archive] * {"imagenet": 3, "tiny_imagenet_r": 2}.get(layout, 1)
     if layout.removesuffix("_rendition") == other:
-        found_in(layout, paths, [None] * 3, archive.parent)
+        listed(layout, paths, archive.parent)
         return
     with pytest.raises(InputError, match=r"^/.*set\.zip: .*; (fetch|put)"):
-        found_in(layout, paths, [None] * 3, archive.parent)
+        listed(layout, paths, archive.parent)
 
 
 @pytest.mark.parametrize("layout", ARCHIVED)
 def test_what_is_no_archive_in_its_place_is_one_line(archive: Path, layout: str):
     archive.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
     with pytest.raises(InputError, match="not a whole archive"):
-        found_in(layout, [archive] * 3, [None] * 3, archive.parent)
+        listed(layout, [archive] * 3, archive.parent)
 
 
 @pytest.mark.parametrize(("layout", "count"), [("tiny_imagenet", 1), ("imagenet", 3), ("tiny_imagenet_r", 2), ("digits", 1)])
@@ -199,7 +221,7 @@ def test_a_training_set_of_cifar_is_larger_than_any_other_file_that_is_read_at_o
     count = LARGEST_FILE // 3072 + 1  # the original has twice as many
     table = {b"data": np.zeros((count, 3072), np.uint8), b"fine_labels": [number % 2 for number in range(count)]}
     pack(archive, cifar(**{"c/train": pickle.dumps(table, 3)}))
-    _, splits = found_in("cifar100", [archive], [None], archive.parent)
+    _, splits = listed("cifar100", [archive], archive.parent)
     assert splits["train"][0].shape == (count, 32, 32, 3)
 
 
@@ -208,7 +230,7 @@ def test_a_table_of_cifar_with_other_columns(archive: Path, changed: str):
     """As that of CIFAR-10 has them."""
     pack(archive, cifar() | {changed: b"\x80\x02}U\x06labels]K\x00as."})
     with pytest.raises(InputError, match=r"set\.zip: (meta names no fine classes|\w+ is not a table of images \(data is missing)"):
-        found_in("cifar100", [archive], [None], archive.parent)
+        listed("cifar100", [archive], archive.parent)
 
 
 def cells(depth: int) -> bytes:

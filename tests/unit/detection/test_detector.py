@@ -1,5 +1,7 @@
 """The whole detector: its losses, what they average over, its detections, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from m2mkd.data.detection_stream import Target
+from m2mkd.detection import targets
 from m2mkd.detection.detections import Detections
 from m2mkd.detection.heads import REGION_CODER, Regions
 from m2mkd.detection.rpn import Proposed, Scored
@@ -81,7 +84,7 @@ def test_losses_of_regions_by_hand(monkeypatch):
     coded = REGION_CODER.encode_single(target.boxes[[0, 1, 1]], boxes[:3])
     found = deltas[[0, 1, 2], [2, 0, 0]]
     assert by_box.item() == pytest.approx((found - coded).abs().sum().item() / 5), "all regions count, also those of the background"
-    drawn = mask_targets(target, torch.tensor([0, 1, 1]), boxes[:3]).double()
+    drawn = mask_targets([target], [torch.tensor([0, 1, 1])], [boxes[:3]]).double()
     assert by_mask.item() == pytest.approx(F.binary_cross_entropy_with_logits(masks, drawn).item())
     by_class, by_box, by_mask = heads.losses([], regions, [target, empty], "image")
     each = F.cross_entropy(logits, wanted, reduction="none")
@@ -229,7 +232,7 @@ def test_outlines_and_bitmaps_give_the_same_masks():
     bitmap = torch.zeros(1, 64, 64, dtype=torch.bool)
     bitmap[0, 8:32, 8:40] = True
     box, which = torch.tensor([[4.0, 4, 32, 60]]), torch.zeros(1, dtype=torch.int64)
-    drawn, pooled = (mask_targets(Target(box, which, masks), which, box) for masks in ([outline], bitmap))
+    drawn, pooled = (mask_targets([Target(box, which, masks)], [which], [box]) for masks in ([outline], bitmap))
     expected = torch.zeros(1, 28, 28, dtype=torch.bool)
     expected[0, 2:14, 4:] = True
     assert torch.equal(drawn, expected)
@@ -239,10 +242,29 @@ def test_outlines_and_bitmaps_give_the_same_masks():
 def test_the_parts_of_an_outline_are_joined():
     parts = tuple(np.array([[x, 0.0], [x + 14, 0], [x + 14, 28], [x, 28]]) for x in (0, 7))
     box, which = torch.tensor([[0.0, 0, 28, 28]]), torch.zeros(1, dtype=torch.int64)
-    mask = mask_targets(Target(box, which, [parts]), which, box)[0]
+    mask = mask_targets([Target(box, which, [parts])], [which], [box])[0]
     assert mask[:, :21].all() and not mask[:, 21:].any()
-    none = mask_targets(Target(box, which, [parts]), which[:0], box[:0])
+    none = mask_targets([Target(box, which, [parts])], [which[:0]], [box[:0]])
     assert none.shape == (0, 28, 28) and none.dtype == torch.bool
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 64 * 64, targets.POOLED_PIXELS])
+def test_masks_of_a_batch_are_those_of_its_images(monkeypatch, pixels):
+    """Whatever is pooled at once: images of two sizes, one with outlines, one without a region."""
+    monkeypatch.setattr(targets, "POOLED_PIXELS", pixels)
+    random = torch.Generator().manual_seed(0)
+    batch, instances, boxes = [], [], []
+    for side, count in ((64, 3), (40, 2), (64, 0), (64, 1), (40, 2)):
+        corner = torch.rand(count, 2, generator=random) * side / 2
+        boxes.append(torch.cat([corner, corner + torch.rand(count, 2, generator=random) * side / 2], dim=1))
+        instances.append(torch.randint(0, 3, (count,), generator=random))
+        bitmaps = torch.rand(3, side, side, generator=random) < 0.5
+        batch.append(Target(boxes[-1][:3], instances[-1], bitmaps))
+    outline = [(np.array([[8.0, 8], [40, 8], [40, 32], [8, 32]]),)] * 3
+    batch[3] = replace(batch[3], masks=outline)
+    found = mask_targets(batch, instances, boxes).split([len(mine) for mine in boxes])
+    for mine, *image in zip(found, batch, instances, boxes, strict=True):
+        assert torch.equal(mine, mask_targets(*([one] for one in image)))
 
 
 # --- learning --------------------------------------------------------------------------------------------------------

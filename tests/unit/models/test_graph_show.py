@@ -179,3 +179,42 @@ def test_a_file_of_something_else_is_refused(show, tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match=r"run\.json: not a run's record \(KeyError"):
         show(path)
+
+
+NAC = {"student": {"family": "nac", "latents": {"mediator": 10**9}}, "prior": "scale_free"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("[" * 100_000, "not valid JSON: it is nested too deep"),
+        ("[1]", "holds a list"),
+        ('{"seed": 0, "seed": 1}', "the name 'seed' occurs twice"),
+        ("\xe9", "not valid JSON: byte 0 is not UTF-8"),
+        ('{"config": 7, "seed": 0}', r"not a run's record \(AttributeError"),
+        ('{"config": {"student": [1]}, "seed": 0}', r"not a run's record \(AttributeError"),
+        ('{"config": {"student": {"family": "nac"}, "prior": "none"}, "seed": 0}', r"not a run's record \(ValidationError"),
+        ('{"config": {}, "seed": 1e999}', r"not a run's record \(OverflowError"),
+        (json.dumps({"config": NAC, "seed": 0}), "is of another number of mediators than the weights"),
+    ],
+)
+def test_a_record_of_strangers_beside_weights_is_refused_in_one_line(show, tmp_path, record, message):
+    save_file(weights(torch.randn(3, 2), [1.0], torch.randn(1, 2)), tmp_path / "model.safetensors")
+    (tmp_path / "run.json").write_bytes(record.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"model\.safetensors: run\.json: .*{message}"):
+        show(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (weights(torch.tensor(1.0), [1.0], torch.zeros(1, 2)), r"shapes \(1, 2\) and \(\), which are not a NAC's"),
+        (weights(torch.zeros(1, 2), [1.0], torch.zeros(1, 2)), r"shapes \(1, 2\) and \(1, 2\)"),
+        (weights(torch.zeros(3, 2), [1.0], torch.zeros(1, 5)), r"shapes \(1, 5\) and \(3, 2\)"),
+        (weights(torch.zeros(3, 2), [[1.0, 2.0]], torch.zeros(1, 2)), r"kernel\.bandwidth has 2 values, but a NAC has one"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused_in_one_line(show, tmp_path, found, message):
+    save_file(found, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=rf"model\.safetensors: .*{message}"):
+        show(tmp_path / "model.safetensors")

@@ -14,11 +14,13 @@ from m2mkd.results.judge.board import _Board, members_named
 from m2mkd.results.judge.changes import changed_science
 from m2mkd.results.judge.results import Results
 from m2mkd.results.judge.verdicts import DECIDED
+from m2mkd.results.tables.claims_json import claim_records
 from m2mkd.results.tables.claims_table import explanation
 from m2mkd.results.tables.compile import compile_tables
+from m2mkd.study.phases import TrainStudent
 from m2mkd.study.plan import build_study
-from tests.fabricated import ROOT, finish, plan
-from tests.unit.results.boards import GAINS, STUDENTS, board, claim, fabricate, gaining
+from tests.fabricated import ROOT, edit_record, finish, plan
+from tests.unit.results.boards import GAINS, STUDENTS, board, claim, fabricate, gaining, one_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,17 @@ def test_a_whole_study(tmp_path):
     assert all(finding.verdict.needs for finding in found.values() if finding.verdict.word not in DECIDED), "says what would decide it"
     words = {finding.verdict.word for finding in found.values() if finding.claim.subject == "paper"}
     assert words == {"smoke-pass", "not run"}
+
+
+def test_claims_name_runs_that_other_code_computed(tmp_path):
+    study = fabricate(tmp_path)
+    run = one_of(study, TrainStudent)
+    edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
+    results = Results.read(study)
+    (finding,) = [finding for finding in results.findings if finding.claim.id == "small_vmoe_iid"]
+    assert finding.outdated == (run.id,)
+    assert finding.why.endswith(f"Other code than this computed 1 of its {len(finding.runs)} runs ('m2mkd runs list' names it).")
+    assert claim_records(results.findings)["small_vmoe_iid"]["outdated_runs"] == 1
 
 
 def test_a_seed_that_collapses_is_named(tmp_path):

@@ -7,13 +7,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from typer.testing import CliRunner
 
+from m2mkd.cli import app
+from m2mkd.config import load
 from m2mkd.data.manifest import manifest_digest
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
 from m2mkd.results.crate.check import check_crate
 from m2mkd.results.crate.write import write_crate
 from m2mkd.results.judge.results import Results
+from m2mkd.results.report.write import write_report
+from m2mkd.results.tables.compile import compile_tables
 from m2mkd.study.keys import digest, sealed
 from tests.fabricated import first
 from tests.unit.results.crates import edit, sign
@@ -211,6 +216,22 @@ DAMAGES = {
     ),
     "encoding": (lambda crate, run: (crate / "manifest-sha256.txt").write_bytes(b"\xff"), r"manifest-sha256\.txt: byte 0 is not UTF-8"),
     "metadata": (lambda crate, run: (crate / "ro-crate-metadata.json").write_text("{}"), "not the metadata of an RO-Crate"),
+    "metadata with numbers for ids": (
+        lambda crate, run: [edit(crate, lambda found: found["Makefile"].update({"@id": 7})), sign(crate)],
+        r"ro-crate-metadata\.json: not the metadata of an RO-Crate",
+    ),
+    "metadata with numbers for types": (
+        lambda crate, run: [edit(crate, lambda found: found["Makefile"].update({"@type": 7})), sign(crate)],
+        r"ro-crate-metadata\.json: not the metadata of an RO-Crate",
+    ),
+    "metadata nested too deep": (
+        lambda crate, run: (crate / "ro-crate-metadata.json").write_text('{"@graph": ' + "[" * 100_000),
+        r"ro-crate-metadata\.json: not valid JSON: it is nested too deep",
+    ),
+    "metadata in Latin-1": (
+        lambda crate, run: (crate / "ro-crate-metadata.json").write_bytes(b'{"name": "\xe9"}'),
+        r"ro-crate-metadata\.json: not valid JSON: byte 10 is not UTF-8",
+    ),
     "none": (lambda crate, run: (crate / "ro-crate-metadata.json").unlink(), "absent, so this is not a crate"),
 }
 
@@ -223,6 +244,35 @@ def test_a_crate_that_was_tampered_with_is_refused_by_name(crate, crate_study, t
     damage(elsewhere, crate_study.folder(first(crate_study, "train_student").id))
     with pytest.raises(InputError, match=message):
         check_crate(elsewhere)
+
+
+def test_cells_that_are_escaped_are_compared_as_they_are_written(crate, crate_study):
+    numbers = Path("results/published/m2mkd.csv")
+    numbers.write_text(numbers.read_text() + "vmoe_base,m2mkd,iid,top1,1.5,=1+1,a table,VERIFIED\n")
+    registry = Path("config/datasets.yaml")
+    registry.write_text(registry.read_text().replace("handwritten digits (test part)", "handwritten digits | test part"))
+    load.forget_files()
+    compile_tables(Results.read(crate_study))
+    write_report(Results.read(crate_study))
+    shutil.rmtree(crate)
+    write_crate(Results.read(crate_study))
+    table = "results/smoke/tables/results.csv"
+    assert ",'=1+1," in (crate / table).read_text()
+    assert all(r"handwritten digits \| test part" in card.read_text() for card in (crate / "cards").iterdir())
+    check_crate(crate)
+    rewrite(crate / table, (crate / table).read_text().replace("'=1+1", "=1+1"))
+    sign(crate, table)
+    forge(crate, receipt_of(crate), lambda receipt: receipt["shown"].update({"tables/results.csv": sha256(crate / table)}))
+    with pytest.raises(InputError, match=r"results\.csv: differs from what its runs give when they are compiled again"):
+        check_crate(crate)
+
+
+def test_names_in_a_crate_are_shown_and_not_obeyed(crate):
+    edit(crate, lambda found: found["./"].update(name="study \x1b[2J"))
+    sign(crate)
+    (crate / "more\x1b[31m.txt").touch()
+    said = CliRunner().invoke(app, ["crate", "check", str(crate)]).stdout
+    assert said.startswith(r"study \x1b[2J: ") and said.endswith("such as more\\x1b[31m.txt\n")
 
 
 def test_what_is_not_of_the_study_goes_into_no_crate(crate, crate_study):

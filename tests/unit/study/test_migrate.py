@@ -126,9 +126,18 @@ def test_a_damaged_run_and_what_builds_on_it_stay_and_are_named(study, old):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: path.write_text("{"), f"its {RECORD} cannot be read"),
-        (lambda path: path.write_text("[1]"), f"its {RECORD} is not a complete record"),
-        (lambda path: path.write_text("{}"), f"its {RECORD} is not a complete record"),
+        (lambda path: path.write_text("{"), f"its {RECORD}: not valid JSON"),
+        (lambda path: path.write_text("[" * 100_000), f"its {RECORD}: not valid JSON: it is nested too deep"),
+        (lambda path: path.write_text('{"id": 1, "id": 2}'), f"its {RECORD}: not valid JSON: the name 'id' occurs twice"),
+        (lambda path: path.write_text("[1]"), f"its {RECORD}: holds a list"),
+        (lambda path: path.write_text("{}"), f"its {RECORD} is not a complete record (id: Field required)"),
+        (lambda path: edit(path, lambda record: record.update(config=[1])), f"its {RECORD} is not a complete record (config: "),
+        (lambda path: edit(path, lambda record: record.update(upstream={"a": 1})), f"its {RECORD} is not a complete record (upstream.a: "),
+        (lambda path: edit(path, lambda record: record["config"].update(replicates=3)), f"its {RECORD} is not a complete record (config.r"),
+        (
+            lambda path: edit(path, lambda record: record["outputs"].update({"../../../../claims.tsv": "0" * 64})),
+            "its outputs are not those of evaluate",
+        ),
         (lambda path: edit(path, lambda record: record["config"].update(threads=2)), "its key does not follow from its record"),
         (lambda path: edit(path, lambda record: record.update(replicate=None)), "its record is of another seed than its folder"),
     ],

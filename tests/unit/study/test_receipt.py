@@ -10,6 +10,7 @@ from m2mkd.config import load
 from m2mkd.results.judge.results import Results
 from m2mkd.results.report.write import write_report
 from m2mkd.results.tables.compile import compile_tables
+from m2mkd.study.listing import listed
 from m2mkd.study.receipt import disagreements, report_receipt
 from m2mkd.study.record import finished_runs
 from m2mkd.workflow import plan_workflow
@@ -108,6 +109,8 @@ def test_tables_name_runs_of_other_code_and_are_made_again_when_these_are_others
     run = first(study, "train_student")
     edit_record(study, run, lambda record: record["code"].update({"m2mkd.models.vit": "0" * 16}))
     assert wrong(study) == [f"{study.receipt}: the runs computed by other code differ from those that it lists"]
+    (one,) = [one for one in listed(study) if run.id.endswith(one["key"])]
+    assert (one["code"], one["changed_modules"]) == ("other: m2mkd.models.vit", ["m2mkd.models.vit"])
     (named, made) = plan_again()
     assert "other code computed 1 finished runs, which stay" in named and f"{run.id}: other: m2mkd.models.vit" in named
     assert "made again" in made

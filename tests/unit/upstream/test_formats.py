@@ -3,8 +3,11 @@
 import argparse
 import collections
 import datetime
+import errno
 import hashlib
 import json
+import mmap
+import os
 import pathlib
 import re
 
@@ -191,6 +194,21 @@ def shards(folder, state, form):
     weight_map = {name: file for file, tensors in files.items() for name in tensors}
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     return index
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_on_a_file_system_without_memory_maps_a_file_is_read_whole(tmp_path, monkeypatch, old):
+    class InMemory(mmap.mmap):
+        def __new__(cls, number: int, *rest, **named):
+            if number != -1:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            return super().__new__(cls, number, *rest, **named)
+
+    state = Network().state_dict()
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    monkeypatch.setattr(mmap, "mmap", InMemory)
+    found = read(tmp_path / "a.pth").state
+    assert list(found) == NAMES and all(torch.equal(found[name], state[name]) for name in NAMES)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
