@@ -64,7 +64,7 @@ def _weights(what: str, scale: str | None) -> Path | None:
 def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, profile: str | None, seed: int) -> tuple[str, Any]:
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import fitted_graph, graph_seed
-    from m2mkd.families.build import graph_fit_cut
+    from m2mkd.families.nac import graph_fit_cut
     from m2mkd.study.phases import TrainStudent
 
     changes = [*(overrides or []), *([f"profiles=[{profile}]"] if profile else [])]

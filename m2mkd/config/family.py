@@ -1,22 +1,15 @@
-"""Families of networks: what the rest asks of one, and how a family of this package or of another is found by its name."""
+"""Families of networks: what the rest asks of one. `m2mkd.config.registered_families` finds them by their names."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from m2mkd.config.base import Config
 from m2mkd.errors import InputError
-from m2mkd.plugins import Plugin, all_plugins, find_plugin
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
-
-GROUP_OF_STUDENTS = "m2mkd.students"
-"""Group of entry points that families of students are registered in."""
-TEACHERS = {"vit": "m2mkd.families.vit:ViT"}
-"""Families that are not students: those of teachers and meta models."""
 
 
 class Architecture(Config):
@@ -62,6 +55,12 @@ class Family(Generic[ArchitectureT]):
     HAS_STAGES: ClassVar[bool] = False
     """True if the whole network has ``stages``, whose tokens an objective may ask for."""
 
+    @property
+    def name(self) -> str:
+        """Name of the family."""
+        found: str = self.CONFIG.model_fields["family"].default
+        return found
+
     def sizes(self, config: ArchitectureT) -> str:
         """The sizes in words, for a table of the networks."""
         return ", ".join(f"{name} {value}" for name, value in config.model_dump(mode="json", exclude={"family"}).items())
@@ -91,6 +90,14 @@ class Family(Generic[ArchitectureT]):
     def timm_network(self, config: ArchitectureT, sizes: Sizes, drop_path: float | None, **arguments: Any) -> nn.Module:
         """Network with the interface of timm; for families whose names `m2mkd.models.registry` registers."""
         raise NotImplementedError
+
+    def imported_kind(self, config: ArchitectureT, index: int | None) -> str | None:
+        """Kind of an imported file of the whole network or of a module, see `m2mkd.upstream.kinds`; None: it cannot be imported."""
+        return None
+
+    def undetermined(self, config: ArchitectureT, index: int | None) -> frozenset[str]:
+        """Fields that an imported file of the network or of a module need not share."""
+        return frozenset()
 
 
 class StudentFamily(Family[ArchitectureT]):
@@ -218,22 +225,20 @@ class StudentFamily(Family[ArchitectureT]):
         InputError
             If a module or a tensor does not fit.
         """
-        raise InputError(f"a student of family {self.CONFIG.model_fields['family'].default} cannot start from modules; give it a transfer")
+        raise InputError(f"a student of family {self.name} cannot start from modules; give it a transfer")
 
     def start_codes(self, student: nn.Module, how: Any, modules: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Set the initial codes, in place, drawing from torch's global generator; of families with codes."""
 
     def replace_head(self, student: nn.Module, classes: int) -> nn.Linear:
         """Replace the classifier by a new one with torch's initial weights, and return it."""
-        raise InputError(f"a student of family {self.CONFIG.model_fields['family'].default} has no head to replace; give it a replace_head")
+        raise InputError(f"a student of family {self.name} has no head to replace; give it a replace_head")
 
     def feature_width(self, config: ArchitectureT) -> int:
         """Width of the classifier's input."""
-        raise NotImplementedError
+        raise InputError(f"a student of family {self.name} cannot be probed; give it a feature_width")
 
-    def module_cost(
-        self, config: ArchitectureT, index: int, sizes: Sizes, *, stitch_width: int, tokens: int, count: str
-    ) -> Any:
+    def module_cost(self, config: ArchitectureT, index: int, sizes: Sizes, *, stitch_width: int, tokens: int, count: str) -> Any:
         """Cost of one module between stitch layers, as `cost`; ``tokens`` are those of the meta model."""
         return None
 
@@ -242,79 +247,9 @@ class StudentFamily(Family[ArchitectureT]):
         return tokens
 
     def diagnose(self, student: nn.Module, images: Tensor) -> dict[str, Any]:
-        """How the student uses its parts on images (B, 3, S, S), as `m2mkd.evaluation.diagnostics.diagnose` says."""
-        return {"layers": []}
+        """How the student uses its parts on images (B, 3, S, S), as `m2mkd.evaluation.diagnostics.diagnose` gives it for experts.
 
-    def imported_kind(self, config: ArchitectureT, index: int | None) -> str | None:
-        """Kind of an imported file of the whole network or of a module, see `m2mkd.upstream.kinds`; None: it cannot be imported."""
-        return None
+        Empty if there is nothing to tell. Called in evaluation mode and without gradients.
+        """
+        return {}
 
-    def undetermined(self, config: ArchitectureT, index: int | None) -> frozenset[str]:
-        """Fields that an imported file of the network or of a module need not share."""
-        return frozenset()
-
-
-def family_of(config: Architecture) -> Family[Any]:
-    """The family of an architecture."""
-    return family_named(config.family)
-
-
-def student_family(config: Architecture) -> StudentFamily[Any]:
-    """The family of a student's architecture."""
-    found: StudentFamily[Any] = student_family_named(config.family)
-    return found
-
-
-def family_named(name: str) -> Family[Any]:
-    """The family of that name, of students or of teachers; raises as `student_family_named`."""
-    if name in TEACHERS:
-        found: Family[Any] = Plugin("", name, TEACHERS[name], "m2mkd", "").load()()
-        return found
-    return student_family_named(name)
-
-
-def student_family_named(name: str) -> StudentFamily[Any]:
-    """The family of students of that name.
-
-    Raises
-    ------
-    InputError
-        If there is none, or its plug-in cannot be loaded or is not a family.
-    """
-    return _checked(find_plugin(GROUP_OF_STUDENTS, name))
-
-
-def check_family(plugin: Plugin) -> None:
-    """Raise `InputError` if an entry point is not a family of students."""
-    _checked(plugin)
-
-
-def student_families() -> list[str]:
-    """Names of all families of students, ours first."""
-    return list(dict.fromkeys(plugin.name for plugin in all_plugins(GROUP_OF_STUDENTS)))
-
-
-def _checked(plugin: Plugin) -> StudentFamily[Any]:
-    found = plugin.load()
-    if reason := _misfit(plugin, found):
-        raise InputError(f"{plugin}: {plugin.value} {reason}; repair or uninstall {plugin.distribution}")
-    family: StudentFamily[Any] = found()
-    return family
-
-
-def _misfit(plugin: Plugin, found: Any) -> str:
-    """Why an entry point is not a family of students; empty if it is one."""
-    if not (isinstance(found, type) and issubclass(found, StudentFamily)):
-        return "is not a subclass of m2mkd.config.family.StudentFamily"
-    config = getattr(found, "CONFIG", None)
-    if not (isinstance(config, type) and issubclass(config, Architecture)):
-        return "has no CONFIG that is a subclass of m2mkd.config.family.Architecture"
-    if config.model_fields["family"].default != plugin.name:
-        return f"has family {config.model_fields['family'].default!r}, but its entry point is '{plugin.name}'; give both one name"
-    if plugin.name in TEACHERS or not re.fullmatch(r"[a-z][a-z0-9_]*", plugin.name):
-        return "has a name that is taken or not of lower-case letters, digits and '_'"
-    if not getattr(found, "LABEL", ""):
-        return "has no LABEL"
-    lacking = [name for name in ("build", "build_module") if getattr(found, name) is getattr(StudentFamily, name)]
-    lacking += [name for name in ("modules", "stride") if getattr(config, name) is getattr(Architecture, name)]
-    return f"has no {' and no '.join(lacking)}" if lacking else ""

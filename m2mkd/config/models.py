@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from m2mkd.config.base import Config
-from m2mkd.config.family import GROUP_OF_STUDENTS, TEACHERS, Architecture, family_named, student_families
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import STUDENT_GROUP, TEACHERS, family_named, student_families
 from m2mkd.errors import InputError
 from m2mkd.plugins import find_plugin
 
@@ -238,14 +239,14 @@ def _model(value: Any) -> Architecture:
     """An architecture of any family, from what people write, or from its stored form."""
     if isinstance(value, Architecture):
         return value
-    known = ", ".join((*TEACHERS, *student_families()))
     if not isinstance(value, Mapping) or not isinstance(name := value.get("family"), str):
+        known = ", ".join((*TEACHERS, *student_families()))
         raise ValueError(f"a model is a mapping with a family; there are {known}")  # noqa: TRY004  pydantic's line
     stored = value.get("plugin")
     try:
         config = family_named(name).CONFIG
         if stored is not None:
-            find_plugin(GROUP_OF_STUDENTS, name).require_same(stored, f"family {name}")
+            find_plugin(STUDENT_GROUP, name).require_same(stored, f"family {name}")
     except InputError as error:
         if stored is not None:  # read from a plan, in which nothing can be mended
             raise
@@ -263,26 +264,36 @@ def _student(value: Any) -> Architecture:
 def _stored(config: Architecture, info: SerializationInfo) -> dict[str, Any]:
     """Its fields; of another package also its name, version and digest."""
     fields = config.model_dump(mode=info.mode)
-    if config.family in TEACHERS or (plugin := find_plugin(GROUP_OF_STUDENTS, config.family)).is_ours:
+    if config.family in TEACHERS or (plugin := find_plugin(STUDENT_GROUP, config.family)).is_ours:
         return fields
     return fields | {"plugin": plugin.provenance()}
 
 
 class _KnownFamilies:
-    """JSON schema of an architecture: ours with their fields, and of any other family whatever it has."""
+    """JSON schema of an architecture: ours with their fields; of any other family, or like another model, whatever it has."""
 
-    def __init__(self, *ours: type[Architecture]) -> None:
-        self.ours = ours
+    def __init__(self, *ours: type[Architecture], like: bool) -> None:
+        self.ours, self.like = ours, like
 
     def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
         ours = [handler(TypeAdapter(config).core_schema) for config in self.ours]
         names = [config.model_fields["family"].default for config in self.ours]
         family = {"type": "string", "not": {"enum": names}}
-        other = {"title": "Of another package", "type": "object", "properties": {"family": family}, "required": ["family"]}
-        return {"anyOf": [*ours, other]}
+        others: list[dict[str, Any]] = [_at_least("Of another package", "family", family)]
+        if self.like:
+            others.append(_at_least("Like another model", "like", {"type": "string"}))
+        return {"anyOf": [*ours, *others]}
 
 
-Model = Annotated[Architecture, PlainValidator(_model), PlainSerializer(_stored), _KnownFamilies(ViTConfig, VMoEConfig, NACConfig)]
+def _at_least(title: str, field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "type": "object", "properties": {field: schema}, "required": [field]}
+
+
+Model = Annotated[
+    Architecture, PlainValidator(_model), PlainSerializer(_stored), _KnownFamilies(ViTConfig, VMoEConfig, NACConfig, like=True)
+]
 """An architecture of any family, by its ``family``."""
-StudentConfig = Annotated[Architecture, PlainValidator(_student), PlainSerializer(_stored), _KnownFamilies(VMoEConfig, NACConfig)]
+StudentConfig = Annotated[
+    Architecture, PlainValidator(_student), PlainSerializer(_stored), _KnownFamilies(VMoEConfig, NACConfig, like=False)
+]
 """An architecture of any family of students."""

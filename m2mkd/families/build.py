@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from m2mkd.config.compat import Value
-from m2mkd.config.family import Architecture, StudentFamily, student_family
+from m2mkd.config.family import Architecture, Family
+from m2mkd.config.registered_families import student_family
 from m2mkd.families.nac import NACFamily
+from m2mkd.families.vit import ViT
 from m2mkd.families.vmoe import VMoEFamily
 
-OURS: tuple[type[StudentFamily[Any]], ...] = (VMoEFamily, NACFamily)
+OUR_FAMILIES: tuple[type[Family[Any]], ...] = (ViT, VMoEFamily, NACFamily)
 """Families that this package registers. They are loaded by name; they are named here so that they count as code of what trains them."""
 
 

@@ -40,3 +40,6 @@ class ViT(Family[ViTConfig]):
         from m2mkd.models.vit import StagedViT
 
         return StagedViT(config, **sizes._asdict(), drop_path=drop_path or 0.0, **arguments)
+
+    def imported_kind(self, config: ViTConfig, index: int | None) -> str | None:
+        return "vit" if index is None else None

@@ -18,8 +18,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor
 
-from m2mkd.config.family import Architecture, Sizes, family_of
+from m2mkd.config.family import Architecture, Sizes
 from m2mkd.config.published import published
+from m2mkd.config.registered_families import family_of
 from m2mkd.errors import InputError
 from m2mkd.models.names import renamed
 from m2mkd.models.timm_nac import TimmNAC

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from m2mkd.config.family import Architecture, family_of
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import family_of
 from m2mkd.errors import InputError
 from m2mkd.models.names.sources import Source, rename
 

@@ -9,8 +9,8 @@ from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import Loss, distillation_loss
 from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
 from m2mkd.distill.transfer import assemble, load_strictly
-from m2mkd.families.build import build_module, noise_arguments, regularisation
-from m2mkd.models.vit import Stage, StagedViT, build_stage
+from m2mkd.families.build import build_module, no_weight_decay, noise_arguments, regularisation
+from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phases import DistillModule
@@ -71,9 +71,9 @@ def _task(job: Job[DistillModule], hybrid: DistillationHybrid) -> Task:
         else:
             assert config.loss is not None, "a module has a loss or an objective"
             value = distillation_loss(logits.student, targets, logits.teacher, config.loss, kl_norm(config))
-        return value.with_regulariser(regularisation(student, config.compat))
+        return value.with_regulariser(regularisation(config.student, student, config.compat))
 
-    spared = student.no_weight_decay() if isinstance(student, Stage) else set()
+    spared = no_weight_decay(student)
     beside = taught if taught is not None and taught.is_trained else None
     return Task(
         trained=student if beside is None else Alongside(student, beside),

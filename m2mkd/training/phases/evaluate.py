@@ -60,5 +60,6 @@ def run(job: Job[Evaluate]) -> Outcome:
         "per_class": class_accuracies(iid.correct, iid.labels, pack.classes),
         "confusion": confusion(iid.predicted, iid.labels, pack.classes),
     }
-    metrics = metered(iid, count).summary() | by_class | {"ood": ood, "diagnostics": diagnose(student, few)}
+    diagnosis = diagnose(config.student, student, few)
+    metrics = metered(iid, count).summary() | by_class | {"ood": ood} | ({"diagnostics": diagnosis} if diagnosis else {})
     return Outcome(metrics, logits=recorder.kept(iid.labels))

@@ -44,7 +44,7 @@ def run(job: Job[TrainDetector]) -> Outcome:
         sampler = RandomSampler([torch.Generator().manual_seed(target.seed) for target in targets])
         found = detector.losses(images, targets, sampler, noise=noise)
         parts = {f"{name}_loss": part for name, part in found._asdict().items()}
-        return Loss(found.total, parts).with_regulariser(regularisation(detector, config.compat))
+        return Loss(found.total, parts).with_regulariser(regularisation(config.model.backbone, detector, config.compat))
 
     def validation() -> Iterator[DetectionEvalBatch]:
         return detection_eval_batches(val, recipe.input, DETECTION_BATCH, *ranks, machine.workers)
