@@ -252,4 +252,3 @@ class StudentFamily(Family[ArchitectureT]):
         Empty if there is nothing to tell. Called in evaluation mode and without gradients.
         """
         return {}
-

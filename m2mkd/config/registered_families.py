@@ -64,14 +64,20 @@ def _misfit(plugin: Plugin, found: Any) -> str:
     config = getattr(found, "CONFIG", None)
     if not (isinstance(config, type) and issubclass(config, Architecture)):
         return "has no CONFIG that is a subclass of m2mkd.config.family.Architecture"
-    if config.model_fields["family"].default != plugin.name:
-        return f"has family {config.model_fields['family'].default!r}, but its entry point is '{plugin.name}'; give both one name"
+    named = config.model_fields["family"].default
+    if named != plugin.name:
+        return f"has family {named!r}, but its entry point is '{plugin.name}'; give both one name"
     if plugin.name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_]*", plugin.name):
         return "has a name that is taken, or not of lower-case letters, digits and '_'"
+    return _lack(found, config)
+
+
+def _lack(family: type[StudentFamily[Any]], config: type[Architecture]) -> str:
+    """What a family must have and has not, or has and must not; empty if it is complete."""
     if taken := {"plugin", "like"} & config.model_fields.keys():
         return f"has a CONFIG with the field {min(taken)}, which means something else; rename it"
-    if not getattr(found, "LABEL", ""):
+    if not getattr(family, "LABEL", ""):
         return "has no LABEL"
-    lacking = [name for name in ("build", "build_module") if getattr(found, name) is getattr(StudentFamily, name)]
+    lacking = [name for name in ("build", "build_module") if getattr(family, name) is getattr(StudentFamily, name)]
     lacking += [name for name in ("modules", "stride") if getattr(config, name) is getattr(Architecture, name)]
     return f"has no {' and no '.join(lacking)}" if lacking else ""

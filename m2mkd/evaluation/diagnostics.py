@@ -70,7 +70,9 @@ def diagnose(config: Architecture, student: nn.Module, images: Tensor) -> dict[s
     if not found.get("layers"):
         return {}
     if "mediator_share" not in found and not _tells_of_experts(found):
-        raise InputError(f"diagnose of family {config.family}: gives other layers than those of experts; give name, tokens and router_entropy")
+        raise InputError(
+            f"diagnose of family {config.family}: gives other layers than those of experts; give name, tokens and router_entropy"
+        )
     return {"images": len(images), **_rounded(found)}
 
 

@@ -136,9 +136,9 @@ class NACFamily(StudentFamily[NACConfig]):
         return use_of_latents(student, images)
 
     def sizes(self, config: NACConfig) -> str:
-        latents = config.latents
+        latents = f"{config.latents.input} + {config.latents.mediator} + {config.latents.output} latents"
         return (
-            f"{config.iterations} propagators, {latents.input} + {latents.mediator} + {latents.output} latents of width {config.state_dim}, "
+            f"{config.iterations} propagators, {latents} of width {config.state_dim}, "
             f"{config.heads} heads, signatures of width {config.signature_dim}"
         )
 
@@ -164,9 +164,7 @@ class NACFamily(StudentFamily[NACConfig]):
     def first_and_last(self, config: NACConfig) -> tuple[str, str]:
         return "input_tokenizer.backbone.stem.0", "output_tokenizer.to_logits"
 
-    def timm_network(
-        self, config: NACConfig, sizes: Sizes, drop_path: float | None, *, prior: Any = None, **arguments: Any
-    ) -> nn.Module:
+    def timm_network(self, config: NACConfig, sizes: Sizes, drop_path: float | None, *, prior: Any = None, **arguments: Any) -> nn.Module:
         from m2mkd.models.timm_nac import TimmNAC
 
         if drop_path is not None:

@@ -23,8 +23,8 @@ from m2mkd.config.published import published
 from m2mkd.config.registered_families import family_of
 from m2mkd.errors import InputError
 from m2mkd.models.names import renamed
-from m2mkd.models.timm_nac import TimmNAC
 from m2mkd.models.staged import StagedTransformer
+from m2mkd.models.timm_nac import TimmNAC
 
 Network = StagedTransformer | TimmNAC
 

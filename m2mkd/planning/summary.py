@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Settings
 from m2mkd.config.merge import merged

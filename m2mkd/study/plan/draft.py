@@ -10,8 +10,8 @@ from m2mkd.config.compat import Profile, Value, switches_for
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.experiment import Catalogue, Experiment, Scale
-from m2mkd.config.imports import imported_digest
 from m2mkd.config.family import Architecture, ArchitectureT
+from m2mkd.config.imports import imported_digest
 from m2mkd.config.models import VMoEConfig
 from m2mkd.config.recipe import Recipe
 from m2mkd.config.registered_families import TEACHERS, family_of, student_families
@@ -86,8 +86,8 @@ class Draft:
         if name in self.full_size:
             scale = self.study.scale_name
             raise InputError(
-                f"{self.where}: model '{name}' has its published size at scale {scale}, which reduces others; add its sizes to "
-                f"config/scales/{scale}.yaml as models.{name} ({{}} leaves it as it is), or like: NAME to models.{name} in config/models.yaml"
+                f"{self.where}: model '{name}' has its published size at scale {scale}, which reduces others; add its sizes "
+                f"to config/scales/{scale}.yaml as models.{name} ({{}} leaves it as it is), or like: NAME to it in config/models.yaml"
             )
         return model
 

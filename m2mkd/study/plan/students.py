@@ -44,7 +44,7 @@ def _student(draft: Draft, experiment: StudentExperiment) -> Architecture:
     """The student's architecture, which must fit its experiment."""
     student = draft.student(experiment.model)
     family = student_family(student)
-    if family.TAKES_PRIOR != (experiment.prior is not None):
+    if (experiment.prior is not None) != family.TAKES_PRIOR:
         needed = "needs one" if family.TAKES_PRIOR else "has none"
         raise InputError(f"{draft.where}: prior is {experiment.prior}, but a {family.LABEL} {needed}")
     return student
@@ -99,7 +99,9 @@ def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: in
     how, student = experiment.variants[variant], _student(draft, experiment)
     family = student_family(student)
     if how.codes != "independent" and not family.HAS_CODES:
-        raise InputError(f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is a {family.LABEL} and has none")
+        raise InputError(
+            f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is a {family.LABEL} and has none"
+        )
     upstream = {}
     if how.init == "modules":
         upstream["modules"] = modules(draft, experiment, variant, seed)

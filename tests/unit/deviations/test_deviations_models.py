@@ -150,7 +150,9 @@ def test_block_model_groups():
     released, corrected = (student(compat, prior="planted_partition") for compat in values("block_model_groups"))
     assert released.config.graph.regulariser_groups == 2
     assert corrected.config.graph.regulariser_groups is None
-    assert regularisation(corrected.config, corrected, {}) < 0.8 * regularisation(released.config, released, {})  # its own groups fit it better than fewer
+    assert regularisation(corrected.config, corrected, {}) < 0.8 * regularisation(
+        released.config, released, {}
+    )  # its own groups fit it better than fewer
 
 
 def test_weight_decay_filter():
