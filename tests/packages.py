@@ -32,3 +32,11 @@ def installed(example: str, folder: Path) -> Path:
         [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", folder / "source"], check=True, cwd=folder
     )
     return folder / "site"
+
+
+def project_with(folder: Path, entry: str) -> Path:
+    """A copy of the configuration and of the published numbers, with one more model, which is called ``mine``."""
+    shutil.copytree(ROOT / "results/published", folder / "results/published", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
+    (folder / "config/models.yaml").write_text(f"{(ROOT / 'config/models.yaml').read_text()}\nmine: {entry}\n")
+    return folder

@@ -29,7 +29,7 @@ Prior = Literal["scale_free", "planted_partition", "ring_of_cliques", "erdos_ren
 class ViTConfig(Architecture):
     """A ViT whose blocks are grouped in stages, one stage a module (vmoe.md 1.1)."""
 
-    family: Literal["vit"] = "vit"  # type: ignore[assignment]
+    family: Literal["vit"] = "vit"
     patch_size: PositiveInt
     """Side of a patch in pixels."""
     width: PositiveInt
@@ -173,7 +173,7 @@ class GraphPriors(Config):
 class NACConfig(Architecture):
     """Neural Attentive Circuit (nac.md)."""
 
-    family: Literal["nac"] = "nac"  # type: ignore[assignment]
+    family: Literal["nac"] = "nac"
     state_dim: PositiveInt
     """Width D of a latent's state."""
     code_dim: PositiveInt

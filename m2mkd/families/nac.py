@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 IN_TRAINING = frozenset({"graph", "temperature", "code_noise", "layer_scale", "drop_path", "hinge", "graph_weight", "block_model_weight"})
 """Fields that have no effect on a trained circuit in evaluation."""
-OF_A_MODULE = frozenset({"latents", "iterations", "signature_dim", "truncation"})
+_OF_A_MODULE = frozenset({"latents", "iterations", "signature_dim", "truncation"})
 """Fields that a single module does not determine; the shapes of its tensors are compared nevertheless."""
 
 
@@ -179,4 +179,4 @@ class NACFamily(StudentFamily[NACConfig]):
     def undetermined(self, config: NACConfig, index: int | None) -> frozenset[str]:
         if index is None:
             return IN_TRAINING
-        return IN_TRAINING | OF_A_MODULE | (frozenset() if index == 0 else {"tokenizer"})
+        return IN_TRAINING | _OF_A_MODULE | (frozenset() if index == 0 else {"tokenizer"})

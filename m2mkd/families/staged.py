@@ -11,6 +11,8 @@ from m2mkd.config.models import ViTConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from m2mkd.models.stage import Stage
+
 ViTConfigT = TypeVar("ViTConfigT", bound=ViTConfig)
 
 
@@ -47,9 +49,7 @@ class StagedFamily(StudentFamily[ViTConfigT]):
         rates = drop_path_rates(given["drop_path"], config.depths[index])
         return self._stage(config, index, rates, given["stitch_width"], given)
 
-    def _stage(
-        self, config: ViTConfigT, index: int, rates: Sequence[float], stitch_width: int | None, given: Mapping[str, Any]
-    ) -> nn.Module:
+    def _stage(self, config: ViTConfigT, index: int, rates: Sequence[float], stitch_width: int | None, given: Mapping[str, Any]) -> Stage:
         from m2mkd.models.stage import Stage
         from m2mkd.models.vit import build_block
 

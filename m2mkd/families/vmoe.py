@@ -12,7 +12,7 @@ from m2mkd.families.staged import StagedFamily
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-OF_A_MODULE = frozenset({"depths", "moe_blocks", "stitch"})
+_OF_A_MODULE = frozenset({"depths", "moe_blocks", "stitch"})
 """Fields that a single module does not determine."""
 
 
@@ -90,7 +90,7 @@ class VMoEFamily(StagedFamily[VMoEConfig]):
         return "vmoe" if index is None else "vmoe_module"
 
     def undetermined(self, config: VMoEConfig, index: int | None) -> frozenset[str]:
-        return frozenset() if index is None else OF_A_MODULE
+        return frozenset() if index is None else _OF_A_MODULE
 
 
 def _expert_init(compat: Mapping[str, Any]) -> Any:

@@ -83,7 +83,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: Network) -> dict[st
     InputError
         If no name is known.
     """
-    ours = renamed(model.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
+    config: Any = model.config
+    ours = renamed(config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
     name = "stages.0.pos_embed"
     if name in ours and ours[name].shape != model.get_parameter(name).shape:
         ours[name] = resample_abs_pos_embed(ours[name], model.get_submodule("stages.0.patch_embed").grid_size)

@@ -47,7 +47,7 @@ def _counted(cls: type[Architecture], fields: str, sizes: Sizes, index: int | No
     config = cls.model_validate_json(fields)
     family = student_family(config)
 
-    def build() -> nn.Module:
+    def build() -> "nn.Module":
         how: dict[str, Any] = {**sizes._asdict(), "stitch_width": stitch_width, "drop_path": 0.0, "compat": {}}
         if index is None:
             return family.build(config, prior=None, graph_seed=0, **how)

@@ -10,8 +10,9 @@ from m2mkd.config.published import published
 from m2mkd.config.registered_families import STUDENT_GROUP, family_named, student_families
 from m2mkd.errors import InputError
 from m2mkd.study.files import planned_runs, read_planned, write_plan
+from m2mkd.study.plan import build_study
 from tests.conftest import ROOT
-from tests.packages import made_up
+from tests.packages import made_up, project_with
 from tests.tiny import by_phase, smoke
 
 SIMPLE = '''
@@ -40,13 +41,10 @@ class Made(StudentFamily):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A copy of the configuration, in the working directory; gives a function that writes the entry of a model for vmoe_base's study."""
-    shutil.copytree(ROOT / "config", tmp_path / "project/config")
-    monkeypatch.chdir(tmp_path / "project")
+    """Puts a copy of the configuration with the entry of one more model into the working directory."""
 
     def write(entry: str) -> None:
-        models = tmp_path / "project/config/models.yaml"
-        models.write_text(f"{(ROOT / 'config/models.yaml').read_text()}\nmine: {entry}\n")
+        monkeypatch.chdir(project_with(tmp_path / "project", entry))
 
     return write
 
@@ -218,8 +216,6 @@ def test_a_model_that_a_reduced_scale_leaves_at_its_published_size_is_refused(pr
 def test_scale_paper_reduces_nothing_whatever_is_overridden(project):
     changes = {"models": {"vmoe_base": {"top_k": 1}}, "seeds": 1}
     settings = load.settings({"scale": "paper", "experiments": ["vmoe_base/m2mkd"], "overrides": changes})
-    from m2mkd.study.plan import build_study
-
     assert {run.config.student.top_k for run in build_study(settings).runs.values() if run.phase == "distill_module"} == {1}
 
 
