@@ -142,8 +142,8 @@ def test_tables_report_and_mlflow_call_it_by_its_name(finished):
     compile_tables(Results.read(finished))
     write_report(Results.read(finished))
     page = Path(finished.pages, "report.html").read_text()
-    assert "Soft MoE" in page and 'id="soft_moe"' in page and "4 experts of 2 slots in 4 of them" in page
-    assert 'id="vmoe"' not in page and 'id="nac"' not in page
+    assert "Soft MoE" in page and 'id="table-soft_moe"' in page and "4 experts of 2 slots in 4 of them" in page
+    assert 'id="table-vmoe"' not in page and 'id="table-nac"' not in page
     sync(Results.read(finished))
     names = {tag["mlflow.runName"] for tag in tags("row")}
     assert {"end to end, Soft MoE", "m2mKD, Soft MoE"} <= names

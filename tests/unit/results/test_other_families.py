@@ -48,7 +48,7 @@ def test_it_has_tables_of_its_own_and_its_name_everywhere(study):
     compile_tables(Results.read(study))
     write_report(Results.read(study))
     page = Path(study.pages, "report.html").read_text()
-    assert 'id="made"' in page and 'id="nac"' in page and 'id="vmoe"' not in page
+    assert 'id="table-made"' in page and 'id="table-nac"' in page and 'id="table-vmoe"' not in page
     assert "Made network" in page and "width 16" in page
     sync(Results.read(study))
     assert {tag["mlflow.runName"] for tag in tags("row")} == {"end to end, Made network", "end to end, NAC Scale-Free"}
