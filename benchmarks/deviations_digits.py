@@ -20,7 +20,7 @@ from m2mkd.data.pack import Pack, Split, open_pack
 from m2mkd.data.prepare import prepare
 from m2mkd.data.transforms import normalised
 from m2mkd.evaluation.ood import measure_masked
-from m2mkd.models.build import build_student, evaluation, noise_arguments
+from m2mkd.families.build import build_student, evaluation, noise_arguments
 from m2mkd.seeds import forked_rng
 from m2mkd.training.optim import LearningRate
 

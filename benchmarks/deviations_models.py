@@ -12,8 +12,8 @@ from m2mkd.config.recipe import Recipe
 from m2mkd.data.pack import Split
 from m2mkd.distill.losses import kd_divergence
 from m2mkd.evaluation.released import twice_counted, whole_batches
-from m2mkd.models.build import build_module, build_student
-from m2mkd.models.build import graph_fit_cut as cut_of_the_fit
+from m2mkd.families.build import build_module, build_student
+from m2mkd.families.nac import graph_fit_cut as cut_of_the_fit
 from m2mkd.models.moe import MoE
 from m2mkd.models.nac.graphs import adjacency_matrix, prior_graph, prior_signatures
 from m2mkd.models.nac.kernel import cosine_distance

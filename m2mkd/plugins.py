@@ -31,6 +31,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "ofa": "m2mkd.distill.terms:OFA",
             "features": "m2mkd.distill.terms:Features",
         },
+        "m2mkd.students": {
+            "vmoe": "m2mkd.families.vmoe:VMoEFamily",
+            "nac": "m2mkd.families.nac:NACFamily",
+        },
         "m2mkd.layouts": {
             "digits": "m2mkd.data.registered_layouts:Digits",
             "digits_rendition": "m2mkd.data.registered_layouts:DigitsRendition",
@@ -88,16 +92,12 @@ class Plugin:
         InputError
             If it cannot be imported, whatever the reason.
         """
-        module, _, attribute = self.value.partition(":")
         try:
-            found = importlib.import_module(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
+            return resolved(self.value)
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything
             raise InputError(
                 f"{self}: cannot be loaded ({type(error).__name__}: {error}); repair or uninstall {self.distribution}"
             ) from error
-        return found
 
     def provenance(self) -> dict[str, str]:
         """Name and version of its distribution and the digest of its code, for the key and the record of a run.
@@ -109,9 +109,37 @@ class Plugin:
         """
         return {"distribution": self.distribution, "version": self.version, "code": _code_digest(self, tuple(sys.path))}
 
+    def require_same(self, stored: Any, what: str) -> None:
+        """Refuse what was stored with another package, version or code.
 
-def find_plugin(group: str, name: str) -> Plugin:
+        Raises
+        ------
+        InputError
+            If the ``stored`` provenance, None for one of ours, is not today's; ``what`` names the part.
+        """
+        now = None if self.is_ours else self.provenance()
+        if stored != now:
+            raise InputError(f"{what}: stored with plug-in {stored}, but it is {now} now; plan again")
+
+
+def resolved(value: str) -> Any:
+    """The object that ``module:attribute`` names."""
+    module, _, attribute = value.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def find_plugin(group: str, name: str, *others: str) -> Plugin:
     """The plug-in of that name; our own are found without a look at other packages.
+
+    Parameters
+    ----------
+    group, name
+        Group of entry points, and name in it.
+    *others
+        Names that are possible too, but no plug-ins, for the message.
 
     Raises
     ------
@@ -125,7 +153,7 @@ def find_plugin(group: str, name: str) -> Plugin:
         packages = " and ".join(sorted(plugin.distribution for plugin in found))
         raise InputError(f"'{name}' is a plug-in ({group}) of {packages}; uninstall all but one of them")
     if not found:
-        known = sorted({plugin.name for plugin in all_plugins(group)})
+        known = sorted({*others, *(plugin.name for plugin in all_plugins(group))})
         close = difflib.get_close_matches(name, known, n=1)
         guess = f"did you mean '{close[0]}'? " if close else ""
         raise InputError(f"there is no '{name}' among {group}; {guess}There are {', '.join(known)}")

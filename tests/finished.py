@@ -7,7 +7,7 @@ import pytest
 
 from m2mkd.config import load
 from m2mkd.data.prepare import prepare
-from m2mkd.models.build import build_module, build_student
+from m2mkd.families.build import build_module, build_student
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.weights import stage_state
 from m2mkd.results.judge.results import Results

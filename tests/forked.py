@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd.config import load
+from m2mkd.config.merge import merged
 from m2mkd.errors import INTERRUPTED, Interrupted
 from m2mkd.study.files import planned_runs
 from m2mkd.study.plan import build_study
@@ -34,7 +35,7 @@ OVERRIDES = {"checkpoint_updates": 3, "models": {"vmoe_base": {"depths": [2, 1, 
 
 def planned(**changes: Any) -> Study:
     """The study of a student with two epochs of eleven updates and a checkpoint after every third."""
-    settings = {"scale": "smoke", "experiments": [EXPERIMENT], "overrides": load.merged(OVERRIDES, changes)}
+    settings = {"scale": "smoke", "experiments": [EXPERIMENT], "overrides": merged(OVERRIDES, changes)}
     return build_study(load.settings(settings))
 
 
@@ -45,7 +46,7 @@ def student(study: Study) -> Run:
 
 def command(**changes: Any) -> list[str]:
     """The same as a person types it."""
-    sets = [word for change in load.as_assignments(load.merged(OVERRIDES, changes)) for word in ("--set", change)]
+    sets = [word for change in load.as_assignments(merged(OVERRIDES, changes)) for word in ("--set", change)]
     name = student(planned(**changes)).id
     return [sys.executable, "-m", "m2mkd", "run", name, "--scale", "smoke", "--experiment", EXPERIMENT, *sets]
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from m2mkd.config import load
+from m2mkd.config.merge import merged
 from m2mkd.data import digits_scenes
 from m2mkd.data.pack import Pack, open_pack
 from m2mkd.data.prepare import prepare
@@ -49,7 +50,7 @@ def write_scenes(folder: Path, train: int = TRAIN, val: int = VAL) -> Pack:
 
 def detection_study(variant: str = "random", **changes: Any) -> Study:
     """The study of one small detector."""
-    return smoke(f"coco_vmoe_base/{variant}", **load.merged(SMALL, changes))
+    return smoke(f"coco_vmoe_base/{variant}", **merged(SMALL, changes))
 
 
 def detector_run(study: Study) -> Run:

@@ -10,7 +10,7 @@ from torch import Tensor
 from m2mkd.config import load
 from m2mkd.config.models import ViTConfig
 from m2mkd.data.pack import Split
-from m2mkd.models.build import build_module, build_student
+from m2mkd.families.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.seeds import forked_rng
 from m2mkd.study.plan import build_study

@@ -15,6 +15,7 @@ from m2mkd.config.recipe import Recipe
 from m2mkd.distill.hybrid import DistillationHybrid
 from m2mkd.distill.objective import TaughtLoss
 from m2mkd.errors import InputError
+from m2mkd.families.vmoe import VMoEFamily
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.nac.students import NACModule
 from m2mkd.models.staged import StagedTransformer
@@ -104,7 +105,9 @@ def distill_module(
     with forked_rng("init", "objective", index, seed):
         taught = TaughtLoss(wanted, [student_module], [teacher_stage] if teacher_stage else [], smoothing=smoothing, kl_norm="batch")
     measured: dict[str, Any] = {"measure": lambda *_: {}} if validation is None else {"predict": hybrid.student_logits}
-    task = hybrid_task(hybrid, taught, _noise_arguments(student_module), {}, **measured)
+    task = hybrid_task(
+        hybrid, taught, _noise_arguments(student_module), lambda: VMoEFamily().regularisation(student_module, {}), {}, **measured
+    )
     stream = LoaderStream(loader, meta.num_classes, smoothing, seed)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(folder or temporary)

@@ -13,8 +13,8 @@ from m2mkd.api.student import Student
 from m2mkd.config.models import ViTConfig
 from m2mkd.distill.transfer import check_state, load_strictly
 from m2mkd.errors import InputError
+from m2mkd.families.build import build_module, build_student
 from m2mkd.hub.layout import HUB_CONFIG, HubStudent, read_hub_folder
-from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import build_stage
 from m2mkd.models.weights import load_weights
 from m2mkd.study.phase import PHASES, RECORD, WEIGHTS, Phase, phase_from
@@ -156,7 +156,9 @@ def _is_module(config: Phase) -> bool:
 def _described(pulled: HubStudent) -> Imported:
     config, model = pulled.config, pulled.config.student
     width = config.stitch_width if getattr(model, "stitch", "dropped") == "kept" else None
-    about = Description(model.family, model, config.data.image_size, config.data.classes, config={}, stitch_width=width)
+    about = Description(
+        cast(Any, model.family), cast(Any, model), config.data.image_size, config.data.classes, config={}, stitch_width=width
+    )
     return Imported(about, pulled.run, pulled.sha256, lambda: read_tensors(pulled.weights, "pull it again"))
 
 

@@ -62,16 +62,17 @@ def _weights(what: str, scale: str | None) -> Path | None:
 
 
 def _of_experiment(name: str, scale: str | None, overrides: list[str] | None, profile: str | None, seed: int) -> tuple[str, Any]:
+    from m2mkd.config.models import NACConfig
     from m2mkd.errors import InputError
     from m2mkd.evaluation.graph import fitted_graph, graph_seed
-    from m2mkd.models.build import graph_fit_cut
+    from m2mkd.families.nac import graph_fit_cut
     from m2mkd.study.phases import TrainStudent
 
     changes = [*(overrides or []), *([f"profiles=[{profile}]"] if profile else [])]
     study = read_study(scale, [name], changes)
     row = study.rows[0]
     config = study.runs[row.trained[0]].config
-    if not isinstance(config, TrainStudent) or config.student.family != "nac" or config.prior is None:
+    if not isinstance(config, TrainStudent) or not isinstance(config.student, NACConfig) or config.prior is None:
         raise InputError(f"experiment {name}: does not train a NAC, so it has no graph; name one of the nac_ experiments")
     comparison = fitted_graph(config.student, config.prior, graph_seed(config.prior, seed), graph_fit_cut(config.compat))
     return f"{name} at scale {study.scale_name}, {row.profile}, seed {seed}", comparison

@@ -50,6 +50,7 @@ def read_settings(
     scale: str | None, experiments: list[str] | None, overrides: list[str] | None, config: str | None = None, code: str | None = None
 ) -> Any:
     from m2mkd.config import load
+    from m2mkd.config.merge import merged
     from m2mkd.config.strict import parse_json
 
     changes = _with_nulls(parse_json(config, "--config")) if config is not None else {}
@@ -58,7 +59,7 @@ def read_settings(
     if experiments:
         changes["experiments"] = experiments
     if overrides:
-        changes = load.merged(changes, {"overrides": load.parse_overrides(overrides)})
+        changes = merged(changes, {"overrides": load.parse_overrides(overrides)})
     if code is not None:
         changes["code"] = code
     return load.settings(changes)

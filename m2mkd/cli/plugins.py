@@ -10,13 +10,14 @@ app = typer.Typer()
 
 @app.command()
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False) -> None:
-    """List objectives, layouts and metrics with their package and its version, and what is wrong with any of them."""
+    """List objectives, students, layouts and metrics with their package and its version, and what is wrong with any of them."""
     from m2mkd.config.layout import LAYOUT_GROUP, layout_class
     from m2mkd.config.objective import GROUP, term_class
+    from m2mkd.config.registered_families import STUDENT_GROUP, student_family_named
     from m2mkd.evaluation.metrics import METRIC_GROUP, metric_named
     from m2mkd.plugins import listed_plugins
 
-    groups = ((GROUP, term_class), (LAYOUT_GROUP, layout_class), (METRIC_GROUP, metric_named))
+    groups = ((GROUP, term_class), (STUDENT_GROUP, student_family_named), (LAYOUT_GROUP, layout_class), (METRIC_GROUP, metric_named))
     found = [one for group, load in groups for one in listed_plugins(group, load)]
     if as_json:
         typer.echo(json.dumps(found, indent=1))

@@ -15,6 +15,7 @@ from m2mkd.config.compat import Switch
 from m2mkd.config.datasets import DataRef, DatasetConfig
 from m2mkd.config.detection_experiment import DetectionExperiment
 from m2mkd.config.experiment import AblationExperiment, Catalogue, Experiment, Scale, Settings
+from m2mkd.config.merge import at_full_size, merged, with_inherited
 from m2mkd.config.strict import LARGEST_JSON, LARGEST_YAML, parse_json, parse_yaml
 from m2mkd.errors import InputError
 from m2mkd.files import require_file
@@ -73,15 +74,6 @@ def read_config(path: Path) -> dict[str, Any]:
         return read_json(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a configuration file") from None
-
-
-def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``change`` into ``base``: mappings merge, anything else replaces."""
-    result = dict(base)
-    for name, value in change.items():
-        old = result.get(name)
-        result[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def checked(type_: Any, value: Any, where: str) -> Any:
@@ -289,7 +281,14 @@ def catalogue(scale: Scale) -> Catalogue:
             if name not in base:
                 raise InputError(f"{part}.{name}: the scale or the overrides change it, but {path} has none of that name; remove it")
         content[part] = merged(base, changes)
+    content["models"] = with_inherited(content["models"], f"{CONFIG}/models.yaml")
     return checked(Catalogue, content, "config/models.yaml, config/recipes.yaml and the like at this scale")
+
+
+def full_size(file: Scale, scale: Scale) -> frozenset[str]:
+    """Models that a scale whose file reduces others leaves at their published size, and so do the overrides in ``scale``."""
+    models = merged(read_yaml(CONFIG / "models.yaml"), scale.models)
+    return at_full_size(models, scale.models) if file.models else frozenset()
 
 
 def experiment(name: str, scale: Scale) -> Experiment:

@@ -1,15 +1,32 @@
 """Architectures of models, without image size and number of classes, which come from the data set."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    SerializationInfo,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from m2mkd.config.base import Config
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import STUDENT_GROUP, TEACHERS, family_named, student_families
+from m2mkd.errors import InputError
+from m2mkd.plugins import find_plugin
 
 Prior = Literal["scale_free", "planted_partition", "ring_of_cliques", "erdos_renyi"]
 
 
-class ViTConfig(Config):
+class ViTConfig(Architecture):
     """A ViT whose blocks are grouped in stages, one stage a module (vmoe.md 1.1)."""
 
     family: Literal["vit"] = "vit"
@@ -153,7 +170,7 @@ class GraphPriors(Config):
     """Adam steps that fit the signatures to the graph."""
 
 
-class NACConfig(Config):
+class NACConfig(Architecture):
     """Neural Attentive Circuit (nac.md)."""
 
     family: Literal["nac"] = "nac"
@@ -218,5 +235,65 @@ class NACConfig(Config):
         return self.tokenizer.stride
 
 
-Model = Annotated[ViTConfig | VMoEConfig | NACConfig, Field(discriminator="family")]
-StudentConfig = Annotated[VMoEConfig | NACConfig, Field(discriminator="family")]
+def _model(value: Any) -> Architecture:
+    """An architecture of any family, from what people write, or from its stored form."""
+    if isinstance(value, Architecture):
+        return value
+    if not isinstance(value, Mapping) or not isinstance(name := value.get("family"), str):
+        known = ", ".join((*TEACHERS, *student_families()))
+        raise ValueError(f"a model is a mapping with a family; there are {known}")  # noqa: TRY004  pydantic's line
+    stored = value.get("plugin")
+    try:
+        config = family_named(name).CONFIG
+        if stored is not None:
+            find_plugin(STUDENT_GROUP, name).require_same(stored, f"family {name}")
+    except InputError as error:
+        if stored is not None:  # read from a plan, in which nothing can be mended
+            raise
+        raise ValueError(f"family: {error}") from None
+    return config.model_validate({field: given for field, given in value.items() if field != "plugin"})
+
+
+def _student(value: Any) -> Architecture:
+    config = _model(value)
+    if config.family in TEACHERS:
+        raise ValueError(f"{config.family} is no family of students; there are {', '.join(student_families())}")
+    return config
+
+
+def _stored(config: Architecture, info: SerializationInfo) -> dict[str, Any]:
+    """Its fields; of another package also its name, version and digest."""
+    fields = config.model_dump(mode=info.mode)
+    if config.family in TEACHERS or (plugin := find_plugin(STUDENT_GROUP, config.family)).is_ours:
+        return fields
+    return fields | {"plugin": plugin.provenance()}
+
+
+class _KnownFamilies:
+    """JSON schema of an architecture: ours with their fields; of any other family, or like another model, whatever it has."""
+
+    def __init__(self, *ours: type[Architecture], like: bool) -> None:
+        self.ours, self.like = ours, like
+
+    def __get_pydantic_json_schema__(self, _schema: Any, handler: Any) -> dict[str, Any]:
+        ours = [handler(TypeAdapter(config).core_schema) for config in self.ours]
+        names = [config.model_fields["family"].default for config in self.ours]
+        family = {"type": "string", "not": {"enum": names}}
+        others: list[dict[str, Any]] = [_at_least("Of another package", "family", family)]
+        if self.like:
+            others.append(_at_least("Like another model", "like", {"type": "string"}))
+        return {"anyOf": [*ours, *others]}
+
+
+def _at_least(title: str, field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "type": "object", "properties": {field: schema}, "required": [field]}
+
+
+Model = Annotated[
+    Architecture, PlainValidator(_model), PlainSerializer(_stored), _KnownFamilies(ViTConfig, VMoEConfig, NACConfig, like=True)
+]
+"""An architecture of any family, by its ``family``."""
+StudentConfig = Annotated[
+    Architecture, PlainValidator(_student), PlainSerializer(_stored), _KnownFamilies(VMoEConfig, NACConfig, like=False)
+]
+"""An architecture of any family of students."""

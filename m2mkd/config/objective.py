@@ -179,12 +179,10 @@ def _term(value: Any) -> ObjectiveTerm:
 
 def _require_same(cls: type[ObjectiveTerm], value: Mapping[str, Any]) -> None:
     """Refuse the stored form of a term that now means something else."""
-    kind, plugin = value["kind"], find_plugin(GROUP, value["kind"])
+    kind = value["kind"]
     if value["format"] != cls.FORMAT:
         raise InputError(f"objective term {kind}: stored as format {value['format']}, but it is {cls.FORMAT} now; plan again")
-    now = None if plugin.is_ours else plugin.provenance()
-    if value.get("plugin") != now:
-        raise InputError(f"objective term {kind}: stored with plug-in {value.get('plugin')}, but it is {now} now; plan again")
+    find_plugin(GROUP, kind).require_same(value.get("plugin"), f"objective term {kind}")
 
 
 class _KnownTerms:

@@ -6,14 +6,16 @@
 from pathlib import Path
 from typing import Any
 
-from m2mkd.config.load import checked, merged, read_yaml
-from m2mkd.config.models import Model, NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.family import Architecture
+from m2mkd.config.load import checked, read_yaml
+from m2mkd.config.merge import merged, with_inherited
+from m2mkd.config.models import Model
 from m2mkd.errors import InputError
 
 PUBLISHED = Path(__file__).with_name("models.yaml")
 
 
-def published(name: str, **changes: Any) -> ViTConfig | VMoEConfig | NACConfig:
+def published(name: str, **changes: Any) -> Architecture:
     """A published architecture.
 
     Parameters
@@ -28,7 +30,8 @@ def published(name: str, **changes: Any) -> ViTConfig | VMoEConfig | NACConfig:
     InputError
         If there is none of that name, or a change does not fit.
     """
-    architectures = read_yaml(PUBLISHED)
+    architectures = with_inherited(read_yaml(PUBLISHED), PUBLISHED.name)
     if name not in architectures:
         raise InputError(f"{PUBLISHED.name}: no architecture '{name}'; it has {', '.join(sorted(architectures))}")
-    return checked(Model, merged(architectures[name], changes), f"architecture {name}")
+    found: Architecture = checked(Model, merged(architectures[name], changes), f"architecture {name}")
+    return found

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from m2mkd.errors import InputError
 from m2mkd.models.vit import StagedTransformer
-from m2mkd.models.vmoe import VMoE
 
 StateDict = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=StagedTransformer)
@@ -16,7 +15,7 @@ NetworkT = TypeVar("NetworkT", bound=StagedTransformer)
 def assemble(modules: Mapping[int, StateDict], network: NetworkT, only: Collection[int] | None = None) -> NetworkT:
     """Load modules that were trained apart into the stages of a network, in place.
 
-    Stitch tensors are dropped where the network is a V-MoE with ``stitch: dropped``, and then must be there; nothing
+    Stitch tensors are dropped where the network says so (``drops_stitch``), and then must be there; nothing
     else may be missing or left over.
 
     Parameters
@@ -24,7 +23,7 @@ def assemble(modules: Mapping[int, StateDict], network: NetworkT, only: Collecti
     modules
         State of each module by its number, stage-local names (specification vmoe.md 3.2).
     network
-        V-MoE, or staged ViT.
+        Network of stages.
     only
         Stages that are loaded, the others keep their initial weights; None: every one.
 
@@ -43,9 +42,8 @@ def assemble(modules: Mapping[int, StateDict], network: NetworkT, only: Collecti
     if set(modules) != wanted:
         what = f"a network of modules 0 to {count - 1}" if only is None else f"modules {sorted(wanted)} of a network"
         raise InputError(f"got modules {sorted(modules)} for {what}; give each exactly once")
-    drops_stitch = isinstance(network, VMoE) and network.config.stitch == "dropped"
     for index, stage in enumerate(network.stages):
-        dropped = stitch_tensors(index, count) if drops_stitch else ()
+        dropped = stitch_tensors(index, count) if network.drops_stitch else ()
         if index in wanted:
             load_strictly(stage, modules[index], f"module {index}", dropped=dropped)
     return network

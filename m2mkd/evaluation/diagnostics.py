@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import student_family
+from m2mkd.errors import InputError
 from m2mkd.evaluation.attention import attention_weights, watched
 from m2mkd.evaluation.graph import trained_graph
 from m2mkd.models.moe import MoE
 from m2mkd.models.nac.circuit import NAC
-from m2mkd.models.vmoe import VMoE
 
 IMAGES = 32
 """Number of images to diagnose on: the first ones of a validation set."""
@@ -23,11 +25,13 @@ AT_A_TIME = 8
 
 
 @torch.no_grad()
-def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
+def diagnose(config: Architecture, student: nn.Module, images: Tensor) -> dict[str, Any]:
     """Measure how a student uses its parts.
 
     Parameters
     ----------
+    config
+        Architecture of the student.
     student
         Put into evaluation mode for the call.
     images
@@ -49,20 +53,33 @@ def diagnose(student: NAC | VMoE, images: Tensor) -> dict[str, Any]:
         V-MoE: of each MoE layer its ``name``, ``tokens`` (share of the token-expert pairs that each expert gets, sums to 1) and
         ``router_entropy`` (of the softmax over all gate logits, mean over tokens) and, if the capacity of experts is limited, ``dropped``
         (share of the pairs that exceed it).
+
+        Another family gives the layers as a V-MoE does, or nothing: then the diagnosis is empty.
+
+    Raises
+    ------
+    InputError
+        If a family of another package gives anything else.
     """
     training = student.training
     student.eval()
     try:
-        found = _nac(student, images) if isinstance(student, NAC) else _vmoe(student, images)
+        found = student_family(config).diagnose(student, images)
     finally:
         student.train(training)
+    if not found.get("layers"):
+        return {}
+    if "mediator_share" not in found and not _tells_of_experts(found):
+        raise InputError(
+            f"diagnose of family {config.family}: gives other layers than those of experts; give name, tokens and router_entropy"
+        )
     return {"images": len(images), **_rounded(found)}
 
 
 def scalars(diagnosis: dict[str, Any]) -> dict[str, float]:
     """Key numbers of a diagnosis, worth a line in every epoch, by names like ``propagators.0/effective_senders``."""
     lines: dict[str, float] = {}
-    for layer in diagnosis["layers"]:
+    for layer in diagnosis.get("layers", ()):
         if "tokens" in layer:
             chosen = {"router_entropy": layer["router_entropy"], "effective_experts": effective_number(layer["tokens"])}
             chosen |= {"dropped_share": layer["dropped"]} if "dropped" in layer else {}
@@ -81,7 +98,8 @@ def effective_number(shares: list[float]) -> float:
     return torch.special.entr(torch.tensor(shares)).sum().exp().item()
 
 
-def _nac(student: NAC, images: Tensor) -> dict[str, Any]:
+def use_of_latents(student: NAC, images: Tensor) -> dict[str, Any]:
+    """Diagnosis of a NAC in evaluation mode, not yet rounded; see `diagnose`."""
     layers: dict[str, nn.Module] = {"read_in": student.read_in.read_in_attention}
     for index, propagator in enumerate(student.propagators):
         layers[f"propagators.{index}"] = propagator.get_submodule("latent_attention")
@@ -135,7 +153,13 @@ def _layer(name: str, entropy: Tensor, mass: Tensor, inputs: int) -> dict[str, A
     return found
 
 
-def _vmoe(student: VMoE, images: Tensor) -> dict[str, Any]:
+def _tells_of_experts(found: dict[str, Any]) -> bool:
+    """True if each layer has what figures and curves of experts show."""
+    return all({"name", "tokens", "router_entropy"} <= layer.keys() and layer["tokens"] for layer in found["layers"])
+
+
+def use_of_experts(student: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Diagnosis of a network with MoE layers in evaluation mode, not yet rounded; see `diagnose`."""
     return {"layers": _experts(student, [partial(student, few) for few in images.split(AT_A_TIME)], len(images))}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from m2mkd import __version__
-from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.family import Architecture
 from m2mkd.config.published import published
+from m2mkd.config.registered_families import student_family
 from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import sha256
@@ -54,12 +55,15 @@ def hub_config(config: TrainStudent, run: str, digest: str, metrics: Mapping[str
     """
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    size, classes = config.data.image_size, config.data.classes
-    entry_point, base = ENTRY_POINTS[config.student.family]
+    size, classes, family = config.data.image_size, config.data.classes, student_family(config.student)
+    if family.name not in ENTRY_POINTS:
+        known = ", ".join(ENTRY_POINTS)
+        raise InputError(f"{run}: a student of family {family.name} cannot be pushed, because timm has no name for it; push one of {known}")
+    entry_point, base = ENTRY_POINTS[family.name]
     return {
         "architecture": entry_point,
         "num_classes": classes,
-        "num_features": config.student.state_dim if isinstance(config.student, NACConfig) else config.student.width,
+        "num_features": family.feature_width(config.student),
         "model_args": _model_args(config, published(base)),
         "pretrained_cfg": {
             "input_size": [3, size, size],
@@ -81,7 +85,7 @@ def hub_config(config: TrainStudent, run: str, digest: str, metrics: Mapping[str
     }
 
 
-def _model_args(config: TrainStudent, base: ViTConfig | VMoEConfig | NACConfig) -> dict[str, Any]:
+def _model_args(config: TrainStudent, base: Architecture) -> dict[str, Any]:
     """Arguments by which timm makes the network: fields that differ from the registered architecture, and those of its class."""
     own, registered = config.student.model_dump(mode="json"), base.model_dump(mode="json")
     arguments = {name: value for name, value in own.items() if value != registered[name]}

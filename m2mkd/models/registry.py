@@ -18,18 +18,18 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from timm.models._builder import resolve_pretrained_cfg
-from torch import Tensor, nn
+from torch import Tensor
 
-from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.family import Architecture, Sizes
 from m2mkd.config.published import published
+from m2mkd.config.registered_families import family_of
 from m2mkd.errors import InputError
 from m2mkd.models.moe import MoE
 from m2mkd.models.names import renamed
+from m2mkd.models.staged import StagedTransformer
 from m2mkd.models.timm_nac import TimmNAC
-from m2mkd.models.vit import StagedViT
-from m2mkd.models.vmoe import VMoE
 
-Network = StagedViT | VMoE | TimmNAC
+Network = StagedTransformer | TimmNAC
 # The experts' tokens are counted, which no graph of torch.fx can do.
 register_notrace_module(MoE)
 
@@ -88,7 +88,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: Network) -> dict[st
     InputError
         If no name is known.
     """
-    ours = renamed(model.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
+    config: Any = model.config
+    ours = renamed(config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
     name = "stages.0.pos_embed"
     if name in ours and ours[name].shape != model.get_parameter(name).shape:
         ours[name] = resample_abs_pos_embed(ours[name], model.get_submodule("stages.0.patch_embed").grid_size)
@@ -106,13 +107,11 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
     architecture = REGISTERED[name].architecture
     changes = {field: arguments.pop(field) for field in type(published(architecture)).model_fields if field in arguments}
     config = published(architecture, **changes)
-    is_nac = isinstance(config, NACConfig)
-    if is_nac and arguments.get("features_only"):
-        raise InputError(f"{name}: features_only needs feature maps, but a NAC has latents; use forward_features")
-    if is_nac:
-        parts = {"first_conv": "input_tokenizer.backbone.stem.0", "classifier": "output_tokenizer.to_logits"}
-    else:
-        parts = {"first_conv": "stages.0.patch_embed.proj", "classifier": f"stages.{config.modules - 1}.head"}
+    family = family_of(config)
+    if arguments.get("features_only") and not family.HAS_STAGES:
+        raise InputError(f"{name}: features_only needs feature maps, but a {family.LABEL} has latents; use forward_features")
+    first, last = family.first_and_last(config)
+    parts = {"first_conv": first, "classifier": last}
     device, dtype = arguments.pop("device", None), arguments.pop("dtype", None)
     place: Any = nullcontext() if device is None else torch.device(device)
     with place:
@@ -129,7 +128,7 @@ def _create(name: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] 
 
 
 def _build(
-    config: ViTConfig | VMoEConfig | NACConfig,
+    config: Architecture,
     *,
     num_classes: int,
     img_size: int | Sequence[int],
@@ -137,7 +136,6 @@ def _build(
     drop_rate: float = 0.0,
     drop_path_rate: float | None = None,
     global_pool: str | None = None,
-    prior: Any = None,
     **arguments: Any,
 ) -> Network:
     """Build the network from timm's arguments; ``arguments`` go to its class."""
@@ -148,30 +146,10 @@ def _build(
         raise InputError(f"in_chans {in_chans}: these networks take images of 3 channels; repeat or reduce the channels")
     if drop_rate:
         raise InputError(f"drop_rate {drop_rate}: these networks have no dropout; use drop_path_rate")
-    sizes: dict[str, Any] = {"image_size": sides.pop(), "num_classes": num_classes}
-    network: Network
-    if isinstance(config, NACConfig):
-        if drop_path_rate is not None:
-            config = config.model_copy(update={"drop_path": drop_path_rate})
-        network = TimmNAC(config, prior=prior, **sizes, **arguments)
-    else:
-        rate = drop_path_rate or 0.0
-        if isinstance(config, VMoEConfig):
-            network = VMoE(config, drop_path=rate, **sizes, **arguments)
-            for layer in network.modules():
-                if isinstance(layer, MoE):
-                    layer.register_forward_pre_hook(_draw_noise)
-        else:
-            network = StagedViT(config, drop_path=rate, **sizes, **arguments)
+    network: Network = family_of(config).timm_network(config, Sizes(sides.pop(), num_classes), drop_path_rate, **arguments)  # type: ignore[assignment]
     if global_pool is not None:
         network.reset_classifier(num_classes, global_pool)
     return network
-
-
-def _draw_noise(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Draw the noise of a layer's router from torch's global generator, because timm does not pass any."""
-    if isinstance(layer, MoE) and layer.draws_noise:
-        layer.noise = torch.randn(*inputs[0].shape[:-1], layer.gate.out_features, device=inputs[0].device)
 
 
 def _entry_point(name: str) -> Callable[..., Any]:

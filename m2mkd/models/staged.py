@@ -6,6 +6,7 @@ from typing import Any, cast
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from m2mkd.config.models import ViTConfig
 from m2mkd.errors import InputError
 from m2mkd.models.stage import Stage
 
@@ -40,6 +41,8 @@ class StagedTransformer(nn.Module):
 
     in_chans = 3
     num_prefix_tokens = 1
+    drops_stitch = False
+    """True if modules that were trained apart lose their stitch layers in it."""
 
     def __init__(self, stages: Iterable[Stage]) -> None:
         super().__init__()
@@ -240,3 +243,21 @@ class StagedTransformer(nn.Module):
                 (r"^stages\.\d+\.norm", _WITH_THE_LAYER_BEFORE),
             ],
         }
+
+
+class StagedStudent(StagedTransformer):
+    """Student put together of stages, without the stitch layers that they had when they were distilled.
+
+    Parameters
+    ----------
+    config
+        Architecture of the whole network.
+    stages
+        See `StagedTransformer`.
+    """
+
+    drops_stitch = True
+
+    def __init__(self, config: ViTConfig, stages: Iterable[Stage]) -> None:
+        super().__init__(stages)
+        self.config = config

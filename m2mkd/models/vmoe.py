@@ -96,6 +96,7 @@ class VMoE(StagedTransformer):
             for index in range(config.modules)
         )
         self.config = config
+        self.drops_stitch = config.stitch == "dropped"
 
     def forward(self, images: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W), or features as in `StagedTransformer`; ``noise`` as in `VMoEStage`."""
@@ -154,6 +155,12 @@ def build_vmoe_module(
         stitch_width=stitch_width,
         expert_init=expert_init,
     )
+
+
+def draw_noise(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Draw the noise of a layer's router from torch's global generator; a forward pre-hook, for timm does not pass any."""
+    if isinstance(layer, MoE) and layer.draws_noise:
+        layer.noise = torch.randn(*inputs[0].shape[:-1], layer.gate.out_features, device=inputs[0].device)
 
 
 def moe_positions(config: VMoEConfig) -> tuple[int, ...]:

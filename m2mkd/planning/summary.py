@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from m2mkd.config import load
 from m2mkd.config.compat import Profile
 from m2mkd.config.experiment import Settings
+from m2mkd.config.merge import merged
 from m2mkd.planning.cost import Assumptions, Cost, cost_of, data_sizes
 from m2mkd.planning.gpus import gpu_named
 from m2mkd.study.phase import PHASES
@@ -99,7 +99,7 @@ def by_experiment(study: Study, costs: Mapping[str, Cost]) -> list[dict[str, Any
 def one_seed(settings: Settings, profile: Profile) -> Study:
     """Study in one compat profile with a single seed."""
     change = {"profiles": [profile], "seeds": 1, "seeds_per_job": 1}
-    return build_study(settings.model_copy(update={"overrides": load.merged(settings.overrides, change)}))
+    return build_study(settings.model_copy(update={"overrides": merged(settings.overrides, change)}))
 
 
 def plan(settings: Settings, given: Assumptions) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from functools import singledispatch
 from m2mkd.config import load
 from m2mkd.config.detection import DetectorSwitches
 from m2mkd.config.detection_recipe import DetectionRecipe
-from m2mkd.config.models import NACConfig, VMoEConfig
+from m2mkd.config.family import Architecture, Sizes
 from m2mkd.config.recipe import Recipe
+from m2mkd.config.registered_families import family_of, student_family
 from m2mkd.errors import InputError
-from m2mkd.planning import circuit, detector, transformer
+from m2mkd.planning import detector, transformer
 from m2mkd.planning.circuit import Count
+from m2mkd.planning.counted import counted_module, counted_student
 from m2mkd.planning.layer_cost import LayerCost, Term
 from m2mkd.study.data import Data
 from m2mkd.study.phase import DETECTION_BATCH, EVAL_BATCH, Phase
@@ -129,14 +131,10 @@ def split_work(config: SplitTeacher, teacher: AssembleTeacher | ImportWeights) -
 
 @work_of.register
 def _(config: ImportWeights, count: Count) -> Work:
-    size, classes, model, index = config.image_size, config.classes, config.model, config.index
-    if isinstance(model, NACConfig):
-        if index is None:
-            return Work(published=circuit.circuit(model, size, classes, count=count))
-        return Work(published=circuit.module(model, index, size, classes, stitch_width=config.stitch_width or 0, tokens=1, count=count))
-    if index is None:
-        return Work(published=transformer.network(model, size, classes, stitch_width=config.stitch_width))
-    return Work(published=transformer.stage(model, index, size, classes, stitch_width=config.stitch_width))
+    sizes, width = Sizes(config.image_size, config.classes), config.stitch_width
+    if config.index is not None:
+        return Work(published=_module(config.model, config.index, sizes, stitch_width=width or 0, tokens=1, count=count))
+    return Work(published=_whole_network(config.model, sizes, width, count, drawn=True))
 
 
 @work_of.register
@@ -161,14 +159,10 @@ def _(config: DistillModule, count: Count) -> Work:
     size, classes, index, modules = config.data.image_size, config.data.classes, config.index, config.meta.modules
     before = transformer.stages(config.meta, range(index), size, classes)
     behind = range(index + 1, modules)
-    tokens = transformer.tokens_of(config.meta, size)
-    if isinstance(config.student, NACConfig):
-        student = circuit.module(config.student, index, size, classes, stitch_width=config.meta.width, tokens=tokens, count=count)
-        # The read-in passes on a single token, which the later stages take for the class token.
-        after = transformer.stages(config.meta, behind, size, classes, tokens=1 if index == 0 else tokens)
-    else:
-        student = transformer.stage(config.student, index, size, classes, stitch_width=config.meta.width)
-        after = transformer.stages(config.meta, behind, size, classes)
+    tokens, sizes = transformer.tokens_of(config.meta, size), Sizes(size, classes)
+    student = _module(config.student, index, sizes, stitch_width=config.meta.width, tokens=tokens, count=count)
+    passed = student_family(config.student).passed_tokens(config.student, index, tokens)
+    after = transformer.stages(config.meta, behind, size, classes, tokens=passed)
     terms = [Term("student module", student, "trained"), Term("stages before", before, "no_grad"), Term("stages after", after, "frozen")]
     if config.taught_by.needs_teacher:
         terms.append(Term("teacher module", transformer.stage(config.teacher, index, size, classes), "no_grad"))
@@ -176,10 +170,19 @@ def _(config: DistillModule, count: Count) -> Work:
     return _trained(terms, config.data, config.recipe, [before, student, after], student)
 
 
-def _student(student: VMoEConfig | NACConfig, data: Data, stitch_width: int | None, count: Count, *, drawn: bool) -> LayerCost:
-    if isinstance(student, NACConfig):
-        return circuit.circuit(student, data.image_size, data.classes, count=count, drawn=drawn)
-    return transformer.network(student, data.image_size, data.classes, stitch_width=stitch_width)
+def _whole_network(config: Architecture, sizes: Sizes, stitch_width: int | None, count: Count, *, drawn: bool) -> LayerCost:
+    found: LayerCost | None = family_of(config).cost(config, sizes, stitch_width=stitch_width, count=count, drawn=drawn)
+    return counted_student(config, sizes, stitch_width) if found is None else found
+
+
+def _module(config: Architecture, index: int, sizes: Sizes, *, stitch_width: int, tokens: int, count: Count) -> LayerCost:
+    family, between = student_family(config), {"stitch_width": stitch_width, "tokens": tokens}
+    found: LayerCost | None = family.module_cost(config, index, sizes, **between, count=count)
+    return counted_module(config, index, sizes, **between) if found is None else found
+
+
+def _student(student: Architecture, data: Data, stitch_width: int | None, count: Count, *, drawn: bool) -> LayerCost:
+    return _whole_network(student, Sizes(data.image_size, data.classes), stitch_width, count, drawn=drawn)
 
 
 @work_of.register
@@ -195,7 +198,7 @@ def _(config: TrainStudent, count: Count) -> Work:
 @work_of.register
 def _(config: TrainProbe, count: Count) -> Work:
     student = _student(config.student, config.student_data, config.stitch_width, count, drawn=True)
-    width = config.student.state_dim if isinstance(config.student, NACConfig) else config.student.width
+    width = student_family(config.student).feature_width(config.student)
     head = LayerCost(macs=width * config.way, parameters=(width + 1) * config.way)
     shots, recipe = config.way * config.shots, config.recipe
     return Work(

@@ -1,6 +1,7 @@
 """Display names of variants, families of models, metrics and the arms of a comparison."""
 
-FAMILIES = {"vmoe": "V-MoE", "nac": "NAC", "vit": "ViT"}
+from m2mkd.config.registered_families import TEACHERS, family_named, student_families
+
 METRIC_LABELS = {"iid_top1": "IID", "ood_top1": "OOD", "graph_density": "density of the graph"}
 VARIANTS = {"m2mkd": "m2mKD", "pure_kd": "pure KD", "end_to_end": "end to end"}
 EXPERIMENT_LABELS = {"labels_only": "labels only", "equal_compute": "end to end with equal compute"}
@@ -20,8 +21,9 @@ def arm_label(arm: str) -> str:
 
 
 def family_label(family: str) -> str:
-    """Display name of a family of models, or of several joined by ``and``."""
-    return " and ".join(FAMILIES.get(one, one) for one in family.split(" and "))
+    """Display name of a family of models, or of several joined by ``and``; of one that is not installed, its name."""
+    known = {*TEACHERS, *student_families()}
+    return " and ".join(family_named(one).LABEL if one in known else one for one in family.split(" and "))
 
 
 def enumerated(words: list[str]) -> str:

@@ -12,6 +12,7 @@ from m2mkd.config.experiment import Codes
 from m2mkd.config.models import Model, Prior, StudentConfig, ViTConfig
 from m2mkd.config.objective import Objective
 from m2mkd.config.recipe import Distillation, Recipe
+from m2mkd.config.registered_families import TEACHERS
 from m2mkd.study.data import Data
 from m2mkd.study.measurements import Measurement, accuracies, check_mean, check_renditions, number, precisions
 from m2mkd.study.phase import LOGITS, MEASURED, RECORD, WEIGHTS, DvcStage, SeededPhase, TeacherPhase
@@ -39,7 +40,7 @@ class ImportWeights(TeacherPhase):
 
     @property
     def of_teacher(self) -> bool:
-        return self.model.family == "vit"
+        return self.model.family in TEACHERS
 
     @property
     def files(self) -> tuple[str, ...]:

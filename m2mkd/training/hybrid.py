@@ -10,8 +10,7 @@ from m2mkd.config.compat import Value
 from m2mkd.distill.hybrid import DistillationHybrid
 from m2mkd.distill.losses import Loss
 from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
-from m2mkd.models.build import regularisation
-from m2mkd.models.stage import Stage
+from m2mkd.families.build import no_weight_decay
 from m2mkd.training.task import Task
 
 
@@ -19,6 +18,7 @@ def hybrid_task(
     hybrid: DistillationHybrid,
     taught: TaughtLoss | Callable[[Tensor, Tensor, Tensor | None], Loss],
     noise: Callable[[torch.Generator], Mapping[str, Any]],
+    regulariser: Callable[[], Tensor | float],
     compat: Mapping[str, Value],
     **options: Any,
 ) -> Task:
@@ -32,8 +32,10 @@ def hybrid_task(
         Maps logits (B, C), soft targets (B, C) and the teacher's logits to the loss, without the regulariser of the network.
     noise
         Arguments of the student module in training, from the source of model noise.
+    regulariser
+        Additional loss of the student module after a forward pass.
     compat
-        Values of the switches that concern regulariser and weight decay.
+        Values of the switches that concern weight decay.
     **options
         Further fields of the task.
     """
@@ -41,9 +43,9 @@ def hybrid_task(
 
     def loss(images: Tensor, targets: Tensor, source: torch.Generator) -> Loss:
         logits = hybrid(images, **noise(source))
-        return taught(logits.student, targets, logits.teacher).with_regulariser(regularisation(student, compat))
+        return taught(logits.student, targets, logits.teacher).with_regulariser(regulariser())
 
-    spared = student.no_weight_decay() if isinstance(student, Stage) else set()
+    spared = no_weight_decay(student)
     beside = taught if isinstance(taught, TaughtLoss) and taught.is_trained else None
     return Task(
         trained=student if beside is None else Alongside(student, beside),

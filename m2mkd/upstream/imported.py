@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2mkd.config.detection import DetectorSwitches
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import family_of
 from m2mkd.config.strict import parse_json
 from m2mkd.errors import InputError
 from m2mkd.files import write_atomically
@@ -173,7 +175,7 @@ def open_run(path: Path) -> Imported:
     except (InputError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: has no readable {RECORD} next to it ({type(error).__name__}); give --kind and --config") from None
     checked_weights(path.parent)
-    architecture: ViTConfig | NACConfig
+    architecture: Architecture
     stitch_width: int | None = None
     match config:
         case PretrainMeta(model=architecture) | AssembleTeacher(model=architecture):
@@ -190,9 +192,13 @@ def open_run(path: Path) -> Imported:
         case _:
             wanted = "train_student, train_detector or assemble_teacher"
             raise InputError(f"{path}: this run of {config.name()} does not produce a whole network; give a run of {wanted}")
+    kind: Any = family_of(architecture).imported_kind(architecture, None)
+    if kind is None:
+        raise InputError(f"{path}: a network of family {architecture.family} cannot be opened as a checkpoint; use the runs of its study")
     kept = getattr(architecture, "stitch", "dropped") == "kept"
     width = stitch_width if kept else None
-    description = Description(architecture.family, architecture, image_size, num_classes, config={}, stitch_width=width)
+    ours: Any = architecture
+    description = Description(kind, ours, image_size, num_classes, config={}, stitch_width=width)
     return Imported(description, source, source_sha256, lambda: load_weights(path.parent))
 
 

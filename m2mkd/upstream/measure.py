@@ -11,7 +11,7 @@ from m2mkd.data.stream import eval_batches
 from m2mkd.errors import InputError
 from m2mkd.evaluation.accuracy import measure
 from m2mkd.evaluation.ood import measure_masked
-from m2mkd.models.build import evaluation
+from m2mkd.families.build import evaluation
 from m2mkd.seeds import derive_seed
 from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.upstream.imported import Imported

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.registered_families import family_of
 from m2mkd.detection import names as detector_names
 from m2mkd.detection.detector import Detector
 from m2mkd.errors import InputError
@@ -17,7 +18,6 @@ from m2mkd.models.nac.kernel import DotProductKernel
 from m2mkd.models.nac.layers import LatentLayer, ReadIn
 from m2mkd.models.nac.students import build_nac_module
 from m2mkd.models.names import nac as nac_names
-from m2mkd.models.names import network_sources
 from m2mkd.models.names import vit as vit_names
 from m2mkd.models.names.sources import Source, gather
 from m2mkd.models.vit import StagedViT, build_stage
@@ -160,7 +160,7 @@ def _sources(description: Description, name: str, shape: tuple[int, ...]) -> tup
         return nac_names.nac_sources(name, shape, whole=False)
     if description.stage is not None:
         return vit_names.stage_sources(name, shape, cast(ViTConfig, architecture).depths[description.stage])
-    return network_sources(architecture, f"stages.0.{name}" if description.kind == "vmoe_module" else name, shape)
+    return family_of(architecture).sources(architecture, f"stages.0.{name}" if description.kind == "vmoe_module" else name, shape)
 
 
 def _vmoe_module(description: Description, sizes: dict[str, Any]) -> nn.Module:

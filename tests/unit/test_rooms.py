@@ -16,6 +16,7 @@ FLOORS = [
     {"study"},
     {"data", "models"},
     {"distill", "detection", "evaluation", "planning"},
+    {"families"},
     {"upstream", "results"},
     {"hub", "progress", "tracking"},
     {"training"},

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import family_of
 from m2mkd.errors import InputError
-from m2mkd.models.names import nac, vit
 from m2mkd.models.names.sources import Source, rename
 
 if TYPE_CHECKING:
@@ -14,16 +14,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-def network_sources(config: ViTConfig | VMoEConfig | NACConfig, name: str, shape: Shape) -> tuple[Source, ...]:
-    """Sources in a released file of a whole network for our tensor ``name``."""
-    if isinstance(config, NACConfig):
-        return nac.nac_sources(name, shape, whole=True)
-    return vit.vit_sources(name, shape, config.depths, config.moe_positions if isinstance(config, VMoEConfig) else ())
-
-
-def renamed(
-    config: ViTConfig | VMoEConfig | NACConfig, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]
-) -> dict[str, "Tensor"]:
+def renamed(config: Architecture, shapes: Mapping[str, Shape], released: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Tensors of a whole network under its own names, from released or own names, with any shapes.
 
     Missing and surplus tensors are left to the caller that loads the state.
@@ -42,7 +33,7 @@ def renamed(
     InputError
         If no name is known.
     """
-    wanted = {name: (*network_sources(config, name, shape), Source((name,), shape)) for name, shape in shapes.items()}
+    wanted = {name: (*family_of(config).sources(config, name, shape), Source((name,), shape)) for name, shape in shapes.items()}
     state = rename(wanted, released)
     if shapes.keys().isdisjoint(state):
         raise InputError(f"state dict has {next(iter(released), 'nothing')}, but no tensor of a {config.family}; give its state dict")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from m2mkd.config.registered_families import student_families, student_family_named
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import once_each
 from m2mkd.results.tables.accuracies import PAPER_SCALE, fewshot_table, ood_table, renditions_table, results_table, teacher_table
@@ -17,21 +18,21 @@ from m2mkd.study.study import Study
 
 PRINTED = ("published", "difference", "published IID", "difference IID", "published OOD", "difference OOD")
 """Columns with published numbers."""
+TRANSFER = "transfer"
+"""Group of students that are measured again for another experiment."""
 
 
 def result_tables(results: Results) -> list[tuple[str, DisplayTable]]:
     """Tables of results with their headings; empty tables are left out."""
-    study, families = results.study, dict[str, list[Row]](vmoe=[], nac=[], transfer=[])
+    study, families = results.study, {name: list[Row]() for name in (*student_families(), TRANSFER)}
     once = once_each(results.students)
     for row in once:
         config: Any = study.runs[row.measured[0]].config
         own = student_of(study, row.experiment, row.variant) == (row.experiment, row.variant)
-        families[config.student.family if own else "transfer"].append(row)
+        families[config.student.family if own else TRANSFER].append(row)
     tables = [
         ("Teachers", teacher_table(results)),
-        ("V-MoE", results_table(results, families["vmoe"], "vmoe")),
-        ("Neural Attentive Circuits, by graph prior", results_table(results, families["nac"], "nac")),
-        ("Comparisons across experiments", results_table(results, families["transfer"], "transfer")),
+        *((_heading(name), results_table(results, rows, name)) for name, rows in families.items() if rows),
         ("Few-shot adaptation", fewshot_table(results)),
         ("Detection and instance segmentation", detection_table(results)),
         ("Labelled images that each arm has seen", labelled_table(results, once)),
@@ -51,6 +52,14 @@ def detail_tables(results: Results) -> list[tuple[str, DisplayTable]]:
         ("Metrics of other packages", other_metrics_table(results, once)),
     ]
     return _shown(results.study, tables)
+
+
+def _heading(name: str) -> str:
+    """Heading of the results of a family."""
+    if name == TRANSFER:
+        return "Comparisons across experiments"
+    family = student_family_named(name)
+    return family.HEADING or family.LABEL
 
 
 def _shown(study: Study, tables: Iterable[tuple[str, DisplayTable]]) -> list[tuple[str, DisplayTable]]:

@@ -8,7 +8,8 @@ import pandas as pd
 from m2mkd.config import load
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_recipe import DetectionRecipe
-from m2mkd.config.models import Model, NACConfig, VMoEConfig
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import family_of
 from m2mkd.planning.cost import Cost
 from m2mkd.results.judge.results import Results
 from m2mkd.results.read.collect import Collected
@@ -165,20 +166,10 @@ def models_table(results: Results) -> DisplayTable:
     )
 
 
-def _sizes(model: Model | DetectorConfig) -> str:
+def _sizes(model: Architecture | DetectorConfig) -> str:
     if isinstance(model, DetectorConfig):
         return f"{model.image_size} pixels, {model.channels} channels on {_sizes(model.backbone)}"
-    if isinstance(model, NACConfig):
-        latents = model.latents
-        return (
-            f"{model.iterations} propagators, {latents.input} + {latents.mediator} + {latents.output} latents of width {model.state_dim}, "
-            f"{model.heads} heads, signatures of width {model.signature_dim}"
-        )
-    depths = "+".join(map(str, model.depths))
-    experts = (
-        f", {model.experts} experts in {len(model.moe_positions)} of them, router {model.router}" if isinstance(model, VMoEConfig) else ""
-    )
-    return f"{depths} blocks of width {model.width}{experts}, {model.heads} heads, patches of {model.patch_size} pixels"
+    return family_of(model).sizes(model)
 
 
 def training_table(study: Study) -> DisplayTable:

@@ -31,16 +31,17 @@ def build_study(settings: Settings, *, ablations: bool = False, detection: bool 
         For an unknown name, or parts that do not fit together.
     """
     scale = load.scale(settings.scale, settings.overrides)
-    overrides = load.scale_differences(load.scale(settings.scale, {}), scale) if settings.overrides else {}
+    file = load.scale(settings.scale, {}) if settings.overrides else scale
+    overrides = load.scale_differences(file, scale) if settings.overrides else {}
     study = Study(settings.scale, scale, ablations, detection, overrides, settings.experiments)
-    catalogue = load.catalogue(scale)
+    catalogue, full_size = load.catalogue(scale), load.full_size(file, scale)
     selectors = [] if detection and not ablations else [*(settings.experiments or scale.experiments)]
     selectors += load.ablations(settings.scale, scale) if ablations else []
     selectors += load.detections(settings.scale, scale) if detection else []
     for selector in selectors:
         name, slash, variant = selector.partition("/")
         for profile in scale.profiles:
-            draft = Draft(study, scale, profile, name, catalogue, study.experiments)
+            draft = Draft(study, scale, profile, name, catalogue, study.experiments, full_size)
             _add(draft, name, variant if slash else None)
     return study
 

@@ -10,9 +10,11 @@ from m2mkd.config.compat import Profile, Value, switches_for
 from m2mkd.config.detection import DetectorConfig
 from m2mkd.config.detection_recipe import DetectionRecipe
 from m2mkd.config.experiment import Catalogue, Experiment, Scale
+from m2mkd.config.family import Architecture, ArchitectureT
 from m2mkd.config.imports import imported_digest
-from m2mkd.config.models import Model, NACConfig, VMoEConfig
+from m2mkd.config.models import VMoEConfig
 from m2mkd.config.recipe import Recipe
+from m2mkd.config.registered_families import TEACHERS, family_of, student_families
 from m2mkd.config.seeds import Seeds, seeds_of
 from m2mkd.errors import InputError
 from m2mkd.study.data import Data, resolve_data
@@ -35,6 +37,8 @@ class Draft:
     """Architectures and recipes at the draft's scale."""
     experiments: dict[str, Experiment]
     """Experiments read so far, by name; reading a file for every run would take most of the planning."""
+    full_size: frozenset[str]
+    """Models that the scale leaves at their published size though it reduces others; a study cannot use them."""
     compat: Mapping[str, Value] = field(default_factory=dict)
     """Values of switches instead of the profile's."""
     switched: set[str] = field(default_factory=set)
@@ -56,17 +60,35 @@ class Draft:
             self.experiments[name] = load.experiment(name, self.scale)
         return self.experiments[name]
 
-    def model(self, name: str, *families: type) -> Any:
-        """An architecture of one of the given families."""
+    def student(self, name: str) -> Architecture:
+        """An architecture of any family of students."""
+        model = self._architecture(name)
+        if model.family in TEACHERS:
+            raise InputError(
+                f"{self.where}: model '{name}' is of family {model.family}, but a student is needed here: {', '.join(student_families())}"
+            )
+        return model
+
+    def model(self, name: str, cls: type[ArchitectureT]) -> ArchitectureT:
+        """An architecture of one class."""
+        model = self._architecture(name)
+        if type(model) is not cls:
+            wanted = cls.model_fields["family"].default
+            raise InputError(f"{self.where}: model '{name}' is of family {model.family}, but {wanted} is needed here")
+        return model
+
+    def _architecture(self, name: str) -> Architecture:
         model = self.catalogue.models.get(name)
         if model is None:
             raise InputError(
                 f"{self.where}: model '{name}' is not in config/models.yaml; it has {', '.join(sorted(self.catalogue.models))}"
             )
-        if type(model) not in families:
-            wanted = " or ".join(cls.__name__.removesuffix("Config") for cls in families)
-            found = type(model).__name__.removesuffix("Config")
-            raise InputError(f"{self.where}: model '{name}' is a {found}, but a {wanted} is needed here")
+        if name in self.full_size:
+            scale = self.study.scale_name
+            raise InputError(
+                f"{self.where}: model '{name}' has its published size at scale {scale}, which reduces others; add its sizes "
+                f"to config/scales/{scale}.yaml as models.{name} ({{}} leaves it as it is), or like: NAME to it in config/models.yaml"
+            )
         return model
 
     def recipe(self, name: str | None) -> Recipe:
@@ -112,7 +134,7 @@ class Draft:
     def run(
         self,
         phase: type[Phase],
-        model: Model | DetectorConfig,
+        model: Architecture | DetectorConfig,
         upstream: Mapping[str, Sequence[str]],
         /,
         *,
@@ -162,18 +184,20 @@ class Draft:
             self.study.rows.append(row)
 
     def imported(
-        self, file: str, field: str, model: Model, data: Data, *, index: int | None = None, stitch_width: int | None = None
+        self, file: str, field: str, model: Architecture, data: Data, *, index: int | None = None, stitch_width: int | None = None
     ) -> str:
         """Id of the run that imports the weights of a model, or of one of its modules, from the file that ``field`` names."""
+        if family_of(model).imported_kind(model, index) is None:
+            raise InputError(f"{field}: weights of family {model.family} cannot be imported; train it, or give its family imported_kind")
         self.check_fit(model, data)
         sizes: dict[str, Any] = {"image_size": data.image_size, "classes": data.classes, "stitch_width": stitch_width}
         return self.run(ImportWeights, model, {}, model=model, index=index, sha256=imported_digest(file, field), file=file, **sizes)
 
-    def check_fit(self, model: Model | DetectorConfig, data: Data) -> None:
+    def check_fit(self, model: Architecture | DetectorConfig, data: Data) -> None:
         """Refuse images that the model cannot cut into whole patches; a detector resizes and pads them itself."""
         if not isinstance(model, DetectorConfig) and data.image_size % model.stride:
             name = next(name for name, known in self.catalogue.models.items() if known is model)
-            what = "tokenizer's total stride" if isinstance(model, NACConfig) else "patch_size"
+            what = family_of(model).STRIDE
             raise InputError(
                 f"{self.where}: model '{name}' cannot take data {data}: {data.image_size} pixels are not a multiple of "
                 f"its {what} {model.stride}; change models.{name} or the image size"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from m2mkd.config.experiment import StudentExperiment, Variant
-from m2mkd.config.models import NACConfig, VMoEConfig
+from m2mkd.config.family import Architecture
+from m2mkd.config.registered_families import student_family
 from m2mkd.errors import InputError
 from m2mkd.study.phases import DistillModule, Evaluate, ImportWeights, TrainStudent
 from m2mkd.study.plan.draft import Draft
@@ -39,11 +40,13 @@ def modules(draft: Draft, experiment: StudentExperiment, variant: str, seed: int
     ]
 
 
-def _student(draft: Draft, experiment: StudentExperiment) -> VMoEConfig | NACConfig:
+def _student(draft: Draft, experiment: StudentExperiment) -> Architecture:
     """The student's architecture, which must fit its experiment."""
-    student = draft.model(experiment.model, VMoEConfig, NACConfig)
-    if isinstance(student, NACConfig) != (experiment.prior is not None):
-        raise InputError(f"{draft.where}: prior is {experiment.prior}, but a NAC needs one and a V-MoE has none")
+    student = draft.student(experiment.model)
+    family = student_family(student)
+    if (experiment.prior is not None) != family.TAKES_PRIOR:
+        needed = "needs one" if family.TAKES_PRIOR else "has none"
+        raise InputError(f"{draft.where}: prior is {experiment.prior}, but a {family.LABEL} {needed}")
     return student
 
 
@@ -55,8 +58,10 @@ def _indices(draft: Draft, experiment: StudentExperiment, variant: str) -> list[
             f"{draft.where}: student '{experiment.model}' has {student.modules} modules, "
             f"but teacher '{teacher.model}' has {model.modules}; they must be equal"
         )
-    if isinstance(student, VMoEConfig) and draft.data(experiment.distill.data) != draft.data(experiment.data):
-        raise InputError(f"{draft.where}: a V-MoE takes positions and head from its modules, so distill.data must be the student's data")
+    family = student_family(student)
+    if family.SAME_DATA and draft.data(experiment.distill.data) != draft.data(experiment.data):
+        reason = f"a {family.LABEL} takes positions and head from its modules"
+        raise InputError(f"{draft.where}: {reason}, so distill.data must be the student's data")
     wanted = experiment.variants[variant].load_modules
     indices = list(range(student.modules)) if wanted == "all" else list(wanted)
     if max(indices) >= student.modules:
@@ -83,7 +88,7 @@ def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, see
     how: Variant = experiment.variants[variant]
     student = _student(draft, experiment)
     meta = teacher_named(draft, experiment.teacher)[2]
-    stitch_width = meta.width if isinstance(student, VMoEConfig) and student.stitch == "kept" else None
+    stitch_width = student_family(student).stitch_width(student, meta.width)
     if how.imports.student is not None:
         where = f"{draft.where}: variants.{variant}.imports.student"
         return (draft.imported(how.imports.student, where, student, draft.data(experiment.data), stitch_width=stitch_width),)
@@ -92,15 +97,16 @@ def training_runs(draft: Draft, experiment: StudentExperiment, variant: str, see
 
 def _trained(draft: Draft, experiment: StudentExperiment, variant: str, seed: int, stitch_width: int | None) -> str:
     how, student = experiment.variants[variant], _student(draft, experiment)
-    if how.codes != "independent" and not isinstance(student, NACConfig):
+    family = student_family(student)
+    if how.codes != "independent" and not family.HAS_CODES:
         raise InputError(
-            f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is not a NAC and has none"
+            f"{draft.where}: variants.{variant}.codes: {how.codes}, but student '{experiment.model}' is a {family.LABEL} and has none"
         )
     upstream = {}
     if how.init == "modules":
         upstream["modules"] = modules(draft, experiment, variant, seed)
     taught = how.distillation is not None or (how.objective is not None and how.objective.needs_teacher)
-    if how.objective is not None and "tokens" in how.objective.needs and not isinstance(student, VMoEConfig):
+    if how.objective is not None and "tokens" in how.objective.needs and not family.HAS_STAGES:
         kinds = ", ".join(term.kind for term in how.objective.terms if "tokens" in term.NEEDS)
         raise InputError(
             f"{draft.where}: variants.{variant}.objective: {kinds} needs tokens of stages, but student '{experiment.model}' has none as a "

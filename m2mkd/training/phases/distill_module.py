@@ -9,7 +9,7 @@ from m2mkd.distill.hybrid import DistillationHybrid, SharedPrefix
 from m2mkd.distill.losses import Loss, distillation_loss
 from m2mkd.distill.objective import TaughtLoss
 from m2mkd.distill.transfer import assemble, load_strictly
-from m2mkd.models.build import build_module, noise_arguments
+from m2mkd.families.build import build_module, noise_arguments, regularisation
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
@@ -67,6 +67,7 @@ def _task(job: Job[DistillModule], hybrid: DistillationHybrid) -> Task:
         hybrid,
         _taught_loss(job, hybrid),
         partial(noise_arguments, config.student),
+        partial(regularisation, config.student, hybrid.student, config.compat),
         config.compat,
         predict=hybrid.student_logits,
         late_schedule=late_schedule(config),

@@ -8,7 +8,7 @@ from m2mkd.evaluation.diagnostics import IMAGES, diagnose
 from m2mkd.evaluation.logits import Recorder
 from m2mkd.evaluation.ood import measure_masked
 from m2mkd.evaluation.released import metered
-from m2mkd.models.build import build_student, evaluation
+from m2mkd.families.build import build_student, evaluation
 from m2mkd.seeds import derive_seed
 from m2mkd.study.phase import EVAL_BATCH
 from m2mkd.study.phases import Evaluate
@@ -60,5 +60,6 @@ def run(job: Job[Evaluate]) -> Outcome:
         "per_class": class_accuracies(iid.correct, iid.labels, pack.classes),
         "confusion": confusion(iid.predicted, iid.labels, pack.classes),
     }
-    metrics = metered(iid, count).summary() | by_class | {"ood": ood, "diagnostics": diagnose(student, few)}
+    diagnosis = diagnose(config.student, student, few)
+    metrics = metered(iid, count).summary() | by_class | {"ood": ood} | ({"diagnostics": diagnosis} if diagnosis else {})
     return Outcome(metrics, logits=recorder.kept(iid.labels))

@@ -5,22 +5,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from m2mkd.config.models import NACConfig, ViTConfig, VMoEConfig
+from m2mkd.config.family import Sizes, StudentFamily
+from m2mkd.config.registered_families import family_of
 from m2mkd.distill.transfer import check_state
 from m2mkd.errors import InputError
+from m2mkd.families.build import build_module, build_student
 from m2mkd.files import sha256
-from m2mkd.models.build import build_module, build_student
 from m2mkd.models.names.nac import MODULE_CONSTANTS
-from m2mkd.models.vit import StagedViT
 from m2mkd.study.phases import ImportWeights
 from m2mkd.training.job import Job, Outcome
 from m2mkd.upstream.description import Description
 from m2mkd.upstream.imported import open_weights
-
-ONLY_IN_TRAINING = {"graph", "temperature", "code_noise", "layer_scale", "drop_path", "hinge", "graph_weight", "block_model_weight"}
-"""Fields of a NAC that have no effect on a trained one in evaluation."""
-OF_THE_WHOLE = {"depths", "moe_blocks", "stitch", "latents", "iterations", "signature_dim", "truncation"}
-"""Fields that a single module does not determine; the shapes of its tensors are compared nevertheless."""
 
 
 def run(job: Job[ImportWeights]) -> Outcome:
@@ -51,16 +46,15 @@ def check_description(found: Description, config: ImportWeights) -> None:
             raise InputError(f"{config.file}: {what} is {there}, but {here} is expected; import another file, or change the model")
 
     wanted, index = config.model, config.index
+    family = family_of(wanted)
     first, last = index in (None, 0), index in (None, wanted.modules - 1)
-    refuse("kind", found.kind, _kind(wanted, index, first, last))
+    refuse("kind", found.kind, family.imported_kind(wanted, index))
     refuse("the single stage", found.stage, None)
-    ignored = ONLY_IN_TRAINING if isinstance(wanted, NACConfig) else set()
     if index is not None:
-        ignored = ignored | OF_THE_WHOLE | (set() if first else {"tokenizer"})
         refuse("whether it reads images", found.first, first)
         refuse("whether it gives logits", found.last, last)
     there, here = found.architecture.model_dump(mode="json"), wanted.model_dump(mode="json")
-    for field in sorted((there.keys() | here.keys()) - ignored):
+    for field in sorted((there.keys() | here.keys()) - family.undetermined(wanted, index)):
         refuse(field, there.get(field), here.get(field))
     if first:
         refuse("image size", found.image_size, config.image_size)
@@ -70,19 +64,11 @@ def check_description(found: Description, config: ImportWeights) -> None:
     refuse("layers with other heads", tuple(name for name, *_ in found.layer_heads), ())
 
 
-def _kind(model: ViTConfig | VMoEConfig | NACConfig, index: int | None, first: bool, last: bool) -> str:
-    if index is None:
-        return model.family
-    if isinstance(model, NACConfig):
-        return "nac_readin" if first else "nac_readout" if last else "nac_mediator"
-    return "vmoe_module"
-
-
 def _network(config: ImportWeights) -> nn.Module:
-    model, sizes = config.model, {"image_size": config.image_size, "num_classes": config.classes}
-    if not isinstance(model, VMoEConfig | NACConfig):
-        return StagedViT(model, **sizes)
+    model, family, sizes = config.model, family_of(config.model), Sizes(config.image_size, config.classes)
+    if not isinstance(family, StudentFamily):
+        return family.timm_network(model, sizes, None)
     if config.index is None:
-        return build_student(model, prior=None, stitch_width=config.stitch_width, compat={}, **sizes)
+        return build_student(model, prior=None, stitch_width=config.stitch_width, compat={}, **sizes._asdict())
     assert config.stitch_width is not None, "a module is planned with the width of its meta model"
-    return build_module(model, config.index, stitch_width=config.stitch_width, drop_path=0.0, state_seed=0, compat={}, **sizes)
+    return build_module(model, config.index, stitch_width=config.stitch_width, drop_path=0.0, state_seed=0, compat={}, **sizes._asdict())

@@ -12,7 +12,7 @@ from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.detection.sampling import RandomSampler
 from m2mkd.detection.start import start_from
 from m2mkd.distill.losses import Loss
-from m2mkd.models.build import regularisation
+from m2mkd.families.build import regularisation
 from m2mkd.seeds import forked_rng
 from m2mkd.study.phase import DETECTION_BATCH
 from m2mkd.study.phases import TrainDetector
@@ -44,7 +44,7 @@ def run(job: Job[TrainDetector]) -> Outcome:
         sampler = RandomSampler([torch.Generator().manual_seed(target.seed) for target in targets])
         found = detector.losses(images, targets, sampler, noise=noise)
         parts = {f"{name}_loss": part for name, part in found._asdict().items()}
-        return Loss(found.total, parts).with_regulariser(regularisation(detector, config.compat))
+        return Loss(found.total, parts).with_regulariser(regularisation(config.model.backbone, detector, config.compat))
 
     def validation() -> Iterator[DetectionEvalBatch]:
         return detection_eval_batches(val, recipe.input, DETECTION_BATCH, *ranks, machine.workers)

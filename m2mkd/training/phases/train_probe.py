@@ -6,16 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from m2mkd.config.registered_families import student_family
 from m2mkd.data.fewshot import episode, episode_seed
 from m2mkd.data.pack import Split
 from m2mkd.distill.losses import soft_cross_entropy
 from m2mkd.distill.transfer import load_strictly
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_student, evaluation, noise_arguments, replace_head
-from m2mkd.models.nac.circuit import NAC
-from m2mkd.models.vmoe import VMoE
+from m2mkd.families.build import build_student, evaluation, noise_arguments
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.statistics import mean, summarise
 from m2mkd.study.phase import CURVES
@@ -72,11 +71,11 @@ def _work_of(job: Job[TrainProbe], number: int) -> Job[TrainProbe]:
     return replace(job, work=job.work / f"episode-{number}", title=f"{job.title}, episode {number + 1}")
 
 
-def _episode(job: Job[TrainProbe], student: VMoE | NAC, train: Split, val: Split, number: int) -> Outcome:
+def _episode(job: Job[TrainProbe], student: nn.Module, train: Split, val: Split, number: int) -> Outcome:
     """Train a new head on one episode."""
     config = job.config
     with forked_rng("init", "probe", job.seed):
-        head = replace_head(student, config.way)
+        head = student_family(config.student).replace_head(student, config.way)
 
     def loss(images: Tensor, targets: Tensor, noise: torch.Generator) -> Tensor:
         return soft_cross_entropy(student(images, **noise_arguments(config.student, noise)), targets)

@@ -1,21 +1,16 @@
 """Assembled student, trained end to end (specification vmoe.md 5, nac.md 13 and 15)."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from m2mkd.config.registered_families import student_family
 from m2mkd.distill.hybrid import freeze
 from m2mkd.distill.losses import Loss, distillation_loss, labels_loss
-from m2mkd.distill.nac_codes import start_codes
-from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.distill.objective import Alongside, TaughtLoss, names_alongside
 from m2mkd.distill.transfer import assemble
 from m2mkd.evaluation.diagnostics import diagnose, scalars
-from m2mkd.models.build import build_student, noise_arguments, regularisation
-from m2mkd.models.nac.circuit import NAC
+from m2mkd.families.build import build_student, no_weight_decay, noise_arguments, regularisation
 from m2mkd.models.vit import StagedViT
-from m2mkd.models.vmoe import VMoE
 from m2mkd.models.weights import stages_of
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.study.phases import TrainStudent
@@ -40,10 +35,10 @@ def run(job: Job[TrainStudent]) -> Outcome:
         )
     if config.init == "modules":
         _load_modules(job, student)
-    if isinstance(student, NAC):
-        modules = job.modules("modules", range(student.config.modules)) if config.codes == "of_modules" else {}
+    if student_family(config.student).HAS_CODES:
+        modules = job.modules("modules", range(config.student.modules)) if config.codes == "of_modules" else {}
         with forked_rng("codes", job.seed):
-            start_codes(student, config.codes, modules)
+            student_family(config.student).start_codes(student, config.codes, modules)
     teacher = _teacher(job)
     taught = _taught_loss(job, student, teacher)
 
@@ -57,7 +52,7 @@ def run(job: Job[TrainStudent]) -> Outcome:
             value = labels_loss(logits, targets)
         else:
             value = distillation_loss(logits, targets, given, config.distillation, kl_norm(config))
-        return value.with_regulariser(regularisation(student, config.compat))
+        return value.with_regulariser(regularisation(config.student, student, config.compat))
 
     if teacher is not None:
         teacher.to(job.machine().device)
@@ -67,24 +62,19 @@ def run(job: Job[TrainStudent]) -> Outcome:
         network=student if beside is None else Alongside(student, beside),
         loss=loss,
         predict=student,
-        diagnose=lambda images: scalars(diagnose(student, images)),
-        no_weight_decay=student.no_weight_decay() if beside is None else names_alongside(student.no_weight_decay()),
+        diagnose=lambda images: scalars(diagnose(config.student, student, images)),
+        no_weight_decay=no_weight_decay(student) if beside is None else names_alongside(no_weight_decay(student)),
         decay_all=config.compat.get("weight_decay_filter") == "all",
         late_schedule=late_schedule(config),
     )
     return Outcome(train(job, task, config.data, config.recipe), student.state_dict())
 
 
-def _load_modules(job: Job[TrainStudent], student: VMoE | NAC) -> None:
-    only = job.config.load_modules
-    modules = job.modules("modules", range(job.config.student.modules) if only is None else only)
-    if isinstance(student, NAC):
-        # The positional grid and the classifier fit only if modules and student see the same set at the same size.
-        scorer: Any = job.config.compat.get("scorer_transfer", "fresh")
-        same_geometry = job.config.module_data == job.config.data
-        transfer_modules(student, list(modules.values()), same_geometry=same_geometry, scorer=scorer, only=only)
-    else:
-        assemble(modules, student, only)
+def _load_modules(job: Job[TrainStudent], student: nn.Module) -> None:
+    config, only = job.config, job.config.load_modules
+    modules = job.modules("modules", range(config.student.modules) if only is None else only)
+    same_data = config.module_data == config.data
+    student_family(config.student).transfer(student, modules, same_data=same_data, only=only, compat=config.compat)
 
 
 def _teacher(job: Job[TrainStudent]) -> StagedViT | None:
@@ -96,7 +86,7 @@ def _teacher(job: Job[TrainStudent]) -> StagedViT | None:
     return freeze(teacher)
 
 
-def _taught_loss(job: Job[TrainStudent], student: VMoE | NAC, teacher: StagedViT | None) -> TaughtLoss | None:
+def _taught_loss(job: Job[TrainStudent], student: nn.Module, teacher: StagedViT | None) -> TaughtLoss | None:
     config = job.config
     if config.objective is None:
         return None

@@ -11,7 +11,7 @@ import m2mkd
 from m2mkd.config.objective import Objective
 from m2mkd.config.recipe import Augmentation
 from m2mkd.data.stream import TrainStream
-from m2mkd.models.build import build_module
+from m2mkd.families.build import build_module
 from m2mkd.models.weights import load_weights
 from m2mkd.seeds import derive_seed, forked_rng
 from m2mkd.training.store import PUBLISHED_FILES

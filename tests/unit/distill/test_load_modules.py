@@ -6,7 +6,7 @@ import torch
 from m2mkd.config import load
 from m2mkd.distill.nac_transfer import transfer_modules
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_module, build_student
+from m2mkd.families.build import build_module, build_student
 from m2mkd.study.plan import build_study
 
 SIZES = {"image_size": 32, "num_classes": 10}

@@ -83,5 +83,5 @@ def test_codes_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="codes: of_modules needs init: modules"):
         with_codes("of_modules", "end_to_end")
     changes = {"vmoe_base": {"variants": {"m2mkd": {"codes": "identical"}}}}
-    with pytest.raises(InputError, match=r"variants\.m2mkd\.codes: identical, but student 'vmoe_base' is not a NAC"):
+    with pytest.raises(InputError, match=r"variants\.m2mkd\.codes: identical, but student 'vmoe_base' is a V-MoE and has none"):
         smoke("vmoe_base/m2mkd", experiment_changes=changes)

@@ -9,7 +9,7 @@ from torch import nn
 
 from m2mkd.config.models import VMoEConfig
 from m2mkd.config.published import published
-from m2mkd.models.build import noise_arguments, regularisation
+from m2mkd.families.build import noise_arguments, regularisation
 from m2mkd.models.moe import MoE
 from m2mkd.models.vmoe import VMoE, VMoEStage, build_vmoe_module
 
@@ -129,7 +129,7 @@ def test_only_a_router_with_noise_is_given_a_generator():
 def test_auxiliary_losses_of_all_layers_join_the_loss():
     network, images = routed(), torch.randn(4, 3, 8, 8)
     network(images, noise=generator(1))
-    loss = regularisation(network, {})
+    loss = regularisation(network.config, network, {})
     loss.backward()
     gates = [layer.gate.weight for layer in network.modules() if isinstance(layer, MoE)]
     assert len(gates) == 4
@@ -137,11 +137,11 @@ def test_auxiliary_losses_of_all_layers_join_the_loss():
     network(images, noise=generator(1))
     parts = [layer.take_auxiliary_loss() for layer in network.modules() if isinstance(layer, MoE)]
     torch.testing.assert_close(loss, sum(parts))
-    assert regularisation(network, {}) == 0  # taken
+    assert regularisation(network.config, network, {}) == 0  # taken
     copy.deepcopy(network)
     plain = VMoE(CONFIG, **SIZES)
     plain(images)
-    assert regularisation(plain, {}) == 0
+    assert regularisation(plain.config, plain, {}) == 0
 
 
 def test_gradient_checkpointing_meets_the_same_noise():
@@ -150,7 +150,7 @@ def test_gradient_checkpointing_meets_the_same_noise():
     for enable in (False, True):
         network = routed(router_noise=3.0)
         network.set_grad_checkpointing(enable)
-        (network(images, noise=generator(1)).square().sum() + regularisation(network, {})).backward()
+        (network(images, noise=generator(1)).square().sum() + regularisation(network.config, network, {})).backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     for left, right in zip(*gradients, strict=True):
         torch.testing.assert_close(left, right)

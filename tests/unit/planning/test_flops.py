@@ -6,7 +6,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from m2mkd.config.models import Model, NACConfig, TokenizerConfig, ViTConfig, VMoEConfig
-from m2mkd.models.build import build_module, build_student
+from m2mkd.families.build import build_module, build_student
 from m2mkd.models.nac.noise import Noise
 from m2mkd.models.vit import StagedViT, build_stage
 from m2mkd.models.vmoe import build_vmoe_module

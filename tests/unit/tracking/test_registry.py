@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from m2mkd.families.build import build_student
 from m2mkd.files import sha256
-from m2mkd.models.build import build_student
 from m2mkd.models.weights import save_weights
 from m2mkd.results.judge.results import Results
 from m2mkd.tracking.mlflow_export import sync

@@ -14,7 +14,7 @@ from m2mkd.data.detection_stream import Target
 from m2mkd.detection.detector import build_detector
 from m2mkd.detection.layer_decay import rate_factors, spared_by_decay
 from m2mkd.errors import InputError
-from m2mkd.models.build import build_student
+from m2mkd.families.build import build_student
 from m2mkd.ranks import Ranks
 from m2mkd.seeds import forked_rng
 from m2mkd.study.phases import TrainDetector

@@ -101,13 +101,13 @@ def test_hooks_are_gone_afterwards_and_change_nothing(nac):
         raise RuntimeError
     assert not nac.read_in._forward_hooks
     nac.train()
-    diagnose(nac, IMAGES)
+    diagnose(nac.config, nac, IMAGES)
     assert nac.training and not any(module._forward_hooks for module in nac.modules())
     assert torch.equal(nac.eval()(IMAGES), before)
 
 
 def test_diagnosis_of_a_nac(nac):
-    found = diagnose(nac, IMAGES)
+    found = diagnose(nac.config, nac, IMAGES)
     assert json.loads(json.dumps(found)) == found and len(json.dumps(found)) < 5000
     assert found["images"] == 11
     read_in, *propagators, read_out = found["layers"]
@@ -129,7 +129,7 @@ def test_numbers_of_a_nac_are_those_of_all_images_at_once(nac):
     seen = {}
     with watched({name: nac.get_submodule(name) for name in ATTENTIONS}, lambda name, *rest: seen.update({name: rest})):
         nac(IMAGES)
-    found = diagnose(nac, IMAGES)
+    found = diagnose(nac.config, nac, IMAGES)
     layer, arguments, _ = seen[ATTENTIONS[2]]
     weights, _ = attention_weights(layer, arguments)
     mass = weights.mean((0, 1))
@@ -149,12 +149,12 @@ def test_numbers_of_a_nac_are_those_of_all_images_at_once(nac):
 def test_latents_that_win_the_pooling_show(nac):
     with torch.no_grad():
         nac.output_tokenizer.confidence_scorer.weight.zero_()
-    assert diagnose(nac, IMAGES)["output_weights"] == pytest.approx([1 / 3] * 3, rel=1e-4)
+    assert diagnose(nac.config, nac, IMAGES)["output_weights"] == pytest.approx([1 / 3] * 3, rel=1e-4)
 
 
 @torch.no_grad()
 def test_diagnosis_of_a_vmoe(vmoe):
-    found = diagnose(vmoe, IMAGES)
+    found = diagnose(vmoe.config, vmoe, IMAGES)
     assert json.loads(json.dumps(found)) == found
     assert [layer["name"] for layer in found["layers"]] == ["stages.0.blocks.0.mlp", "stages.1.blocks.0.mlp"]
     inputs = []
@@ -173,7 +173,7 @@ def test_diagnosis_of_a_vmoe(vmoe):
 @torch.no_grad()
 def test_pairs_that_found_no_room_are_told_layer_by_layer():
     vmoe = routed_by(router="vmoe", capacity_ratio=0.5)
-    found = diagnose(vmoe, IMAGES[:8])
+    found = diagnose(vmoe.config, vmoe, IMAGES[:8])
     vmoe(IMAGES[:8])
     for layer in found["layers"]:
         assert layer["dropped"] == pytest.approx(vmoe.get_submodule(layer["name"]).dropped_share.item(), rel=1e-5)
@@ -182,13 +182,13 @@ def test_pairs_that_found_no_room_are_told_layer_by_layer():
 
 
 def test_scalars_are_few_and_plain(nac, vmoe):
-    lines = scalars(diagnose(nac, IMAGES))
+    lines = scalars(diagnose(nac.config, nac, IMAGES))
     layers = ("read_in", "propagators.0", "propagators.1", "read_out")
     wanted = {f"{layer}/{name}" for layer in layers for name in ("entropy", "effective_senders")}
     assert set(lines) == wanted | {"graph/density", "output/effective_latents"}
     assert all(isinstance(value, float) for value in lines.values())
     assert 1 <= lines["output/effective_latents"] <= OUTPUTS
-    routed = scalars(diagnose(vmoe, IMAGES))
+    routed = scalars(diagnose(vmoe.config, vmoe, IMAGES))
     assert 1 < routed["stages.0.blocks.0.mlp/effective_experts"] <= 4
 
 

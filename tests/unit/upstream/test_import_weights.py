@@ -10,8 +10,8 @@ import torch
 
 from m2mkd.config import imports, load
 from m2mkd.errors import InputError
+from m2mkd.families.build import build_module, build_student
 from m2mkd.files import sha256
-from m2mkd.models.build import build_module, build_student
 from m2mkd.models.vit import StagedViT
 from m2mkd.models.weights import load_modules, load_weights, stage_state
 from m2mkd.results.judge.results import Results
