@@ -1,5 +1,6 @@
 """Registered models as programs that need no code of this project: ``torch.export`` with a batch of any size."""
 
+import os
 import subprocess
 import sys
 
@@ -64,7 +65,9 @@ def test_a_saved_program_runs_without_this_project(name, tmp_path):
     cases = compared(model, 32)
     torch.export.save(export(model, cases[1][0]), tmp_path / "model.pt2")
     torch.save(cases, tmp_path / "cases.pt")
-    subprocess.run([sys.executable, "-c", RUN, tmp_path / "model.pt2", tmp_path / "cases.pt"], check=True, cwd=tmp_path)
+    # Else torch loads this project's mend of torchvision (m2mkd/torchvision_cpu.py) where it is installed.
+    alone = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    subprocess.run([sys.executable, "-c", RUN, tmp_path / "model.pt2", tmp_path / "cases.pt"], check=True, cwd=tmp_path, env=alone)
 
 
 def test_experts_without_tokens_are_exported_too():
