@@ -40,11 +40,12 @@ def example(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(example, tmp_path_factory):
-    """A study of the family that has run from teacher to evaluation; the working directory is its project."""
+def computed(example, tmp_path_factory):
+    """The folder of a project, and its study of the family that has run from teacher to evaluation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(project_with(tmp_path_factory.mktemp("soft"), "{like: vmoe_base, family: soft_moe, slots: 2}"))
+        root = project_with(tmp_path_factory.mktemp("soft"), "{like: vmoe_base, family: soft_moe, slots: 2}")
+        patch.chdir(root)
         changes = {"experiment_changes": {"vmoe_base": {"model": "mine"}}, "recipes": dict.fromkeys(RECIPES, SHORT)}
         study = smoke("vmoe_base/end_to_end", "vmoe_base/m2mkd", **changes)
         write_plan(study)
@@ -53,7 +54,16 @@ def finished(example, tmp_path_factory):
         planned = planned_runs(study)
         for run_id in study.runs:  # what a run builds on was planned before it
             execute([planned[run_id]], machine_for("cpu", 1), lambda _: None)
-        yield study
+        yield root, study
+
+
+@pytest.fixture
+def finished(computed, monkeypatch):
+    """That study; the working directory is its project."""
+    root, study = computed
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return study
 
 
 # --- the layer -------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_a_saved_program_runs_without_this_project(name, tmp_path):
     torch.export.save(export(model, cases[1][0]), tmp_path / "model.pt2")
     torch.save(cases, tmp_path / "cases.pt")
     # Else torch loads this project's mend of torchvision (m2mkd/torchvision_cpu.py) where it is installed.
-    alone = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    alone = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([sys.executable, "-c", RUN, tmp_path / "model.pt2", tmp_path / "cases.pt"], check=True, cwd=tmp_path, env=alone)
 
 
