@@ -119,9 +119,10 @@ standin:
 standin-image: $(VENV)/.ok-dev standin
 	@$(MAKE) --no-print-directory image-cpu
 
-# It, and the whole workflow in it at scale smoke.
+# It, and in it the whole workflow at scale smoke, and that of the detector.
 containers-check: standin-image
 	$(WITH_ENGINE) M2MKD_REQUIRE=all pytest -q -m "container and not slow" --durations 8 $(PYTEST) tests/workflow/test_containers.py
+	$(WITH_ENGINE) M2MKD_REQUIRE=all pytest -q -m container $(PYTEST) tests/workflow/test_coco.py
 
 $(AUDIT)/.ok: $(LOCKS)/audit.txt | $(UV)
 	python3 -m venv --without-pip $(AUDIT)
