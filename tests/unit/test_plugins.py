@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -19,9 +18,9 @@ from m2mkd.errors import InputError
 from m2mkd.plugins import BUILT_IN
 from m2mkd.study.files import planned_runs, read_planned, write_plan
 from tests.conftest import ROOT
+from tests.packages import installed
 from tests.tiny import by_phase, smoke
 
-EXAMPLE = ROOT / "examples/plugins/m2mkd-focal-objective"
 GROUP = "m2mkd.objectives"
 SIMPLE = '''
 from typing import ClassVar, Literal
@@ -192,18 +191,13 @@ def test_a_term_that_gives_no_scalar_is_one_line(package):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed_example(tmp_path_factory):
     """Folder that pip has installed the example in."""
-    folder = tmp_path_factory.mktemp("plugins")
-    source = folder / "source"
-    shutil.copytree(EXAMPLE, source)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", source], check=True, cwd=folder)
-    return folder / "site"
+    return installed("m2mkd-focal-objective", tmp_path_factory.mktemp("plugins"))
 
 
-def test_the_example_is_installed_by_pip_and_used(installed, monkeypatch):
-    monkeypatch.syspath_prepend(installed)
+def test_the_example_is_installed_by_pip_and_used(installed_example, monkeypatch):
+    monkeypatch.syspath_prepend(installed_example)
     assert listed()["m2mkd-focal-objective focal"]["warning"] == ""
     logits, targets = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.eye(5)[[0, 1, 2, 3, 4, 0]]
 

@@ -1,7 +1,6 @@
 """A layout of another package: recognised, read, keyed by its code, and as strict as ours."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,28 +12,20 @@ from m2mkd.cli import app
 from m2mkd.config import load
 from m2mkd.data.pack import open_pack
 from m2mkd.study.data import resolve_data
-from tests.conftest import ROOT
+from tests.packages import installed
 from tests.unit.data.own_images import UNDIVIDED, add, as_folder, refused
-
-EXAMPLE = ROOT / "examples/plugins/m2mkd-lines-layout"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed_example(tmp_path_factory):
     """Folder that pip has installed the example in."""
-    folder = tmp_path_factory.mktemp("plugins")
-    shutil.copytree(EXAMPLE, folder / "source")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", folder / "source"], check=True, cwd=folder
-    )
-    return folder / "site"
+    return installed("m2mkd-lines-layout", tmp_path_factory.mktemp("plugins"))
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, installed):
+def project(tmp_path, monkeypatch, installed_example):
     site = tmp_path / "site"
-    shutil.copytree(installed, site)
+    shutil.copytree(installed_example, site)
     monkeypatch.syspath_prepend(site)
     # Images are read in other processes.
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")

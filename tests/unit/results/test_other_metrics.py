@@ -1,7 +1,5 @@
 """Metrics as functions of kept logits: ours give what was measured, those of others a table, and runs without logits stay whole."""
 
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,22 +23,14 @@ from m2mkd.study.phase import LOGITS
 from m2mkd.study.phases import Evaluate
 from m2mkd.study.whole import is_whole
 from m2mkd.training.job import Outcome, record_outputs
-from tests.conftest import ROOT
 from tests.fabricated import by_seed, computed_here, finish, measured, plan
-
-EXAMPLE = ROOT / "examples/plugins/m2mkd-nll-brier"
+from tests.packages import installed
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed_example(tmp_path_factory):
     """Folder that pip has installed the example in."""
-    folder = tmp_path_factory.mktemp("plugins")
-    shutil.copytree(EXAMPLE, folder / "source")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", folder / "source"], check=True, cwd=folder
-    )
-    return folder / "site"
+    return installed("m2mkd-nll-brier", tmp_path_factory.mktemp("plugins"))
 
 
 @pytest.fixture
@@ -87,12 +77,12 @@ def test_ours_give_from_kept_logits_what_the_evaluation_has_measured():
     }
 
 
-def test_a_metric_of_another_package_is_computed_from_finished_runs_and_changes_nothing_else(study, installed, monkeypatch):
+def test_a_metric_of_another_package_is_computed_from_finished_runs_and_changes_nothing_else(study, installed_example, monkeypatch):
     runs = keep_logits(study, "m2mkd")
     before = compiled(Results.read(study))
     assert "tables/other_metrics.csv" not in before
     keys = [run.id for run in study.runs.values()]
-    monkeypatch.syspath_prepend(installed)
+    monkeypatch.syspath_prepend(installed_example)
     results = Results.read(study)
     table = other_metrics_table(results, results.students)
     lines = table.exact.set_index(["variant", "metric"])
@@ -108,7 +98,7 @@ def test_a_metric_of_another_package_is_computed_from_finished_runs_and_changes_
     assert b"nll" in after["tables/other_metrics.html"] and keys == [run.id for run in study.runs.values()]
 
 
-def test_a_run_without_logits_is_whole_and_one_whose_logits_are_damaged_is_told(study, installed, monkeypatch):
+def test_a_run_without_logits_is_whole_and_one_whose_logits_are_damaged_is_told(study, installed_example, monkeypatch):
     (run, *_) = keep_logits(study, "m2mkd")
     others = [other for other in study.runs.values() if isinstance(other.config, Evaluate) and other not in keep_logits(study, "m2mkd")]
     path = Path(study.folder(run.id), LOGITS)
@@ -120,7 +110,7 @@ def test_a_run_without_logits_is_whole_and_one_whose_logits_are_damaged_is_told(
         list(verify_runs(study))
     path.unlink()
     assert is_whole(Path(study.folder(run.id)), run) and any("complete" in line for line in verify_runs(study))
-    monkeypatch.syspath_prepend(installed)
+    monkeypatch.syspath_prepend(installed_example)
     results = Results.read(study)
     table = other_metrics_table(results, results.students)
     assert "1 of 3 runs of vmoe_base/m2mkd" in table.caption and table.exact["n"].tolist() == [2, 2]
@@ -135,7 +125,7 @@ def test_a_run_without_logits_is_whole_and_one_whose_logits_are_damaged_is_told(
         ("def made(logits, labels): return float('nan')", "gives nan, but a finite number is needed"),
     ],
 )
-def test_a_broken_metric_is_one_remark_and_leaves_the_others(study, installed, tmp_path, monkeypatch, source, reason):
+def test_a_broken_metric_is_one_remark_and_leaves_the_others(study, installed_example, tmp_path, monkeypatch, source, reason):
     keep_logits(study, "m2mkd")
     folder = tmp_path / "broken"
     (folder / "broken-1.0.dist-info").mkdir(parents=True)
@@ -143,7 +133,7 @@ def test_a_broken_metric_is_one_remark_and_leaves_the_others(study, installed, t
     (folder / "broken-1.0.dist-info/entry_points.txt").write_text(f"[{METRIC_GROUP}]\nmade = broken_metric:made\n")
     (folder / "broken_metric.py").write_text(source)
     monkeypatch.delitem(sys.modules, "broken_metric", raising=False)
-    monkeypatch.syspath_prepend(installed)
+    monkeypatch.syspath_prepend(installed_example)
     monkeypatch.syspath_prepend(folder)
     results = Results.read(study)
     table = other_metrics_table(results, results.students)
